@@ -1,0 +1,91 @@
+# `make gallery` and `make test` are all that a newcomer needs; `make` alone lists the rest.
+# They need git, make, pip and Python 3.11 or newer, and keep everything they install in .venv.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# HOST is for the command line only (make gallery HOST=0.0.0.0): some shells export a variable of that name.
+HOST := 127.0.0.1
+PORT ?= 7860
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+
+# OpenMP cannot see a container's CPU quota and would start one thread for every core of the host.
+QUOTA := $(shell awk '$$1 != "max" { n = int($$1 / $$2); print n ? n : 1 }' /sys/fs/cgroup/cpu.max 2>/dev/null)
+ifneq ($(QUOTA),)
+export OMP_NUM_THREADS ?= $(QUOTA)
+endif
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: gallery
+gallery: $(VENV)/.demo ## install what is missing and start the gallery on http://127.0.0.1:7860 (PORT=, HOST=)
+	@echo "The gallery starts on http://$(HOST):$(PORT) (Ctrl-C stops it)"
+	@GRADIO_ANALYTICS_ENABLED=False GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) \
+		$(PY) spaces/gallery/app.py
+
+.PHONY: test
+test: $(VENV)/.dev ## install what is missing and run the tests that take minutes, not hours
+	@$(PY) -m pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses
+	@$(PY) -m pytest -m slow --timeout 3600
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff and mypy, as in continuous integration
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure the claims of the README and print their tables
+	@set -e; for script in $(filter-out benchmarks/readme.py,$(sort $(wildcard benchmarks/*.py))); do \
+		echo "== $$script"; $(PY) $$script; \
+	done
+
+.PHONY: readme
+readme: $(VENV)/.dev ## write the generated tables of README.md again
+	@$(PY) benchmarks/readme.py
+
+.PHONY: clean
+clean: ## delete caches and build output; .venv stays
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .gradio
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -exec rm -rf {} +
+
+# Each stamp is written last, so that an interrupted install is taken up again, and a second start finds nothing to do.
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): a few minutes and gigabytes (mostly PyTorch), once"
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): a few minutes and gigabytes (mostly PyTorch), once"
+	@$(PIP_INSTALL) --editable '.[demo,dev]'
+	@touch $(VENV)/.demo $@
+
+# A bare Debian has Python and pip but not python3-venv: there the system's pip fills an environment made without one.
+$(VENV)/.created:
+	@set -e; \
+	if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		python=; \
+		for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+			if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				python=$$candidate; break; \
+			fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "artmodels needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true)." >&2; \
+			echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+			exit 1; \
+		fi; \
+		$$python -m venv --clear $(VENV) >/dev/null 2>&1 || { \
+			$$python -m venv --clear --without-pip $(VENV); \
+			$$python -m pip --python $(PY) install --quiet pip; \
+		}; \
+	fi
+	@touch $@

@@ -1,0 +1,207 @@
+"""The `artmodels` command: list what there is, run a method on files, start the gallery.
+
+Exit codes: 0 done; 1 an error that artmodels explains; 2 wrong usage; 130 interrupted, nothing half-written.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import artmodels
+from artmodels import catalogue
+from artmodels.catalogue import Entry
+from artmodels.errors import ArtModelsError, ConfigError
+
+__all__ = ["main", "weights_text"]
+
+app = typer.Typer(
+    name="artmodels",
+    help="Computer-vision methods for art.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_PACKAGE = Path(__file__).parent
+
+
+@app.command("list")
+def list_command(
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Only this method.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON array.")] = False,
+) -> None:
+    """List the models of the catalogue."""
+    entries = catalogue.list_models(method)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("name", "method", "weights"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what it is")
+    for entry in entries:
+        table.add_row(entry.name, entry.method, weights_text(entry), entry.summary)
+    Console().print(table)
+
+
+@app.command()
+def info() -> None:
+    """Show versions, the device, and where weights are looked for."""
+    from huggingface_hub import constants
+
+    from artmodels import runtime
+
+    facts = runtime.versions() | {
+        "package": str(_PACKAGE),
+        "weights": str(_beside("weights") or "none in this install"),
+        "cache": constants.HF_HUB_CACHE,
+        "hub": constants.ENDPOINT,
+        "namespace": os.environ.get("ARTMODELS_NAMESPACE", "not set"),
+    }
+    for name, value in facts.items():
+        typer.echo(f"{name:<10} {value}")
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Argument(help=" or ".join(sorted(artmodels.METHODS)))],
+    image: Annotated[
+        Path, typer.Argument(help="The exemplar of a texture, or the content of a styled image.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")],
+    style: Annotated[
+        list[Path] | None, typer.Option(help="neural_style: a picture to take the style from; repeat to mix.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name that `artmodels list` shows, or a folder.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the result.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A knob of the README's tables; repeat for more."),
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop there with the best result so far.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest by default.")] = None,
+) -> None:
+    """Run a method on image files.
+
+    artmodels run texture_synthesis brick.png -o wall.png --size 512x384 --seed 1
+
+    artmodels run neural_style photo.jpg --style painting.jpg -o styled.png
+    """
+    if method not in artmodels.METHODS:
+        hint = catalogue.suggest(method, artmodels.METHODS)
+        raise typer.BadParameter(
+            f"{method!r} is not one of {', '.join(sorted(artmodels.METHODS))}.{hint}", param_hint="METHOD"
+        )
+    if (method == "neural_style") != bool(style):
+        raise typer.BadParameter(
+            "neural_style needs at least one; no other method takes any.", param_hint="--style"
+        )
+    inputs = [image, *(style or [])]
+    _check_output(output, inputs)
+    options: dict[str, Any] = {"seed": seed, "deadline": deadline, "progress": True}
+    if size is not None:
+        options["size"] = _size(size)
+    overrides = dict(map(_setting, settings or []))
+
+    from artmodels import images
+
+    model_class = getattr(artmodels, artmodels.METHODS[method])
+    model = model_class.from_pretrained(name, device=device, **overrides)
+    result = model(*([image, style] if style else [image]), **options)
+    images.save_png(result.image, output, metadata=result.metadata)
+    typer.echo(f"{output}: {result.image.width}x{result.image.height}")
+
+
+@app.command()
+def gallery(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+) -> None:
+    """Start the gallery: every method as a page in the browser."""
+    import runpy
+
+    if find_spec("gradio") is None:
+        raise ConfigError("The gallery needs gradio, which is not installed: pip install 'artmodels[demo]'")
+    spaces = _beside("spaces")
+    if spaces is None:
+        raise ConfigError(f"The Spaces are missing from {_PACKAGE}: install artmodels again.")
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_NAME": host,
+        "GRADIO_SERVER_PORT": str(port),
+    }
+    typer.echo(f"The gallery starts on http://{host}:{port} (Ctrl-C stops it)")
+    runpy.run_path(str(spaces / "gallery" / "app.py"), run_name="__main__")
+
+
+def weights_text(entry: Entry) -> str:
+    """Say what must be fetched before an entry can run, itself or the features that it names."""
+    features = entry.config.get("features")
+    weights = entry.weights or (catalogue.get(features).weights if isinstance(features, str) else None)
+    if weights is None:
+        return "none needed"
+    return "in the package" if entry.embedded else f"{weights.size_mb:g} MB"
+
+
+def _beside(folder: str) -> Path | None:
+    """Find a folder that a checkout has beside the package, and a wheel inside it."""
+    checkout = _PACKAGE.parent
+    # Installed, the parent is site-packages, whose "spaces" would be someone else's.
+    places = [
+        _PACKAGE / f"_{folder}",
+        *([checkout / folder] if (checkout / "pyproject.toml").is_file() else []),
+    ]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _check_output(output: Path, inputs: list[Path]) -> None:
+    """Refuse, before any work, an output that could not or must not be written."""
+    if output.is_dir():
+        fault = f"{output} is a folder: name the file to write in it."
+    elif output.suffix.lower() != ".png":
+        fault = f"results are PNG, and {output.name!r} does not end in .png."
+    elif not output.parent.is_dir():
+        fault = f"there is no folder {output.parent}."
+    elif output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        fault = f"{output} is an input: it would be overwritten."
+    else:
+        return
+    raise typer.BadParameter(fault, param_hint="--output")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, such as 512x384.", param_hint="--size")
+    return int(match[2]), int(match[1])
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE, such as steps=200.", param_hint="--set")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `artmodels`."""
+    try:
+        app()
+    except ArtModelsError as error:
+        typer.echo(f"artmodels: {error}", err=True)
+        raise SystemExit(1) from None

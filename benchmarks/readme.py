@@ -1,0 +1,74 @@
+"""Write the generated tables of README.md again: the methods from the catalogue, the knobs from the configs.
+
+Run by `make readme`; a test fails when the README is not what this script would write.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from artmodels import catalogue
+from artmodels.cli import weights_text
+from artmodels.neural_style import StyleConfig
+from artmodels.texture_synthesis import TextureConfig
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    # A bar inside a cell would end it.
+    cells = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def methods() -> str:
+    """The catalogue: methods first, then the features they use."""
+    entries = sorted(catalogue.ENTRIES, key=lambda entry: entry.method == "features")
+    rows = [
+        [
+            f"`{entry.name}`" + (" (default)" if entry.default else ""),
+            f"`{entry.method}`",
+            entry.summary,
+            entry.source,
+            weights_text(entry),
+            entry.licence,
+        ]
+        for entry in entries
+    ]
+    return _table(["name", "method", "what it is", "source", "weights", "licence"], rows)
+
+
+def knobs(config: type) -> str:
+    """The fields of a config dataclass, each with its default and its own help."""
+    rows = []
+    for field in dataclasses.fields(config):
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        rows.append([f"`{field.name}`", f"`{default!r}`", field.metadata["help"]])
+    return _table(["setting", "default", "what it does"], rows)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "texture_synthesis": partial(knobs, TextureConfig),
+    "neural_style": partial(knobs, StyleConfig),
+}
+
+
+def render(text: str) -> str:
+    """Return the README with each generated section made anew; exactly the known sections must be there."""
+    found = re.findall(r"<!-- generated: (\w+) -->", text)
+    if sorted(found) != sorted(SECTIONS):
+        raise ValueError(f"README.md has the generated sections {found}, not {list(SECTIONS)}")
+    return re.sub(
+        r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{SECTIONS[match[2]]()}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")

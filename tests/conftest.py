@@ -1,0 +1,92 @@
+"""What every test stands on: no network, no cache of the user's, small pictures, and one running gallery."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRATCH = Path(tempfile.mkdtemp(prefix="artmodels-tests-"))
+
+# huggingface_hub and gradio read these once, when they are imported: set them before any test module is.
+# Port 9 is the discard service: what a test forgets to point elsewhere fails at once, far from the Hub.
+os.environ |= {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_TEMP_DIR": str(SCRATCH / "gradio"),
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "HF_HOME": str(SCRATCH / "huggingface"),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+}
+for name in (
+    *("ARTMODELS_NAMESPACE", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"),
+    *("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE"),
+):
+    os.environ.pop(name, None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection that would leave this machine."""
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ConnectionRefusedError(f"a test tried to reach {host}; tests use servers of their own")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_locally)
+        yield
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, and the current one for the test, with the files that the README's examples name."""
+    from PIL import Image
+    from skimage import data
+
+    for name, image in {
+        "brick.png": data.brick(),
+        "photo.jpg": data.astronaut(),
+        "style.jpg": data.coffee(),
+    }.items():
+        Image.fromarray(image).convert("RGB").resize((128, 96)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a file that belongs to no package, such as a Space's `app.py`, by its path."""
+    name = "_".join(path.relative_to(ROOT).with_suffix("").parts)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def gallery_url() -> Iterator[str]:
+    """The address of `spaces/gallery/app.py`, launched once, as the file itself would do it."""
+    app = load_script(ROOT / "spaces" / "gallery" / "app.py")
+    _, url, _ = app.demo.launch(
+        **app.LAUNCH | {"prevent_thread_lock": True, "quiet": True, "inbrowser": False}
+    )
+    try:
+        yield url
+    finally:
+        app.demo.close()

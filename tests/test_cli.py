@@ -1,0 +1,208 @@
+"""The command line: what it prints, its exit codes, and that nothing is overwritten or left half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import artmodels
+from artmodels import cli, images
+from artmodels.errors import ConfigError
+
+QUICK = ["--set", "steps=2"]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run `artmodels` as the installed command does; returns exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["artmodels", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(
+            code=done.value.code or 0, out=out, err=" ".join(err.replace("│", " ").split())
+        )
+
+    return call
+
+
+def test_list_shows_every_name(invoke) -> None:
+    done = invoke("list")
+    assert done.code == 0
+    for entry in artmodels.list_models():
+        assert entry.name in done.out
+
+
+def test_list_says_what_must_be_fetched(invoke) -> None:
+    lines = {line.split()[0]: line for line in invoke("list").out.splitlines() if line.strip()}
+    assert "575 MB" in lines["texture-vgg19"]
+    assert "none needed" in lines["texture-patches"]
+
+
+def test_list_json_of_one_method(invoke) -> None:
+    done = invoke("list", "--method", "texture_synthesis", "--json")
+    assert done.code == 0
+    entries = json.loads(done.out)
+    assert [entry["name"] for entry in entries] == [
+        entry.name for entry in artmodels.list_models("texture_synthesis")
+    ]
+    assert {"name", "method", "summary", "source", "licence", "config", "weights"} <= set(entries[0])
+
+
+def test_list_of_an_unknown_method(invoke) -> None:
+    done = invoke("list", "--method", "texture_sinthesis")
+    assert done.code == 1
+    assert done.err.startswith("artmodels: ")
+    assert "'texture_synthesis'" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_info(invoke) -> None:
+    done = invoke("info")
+    assert done.code == 0
+    facts = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert facts["artmodels"] == artmodels.__version__
+    assert facts["device"]
+    assert facts["cache"].startswith(os.environ["HF_HOME"])
+    assert facts["hub"] == os.environ["HF_ENDPOINT"]
+    assert Path(facts["weights"]).is_dir()
+
+
+def test_usage_errors_exit_with_2(invoke) -> None:
+    assert invoke("paint").code == 2
+    assert invoke("run", "texture_synthesis").code == 2
+    assert invoke().code == 2
+
+
+def test_texture(invoke, pictures: Path) -> None:
+    arguments = ("run", "texture_synthesis", "brick.png", "--size", "96x64", "--seed", 1, *QUICK)
+    done = invoke(*arguments, "-o", "wall.png")
+    assert done.code == 0, done.err
+    assert done.out == "wall.png: 96x64\n"
+    with Image.open(pictures / "wall.png") as image:
+        assert (image.size, image.mode) == ((96, 64), "RGB")
+    assert images.read_metadata(pictures / "wall.png")["seed"] == "1"
+    assert invoke(*arguments, "-o", "again.png").code == 0
+    assert (pictures / "wall.png").read_bytes() == (pictures / "again.png").read_bytes()
+
+
+def test_style(invoke, pictures: Path) -> None:
+    done = invoke("run", "neural_style", "photo.jpg", "--style", "style.jpg", "-o", "styled.png", *QUICK)
+    assert done.code == 0, done.err
+    with Image.open(pictures / "styled.png") as image:
+        assert image.size == (128, 96)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (
+            ["texture", "brick.png", "-o", "out.png"],
+            "'texture' is not one of neural_style, texture_synthesis",
+        ),
+        (["texture_synthesis", "brick.png", "-o", "."], ". is a folder"),
+        (["texture_synthesis", "brick.png", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["texture_synthesis", "brick.png", "-o", "no/out.png"], "there is no folder no"),
+        (["texture_synthesis", "brick.png", "-o", "../{here}/brick.png"], "is an input"),
+        (["neural_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
+        (["neural_style", "photo.jpg", "-o", "out.png"], "needs at least one"),
+        (
+            ["texture_synthesis", "brick.png", "--style", "style.jpg", "-o", "out.png"],
+            "no other method takes any",
+        ),
+        (["texture_synthesis", "brick.png", "-o", "out.png", "--size", "512"], "'512' is not WIDTHxHEIGHT"),
+        (["texture_synthesis", "brick.png", "-o", "out.png", "--set", "steps"], "'steps' is not KEY=VALUE"),
+    ],
+)
+def test_refused_before_any_work(invoke, pictures: Path, arguments: list[str], fault: str) -> None:
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    done = invoke("run", *(argument.format(here=pictures.name) for argument in arguments))
+    assert done.code == 2
+    assert fault in done.err
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["missing.png"], "missing.png"),
+        (["brick.png", "--name", "texture-patch"], "'texture-patches'"),
+        (["brick.png", "--name", "style-random-filters"], "style-random-filters"),
+        (["brick.png", "--set", "stepps=3"], "'steps'"),
+        (["brick.png", "--set", "steps=many"], "'many'"),
+        (["brick.png", "--device", "tpu"], "device 'tpu' is not on this machine"),
+        (["brick.png", "--seed", "-1"], "seed=-1"),
+    ],
+)
+def test_explained_errors_exit_with_1(invoke, pictures: Path, arguments: list[str], fault: str) -> None:
+    done = invoke("run", "texture_synthesis", *arguments, "-o", "out.png")
+    assert done.code == 1
+    assert done.err.startswith("artmodels: ")
+    assert fault in done.err
+    assert "Traceback" not in done.err
+    assert not (pictures / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a=3", 3), ("a=0.5", 0.5), ("a=true", True), ("a=False", False), ("a=null", None), ("a=vgg19", "vgg19")]
+    + [("a=[1, 2]", [1, 2]), ("a=b=c", "b=c"), ("a=", "")],
+)
+def test_settings_are_typed(text: str, value: object) -> None:
+    key, parsed = cli._setting(text)
+    assert (key, parsed, type(parsed)) == ("a", value, type(value))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_leaves_nothing_behind(pictures: Path) -> None:
+    before = sorted(pictures.iterdir())
+    command = [sys.executable, "-c", "from artmodels.cli import main; main()", "run", "texture_synthesis"]
+    endless = ["brick.png", "-o", "out.png", "--size", "512x512", "--set", "steps=100000"]
+    with subprocess.Popen(
+        [*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        first = process.stderr.read(1)  # the progress bar: the optimisation has begun
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in first + err
+    assert sorted(pictures.iterdir()) == before
+
+
+def test_gallery_runs_the_app_where_it_was_asked_to(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr(
+        "runpy.run_path", lambda path, run_name: ran.append((Path(path).parts[-3:], run_name))
+    )
+    for variable in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"):
+        monkeypatch.setenv(variable, "to be put back")
+    done = invoke("gallery", "--host", "127.0.0.2", "--port", 8000)
+    assert done.code == 0
+    assert ran == [(("spaces", "gallery", "app.py"), "__main__")]
+    assert (os.environ["GRADIO_SERVER_NAME"], os.environ["GRADIO_SERVER_PORT"]) == ("127.0.0.2", "8000")
+    assert "http://127.0.0.2:8000" in done.out
+
+
+def test_gallery_without_gradio_says_what_to_install(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    done = invoke("gallery")
+    assert done.code == 1
+    assert "pip install 'artmodels[demo]'" in done.err
+
+
+def test_unexpected_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(method: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("artmodels.catalogue.list_models", fail)
+    assert isinstance(CliRunner().invoke(cli.app, ["list"]).exception, ZeroDivisionError)
+    assert not issubclass(ZeroDivisionError, ConfigError)
