@@ -1,0 +1,230 @@
+"""What checkpoints exist: name, method, source, licence and, where there are weights, the exact bytes.
+
+The catalogue is data. It imports nothing heavy, so listing is instant, and it pins a commit and a sha256 for
+each file, so that a catalogue name always means the same bytes whoever serves them.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from artmodels.errors import ConfigError, MissingWeights
+
+__all__ = ["ENTRIES", "Entry", "Weights", "default", "get", "list_models", "suggest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One pinned file in a Hub repository.
+
+    Attributes:
+        repo: `owner/name` on the Hub.
+        revision: Commit, 40 hexadecimal digits.
+        sha256: Of the file, 64 hexadecimal digits. Nothing else ever loads under the entry's name.
+        size_mb: Approximate size in megabytes (10^6 bytes), for people deciding whether to download.
+        filename: The file, at the top of the repository.
+    """
+
+    repo: str
+    revision: str
+    sha256: str
+    size_mb: float
+    filename: str = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name that `from_pretrained` accepts.
+
+    Attributes:
+        name: Unique, lower case, no slash.
+        method: The method's id, e.g. `"neural_style"`; `"features"` for feature extractors.
+        summary: One sentence for people choosing.
+        source: Paper or page that describes it.
+        licence: SPDX identifier of the weights, or of our code where there are none.
+        config: Fields of the method's config dataclass that differ from their defaults.
+        weights: The pinned file, or None where the checkpoint is only a configuration.
+        embedded: Whether the folder travels inside the package.
+        default: Whether `from_pretrained()` without a name picks it; one entry a method.
+    """
+
+    name: str
+    method: str
+    summary: str
+    source: str
+    licence: str
+    config: Mapping[str, object] = field(default_factory=dict)
+    weights: Weights | None = None
+    embedded: bool = False
+    default: bool = False
+
+
+_VGG = "Simonyan & Zisserman 2015, arXiv:1409.1556"
+_RESNET = "He et al. 2016, arXiv:1512.03385"
+_RANDOM = "Ustyuzhaninov et al. 2016, arXiv:1606.00021"
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="vgg19",
+        method="features",
+        summary="VGG-19 trained on ImageNet: the features of most texture and style papers.",
+        source=_VGG,
+        licence="BSD-3-Clause",
+        weights=Weights(
+            repo="timm/vgg19.tv_in1k",
+            revision="128d4708565b3a414bcbb9bbad440b2fe37b9f18",
+            sha256="11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
+            size_mb=575,
+        ),
+    ),
+    Entry(
+        name="vgg16",
+        method="features",
+        summary="VGG-16 trained on ImageNet: the loss network of fast style transfer.",
+        source=_VGG,
+        licence="BSD-3-Clause",
+        weights=Weights(
+            repo="timm/vgg16.tv_in1k",
+            revision="3394518cba29aee1ea82a49d971be90d2dd1dab7",
+            sha256="57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+            size_mb=553,
+        ),
+    ),
+    Entry(
+        name="resnet50",
+        method="features",
+        summary="ResNet-50 trained on ImageNet.",
+        source=_RESNET,
+        licence="BSD-3-Clause",
+        weights=Weights(
+            repo="timm/resnet50.tv_in1k",
+            revision="aa6c2d36d56bc0209040c02b5a7b7d7bf11d57b8",
+            sha256="5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+            size_mb=102,
+        ),
+    ),
+    Entry(
+        name="resnet18",
+        method="features",
+        summary="ResNet-18 trained on ImageNet: small and quick.",
+        source=_RESNET,
+        licence="BSD-3-Clause",
+        weights=Weights(
+            repo="timm/resnet18.tv_in1k",
+            revision="a987fd6b60f845221bfff84b6f0191273ba56ead",
+            sha256="694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81",
+            size_mb=46.8,
+        ),
+    ),
+    Entry(
+        name="random-filters",
+        method="features",
+        summary="One layer of seeded random filters at several scales: no weights to fetch.",
+        source=_RANDOM,
+        licence="Apache-2.0",
+    ),
+    Entry(
+        name="patches",
+        method="features",
+        summary="Raw pixel patches: no network at all.",
+        source="artmodels",
+        licence="Apache-2.0",
+    ),
+    Entry(
+        name="texture-patches",
+        method="texture_synthesis",
+        summary="Textures by sliced Wasserstein matching of raw patches: works offline.",
+        source="artmodels",
+        licence="Apache-2.0",
+        config={"features": "patches"},
+        default=True,
+    ),
+    Entry(
+        name="texture-random-filters",
+        method="texture_synthesis",
+        summary="Textures from the statistics of random filters: works offline.",
+        source=_RANDOM,
+        licence="Apache-2.0",
+        config={"features": "random-filters"},
+    ),
+    Entry(
+        name="texture-vgg19",
+        method="texture_synthesis",
+        summary="Textures from the statistics of VGG-19, which is fetched once.",
+        source="Gatys et al. 2015, arXiv:1505.07376",
+        licence="Apache-2.0",
+        config={"features": "vgg19"},
+    ),
+    Entry(
+        name="style-random-filters",
+        method="neural_style",
+        summary="Style transfer on random filters: works offline, keeps less of the content.",
+        source=_RANDOM,
+        licence="Apache-2.0",
+        config={"features": "random-filters"},
+        default=True,
+    ),
+    Entry(
+        name="style-vgg19",
+        method="neural_style",
+        summary="Style transfer on VGG-19, which is fetched once.",
+        source="Gatys et al. 2016, CVPR, doi:10.1109/CVPR.2016.265",
+        licence="Apache-2.0",
+        config={"features": "vgg19"},
+    ),
+)
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the choices nearest to `word`, or an empty string."""
+    near = difflib.get_close_matches(word, list(choices), n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def get(name: str) -> Entry:
+    """Return the entry called `name`.
+
+    Raises:
+        MissingWeights: There is none; the message names near misses and how to list what there is.
+    """
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry
+    hint = suggest(name, (entry.name for entry in ENTRIES))
+    raise MissingWeights(
+        f"{name!r} is not in the catalogue.{hint} List what there is with artmodels.list_models() or "
+        "`artmodels list`; a repository of the Hub is named 'owner/name', a folder by its path."
+    )
+
+
+def default(method: str) -> Entry:
+    """Return the entry that a method loads when no name is given.
+
+    Raises:
+        ConfigError: The method is unknown or has no default.
+    """
+    for entry in list_models(method):
+        if entry.default:
+            return entry
+    names = ", ".join(entry.name for entry in list_models(method))
+    raise ConfigError(f"Method {method!r} has no default checkpoint: pass one of {names}.")
+
+
+def list_models(method: str | None = None) -> list[Entry]:
+    """Return the catalogue's entries, in its order.
+
+    Args:
+        method: Only those of this method, e.g. `"texture_synthesis"`.
+
+    Raises:
+        ConfigError: No entry has this method; the message names near misses.
+    """
+    if method is None:
+        return list(ENTRIES)
+    found = [entry for entry in ENTRIES if entry.method == method]
+    if not found:
+        methods = sorted({entry.method for entry in ENTRIES})
+        raise ConfigError(
+            f"No method is called {method!r}.{suggest(method, methods)} There are: {', '.join(methods)}."
+        )
+    return found
