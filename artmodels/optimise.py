@@ -1,0 +1,252 @@
+"""Images found by optimisation: one loop under texture synthesis, neural style and feature visualisation.
+
+`minimise` is a generator that takes one step at a time, so that a caller can show progress, stop, or keep to a
+deadline without threads or callbacks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
+
+__all__ = ["Deadline", "Objective", "Optimiser", "OptimiserName", "Step", "levels", "minimise"]
+
+OptimiserName = Literal["momentum", "adam", "lbfgs"]
+
+FAILURES = 5  # non-finite losses in a row before giving up
+
+
+class Objective(Protocol):
+    """A loss over images that knows its own gradient."""
+
+    natural_step: float  # the step length that reaches the minimum of half a squared distance scaled like this loss
+    round: int  # number of the current draw
+
+    def refresh(self, round_: int) -> None:
+        """Draw the random parts (directions, patch positions) for this round; the same round, the same draw."""
+
+    def value_and_grad(self, x: Tensor) -> tuple[float, Tensor]:
+        """Loss at x [1, 3, H, W] and its gradient, of x's shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How to descend.
+
+    Attributes:
+        name: "momentum" (heavy ball; a rate of 1 lands on the projection when the loss is half a squared distance),
+            "adam" (Kingma & Ba 2015), or "lbfgs" (20 pairs, strong Wolfe line search).
+        rate: Step length: a multiple of the objective's natural step, a pixel-value change, or unused for L-BFGS.
+        rate_end: The rate falls geometrically to `rate * rate_end` over the steps, so that noise dies out.
+        momentum: Heavy-ball coefficient, or Adam's first beta.
+        average: Weight of the past in the exponential moving average of the iterates; 0 returns the last one.
+        refresh_every: Steps for which random directions are kept; L-BFGS needs many, the others one.
+    """
+
+    name: OptimiserName = "adam"
+    rate: float = 0.02
+    rate_end: float = 1.0
+    momentum: float = 0.9
+    average: float = 0.0
+    refresh_every: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.name not in get_args(OptimiserName):
+            raise ConfigError(f"optimiser {self.name!r} is not one of {', '.join(get_args(OptimiserName))}")
+        if not self.rate > 0 or not 0 < self.rate_end <= 1:
+            raise ConfigError(f"rate={self.rate} must be above 0 and rate_end={self.rate_end} in (0, 1]")
+        if not 0 <= self.momentum < 1 or not 0 <= self.average < 1:
+            raise ConfigError(f"momentum={self.momentum} and average={self.average} must be in [0, 1)")
+        if self.refresh_every < 1:
+            raise ConfigError(f"refresh_every={self.refresh_every} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What an iterative method yields after each step.
+
+    Attributes:
+        index: Steps done so far, over all levels, from 1.
+        total: Steps planned over all levels.
+        level: Level of the image pyramid, from 0 (coarsest).
+        levels: Number of levels.
+        loss: Value of the objective at this step.
+        image: [1, 3, h, w] in [0, 1] at this level's size. A view that later steps change: clone it to keep it.
+        seconds: Time since the start.
+    """
+
+    index: int
+    total: int
+    level: int
+    levels: int
+    loss: float
+    image: Tensor = field(repr=False)
+    seconds: float
+
+
+class Deadline:
+    """A time limit, checked between steps: nothing is ever interrupted half-way."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """Start the clock.
+
+        Args:
+            seconds: Time from now; None for no limit.
+
+        Raises:
+            ConfigError: Not above 0.
+        """
+        if seconds is not None and not seconds > 0:
+            raise ConfigError(f"deadline={seconds} must be a number of seconds above 0, or None for no limit")
+        self.seconds = seconds
+        self.start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self.seconds is not None and self.elapsed >= self.seconds
+
+    def require(self, what: str) -> None:
+        """Raise `DeadlineExceeded` when the time is up before `what`."""
+        if self.over:
+            raise DeadlineExceeded(
+                f"the deadline of {self.seconds:g} s passed before {what}; "
+                "allow more time, ask for a smaller size, or fewer steps"
+            )
+
+
+def minimise(
+    objective: Objective,
+    start: Tensor,
+    *,
+    optimiser: Optimiser,
+    steps: int,
+    bounds: tuple[Tensor, Tensor] | None = None,
+    first_round: int = 0,
+) -> Iterator[tuple[float, Tensor]]:
+    """Descend from `start`, yielding (loss, presentable image) after each step.
+
+    The presentable image is the moving average of the iterates where one is kept, the best iterate for L-BFGS, and
+    the current iterate otherwise. A step with a non-finite loss or gradient is undone: the best finite iterate is
+    restored, the memory cleared and the rate halved.
+
+    Args:
+        objective: What to minimise.
+        start: [1, 3, H, W].
+        optimiser: How.
+        steps: Number of steps.
+        bounds: Least and greatest value, broadcastable to `start`; iterates are clamped after each step.
+        first_round: Number of the first random draw, so that levels do not share their draws.
+
+    Raises:
+        ArtModelsError: The loss stayed non-finite.
+    """
+    rule = {"momentum": _momentum, "adam": _adam, "lbfgs": _lbfgs}[optimiser.name]
+    x = start.detach().clone()
+    best, best_loss = x.clone(), math.inf
+    average: Tensor | None = None
+    weight = 0.0
+    rate, failures = optimiser.rate, 0
+    advance = rule(objective, x, optimiser)
+    for index in range(steps):
+        if index % optimiser.refresh_every == 0:
+            objective.refresh(first_round + index)
+            if optimiser.refresh_every > 1:
+                best_loss = math.inf  # losses of different draws do not compare
+        loss = advance(rate * optimiser.rate_end ** (index / max(steps - 1, 1)))
+        if not math.isfinite(loss) or not bool(torch.isfinite(x).all()):
+            failures += 1
+            if failures == FAILURES:
+                raise ArtModelsError(
+                    f"the loss stayed non-finite after {FAILURES} restarts at step {index + 1}; use optimiser='adam', "
+                    "a smaller rate, or look for a constant or damaged input"
+                )
+            x.copy_(best)
+            rate /= 2
+            advance = rule(objective, x, optimiser)
+            yield best_loss, best
+            continue
+        failures = 0
+        if bounds is not None:
+            torch.clamp(x, *bounds, out=x)
+        if loss < best_loss:  # the loss of the iterate before this step: close enough to choose a restart by
+            best_loss = loss
+            best.copy_(x)
+        if optimiser.average:
+            weight = optimiser.average * weight + 1 - optimiser.average
+            average = x * (1 - optimiser.average) if average is None else average.lerp_(x, 1 - optimiser.average)
+            yield loss, average / weight
+        else:
+            yield loss, best if optimiser.name == "lbfgs" else x
+
+
+Advance = Callable[[float], float]  # takes one step of the given rate in place, returns the loss before it
+
+
+def _momentum(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
+    velocity = torch.zeros_like(x)
+
+    def advance(rate: float) -> float:
+        loss, gradient = objective.value_and_grad(x)
+        velocity.mul_(optimiser.momentum).add_(gradient, alpha=objective.natural_step)
+        x.sub_(velocity, alpha=rate)
+        return loss
+
+    return advance
+
+
+def _adam(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
+    adam = torch.optim.Adam([x], betas=(optimiser.momentum, 0.99))
+
+    def advance(rate: float) -> float:
+        loss, x.grad = objective.value_and_grad(x)
+        adam.param_groups[0]["lr"] = rate
+        adam.step()
+        return loss
+
+    return advance
+
+
+def _lbfgs(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
+    lbfgs = torch.optim.LBFGS(
+        [x], lr=1.0, max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+    )
+    last: tuple[int, Tensor, float, Tensor] | None = None
+
+    def closure() -> float:
+        nonlocal last
+        # torch evaluates each point again where the last line search ended; remembering it saves half the work.
+        if last is None or last[0] != objective.round or not torch.equal(last[1], x):
+            last = objective.round, x.clone(), *objective.value_and_grad(x)
+        x.grad = last[3].clone()
+        return last[2]
+
+    def advance(rate: float) -> float:
+        del rate  # the line search chooses
+        lbfgs.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS.step untyped
+        return closure()
+
+    return advance
+
+
+def levels(height: int, width: int, halvings: int, per_octave: int = 1) -> list[tuple[int, int]]:
+    """Sizes from coarse to fine: floor(side / 2^(i / per_octave)), the last one exactly (height, width).
+
+    Source: multi-resolution initialisation (Gonthier et al. 2022): K halvings give K + 1 levels.
+    """
+    return [
+        (max(1, math.floor(height / 2 ** (i / per_octave))), max(1, math.floor(width / 2 ** (i / per_octave))))
+        for i in range(halvings * per_octave, -1, -1)
+    ]

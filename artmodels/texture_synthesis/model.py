@@ -1,0 +1,309 @@
+"""The texture losses, from Gram matrices to sliced Wasserstein distances.
+
+Sources: Gatys et al. 2015 (Gram); Heitz et al. 2021 (sliced Wasserstein of features); Elnekave & Weiss 2022 (of
+patches). `spectral` has the Fourier ones, `algebra` how they compose.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+
+from artmodels.errors import ConfigError
+from artmodels.texture_synthesis import sliced
+from artmodels.texture_synthesis.algebra import Bound, Context, Features, Layers, Moments, Term, recommended
+from artmodels.texture_synthesis.spectral import Autocorrelation, Spectrum
+
+__all__ = [
+    "TERMS",
+    "GaussianWasserstein",
+    "Gram",
+    "PatchSlicedWasserstein",
+    "SlicedWasserstein",
+    "TotalVariation",
+]
+
+EPSILON = 1e-12
+
+
+def _weights(weights: tuple[float, ...] | None, layers: tuple[str, ...], what: str) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / len(layers),) * len(layers)
+    if len(weights) != len(layers):
+        raise ConfigError(f"{what} has {len(weights)} weights for {len(layers)} layers; give one for each")
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gram(Term):
+    """Squared difference of Gram matrices (Gatys et al. 2015, eq. 3-5).
+
+    Attributes:
+        layers: Taps.
+        weights: One per layer; None for 1 / number of layers each.
+        normalisation: "relative" divides by the squared norm of the exemplar's matrix; "gatys" is the paper's
+            1 / (4 N^2) of matrices already divided by the number of pixels. N is the number of channels.
+    """
+
+    name: ClassVar[str] = "gram"
+    layers: Layers = None
+    weights: tuple[float, ...] | None = None
+    normalisation: Literal["relative", "gatys"] = "relative"
+
+    def __post_init__(self) -> None:
+        """Check the choice."""
+        if self.normalisation not in ("relative", "gatys"):
+            raise ConfigError(f"gram normalisation {self.normalisation!r} is not 'relative' or 'gatys'")
+
+    def moment_taps(self, context: Context) -> tuple[str, ...]:
+        """The layers."""
+        return recommended(self.layers, context, "gram")
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+        """Keep the exemplar's matrices."""
+        layers = self.moment_taps(context)
+        targets = []
+        for layer, weight in zip(layers, _weights(self.weights, layers, "gram"), strict=True):
+            target = moments[layer].second.detach()
+            relative = 1 / target.square().sum().clamp_min(EPSILON)
+            scale = relative if self.normalisation == "relative" else 1 / (4 * target.shape[0] ** 2)
+            targets.append((layer, target, weight * scale))
+        return _BoundGram(targets)
+
+
+class _BoundGram(Bound):
+    def __init__(self, targets: list[tuple[str, Tensor, Tensor | float]]) -> None:
+        self.targets = targets
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        return torch.stack([w * (moments[tap].second - g).square().sum() for tap, g, w in self.targets]).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianWasserstein(Term):
+    """Squared 2-Wasserstein distance of Gaussians fitted to the features: mean and covariance.
+
+    W^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S2^1/2 S1 S2^1/2)^1/2), relative to tr(S2). Unlike the Gram difference it weighs
+    each direction of the feature space by its deviation, not its variance squared.
+    """
+
+    name: ClassVar[str] = "gaussian_wasserstein"
+    layers: Layers = None
+    weights: tuple[float, ...] | None = None
+
+    def moment_taps(self, context: Context) -> tuple[str, ...]:
+        """The layers."""
+        return recommended(self.layers, context, "gaussian_wasserstein")
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+        """Keep the exemplar's means, covariances and their square roots."""
+        layers = self.moment_taps(context)
+        weights = _weights(self.weights, layers, "gaussian_wasserstein")
+        return _BoundGaussian([(tap, weight, moments[tap]) for tap, weight in zip(layers, weights, strict=True)])
+
+
+class _BoundGaussian(Bound):
+    def __init__(self, targets: list[tuple[str, float, Moments]]) -> None:
+        self.targets = []
+        for tap, weight, target in targets:
+            values, vectors = torch.linalg.eigh(target.covariance.detach().double())
+            root = ((vectors * values.clamp_min(0).sqrt()) @ vectors.mT).float()
+            variance = values.clamp_min(0).sum().float().clamp_min(EPSILON)
+            self.targets.append((tap, weight, target.mean.detach(), root, variance))
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        losses = []
+        for tap, weight, mean, root, variance in self.targets:
+            covariance = moments[tap].covariance
+            cross = root @ covariance @ root  # [C, C]
+            # d tr(A^1/2) = 1/2 <A^-1/2, dA>, so one eigendecomposition outside autograd gives value and gradient
+            # even where eigenvalues coincide, which autograd's own formula cannot.
+            with torch.no_grad():
+                values, vectors = torch.linalg.eigh(cross.detach().double())
+                floor = values[-1].clamp_min(EPSILON) * 1e-7
+                roots = values.clamp_min(0).sqrt()
+                inverse = ((vectors / values.clamp_min(floor).sqrt()) @ vectors.mT).float()
+                trace = roots.sum().float()
+            slope = (inverse * cross).sum() / 2
+            fidelity = slope + (trace - slope).detach()
+            distance = (moments[tap].mean - mean).square().sum() + covariance.trace() + variance - 2 * fidelity
+            losses.append(weight * distance / variance)
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicedWasserstein(Term):
+    """Sliced Wasserstein distance of features (Heitz et al. 2021): zero only if all distributions agree.
+
+    Attributes:
+        layers: Taps.
+        directions: Random directions a layer and round.
+        samples: Largest number of pixels used a round; more are drawn from at random, which bounds the memory.
+    """
+
+    name: ClassVar[str] = "sliced_wasserstein"
+    layers: Layers = None
+    directions: int = 64
+    samples: int = 65536
+
+    def taps(self, context: Context) -> tuple[str, ...]:
+        """The layers."""
+        return recommended(self.layers, context, "sliced_wasserstein")
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+        """Keep the exemplar's features."""
+        return _BoundSliced(self, {tap: features[tap].detach() for tap in self.taps(context)})
+
+
+class _BoundSliced(Bound):
+    def __init__(self, term: SlicedWasserstein, features: Features) -> None:
+        self.term = term
+        self.rows = {tap: maps[0].flatten(1) for tap, maps in features.items()}  # [C, M]
+        self.variances = {tap: rows.var(dim=1, correction=0).mean() for tap, rows in self.rows.items()}
+
+    def refresh(self, generator: torch.Generator, round_: int) -> None:
+        self.seeds, self.directions, self.targets = {}, {}, {}
+        for tap, rows in self.rows.items():
+            directions = sliced.orthonormal_directions(self.term.directions, len(rows), generator, rows.device)
+            self.directions[tap] = directions
+            self.seeds[tap] = int(torch.randint(2**62, (), generator=generator))
+            self.targets[tap] = sliced.sorted_values(directions @ self._sample(rows, tap))
+
+    def _sample(self, rows: Tensor, tap: str) -> Tensor:
+        if rows.shape[1] <= self.term.samples:
+            return rows
+        generator = torch.Generator().manual_seed(self.seeds[tap])
+        chosen = torch.randint(rows.shape[1], (self.term.samples,), generator=generator)
+        return rows[:, chosen.to(rows.device)]
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        losses = []
+        for tap, directions in self.directions.items():
+            projected = directions @ self._sample(features[tap][0].flatten(1), tap)  # [D, M]
+            target = sliced.transported(projected, self.targets[tap])
+            losses.append((projected - target).square().mean() / self.variances[tap].clamp_min(EPSILON))
+        return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSlicedWasserstein(Term):
+    """Sliced Wasserstein distance of raw colour patches: no network (after Elnekave & Weiss 2022).
+
+    The image is a torus, so that each pixel lies in equally many patches and borders are like the rest. Patches
+    are read on a lattice of random phase whose spacing grows with the fourth root of the area, so that a round
+    costs about the square root of the area. The value estimates the squared distance to the projection of the
+    image on the set of images with the exemplar's patches: a gradient step of the natural length goes there.
+
+    Attributes:
+        sizes: Sides of the patches in pixels, taken in turn round by round.
+        directions: Random directions a round.
+    """
+
+    name: ClassVar[str] = "patch_sliced_wasserstein"
+    sizes: tuple[int, ...] = (3, 5, 7)
+    directions: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if not self.sizes or min(self.sizes) < 1 or self.directions < 1:
+            raise ConfigError(
+                f"sizes={self.sizes} must be sides of 1 px or more, directions={self.directions} at least 1"
+            )
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+        """Rotate the exemplar to its own colour axes."""
+        return _BoundPatches(self, exemplar, context)
+
+
+class _BoundPatches(Bound):
+    def __init__(self, term: PatchSlicedWasserstein, exemplar: Tensor, context: Context) -> None:
+        height, width = exemplar.shape[-2:]
+        self.sizes = [size for size in term.sizes if size <= min(height, width, *context.size)] or [1]
+        self.directions = term.directions
+        area = context.size[0] * context.size[1]
+        self.stride = max(1, min(math.ceil((area / 128**2) ** 0.25 - 1e-9), *self.sizes, min(height, width) // 16))
+        self.mean = exemplar.mean(dim=(2, 3), keepdim=True)
+        pixels = (exemplar - self.mean)[0].flatten(1)  # [3, M]
+        variances, axes = torch.linalg.eigh((pixels @ pixels.T / pixels.shape[1]).cpu())
+        self.variance = float(variances.clamp_min(0).sum())
+        # Colours that the exemplar does not have, like any hue in a grey one, are left out of the patches and drawn to
+        # the mean instead: fewer dimensions to search, and no coloured noise.
+        kept = variances > max(1e-6 * float(variances[-1]), 1e-10)
+        self.axes = axes[:, kept].to(exemplar.device)  # [3, k]
+        self.exemplar = self._palette(exemplar)
+
+    def _palette(self, x: Tensor) -> Tensor:
+        """[1, 3, h, w] to coordinates along the exemplar's colour axes, [1, k, h, w]."""
+        return torch.einsum("nchw,ck->nkhw", x - self.mean, self.axes)
+
+    def refresh(self, generator: torch.Generator, round_: int) -> None:
+        channels = self.axes.shape[1]
+        if not channels:
+            return
+        self.size = self.sizes[round_ % len(self.sizes)]
+        dimensions = channels * self.size**2
+        count = min(self.directions, dimensions)
+        directions = sliced.orthonormal_directions(count, dimensions, generator, self.exemplar.device)
+        self.kernels = directions.view(count, channels, self.size, self.size)
+        top, left, *self.phase = torch.randint(self.stride, (4,), generator=generator).tolist()
+        found = F.conv2d(self.exemplar[..., top:, left:], self.kernels, stride=self.stride)
+        self.target = sliced.sorted_values(found[0].flatten(1))
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        pixels = x.shape[-2] * x.shape[-1]
+        scale = 1 / (pixels * max(self.variance, EPSILON))
+        palette = self._palette(x)  # [1, k, H, W]
+        squared = scale * ((x - self.mean).square().sum() - palette.square().sum())  # off the exemplar's colours
+        if not self.axes.shape[1]:
+            return squared
+        rolled = torch.roll(palette, self.phase, dims=(2, 3))
+        wrapped = F.pad(rolled, (0, self.size - 1, 0, self.size - 1), mode="circular") if self.size > 1 else rolled
+        projected = F.conv2d(wrapped, self.kernels, stride=self.stride)[0].flatten(1)  # [D, patches]
+        target = sliced.transported(projected, self.target)
+        # A pixel lies in size^2 / stride^2 patches; D of the dimensions are seen.
+        share = self.kernels[0].numel() / len(self.kernels) * self.stride**2 / self.size**2
+        result: Tensor = squared + scale * share * (projected - target).square().sum()
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalVariation(Term):
+    """Mean squared difference of neighbouring pixels, per channel; small values are smooth. Not relative."""
+
+    name: ClassVar[str] = "total_variation"
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+        """Nothing to keep."""
+        return _BoundVariation(context.circular)
+
+
+class _BoundVariation(Bound):
+    def __init__(self, circular: bool) -> None:
+        self.circular = circular
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        total = x.new_zeros(())
+        for dim in (2, 3):
+            if self.circular:
+                total = total + (x - x.roll(1, dim)).square().mean()
+            elif x.shape[dim] > 1:
+                total = total + x.diff(dim=dim).square().mean()
+        return total
+
+
+TERMS: dict[str, type[Term]] = {
+    term.name: term
+    for term in (
+        Gram,
+        GaussianWasserstein,
+        SlicedWasserstein,
+        PatchSlicedWasserstein,
+        Spectrum,
+        Autocorrelation,
+        TotalVariation,
+    )
+}
