@@ -145,7 +145,14 @@ ENTRIES: tuple[Entry, ...] = (
         summary="Textures from the statistics of random filters: works offline.",
         source=_RANDOM,
         licence="Apache-2.0",
-        config={"features": "random-filters"},
+        config={
+            "features": "random-filters",
+            "loss": "gram",
+            "optimiser": "lbfgs",
+            "rate": 0.02,
+            "steps": 100,
+            "halvings": 0,  # filters up to 77 px wide see large patterns by themselves
+        },
     ),
     Entry(
         name="texture-vgg19",
@@ -153,16 +160,40 @@ ENTRIES: tuple[Entry, ...] = (
         summary="Textures from the statistics of VGG-19, which is fetched once.",
         source="Gatys et al. 2015, arXiv:1505.07376",
         licence="Apache-2.0",
-        config={"features": "vgg19"},
+        config={
+            "features": "vgg19",
+            "loss": "gram",
+            "optimiser": "lbfgs",
+            "rate": 0.02,
+            "steps": 200,
+            "per_octave": 1,
+        },
+    ),
+    Entry(
+        name="style-patches",
+        method="neural_style",
+        summary="Style transfer by patches, each like one of the style's: works offline.",
+        source="Li & Wand 2016, arXiv:1601.04589; Granot et al. 2022, arXiv:2103.15545",
+        licence="Apache-2.0",
+        config={"features": "patches"},
+        default=True,
     ),
     Entry(
         name="style-random-filters",
         method="neural_style",
-        summary="Style transfer on random filters: works offline, keeps less of the content.",
+        summary="Style transfer on random filters: works offline, transfers colour and grain but no strokes.",
         source=_RANDOM,
         licence="Apache-2.0",
-        config={"features": "random-filters"},
-        default=True,
+        config={
+            "features": "random-filters",
+            "loss": "gram",
+            "optimiser": "adam",
+            "rate": 0.02,
+            "momentum": 0.9,
+            "average": 0.9,
+            "steps": 50,
+            "tv_weight": 0.5,
+        },
     ),
     Entry(
         name="style-vgg19",
@@ -170,7 +201,26 @@ ENTRIES: tuple[Entry, ...] = (
         summary="Style transfer on VGG-19, which is fetched once.",
         source="Gatys et al. 2016, CVPR, doi:10.1109/CVPR.2016.265",
         licence="Apache-2.0",
-        config={"features": "vgg19"},
+        # Means and covariances instead of Gram matrices, shallow layers first: steadier strokes for any style.
+        config={
+            "features": "vgg19",
+            "loss": (
+                "gaussian_wasserstein(layers=('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1'), "
+                "weights=(0.75, 0.19, 0.047, 0.012, 0.003))"
+            ),
+            "content_loss": "content",
+            "content_weight": 0.05,
+            "tv_weight": 1.0,
+            "palette": False,
+            "optimiser": "adam",
+            "rate": 0.02,
+            "rate_end": 0.3,
+            "momentum": 0.9,
+            "average": 0.95,
+            "steps": 100,
+            "first_level": 2.0,
+            "coarsest": 128,
+        },
     ),
 )
 
@@ -224,7 +274,5 @@ def list_models(method: str | None = None) -> list[Entry]:
     found = [entry for entry in ENTRIES if entry.method == method]
     if not found:
         methods = sorted({entry.method for entry in ENTRIES})
-        raise ConfigError(
-            f"No method is called {method!r}.{suggest(method, methods)} There are: {', '.join(methods)}."
-        )
+        raise ConfigError(f"No method is called {method!r}.{suggest(method, methods)} There are: {', '.join(methods)}.")
     return found

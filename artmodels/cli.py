@@ -72,9 +72,7 @@ def info() -> None:
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help=" or ".join(sorted(artmodels.METHODS)))],
-    image: Annotated[
-        Path, typer.Argument(help="The exemplar of a texture, or the content of a styled image.")
-    ],
+    image: Annotated[Path, typer.Argument(help="The exemplar of a texture, or the content of a styled image.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")],
     style: Annotated[
         list[Path] | None, typer.Option(help="neural_style: a picture to take the style from; repeat to mix.")
@@ -103,9 +101,7 @@ def run(
             f"{method!r} is not one of {', '.join(sorted(artmodels.METHODS))}.{hint}", param_hint="METHOD"
         )
     if (method == "neural_style") != bool(style):
-        raise typer.BadParameter(
-            "neural_style needs at least one; no other method takes any.", param_hint="--style"
-        )
+        raise typer.BadParameter("neural_style needs at least one; no other method takes any.", param_hint="--style")
     inputs = [image, *(style or [])]
     _check_output(output, inputs)
     options: dict[str, Any] = {"seed": seed, "deadline": deadline, "progress": True}
@@ -124,9 +120,7 @@ def run(
 
 @app.command()
 def gallery(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
 ) -> None:
     """Start the gallery: every method as a page in the browser."""

@@ -19,6 +19,8 @@ __all__ = ["Deadline", "Objective", "Optimiser", "OptimiserName", "Step", "level
 
 OptimiserName = Literal["momentum", "adam", "lbfgs"]
 
+Bounds = tuple[Tensor, Tensor] | None
+
 FAILURES = 5  # non-finite losses in a row before giving up
 
 
@@ -26,7 +28,7 @@ class Objective(Protocol):
     """A loss over images that knows its own gradient."""
 
     natural_step: float  # the step length that reaches the minimum of half a squared distance scaled like this loss
-    round: int  # number of the current draw
+    round: int  # number of the current draw; it stays the same where nothing is drawn
 
     def refresh(self, round_: int) -> None:
         """Draw the random parts (directions, patch positions) for this round; the same round, the same draw."""
@@ -42,7 +44,8 @@ class Optimiser:
     Attributes:
         name: "momentum" (heavy ball; a rate of 1 lands on the projection when the loss is half a squared distance),
             "adam" (Kingma & Ba 2015), or "lbfgs" (20 pairs, strong Wolfe line search).
-        rate: Step length: a multiple of the objective's natural step, a pixel-value change, or unused for L-BFGS.
+        rate: Step length: a multiple of the objective's natural step, a change in grey levels for Adam, or that of the
+            first trial step for L-BFGS.
         rate_end: The rate falls geometrically to `rate * rate_end` over the steps, so that noise dies out.
         momentum: Heavy-ball coefficient, or Adam's first beta.
         average: Weight of the past in the exponential moving average of the iterates; 0 returns the last one.
@@ -133,7 +136,7 @@ def minimise(
     *,
     optimiser: Optimiser,
     steps: int,
-    bounds: tuple[Tensor, Tensor] | None = None,
+    bounds: Bounds = None,
     first_round: int = 0,
 ) -> Iterator[tuple[float, Tensor]]:
     """Descend from `start`, yielding (loss, presentable image) after each step.
@@ -147,7 +150,8 @@ def minimise(
         start: [1, 3, H, W].
         optimiser: How.
         steps: Number of steps.
-        bounds: Least and greatest value, broadcastable to `start`; iterates are clamped after each step.
+        bounds: Least and greatest value, broadcastable to `start`. Iterates are clamped after each step, except those
+            of L-BFGS, whose model of the loss a clamp would break: there, the squared excess is penalised.
         first_round: Number of the first random draw, so that levels do not share their draws.
 
     Raises:
@@ -155,16 +159,18 @@ def minimise(
     """
     rule = {"momentum": _momentum, "adam": _adam, "lbfgs": _lbfgs}[optimiser.name]
     x = start.detach().clone()
-    best, best_loss = x.clone(), math.inf
+    best, before, best_loss, last = x.clone(), x.clone(), math.inf, math.inf
     average: Tensor | None = None
     weight = 0.0
     rate, failures = optimiser.rate, 0
-    advance = rule(objective, x, optimiser)
+    advance = rule(objective, x, optimiser, bounds)
     for index in range(steps):
         if index % optimiser.refresh_every == 0:
+            draw = objective.round
             objective.refresh(first_round + index)
-            if optimiser.refresh_every > 1:
+            if objective.round != draw:
                 best_loss = math.inf  # losses of different draws do not compare
+        before.copy_(x)
         loss = advance(rate * optimiser.rate_end ** (index / max(steps - 1, 1)))
         if not math.isfinite(loss) or not bool(torch.isfinite(x).all()):
             failures += 1
@@ -175,15 +181,13 @@ def minimise(
                 )
             x.copy_(best)
             rate /= 2
-            advance = rule(objective, x, optimiser)
-            yield best_loss, best
+            advance = rule(objective, x, optimiser, bounds)
+            yield last, best
             continue
-        failures = 0
-        if bounds is not None:
-            torch.clamp(x, *bounds, out=x)
-        if loss < best_loss:  # the loss of the iterate before this step: close enough to choose a restart by
+        failures, last = 0, loss
+        if loss < best_loss:
             best_loss = loss
-            best.copy_(x)
+            best.copy_(x if optimiser.name == "lbfgs" else before)
         if optimiser.average:
             weight = optimiser.average * weight + 1 - optimiser.average
             average = x * (1 - optimiser.average) if average is None else average.lerp_(x, 1 - optimiser.average)
@@ -192,51 +196,85 @@ def minimise(
             yield loss, best if optimiser.name == "lbfgs" else x
 
 
-Advance = Callable[[float], float]  # takes one step of the given rate in place, returns the loss before it
+# Takes one step of the given rate in place; returns the loss before it, or after it for L-BFGS, which knows that too.
+Advance = Callable[[float], float]
 
 
-def _momentum(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
+def _clamp(x: Tensor, bounds: Bounds) -> None:
+    if bounds is not None:
+        torch.clamp(x, *bounds, out=x)
+
+
+def _momentum(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
     velocity = torch.zeros_like(x)
 
     def advance(rate: float) -> float:
         loss, gradient = objective.value_and_grad(x)
         velocity.mul_(optimiser.momentum).add_(gradient, alpha=objective.natural_step)
         x.sub_(velocity, alpha=rate)
+        _clamp(x, bounds)
         return loss
 
     return advance
 
 
-def _adam(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
+def _adam(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
     adam = torch.optim.Adam([x], betas=(optimiser.momentum, 0.99))
 
     def advance(rate: float) -> float:
         loss, x.grad = objective.value_and_grad(x)
         adam.param_groups[0]["lr"] = rate
         adam.step()
+        _clamp(x, bounds)
         return loss
 
     return advance
 
 
-def _lbfgs(objective: Objective, x: Tensor, optimiser: Optimiser) -> Advance:
-    lbfgs = torch.optim.LBFGS(
-        [x], lr=1.0, max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
-    )
+def _lbfgs(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
+    def fresh() -> torch.optim.LBFGS:
+        # Without max_eval torch allows 1.25 evaluations an iteration: a line search of one.
+        return torch.optim.LBFGS(
+            [x],
+            max_iter=1,
+            max_eval=25,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0,
+            tolerance_change=0,
+        )
+
+    lbfgs = fresh()
     last: tuple[int, Tensor, float, Tensor] | None = None
+    trial = 1.0
 
     def closure() -> float:
         nonlocal last
         # torch evaluates each point again where the last line search ended; remembering it saves half the work.
         if last is None or last[0] != objective.round or not torch.equal(last[1], x):
-            last = objective.round, x.clone(), *objective.value_and_grad(x)
+            loss, gradient = objective.value_and_grad(x)
+            if bounds is not None:
+                excess = x - x.clamp(*bounds)
+                loss += excess.square().sum().item() / objective.natural_step
+                gradient = gradient.add(excess, alpha=2 / objective.natural_step)
+            last = objective.round, x.clone(), loss, gradient
         x.grad = last[3].clone()
         return last[2]
 
     def advance(rate: float) -> float:
-        del rate  # the line search chooses
+        nonlocal lbfgs, trial
+        before = closure()
+        if not lbfgs.state and x.grad is not None:
+            # torch tries a first step of length 1 / |g|_1, too short to change a float32 loss of so many pixels. One of
+            # `rate` grey levels (root mean square) does; later ones start from L-BFGS's own unit step.
+            typical = x.grad.square().mean().sqrt().clamp_min(1e-30)
+            lbfgs.param_groups[0]["lr"] = float(trial * rate / typical * x.grad.abs().sum().clamp_min(1))
         lbfgs.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS.step untyped
-        return closure()
+        lbfgs.param_groups[0]["lr"] = 1.0
+        loss = closure()
+        if loss >= before:  # a poisoned memory makes no progress ever after: forget it, and try a shorter step
+            lbfgs, trial = fresh(), trial / 2
+        return loss
 
     return advance
 

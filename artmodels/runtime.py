@@ -93,9 +93,7 @@ class Runner(Protocol):
         """Run the network once, without gradients, on float32 tensors `[N, C, H, W]`."""
 
 
-def make_runner(
-    network: nn.Module, *, runtime: str = "torch", device: torch.device | str | None = None
-) -> Runner:
+def make_runner(network: nn.Module, *, runtime: str = "torch", device: torch.device | str | None = None) -> Runner:
     """Put a network behind a `Runner`, on the device that is asked for or the fastest.
 
     Raises:

@@ -90,9 +90,7 @@ class SizeRequirements:
         return _pad(x, new_height, new_width), Crop(height, width)
 
 
-def fit_run(
-    fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, scale: int = 1
-) -> torch.Tensor:
+def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, scale: int = 1) -> torch.Tensor:
     """Run `fn` on any image size: pad to what it accepts, run, and crop back.
 
     Args:

@@ -177,12 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _validate(self) -> None:
         content = json.loads(self.body)["content"]
-        valid = re.match(
-            r"---\n(?=[\s\S]*^license: \S)(?=[\s\S]*^library_name: \S)[\s\S]*?\n---\n", content, re.M
-        )
-        self._json(
-            {"errors": [] if valid else [{"message": "no metadata"}], "warnings": []}, 200 if valid else 400
-        )
+        valid = re.match(r"---\n(?=[\s\S]*^license: \S)(?=[\s\S]*^library_name: \S)[\s\S]*?\n---\n", content, re.M)
+        self._json({"errors": [] if valid else [{"message": "no metadata"}], "warnings": []}, 200 if valid else 400)
 
     def _branch(self, repo_id: str, branch: str) -> None:
         refs = self.state.repos[repo_id].refs
@@ -220,9 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 deleted.append(value["path"])
         sha = self.state.repos[repo_id].commit(branch, files, tuple(deleted))
-        self._json(
-            {"commitUrl": f"{self.state.url}/{repo_id}/commit/{sha}", "commitOid": sha, "success": True}
-        )
+        self._json({"commitUrl": f"{self.state.url}/{repo_id}/commit/{sha}", "commitOid": sha, "success": True})
 
     # --- Pull
 

@@ -72,14 +72,15 @@ def test_get_does_not_guess_from_nothing():
 
 def test_default():
     assert catalogue.default("texture_synthesis").name == "texture-patches"
-    assert catalogue.default("neural_style").name == "style-random-filters"
+    assert catalogue.default("neural_style").name == "style-patches"
     with pytest.raises(ConfigError, match="no default checkpoint: pass one of vgg19, vgg16"):
         catalogue.default("features")
 
 
 def test_list_models():
     assert catalogue.list_models() == list(catalogue.ENTRIES)
-    assert [e.name for e in catalogue.list_models("neural_style")] == ["style-random-filters", "style-vgg19"]
+    names = ["style-patches", "style-random-filters", "style-vgg19"]
+    assert [e.name for e in catalogue.list_models("neural_style")] == names
     with pytest.raises(ConfigError, match="'nueral_style'.*Did you mean 'neural_style'"):
         catalogue.list_models("nueral_style")
 

@@ -28,9 +28,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as done:
             cli.main()
         out, err = capsys.readouterr()
-        return SimpleNamespace(
-            code=done.value.code or 0, out=out, err=" ".join(err.replace("│", " ").split())
-        )
+        return SimpleNamespace(code=done.value.code or 0, out=out, err=" ".join(err.replace("│", " ").split()))
 
     return call
 
@@ -52,9 +50,7 @@ def test_list_json_of_one_method(invoke) -> None:
     done = invoke("list", "--method", "texture_synthesis", "--json")
     assert done.code == 0
     entries = json.loads(done.out)
-    assert [entry["name"] for entry in entries] == [
-        entry.name for entry in artmodels.list_models("texture_synthesis")
-    ]
+    assert [entry["name"] for entry in entries] == [entry.name for entry in artmodels.list_models("texture_synthesis")]
     assert {"name", "method", "summary", "source", "licence", "config", "weights"} <= set(entries[0])
 
 
@@ -167,9 +163,7 @@ def test_ctrl_c_leaves_nothing_behind(pictures: Path) -> None:
     before = sorted(pictures.iterdir())
     command = [sys.executable, "-c", "from artmodels.cli import main; main()", "run", "texture_synthesis"]
     endless = ["brick.png", "-o", "out.png", "--size", "512x512", "--set", "steps=100000"]
-    with subprocess.Popen(
-        [*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         first = process.stderr.read(1)  # the progress bar: the optimisation has begun
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -180,9 +174,7 @@ def test_ctrl_c_leaves_nothing_behind(pictures: Path) -> None:
 
 def test_gallery_runs_the_app_where_it_was_asked_to(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    monkeypatch.setattr(
-        "runpy.run_path", lambda path, run_name: ran.append((Path(path).parts[-3:], run_name))
-    )
+    monkeypatch.setattr("runpy.run_path", lambda path, run_name: ran.append((Path(path).parts[-3:], run_name)))
     for variable in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"):
         monkeypatch.setenv(variable, "to be put back")
     done = invoke("gallery", "--host", "127.0.0.2", "--port", 8000)

@@ -23,11 +23,7 @@ BATCH = 500
 def encoded(image: Image.Image, format: str, frames: int = 1, **options) -> bytes:
     out = io.BytesIO()
     # Copies, because Pillow leaves the settings of a save as JPEG on the image.
-    more = (
-        {"save_all": True, "append_images": [image.rotate(90 * i) for i in range(1, frames)]}
-        if frames > 1
-        else {}
-    )
+    more = {"save_all": True, "append_images": [image.rotate(90 * i) for i in range(1, frames)]} if frames > 1 else {}
     image.copy().save(out, format, **more, **options)
     return out.getvalue()
 

@@ -218,9 +218,7 @@ def test_other_runtimes_say_what_to_do() -> None:
 # --- the wheel
 
 
-def test_the_wheel_carries_the_spaces_and_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wheel_carries_the_spaces_and_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hatchling.build import build_editable, build_wheel
 
     monkeypatch.chdir(ROOT)

@@ -65,9 +65,7 @@ def test_no_pickles_are_committed() -> None:
     assert len(found) > 10
     assert [path for path in found if path.suffix in forbidden] == []
     # torch.save writes a zip archive that holds data.pkl, whatever the file is called.
-    assert [
-        path for path in found if b"data.pkl" in (ROOT / path).read_bytes() and path.suffix != ".py"
-    ] == []
+    assert [path for path in found if b"data.pkl" in (ROOT / path).read_bytes() and path.suffix != ".py"] == []
 
 
 def test_committed_weights_are_small() -> None:

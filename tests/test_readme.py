@@ -51,9 +51,7 @@ def commands() -> list[list[str]]:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(
-        re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    targets = set(re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     used = {command[1] for command in commands() if command[0] == "make"}
     assert used == {"gallery", "test"}
     assert used <= targets

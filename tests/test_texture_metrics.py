@@ -51,9 +51,7 @@ def test_kl_is_the_integral() -> None:
 
     p, q = log_density(0.9, 1.2), log_density(1.3, 0.8)
     by_quadrature = torch.trapezoid(p.exp() * (p - q), x)
-    assert float(metrics.generalised_gaussian_kl(0.9, 1.2, 1.3, 0.8)) == pytest.approx(
-        float(by_quadrature), rel=1e-6
-    )
+    assert float(metrics.generalised_gaussian_kl(0.9, 1.2, 1.3, 0.8)) == pytest.approx(float(by_quadrature), rel=1e-6)
 
 
 def test_kl_of_a_law_with_itself_is_zero_and_of_peaked_laws_is_finite() -> None:
@@ -78,9 +76,7 @@ def test_fit_of_constant_and_extreme_rows() -> None:
     two_points = torch.tensor([-1.0, 1.0]).repeat(50)
     one_spike = torch.zeros(100)
     one_spike[0] = 1000.0
-    shape, scale = metrics.fit_generalised_gaussian(
-        torch.stack([torch.full((100,), 3.0), two_points, one_spike])
-    )
+    shape, scale = metrics.fit_generalised_gaussian(torch.stack([torch.full((100,), 3.0), two_points, one_spike]))
     assert shape.tolist() == pytest.approx([2.0, 10.0, 0.2])
     assert scale[0] == pytest.approx(1e-4 * math.sqrt(2))
     assert scale.isfinite().all()
@@ -267,9 +263,7 @@ def test_single_pixel_patches_see_only_the_multiset() -> None:
     exemplar = noise(32, 32)
     shuffled = exemplar.flatten(2)[..., torch.randperm(1024, generator=torch.Generator().manual_seed(0))]
     shuffled = shuffled.reshape_as(exemplar)
-    assert metrics.sliced_wasserstein_distance(shuffled, exemplar, size=1, scales=1) == pytest.approx(
-        0, abs=1e-7
-    )
+    assert metrics.sliced_wasserstein_distance(shuffled, exemplar, size=1, scales=1) == pytest.approx(0, abs=1e-7)
     assert metrics.sliced_wasserstein_distance(shuffled, exemplar, size=1, scales=2) > 1e-3
     assert metrics.sliced_wasserstein_distance(
         exemplar.repeat(1, 1, 1, 2), exemplar, size=1, scales=3
@@ -384,9 +378,7 @@ def test_measures_refuse_small_images(measure: Callable[[Tensor, Tensor], object
 @pytest.mark.parametrize("measure", [measure for measure, _ in MEASURES])
 def test_measures_refuse_what_is_no_image(measure: Callable[[Tensor, Tensor], object]) -> None:
     good = noise(64, 64)
-    with pytest.raises(
-        ImageError, match=r"must be a float tensor \[1, 3, H, W\].*not torch.float32 \[3x64x64\]"
-    ):
+    with pytest.raises(ImageError, match=r"must be a float tensor \[1, 3, H, W\].*not torch.float32 \[3x64x64\]"):
         measure(good[0], good)
     with pytest.raises(ImageError, match="not torch.uint8"):
         measure(good, (good * 255).byte())
@@ -465,9 +457,7 @@ def test_table_prints_means_beside_the_published_ones() -> None:
     assert lines[1].split() == ["brick.png", "7x9", "1.000", "0.500", "0.250", "0.500", "0.0100", "2.0"]
     assert lines[3].split() == ["mean", "of", "2", "1.000", "0.600", "0.300", "0.500", "0.0100", "2.0"]
     assert len({len(line) for line in lines[:4]}) == 1
-    found = {
-        line.rsplit(maxsplit=1)[0].strip(): float(line.split()[-1]) for line in lines[7:] if line.strip()
-    }
+    found = {line.rsplit(maxsplit=1)[0].strip(): float(line.split()[-1]) for line in lines[7:] if line.strip()}
     assert found == {"this run, y and x": 0.6, "this run, y only": 0.3, **protocol.PUBLISHED}
     assert len(protocol.PUBLISHED) == 11
     assert any("Exemplars differ" in line for line in lines)
@@ -602,9 +592,7 @@ def test_main_prints_the_table(
     assert len(json.loads(file.read_text())["rows"]) == 2
 
 
-def test_main_says_what_is_wrong(
-    tmp_path: Path, fake_pipeline: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_says_what_is_wrong(tmp_path: Path, fake_pipeline: None, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         protocol.main([str(tmp_path)])
     assert stop.value.code == 1

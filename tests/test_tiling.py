@@ -68,9 +68,7 @@ def test_padding_repeats_where_there_is_too_little_to_reflect():
     assert padded[0, 0, 9].tolist() == [1, 2, 3, 4, 5, 5, 5, 5, 5, 5]
 
 
-@pytest.mark.parametrize(
-    "setting", [{"minimum": 0}, {"multiple_of": 0}, {"multiple_of": 2.5}, {"minimum": -3}]
-)
+@pytest.mark.parametrize("setting", [{"minimum": 0}, {"multiple_of": 0}, {"multiple_of": 2.5}, {"minimum": -3}])
 def test_size_requirements_are_checked(setting):
     with pytest.raises(ConfigError, match=f"{next(iter(setting))} is .*; give a whole number of at least 1"):
         SizeRequirements(**setting)

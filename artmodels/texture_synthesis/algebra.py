@@ -14,8 +14,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.catalogue import suggest
+from artmodels.checkpoints import config_from
 from artmodels.errors import ConfigError
 
 __all__ = [
@@ -28,9 +30,14 @@ __all__ = [
     "Pyramid",
     "Sum",
     "Term",
+    "everywhere_only",
     "parse",
     "recommended",
+    "shrunk",
 ]
+
+OCTAVES = 12  # a side of 4096 px is then reduced to 2
+LONGEST = 2000  # characters of a loss as text; far more nesting than fits would exhaust the stack
 
 Layers = tuple[str, ...] | None  # taps of the extractor; None for the ones it recommends for texture
 Features = Mapping[str, Tensor]  # tap -> [1, C, h, w]
@@ -48,10 +55,19 @@ class Moments(NamedTuple):
         return self.second - torch.outer(self.mean, self.mean)
 
     @classmethod
-    def of(cls, features: Tensor) -> "Moments":
-        """Moments of [1, C, h, w]."""
+    def of(cls, features: Tensor, region: Tensor | None = None) -> "Moments":
+        """Moments of [1, C, h, w], its pixels weighted by a region [1, 1, H, W] of the image it was read from."""
         rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # [M, C]
-        return cls(rows.mean(dim=0), rows.T @ rows / rows.shape[0])
+        if region is None:
+            return cls(rows.mean(dim=0), rows.T @ rows / rows.shape[0])
+        weights = shrunk(region, features.shape[-2:]).flatten()
+        weighted = rows * (weights / weights.sum())[:, None]
+        return cls(weighted.sum(dim=0), weighted.T @ rows)
+
+
+def shrunk(region: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A region [1, 1, H, W] on the coarser grid of a feature map: each value the mean of the pixels it stands for."""
+    return F.interpolate(region, tuple(size), mode="area")
 
 
 class Bound(ABC):
@@ -72,6 +88,7 @@ class Context:
     size: tuple[int, int]  # of the image to make
     layers: tuple[str, ...]  # the extractor's recommended taps
     circular: bool
+    region: Tensor | None = None  # [1, 1, H, W] in [0, 1], the pixels that must agree with the exemplar; None: all
 
 
 class Loss(ABC):
@@ -83,20 +100,26 @@ class Loss(ABC):
 
     def __add__(self, other: "Loss") -> "Sum":
         """Sum of two losses."""
-        return Sum(((1.0, self), (1.0, other)))
+        return Sum(_parts(self) + _parts(other))
 
     def __mul__(self, factor: float) -> "Sum":
         """Loss times a number."""
-        if not math.isfinite(factor):
-            raise ConfigError(f"a loss cannot be weighted by {factor}; use a finite number")
-        return Sum(((float(factor), self),))
+        parts = tuple((float(factor) * weight, part) for weight, part in _parts(self))
+        for weight, part in parts:
+            if not math.isfinite(weight):
+                raise ConfigError(f"the loss {part} cannot be weighted by {weight}; use a finite number")
+        return Sum(parts)
 
     __rmul__ = __mul__
 
 
+def _parts(loss: Loss) -> tuple[tuple[float, Loss], ...]:
+    return loss.parts if isinstance(loss, Sum) else ((1.0, loss),)
+
+
 @dataclass(frozen=True)
 class Sum(Loss):
-    """Weighted sum of losses."""
+    """Weighted sum of losses, flat: sums and products of sums are expanded."""
 
     parts: tuple[tuple[float, Loss], ...]
 
@@ -108,9 +131,9 @@ class Sum(Loss):
 
     def __str__(self) -> str:
         """The sum as `parse` reads it."""
+        alone = len(self.parts) == 1
         return " + ".join(
-            f"{part}" if factor == 1 else f"{factor:g} * {f'({part})' if isinstance(part, Sum) else part}"
-            for factor, part in self.parts
+            f"{part}" if factor == 1 and not alone else f"{factor!r} * {part}" for factor, part in self.parts
         )
 
 
@@ -157,13 +180,22 @@ def recommended(layers: Layers, context: Context, what: str) -> tuple[str, ...]:
     return chosen
 
 
+def everywhere_only(context: Context, what: str) -> None:
+    """Refuse a region for a term that measures the image as a whole."""
+    if context.region is not None:
+        raise ConfigError(
+            f"{what} measures the image as a whole and cannot be kept to a region: leave out the masks, or choose "
+            "gram, gaussian_wasserstein, sliced_wasserstein or patch_sliced_wasserstein"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pyramid(Loss):
     """A loss at every octave of a Gaussian pyramid (Snelgrove 2017): shallow features then see large patterns.
 
     Attributes:
         loss: What is measured at each octave.
-        octaves: Their number, the full image included.
+        octaves: Their number, the full image included, at most 12: a pyramid ends anyway where an octave is too small.
     """
 
     loss: Loss
@@ -171,8 +203,10 @@ class Pyramid(Loss):
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if self.octaves < 1:
-            raise ConfigError(f"octaves={self.octaves} must be at least 1")
+        if not 1 <= self.octaves <= OCTAVES:
+            raise ConfigError(f"octaves={self.octaves} must be 1 to {OCTAVES}")
+        if any(octave for _, octave, _ in self.loss.terms()):
+            raise ConfigError("a pyramid of pyramids is not supported; add their octaves up in one")
 
     def terms(self) -> Iterator[tuple[float, int, Term]]:
         """Yield the inner terms once an octave."""
@@ -201,11 +235,18 @@ def parse(text: str, terms: Mapping[str, type[Term]]) -> Loss:
     Raises:
         ConfigError: The text says something else; the message names what, and near misses.
     """
+    if len(text) > LONGEST:
+        raise ConfigError(f"the loss is {len(text)} characters long; write at most {LONGEST}")
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ConfigError(f"the loss {text!r} cannot be read; write a sum such as 'gram + 0.1 * spectrum'") from None
-    loss = _read(tree, text, terms)
+    try:
+        loss = _read(tree, text, terms)
+    except (RecursionError, OverflowError):
+        raise ConfigError(
+            f"the loss {text[:40]!r}... is nested too deeply or has too large a number; write a plain sum of terms"
+        ) from None
     if not isinstance(loss, Loss):
         raise ConfigError(f"the loss {text!r} is a number; it needs at least one of {', '.join(terms)}")
     return loss
@@ -215,6 +256,8 @@ def _read(node: ast.expr, text: str, terms: _Terms) -> Loss | float:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return float(number)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -float(number)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             first, second = _read(left, text, terms), _read(right, text, terms)
             if isinstance(first, Loss) and isinstance(second, Loss):
@@ -228,7 +271,7 @@ def _read(node: ast.expr, text: str, terms: _Terms) -> Loss | float:
         case ast.Call(func=ast.Name(id="pyramid"), args=[inner], keywords=keywords):
             loss = _read(inner, text, terms)
             if isinstance(loss, Loss):
-                return _make_with(Pyramid, "pyramid", {"loss": loss, **_settings(keywords, text)})
+                return config_from(Pyramid, _settings(keywords, text) | {"loss": loss})
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
             return _make(name, _settings(keywords, text), terms)
     raise ConfigError(
@@ -240,19 +283,11 @@ def _read(node: ast.expr, text: str, terms: _Terms) -> Loss | float:
 def _settings(keywords: list[ast.keyword], text: str) -> dict[str, object]:
     try:
         return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
-    except ValueError:
+    except (ValueError, TypeError):
         raise ConfigError(f"a setting in the loss {text!r} is not a plain number, text or tuple") from None
 
 
 def _make(name: str, settings: dict[str, object], terms: _Terms) -> Loss:
     if name not in terms:
         raise ConfigError(f"no loss is called {name!r}.{suggest(name, terms)} There are: {', '.join(terms)}, pyramid.")
-    return _make_with(terms[name], name, settings)
-
-
-def _make_with(kind: type[Loss], name: str, settings: dict[str, object]) -> Loss:
-    known = [setting.name for setting in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"{name} has no setting {key!r}.{suggest(key, known)} It has: {', '.join(known)}.")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return config_from(terms[name], settings)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.errors import ConfigError
 from artmodels.texture_synthesis import sliced
-from artmodels.texture_synthesis.algebra import Bound, Context, Features, Layers, Moments, Term, recommended
+from artmodels.texture_synthesis.algebra import Bound, Context, Features, Layers, Moments, Term, recommended, shrunk
 from artmodels.texture_synthesis.spectral import Autocorrelation, Spectrum
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "PatchSlicedWasserstein",
     "SlicedWasserstein",
     "TotalVariation",
+    "reflected",
 ]
 
 EPSILON = 1e-12
@@ -110,29 +111,34 @@ class _BoundGaussian(Bound):
     def __init__(self, targets: list[tuple[str, float, Moments]]) -> None:
         self.targets = []
         for tap, weight, target in targets:
-            values, vectors = torch.linalg.eigh(target.covariance.detach().double())
-            root = ((vectors * values.clamp_min(0).sqrt()) @ vectors.mT).float()
+            values, vectors = torch.linalg.eigh(_double(target.covariance.detach()))
+            root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
             variance = values.clamp_min(0).sum().float().clamp_min(EPSILON)
-            self.targets.append((tap, weight, target.mean.detach(), root, variance))
+            self.targets.append((tap, weight, target.mean.detach(), root, variance.to(target.mean.device)))
 
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
         losses = []
         for tap, weight, mean, root, variance in self.targets:
             covariance = moments[tap].covariance
-            cross = root @ covariance @ root  # [C, C]
+            # In float64: the square roots of rounding errors, one for each dead direction, would add up.
+            cross = root @ _double(covariance) @ root  # [C, C]
             # d tr(A^1/2) = 1/2 <A^-1/2, dA>, so one eigendecomposition outside autograd gives value and gradient
             # even where eigenvalues coincide, which autograd's own formula cannot.
             with torch.no_grad():
-                values, vectors = torch.linalg.eigh(cross.detach().double())
-                floor = values[-1].clamp_min(EPSILON) * 1e-7
+                values, vectors = torch.linalg.eigh(cross.detach())
+                floor = values[-1].clamp_min(EPSILON) * 1e-14
                 roots = values.clamp_min(0).sqrt()
-                inverse = ((vectors / values.clamp_min(floor).sqrt()) @ vectors.mT).float()
-                trace = roots.sum().float()
+                inverse = (vectors / values.clamp_min(floor).sqrt()) @ vectors.mT
+                trace = roots.sum()
             slope = (inverse * cross).sum() / 2
-            fidelity = slope + (trace - slope).detach()
+            fidelity = (slope + (trace - slope).detach()).float().to(mean.device)
             distance = (moments[tap].mean - mean).square().sum() + covariance.trace() + variance - 2 * fidelity
             losses.append(weight * distance / variance)
         return torch.stack(losses).sum()
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.device.type != "mps" else x.cpu().double()  # which has no float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +162,13 @@ class SlicedWasserstein(Term):
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's features."""
-        return _BoundSliced(self, {tap: features[tap].detach() for tap in self.taps(context)})
+        return _BoundSliced(self, {tap: features[tap].detach() for tap in self.taps(context)}, context.region)
 
 
 class _BoundSliced(Bound):
-    def __init__(self, term: SlicedWasserstein, features: Features) -> None:
+    def __init__(self, term: SlicedWasserstein, features: Features, region: Tensor | None) -> None:
         self.term = term
+        self.region = region
         self.rows = {tap: maps[0].flatten(1) for tap, maps in features.items()}  # [C, M]
         self.variances = {tap: rows.var(dim=1, correction=0).mean() for tap, rows in self.rows.items()}
 
@@ -183,35 +190,60 @@ class _BoundSliced(Bound):
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
         losses = []
         for tap, directions in self.directions.items():
-            projected = directions @ self._sample(features[tap][0].flatten(1), tap)  # [D, M]
-            target = sliced.transported(projected, self.targets[tap])
-            losses.append((projected - target).square().mean() / self.variances[tap].clamp_min(EPSILON))
+            rows = features[tap][0].flatten(1)  # [C, M]
+            weights = None
+            if self.region is not None:
+                rows, weights = _within(rows, shrunk(self.region, features[tap].shape[-2:]))
+                weights = self._sample(weights[None], tap)[0]
+            projected = directions @ self._sample(rows, tap)  # [D, M]
+            squared = (projected - sliced.transported(projected, self.targets[tap], weights)).square().mean(dim=0)
+            distance = squared.mean() if weights is None else (squared * weights).sum() / weights.sum()
+            losses.append(distance / self.variances[tap].clamp_min(EPSILON))
         return torch.stack(losses).mean()
+
+
+def _within(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of [C, M] that count at all, and how much each does."""
+    flat = weights.flatten()
+    inside = flat > 0
+    return rows[:, inside], flat[inside]
+
+
+def reflected(x: Tensor, margin: int) -> Tensor:
+    """Continue [1, C, H, W] by reflection at its borders; the gradient sees each pixel once, as everywhere else."""
+    frame = (margin, margin, margin, margin)
+    kept = x.detach()
+    return F.pad(x, frame) + (F.pad(kept, frame, mode="reflect") - F.pad(kept, frame))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSlicedWasserstein(Term):
     """Sliced Wasserstein distance of raw colour patches: no network (after Elnekave & Weiss 2022).
 
-    The image is a torus, so that each pixel lies in equally many patches and borders are like the rest. Patches
-    are read on a lattice of random phase whose spacing grows with the fourth root of the area, so that a round
-    costs about the square root of the area. The value estimates the squared distance to the projection of the
-    image on the set of images with the exemplar's patches: a gradient step of the natural length goes there.
+    The image is a torus, or continued by reflection, so that each pixel lies in equally many patches and borders are
+    like the rest. Patches are read on a lattice of random phase whose spacing grows with the fourth root of the area,
+    so that a round costs about the square root of the area. The value estimates the squared distance to the projection
+    of the image on the set of images with the exemplar's patches: a gradient step of the natural length goes there.
 
     Attributes:
         sizes: Sides of the patches in pixels, taken in turn round by round.
+        octaves: The image, its half, its quarter, ... take turns too, so that no scale drifts off.
         directions: Random directions a round.
+        wrap: Treat the image as a torus, which suits textures; otherwise it is reflected at its borders.
     """
 
     name: ClassVar[str] = "patch_sliced_wasserstein"
     sizes: tuple[int, ...] = (3, 5, 7)
+    octaves: int = 3
     directions: int = 64
+    wrap: bool = True
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if not self.sizes or min(self.sizes) < 1 or self.directions < 1:
+        if not self.sizes or min(*self.sizes, self.octaves, self.directions) < 1:
             raise ConfigError(
-                f"sizes={self.sizes} must be sides of 1 px or more, directions={self.directions} at least 1"
+                f"sizes={self.sizes} must be sides of 1 px or more, octaves={self.octaves} and "
+                f"directions={self.directions} at least 1"
             )
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
@@ -221,11 +253,17 @@ class PatchSlicedWasserstein(Term):
 
 class _BoundPatches(Bound):
     def __init__(self, term: PatchSlicedWasserstein, exemplar: Tensor, context: Context) -> None:
-        height, width = exemplar.shape[-2:]
-        self.sizes = [size for size in term.sizes if size <= min(height, width, *context.size)] or [1]
+        self.sides = min(exemplar.shape[-2:]), min(context.size)
+        self.area = context.size[0] * context.size[1]
+        smallest = min(self.sides)
+        # Details need the most steps and blur first, so every second round is at full size.
+        turns = [turn for octave in range(1, term.octaves) for turn in (0, octave)] or [0]
+        self.windows = [(octave, size) for size in term.sizes for octave in turns if size <= smallest >> octave] or [
+            (0, 1)
+        ]
         self.directions = term.directions
-        area = context.size[0] * context.size[1]
-        self.stride = max(1, min(math.ceil((area / 128**2) ** 0.25 - 1e-9), *self.sizes, min(height, width) // 16))
+        self.wrap = term.wrap
+        self.region = context.region
         self.mean = exemplar.mean(dim=(2, 3), keepdim=True)
         pixels = (exemplar - self.mean)[0].flatten(1)  # [3, M]
         variances, axes = torch.linalg.eigh((pixels @ pixels.T / pixels.shape[1]).cpu())
@@ -244,30 +282,54 @@ class _BoundPatches(Bound):
         channels = self.axes.shape[1]
         if not channels:
             return
-        self.size = self.sizes[round_ % len(self.sizes)]
+        self.octave, self.size = self.windows[round_ % len(self.windows)]
+        cell = max(1, min(2**self.octave, self.sides[0] - (self.size << self.octave) + 1))
+        side = (self.sides[0] - cell + 1) >> self.octave  # of the exemplar reduced from the furthest offset
+        spacing = math.ceil((self.area / 4**self.octave / 128**2) ** 0.25 - 1e-9)
+        room = side - self.size + 1  # a phase must leave the exemplar one patch
+        self.stride = max(1, min(spacing, self.size, side // 16, room))
         dimensions = channels * self.size**2
         count = min(self.directions, dimensions)
         directions = sliced.orthonormal_directions(count, dimensions, generator, self.exemplar.device)
         self.kernels = directions.view(count, channels, self.size, self.size)
         top, left, *self.phase = torch.randint(self.stride, (4,), generator=generator).tolist()
-        found = F.conv2d(self.exemplar[..., top:, left:], self.kernels, stride=self.stride)
+        y, x, *self.offset = torch.randint(cell, (4,), generator=generator).tolist()
+        reduced = F.avg_pool2d(self.exemplar[..., y:, x:], 2**self.octave)
+        found = F.conv2d(reduced[..., top:, left:], self.kernels, stride=self.stride)
         self.target = sliced.sorted_values(found[0].flatten(1))
 
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        pixels = x.shape[-2] * x.shape[-1]
-        scale = 1 / (pixels * max(self.variance, EPSILON))
+        pixels = self.area if self.region is None else float(self.region.sum())
+        scale = 1 / (max(pixels, EPSILON) * max(self.variance, EPSILON))
         palette = self._palette(x)  # [1, k, H, W]
-        squared = scale * ((x - self.mean).square().sum() - palette.square().sum())  # off the exemplar's colours
+        off = (x - self.mean).square().sum(dim=1) - palette.square().sum(dim=1)  # of the exemplar's colours
+        squared = scale * (off if self.region is None else off * self.region[0]).sum()
         if not self.axes.shape[1]:
             return squared
-        rolled = torch.roll(palette, self.phase, dims=(2, 3))
-        wrapped = F.pad(rolled, (0, self.size - 1, 0, self.size - 1), mode="circular") if self.size > 1 else rolled
-        projected = F.conv2d(wrapped, self.kernels, stride=self.stride)[0].flatten(1)  # [D, patches]
-        target = sliced.transported(projected, self.target)
-        # A pixel lies in size^2 / stride^2 patches; D of the dimensions are seen.
-        share = self.kernels[0].numel() / len(self.kernels) * self.stride**2 / self.size**2
-        result: Tensor = squared + scale * share * (projected - target).square().sum()
+        projected = F.conv2d(self._extended(palette), self.kernels, stride=self.stride)[0].flatten(1)  # [D, patches]
+        weights = None
+        if self.region is not None:
+            inside = F.avg_pool2d(self._extended(self.region), self.size, stride=self.stride)
+            projected, weights = _within(projected, inside)
+        distance = (projected - sliced.transported(projected, self.target, weights)).square().sum(dim=0)
+        if weights is not None:
+            distance = distance * weights
+        # A pixel lies in size^2 / stride^2 patches and stands for 4^octave; D of the dimensions are seen.
+        share = self.kernels[0].numel() / len(self.kernels) * self.stride**2 / self.size**2 * 4**self.octave
+        result: Tensor = squared + scale * share * distance.sum()
         return result
+
+    def _extended(self, x: Tensor) -> Tensor:
+        """Continue [1, C, H, W] over its borders, so that the lattice of this round meets every pixel equally often."""
+        margin = self.size - 1
+        if self.wrap:
+            x = F.avg_pool2d(torch.roll(x, self.offset, dims=(2, 3)), 2**self.octave)
+            x = torch.roll(x, self.phase, dims=(2, 3))
+            return F.pad(x, (0, margin, 0, margin), mode="circular") if margin else x
+        y, left = self.offset
+        x = F.avg_pool2d(reflected(x, 2**self.octave - 1)[..., y:, left:], 2**self.octave)
+        top, left = self.phase
+        return reflected(x, margin)[..., top:, left:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +348,7 @@ class _BoundVariation(Bound):
         self.circular = circular
 
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        total = x.new_zeros(())
+        total = 0 * x.sum()  # of one pixel it is 0, and still has a gradient
         for dim in (2, 3):
             if self.circular:
                 total = total + (x - x.roll(1, dim)).square().mean()

@@ -3,21 +3,19 @@
 import dataclasses
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
-from tqdm import tqdm
 
 import artmodels
 from artmodels import features, hub, images, runtime
 from artmodels.errors import ConfigError, ImageError
 from artmodels.features import FeatureExtractor
-from artmodels.optimise import Deadline, Optimiser, OptimiserName, Step, levels, minimise
+from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
+from artmodels.optimise import Deadline, Optimiser, OptimiserName, Step, levels
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import algebra
 from artmodels.texture_synthesis.model import TERMS
@@ -52,14 +50,17 @@ class TextureConfig:
     )
     layers: tuple[str, ...] | None = _knob(None, "Taps for terms that name none; None: those of the features' paper.")
     optimiser: OptimiserName = _knob("momentum", "momentum for patches, adam for sampled losses, lbfgs for exact ones.")
-    steps: int = _knob(150, "Steps at each level. Time grows in proportion.")
+    steps: int = _knob(120, "Steps at each level. Time grows in proportion.")
     rate: float = _knob(1.0, "Step length: in natural steps for momentum, in grey levels (0 to 1) for adam.")
     rate_end: float = _knob(0.1, "What remains of the rate at the end of a level; small values remove noise.")
     momentum: float = _knob(0.8, "Share of the last step carried on.")
-    average: float = _knob(0.0, "Weight of the past in the average of iterates that is shown (0.99 suits adam).")
+    average: float = _knob(0.0, "Weight of the past in the average of iterates that is shown; 0 shows the last one.")
     refresh_every: int = _knob(1, "Steps that share random directions; lbfgs needs 20 or more on sliced losses.")
     halvings: int | None = _knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
     per_octave: int = _knob(2, "Levels per halving; 1 is the paper's, 2 keeps structure better and costs twice.")
+    exemplar_side: int | None = _knob(
+        1024, "An exemplar with a longer side is reduced to it, and the result says so. None: never."
+    )
     tileable: bool = _knob(False, "Make the result repeat without a seam (patches always do).")
     pooling: str = _knob("avg", "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015).")
     padding: str = _knob("reflect", "How networks see borders: reflect, zeros, replicate, circular.")
@@ -74,8 +75,12 @@ class TextureConfig:
             raise ConfigError(f"steps={self.steps} must be at least 1")
         if self.halvings is not None and self.halvings < 0:
             raise ConfigError(f"halvings={self.halvings} must be 0 or more, or None to choose from the size")
+        if self.exemplar_side is not None and self.exemplar_side < SMALLEST:
+            raise ConfigError(f"exemplar_side={self.exemplar_side} must be at least {SMALLEST}, or None")
         if self.per_octave < 1:
             raise ConfigError(f"per_octave={self.per_octave} must be at least 1")
+        if self.tile is not None and self.tile < SMALLEST:
+            raise ConfigError(f"tile={self.tile} must be at least {SMALLEST} px, better 512, or None for no tiles")
 
     def descent(self) -> Optimiser:
         """The optimiser these settings describe."""
@@ -173,15 +178,7 @@ class TextureSynthesizer(hub.Pretrained):
             ConfigError: A setting or the size is wrong.
             DeadlineExceeded: The time passed before the first step.
         """
-        stream = self.stream(exemplar, size=size, seed=seed, deadline=deadline, **overrides)
-        with tqdm(disable=not progress, unit="step", file=sys.stderr) as bar:
-            for item in stream:
-                if isinstance(item, ImageResult):
-                    return item
-                bar.total = item.total
-                bar.set_postfix(loss=f"{item.loss:.3g}", size=f"{item.image.shape[3]}x{item.image.shape[2]}")
-                bar.update(item.index - bar.n)
-        raise AssertionError("a stream ends with its result")
+        return drained(self.stream(exemplar, size=size, seed=seed, deadline=deadline, **overrides), progress=progress)
 
     def stream(
         self,
@@ -197,23 +194,27 @@ class TextureSynthesizer(hub.Pretrained):
         limit = Deadline(deadline)
         loaded = images.load(exemplar)
         target = loaded.tensor().to(self.device)
+        notes = list(loaded.notes)
+        if config.exemplar_side is not None and max(target.shape[-2:]) > config.exemplar_side:
+            height, width = target.shape[-2:]
+            scale = config.exemplar_side / max(height, width)
+            target = resized(target, (max(1, round(height * scale)), max(1, round(width * scale)))).clamp(0, 1)
+            notes.append(
+                f"The exemplar was reduced from {width} x {height} to {target.shape[3]} x {target.shape[2]} px, so its "
+                "pattern is that much smaller in the result; exemplar_side=None keeps it, in more time and memory."
+            )
         size = self._size(target, size)
         loss = algebra.parse(config.loss, TERMS)
         layers = recommended_layers(self.extractor) if config.layers is None else config.layers
-        notes = list(loaded.notes)
-        plan = self._plan(target, size, config)
+        plan = self._plan(target, size, config, loss)
+        torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
 
-        image = _noise(target, plan[0][1], seed)
-        losses: list[float] = []
-        total = config.steps * len(plan)
-        done = True
-        for number, (reference_size, image_size) in enumerate(plan):
-            reference = target if reference_size == target.shape[-2:] else resized(target, reference_size)
-            image = resized(image, image_size, circular=True).clamp(*bounds)
+        def level(number: int, image: Tensor) -> Level:
+            reference_size, image_size = plan[number]
             objective = TextureObjective(
                 loss,
-                reference,
+                resized(target, reference_size),
                 extractor=self.extractor,
                 layers=layers,
                 size=image_size,
@@ -222,31 +223,15 @@ class TextureSynthesizer(hub.Pretrained):
                 tile=config.tile,
                 checkpoint=config.checkpoint,
             )
-            first = number * config.steps
-            descent = minimise(
-                objective, image, optimiser=config.descent(), steps=config.steps, bounds=bounds, first_round=first
-            )
-            for value, image in descent:  # noqa: B007, PLW2901 - the last one starts the next level
-                losses.append(value)
-                yield Step(
-                    index=len(losses),
-                    total=total,
-                    level=number,
-                    levels=len(plan),
-                    loss=value,
-                    image=image,
-                    seconds=limit.elapsed,
-                )
-                if limit.over:
-                    done = len(losses) == total
-                    break
-            if not done:
-                notes.append(
-                    f"Stopped by the deadline of {limit.seconds:g} s after {len(losses)} of {total} steps, at "
-                    f"{image_size[1]} x {image_size[0]} px; allow more time for a finer result."
-                )
-                break
-        image = resized(image, size, circular=True).clamp(*bounds)
+            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
+
+        reached = Progress(image=coloured_noise(target, plan[0][1], seed))
+        yield from coarse_to_fine(
+            reached, level, steps=[config.steps] * len(plan), optimiser=config.descent(), limit=limit
+        )
+        if not reached.complete:
+            notes.append(reached.cut_short(limit))
+        image = resized(reached.image, size, circular=torus).clamp(*bounds)
         settings: dict[str, Any] = {
             "method": self.method,
             "artmodels_version": artmodels.__version__,
@@ -257,9 +242,9 @@ class TextureSynthesizer(hub.Pretrained):
         yield ImageResult(
             tensor=image.cpu(),
             settings=settings,
-            losses=tuple(losses),
+            losses=tuple(reached.losses),
             seconds=limit.elapsed,
-            complete=done,
+            complete=reached.complete,
             notes=tuple(notes),
         )
 
@@ -282,12 +267,13 @@ class TextureSynthesizer(hub.Pretrained):
         if size is None:
             scale = (512 if self.device.type == "cpu" else 1024) / max(height, width)
             size = max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
-        if not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in size):
-            raise ConfigError(f"size={size} must be (height, width) of {SMALLEST} to {LARGEST} px each")
-        return size
+        sides = tuple(size) if isinstance(size, tuple | list) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides):
+            raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
+        return sides
 
     def _plan(
-        self, target: Tensor, size: tuple[int, int], config: TextureConfig
+        self, target: Tensor, size: tuple[int, int], config: TextureConfig, loss: algebra.Loss
     ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         """(exemplar size, image size) of each level, coarse to fine."""
         height, width = target.shape[-2:]
@@ -296,10 +282,17 @@ class TextureSynthesizer(hub.Pretrained):
         if halvings is None:
             coarsest = COARSEST_PATCHES if self.extractor is None else COARSEST_FEATURES
             halvings = max(0, math.floor(math.log2(shortest / coarsest)))
+        if halvings > math.log2(shortest / SMALLEST):
+            raise ConfigError(
+                f"halvings={halvings} would begin with less than {SMALLEST} px, as the shortest side of exemplar and "
+                f"result is {shortest} px: use at most {math.floor(math.log2(shortest / SMALLEST))}, or None"
+            )
         step = 1
         if config.tileable and self.extractor is not None:
             layers = recommended_layers(self.extractor) if config.layers is None else config.layers
-            step = max(self.extractor.stride(tap) for tap in layers)
+            context = algebra.Context(size=size, layers=layers, circular=True)
+            taps = {tap for _, _, term in loss.terms() for tap in term.taps(context) + term.moment_taps(context)}
+            step = max(map(self.extractor.stride, taps), default=1)
             if size[0] % step or size[1] % step:
                 near = [max(step, round(side / step) * step) for side in size]
                 raise ConfigError(
@@ -325,29 +318,3 @@ def recommended_layers(extractor: FeatureExtractor | None) -> tuple[str, ...]:
         if set(layers) <= set(extractor.taps):
             return layers
     return extractor.taps
-
-
-def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> Tensor:
-    """Resample [1, C, h, w] by antialiased bicubic interpolation, optionally as a torus."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    for dim, length in ((2, size[0]), (3, size[1])):
-        if image.shape[dim] == length:
-            continue
-        repeats = 3 if circular else 1  # the middle of three copies has wrapped neighbours on both sides
-        wide = torch.cat([image] * repeats, dim=dim)
-        shape = [length * repeats, wide.shape[3]] if dim == 2 else [wide.shape[2], length * repeats]
-        wide = F.interpolate(wide, shape, mode="bicubic", antialias=True)
-        image = wide.narrow(dim, length, length) if circular else wide
-    return image
-
-
-def _noise(exemplar: Tensor, size: tuple[int, int], seed: int) -> Tensor:
-    """White noise [1, 3, h, w] with the exemplar's mean colour and colour covariance."""
-    mean = exemplar.mean(dim=(2, 3), keepdim=True)
-    pixels = (exemplar - mean)[0].flatten(1).double().cpu()  # [3, M]
-    values, axes = torch.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
-    root = (axes * values.clamp_min(0).sqrt()).float()
-    noise = torch.randn(3, size[0] * size[1], generator=runtime.generator(seed))
-    result: Tensor = mean + (root @ noise).view(1, 3, *size).to(exemplar.device)
-    return result

@@ -26,7 +26,7 @@ def orthonormal_directions(count: int, dimensions: int, generator: torch.Generat
     # Cholesky's way to orthonormal rows: a few small products, where Householder's QR goes column by column.
     lower = torch.linalg.cholesky(gaussian @ gaussian.mT)
     directions = torch.linalg.solve_triangular(lower, gaussian, upper=False).flatten(0, 1)
-    result: Tensor = directions[:count].to(device, torch.float32)
+    result: Tensor = directions[:count].float().to(device)
     return result
 
 
@@ -45,27 +45,44 @@ def quantiles(ascending: Tensor, count: int) -> Tensor:
     n = ascending.shape[-1]
     if n == count:
         return ascending
-    position = ((torch.arange(count, device=ascending.device) + 0.5) * (n / count) - 0.5).clamp(0, n - 1)
+    position = (torch.arange(count, device=ascending.device, dtype=ascending.dtype) + 0.5) * (n / count) - 0.5
+    return _read(ascending, position.expand(len(ascending), -1))
+
+
+def _read(ascending: Tensor, position: Tensor) -> Tensor:
+    """Rows [D, N] at fractional positions [D, M], linearly."""
+    last = ascending.shape[-1] - 1
+    position = position.clamp(0, last)
     below = position.floor().long()
-    return torch.lerp(ascending[:, below], ascending[:, (below + 1).clamp(max=n - 1)], position - below)
+    return torch.lerp(ascending.gather(-1, below), ascending.gather(-1, (below + 1).clamp(max=last)), position - below)
 
 
-def transported(x: Tensor, ascending: Tensor) -> Tensor:
+def transported(x: Tensor, ascending: Tensor, weights: Tensor | None = None) -> Tensor:
     """Where optimal transport sends each value: row by row, the k-th smallest of x [D, N] to the k-th of `ascending`.
 
     Args:
-        x: Projections [D, N], float32.
+        x: Projections [D, N]; float32 is fastest.
         ascending: Sorted target values [D, N'], resampled by quantiles when N' differs.
+        weights: How much each of the N counts, [N] and positive; None for equally.
 
     Returns:
         Targets [D, N] in the order of x, without gradient.
     """
-    target = quantiles(ascending, x.shape[-1])
-    return torch.empty_like(target).scatter_(-1, _argsort(x.detach()), target)
+    order = _argsort(x.detach())
+    if weights is None:
+        target = quantiles(ascending, x.shape[-1])
+    else:
+        mass = (weights / weights.sum()).double()[order]
+        last = ascending.shape[-1] - 1
+        position = ((mass.cumsum(-1) - mass / 2) * (last + 1) - 0.5).clamp(0, last)
+        below = position.floor().long()
+        above = (below + 1).clamp(max=last)
+        target = torch.lerp(ascending.gather(-1, below), ascending.gather(-1, above), (position - below).float())
+    return torch.empty_like(target).scatter_(-1, order, target)
 
 
 def _argsort(x: Tensor) -> Tensor:
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return x.argsort(dim=-1)
     rows = x.contiguous().numpy().view(np.int32)
     out = np.empty(rows.shape, np.int64)

@@ -12,7 +12,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from artmodels.texture_synthesis.algebra import Bound, Context, Features, Layers, Moments, Term, recommended
+from artmodels.texture_synthesis.algebra import (
+    Bound,
+    Context,
+    Features,
+    Layers,
+    Moments,
+    Term,
+    everywhere_only,
+    recommended,
+)
 
 __all__ = ["Autocorrelation", "Spectrum", "periodic_component", "resized_texton", "spectrum_projection"]
 
@@ -106,6 +115,7 @@ class Spectrum(Term):
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's transform, extended to the size of the image."""
+        everywhere_only(context, "spectrum")
         source = periodic_component(exemplar) if self.periodic else exemplar
         return _BoundSpectrum(resized_texton(source, context.size), self.common_phase)
 
@@ -129,6 +139,7 @@ class Autocorrelation(Term):
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's autocorrelations."""
+        everywhere_only(context, "autocorrelation")
         maps = {tap: features[tap].detach() for tap in self.taps(context)}
         return _BoundAutocorrelation(maps, relative=self.normalisation == "relative")
 

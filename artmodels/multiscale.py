@@ -1,0 +1,138 @@
+"""Coarse to fine: the descent of `optimise` on a pyramid of sizes, and the resampling between them.
+
+Texture synthesis and neural style run on this loop; they differ in what they descend and from where they start.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from tqdm import tqdm
+
+from artmodels.optimise import Deadline, Objective, Optimiser, Step, minimise
+from artmodels.results import ImageResult
+from artmodels.runtime import generator
+
+__all__ = ["Level", "Progress", "coarse_to_fine", "coloured_noise", "drained", "resized"]
+
+
+def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> Tensor:
+    """Resample [1, C, h, w] by antialiased bicubic interpolation, optionally as a torus."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    for dim, length in ((2, size[0]), (3, size[1])):
+        if image.shape[dim] == length:
+            continue
+        repeats = 3 if circular else 1  # the middle of three copies has wrapped neighbours on both sides
+        wide = torch.cat([image] * repeats, dim=dim)
+        shape = [length * repeats, wide.shape[3]] if dim == 2 else [wide.shape[2], length * repeats]
+        wide = F.interpolate(wide, shape, mode="bicubic", antialias=True)
+        image = wide.narrow(dim, length, length) if circular else wide
+    return image
+
+
+def coloured_noise(exemplar: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    """White noise [1, 3, h, w] with the exemplar's mean colour and colour covariance."""
+    mean = exemplar.mean(dim=(2, 3), keepdim=True)
+    pixels = (exemplar - mean)[0].flatten(1).cpu().double()  # [3, M]
+    values, axes = torch.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
+    root = (axes * values.clamp_min(0).sqrt()).float()
+    noise = torch.randn(3, size[0] * size[1], generator=generator(seed))
+    result: Tensor = mean + (root @ noise).view(1, 3, *size).to(exemplar.device)
+    return result
+
+
+class Level(NamedTuple):
+    """What to descend at one size."""
+
+    objective: Objective
+    start: Tensor  # [1, 3, h, w]
+    bounds: tuple[Tensor, Tensor]  # least and greatest value, broadcastable to the image
+
+
+@dataclass
+class Progress:
+    """What `coarse_to_fine` has reached, for whoever reads it after or between its steps.
+
+    Attributes:
+        image: [1, 3, h, w], at the size of the level reached.
+        losses: Value of the objective at each step so far.
+        total: Steps planned.
+    """
+
+    image: Tensor
+    losses: list[float] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps were taken."""
+        return len(self.losses) == self.total
+
+    def cut_short(self, limit: Deadline) -> str:
+        """Say in a sentence for users that the deadline ended the work."""
+        height, width = self.image.shape[-2:]
+        return (
+            f"Stopped by the deadline of {limit.seconds:g} s after {len(self.losses)} of {self.total} steps, at "
+            f"{width} x {height} px; allow more time for a finer result."
+        )
+
+
+def coarse_to_fine(
+    progress: Progress,
+    level: Callable[[int, Tensor], Level],
+    *,
+    steps: Sequence[int],
+    optimiser: Optimiser,
+    limit: Deadline,
+) -> Iterator[Step]:
+    """Descend level after level, each from the result of the one before, until the time is up.
+
+    Args:
+        progress: Where to start; updated before each step is yielded.
+        level: From the number of a level and the result of the one before, the level.
+        steps: Steps at each level.
+        optimiser: How to descend.
+        limit: Checked before the first step and after each.
+
+    Raises:
+        DeadlineExceeded: The time passed before the first step.
+    """
+    progress.total = sum(steps)
+    for number, count in enumerate(steps):
+        objective, start, bounds = level(number, progress.image)
+        if not progress.losses:
+            limit.require("the first step")
+        descent = minimise(
+            objective, start, optimiser=optimiser, steps=count, bounds=bounds, first_round=len(progress.losses)
+        )
+        for loss, image in descent:
+            progress.image = image.clamp(*bounds)  # soft for L-BFGS, and an average may round beyond them
+            progress.losses.append(loss)
+            yield Step(
+                index=len(progress.losses),
+                total=progress.total,
+                level=number,
+                levels=len(steps),
+                loss=loss,
+                image=progress.image,
+                seconds=limit.elapsed,
+            )
+            if limit.over:
+                return
+
+
+def drained(stream: Iterator[Step | ImageResult], *, progress: bool) -> ImageResult:
+    """Run a stream to its result, with a progress bar on stderr if asked."""
+    with tqdm(disable=not progress, unit="step", file=sys.stderr) as bar:
+        for item in stream:
+            if isinstance(item, ImageResult):
+                return item
+            bar.total = item.total
+            bar.set_postfix(loss=f"{item.loss:.3g}", size=f"{item.image.shape[3]}x{item.image.shape[2]}")
+            bar.update(item.index - bar.n)
+    raise AssertionError("a stream ends with its result")

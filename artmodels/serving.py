@@ -1,0 +1,268 @@
+"""What the Spaces share: one look, one model cache, one way to check input, stream previews and stop.
+
+A Space builds its controls, and hands a generator of steps to `follow` and its controls to `connect`. Needs
+gradio, which the extra `demo` installs.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from artmodels.errors import ConfigError
+
+try:
+    # Read when gradio is imported: it would send statistics home, and sum up its last 10 000 calls at each new one.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "50")
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+    import gradio as gr
+    import pandas as pd  # type: ignore[import-untyped]
+except ImportError as error:
+    raise ConfigError(
+        f"The demos need gradio, and {error.name} is not installed: pip install 'artmodels[demo]'"
+    ) from error
+
+from PIL import Image, ImageOps
+
+import artmodels
+from artmodels import catalogue, images
+from artmodels.errors import ArtModelsError
+from artmodels.modelcache import ModelCache
+from artmodels.optimise import Step
+from artmodels.runtime import pick_device
+from artmodels.serving_checks import Check, read, validator
+
+__all__ = [
+    "LARGEST",
+    "MODELS",
+    "QUEUE",
+    "SEEDS",
+    "Panel",
+    "Update",
+    "blocks",
+    "connect",
+    "follow",
+    "model_choices",
+    "results",
+    "upload",
+]
+
+QUEUE = {"max_size": 16, "default_concurrency_limit": 1}
+LARGEST = 2048 if pick_device().type == "cuda" else 1024  # side of a result in pixels
+SEEDS = 2**31 - 1
+PREVIEW_SIDE = 512
+PREVIEW_PAUSE = 0.7  # seconds
+POINTS = 200  # of the loss curve
+
+Update = tuple[Any, Any, Any, Any, Any, Any]  # one value for each of Panel.outputs, in their order
+
+
+# --- models
+
+
+MODELS = ModelCache(artmodels.load)
+
+
+def model_choices(method: str) -> list[tuple[str, str]]:
+    """Pair the summary and the name of a method's models, those that need no download first."""
+
+    def download(entry: catalogue.Entry) -> bool:
+        features = entry.config.get("features")
+        return entry.weights is not None or (isinstance(features, str) and catalogue.get(features).weights is not None)
+
+    entries = sorted(catalogue.list_models(method), key=lambda entry: (download(entry), not entry.default))
+    return [(entry.summary, entry.name) for entry in entries]
+
+
+# --- controls and results
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The buttons, and the components that show what comes out in the order of an `Update`."""
+
+    run: Any
+    stop: Any
+    outputs: tuple[Any, ...]
+
+    @property
+    def status(self) -> Any:  # noqa: ANN401 - gradio's components
+        """The line that says what is going on."""
+        return self.outputs[-1]
+
+
+def blocks(title: str) -> Any:  # noqa: ANN401 - gradio has no types
+    """Open a page that keeps no statistics and deletes its files after an hour."""
+    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
+
+
+def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no types
+    """Add a control for a picture, whose file reaches us as it is: 16 bits, alpha and profile included."""
+    component = gr.Image(
+        **{"label": label, "type": "filepath", "image_mode": None, "format": "png", "height": 260} | options,
+        sources=["upload", "clipboard"],
+        buttons=["fullscreen"],
+    )
+
+    def path_of(payload: Any) -> str | None:  # noqa: ANN401 - gradio has no types
+        if payload is not None and payload.path is None:
+            raise gr.Error("Upload the picture as a file, not inside an address.", print_exception=False)
+        return None if payload is None else str(payload.path)
+
+    # gradio's own step opens the file with Pillow first, and fails on what we want to explain.
+    component.preprocess = path_of  # type: ignore[method-assign]
+    return component
+
+
+def results(before: str) -> Panel:
+    """Add the buttons, and what shows progress, the result, its comparison with the input, and its settings."""
+    with gr.Row():
+        run = gr.Button("Run", variant="primary", size="lg", min_width=120)
+        stop = gr.Button("Stop", size="lg", min_width=120)
+    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+    with gr.Tabs():
+        with gr.Tab("Result"):
+            image = gr.Image(label="Result", format="png", interactive=False, height=480, buttons=["fullscreen"])
+        with gr.Tab("Compare"):
+            comparison = gr.ImageSlider(
+                label=f"{before} | result", format="png", interactive=False, max_height=480, buttons=["fullscreen"]
+            )
+        with gr.Tab("Loss"):
+            losses = gr.LinePlot(x="step", y="loss", label="Loss at each step: lower is closer", height=320, buttons=[])
+        with gr.Tab("Settings"):
+            settings = gr.JSON(label="Settings: enough to repeat the result", buttons=["copy"])
+    download = gr.DownloadButton("Download PNG", interactive=False, elem_classes="download", size="lg")
+    return Panel(run, stop, (image, settings, download, comparison, losses, status))
+
+
+def connect(
+    function: Callable[..., Iterator[Update]],
+    inputs: Sequence[Any],
+    panel: Panel,
+    checks: Mapping[str, Check],
+) -> None:
+    """Make the buttons work, and add the public endpoint, which is called as the function is.
+
+    People see everything stream; a program gets the picture, the settings and the file.
+    """
+    shared: dict[str, Any] = {
+        "inputs": list(inputs),
+        "validator": validator(function, checks),
+        "concurrency_id": "compute",  # one optimisation at a time on this machine
+        "concurrency_limit": 1,
+    }
+    running = panel.run.click(
+        function,
+        outputs=list(panel.outputs),
+        api_name=f"{function.__name__}_page",
+        api_visibility="private",
+        show_progress="minimal",
+        show_progress_on=panel.status,
+        **shared,
+    )
+    panel.stop.click(_stopped, outputs=panel.status, cancels=[running], api_visibility="private", queue=False)
+
+    @wraps(function)
+    def endpoint(*values: Any) -> Iterator[tuple[Any, Any, Any]]:
+        with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
+            for image, settings, download, *_ in updates:
+                yield image, settings, download.get("value") or gr.skip()
+
+    gr.on([], endpoint, outputs=list(panel.outputs[:3]), api_name=function.__name__, **shared)
+
+
+def _stopped() -> str:
+    return "Stopped. The picture is the last preview; run again for a full result."
+
+
+# --- running
+
+
+def follow(start: Callable[[], Iterator[Any]], *, name: str, before: str) -> Generator[Update, None, None]:
+    """Turn a method's steps into updates of the panel, one a step, so that Stop acts within one.
+
+    Args:
+        start: Starts the optimisation: a generator of `Step`s and, lastly, the method's result.
+        name: Of the file to download, without ending.
+        before: File of the picture to compare the result with.
+
+    Raises:
+        gr.Error: With the message of any error that artmodels explains.
+    """
+    skip = gr.skip()
+    losses: list[float] = []
+    next_preview = 0.0
+    folder = _run_folder()
+    yield None, None, gr.update(value=None, interactive=False), None, None, "Preparing…"
+    try:
+        with contextlib.closing(start()) as steps:  # type: ignore[type-var]
+            for item in steps:
+                if not isinstance(item, Step):
+                    yield _finish(item, folder / f"{name}.png", before, losses)
+                    return
+                losses.append(item.loss)
+                began = time.monotonic()
+                if began < next_preview:
+                    yield skip, skip, skip, skip, skip, skip
+                    continue
+                update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
+                # Previews take a twentieth of the time at most, whatever they cost.
+                next_preview = began + max(PREVIEW_PAUSE, 20 * (time.monotonic() - began))
+                yield update
+    except ArtModelsError as error:
+        yield skip, skip, skip, skip, skip, f"**It did not work:** {error}"
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
+        yield skip, skip, skip, skip, skip, "**It did not work**, for a reason that the server's log tells."
+        raise
+
+
+def _finish(result: Any, file: Path, before: str, losses: list[float]) -> Update:  # noqa: ANN401 - any method's
+    image = result.image
+    images.save_png(image, file, metadata=result.metadata)
+    path = str(file)
+    original = ImageOps.fit(read(before).pil(), image.size, Image.Resampling.LANCZOS)
+    end = "Finished" if result.complete else "The time limit cut it short: the best so far,"
+    status = f"{end} after {len(losses)} steps and {result.seconds:.1f} s, {image.width} x {image.height} pixels."
+    return (
+        path,
+        result.settings,
+        gr.update(value=path, interactive=True),
+        (original, image),
+        _curve(losses),
+        "  \n".join([f"**{status}**", *result.notes]),
+    )
+
+
+def _run_folder() -> Path:
+    """Make a folder of its own for a run, in gradio's cache: what is there is served, and deleted after an hour."""
+    cache = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+    cache.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="run-", dir=cache)).resolve()
+
+
+def _preview(step: Step, folder: Path) -> str:
+    """Write a small JPEG: there may be hundreds of them."""
+    image = images.to_pil(step.image.detach().cpu())
+    ratio = PREVIEW_SIDE / max(image.size)
+    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
+    file = folder / f"step-{step.index}.jpg"
+    image.resize(size, Image.Resampling.BILINEAR).save(file, quality=85)
+    return str(file)
+
+
+def _progress(step: Step) -> str:
+    scale = f", scale {step.level + 1} of {step.levels}" if step.levels > 1 else ""
+    return f"Step {step.index} of {step.total}{scale}, {step.seconds:.0f} s."
+
+
+def _curve(losses: list[float]) -> pd.DataFrame:
+    every = max(1, -(-len(losses) // POINTS))
+    steps = range(0, len(losses), every)
+    return pd.DataFrame({"step": [i + 1 for i in steps], "loss": [losses[i] for i in steps]})

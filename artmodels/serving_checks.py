@@ -1,0 +1,100 @@
+"""What is wrong with an input of a Space, as a sentence that says what to do, beside the control it is about."""
+
+import threading
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from artmodels import images
+from artmodels.errors import ImageError
+from artmodels.images import LoadedImage
+
+__all__ = ["Check", "picture", "read", "same_size_as", "validator", "whole_number"]
+
+Check = Callable[[Any, Mapping[str, Any]], str]
+"""Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
+
+_decoding = threading.Semaphore(2)  # checks run outside the queue: bound the memory that they take together
+
+
+def read(path: str) -> LoadedImage:
+    """Load an uploaded picture.
+
+    Raises:
+        ImageError: It cannot be used; the message does not tell where the server keeps it.
+    """
+    try:
+        with _decoding:
+            return images.load(path)
+    except ImageError as error:
+        raise type(error)(str(error).replace(path, Path(path).name)) from None
+
+
+def picture(what: str, *, smallest: int = 1, optional: bool = False) -> Check:
+    """Check that a usable picture was given, each of its sides at least `smallest` pixels."""
+
+    def check(path: str | None, _: Mapping[str, Any]) -> str:
+        if path is None:
+            return "" if optional else f"There is no picture: upload {what}, or pick an example below."
+        try:
+            image = read(path)
+        except ImageError as error:
+            return str(error)
+        if min(image.width, image.height) >= smallest:
+            return ""
+        return (
+            f"This picture is {image.width} x {image.height} pixels: {what} needs at least {smallest} on each "
+            "side. Upload a larger one."
+        )
+
+    return check
+
+
+def whole_number(what: str, least: int, most: int, advice: str) -> Check:
+    """Check that a number is whole and within its bounds."""
+
+    def check(value: int | None, _: Mapping[str, Any]) -> str:
+        if value is not None and least <= value <= most:
+            return ""
+        return f"{what} is {'empty' if value is None else value}: give {least} to {most}. {advice}".rstrip()
+
+    return check
+
+
+def same_size_as(other: str, advice: str) -> Check:
+    """Check that a picture, if given, is as large as the one of the parameter `other`."""
+
+    def check(path: str | None, given: Mapping[str, Any]) -> str:
+        if path is None:
+            return ""
+        try:
+            image = read(path)
+        except ImageError as error:
+            return str(error)
+        try:
+            reference = read(given[other])
+        except (ImageError, TypeError):
+            return ""  # the other control says so
+        if (image.width, image.height) == (reference.width, reference.height):
+            return ""
+        return (
+            f"This picture is {image.width} x {image.height} pixels and the {other} {reference.width} x "
+            f"{reference.height}. {advice}"
+        )
+
+    return check
+
+
+def validator(function: Callable[..., Any], checks: Mapping[str, Check]) -> Callable[..., list[Any]]:
+    """Make gradio's validator of a function from the checks of its parameters: a message for each control."""
+    names = list(signature(function).parameters)
+
+    def validate(*values: Any) -> list[Any]:
+        given = dict(zip(names, values, strict=True))
+        faults = [checks[name](given[name], given) if name in checks else "" for name in names]
+        return [gr.validate(not fault, fault) for fault in faults]
+
+    return validate

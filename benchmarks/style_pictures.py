@@ -1,0 +1,58 @@
+"""Neural style without learned weights, as pictures: what patches and random filters make of a photograph.
+
+python benchmarks/style_pictures.py --figure benchmarks/figures/styles.jpg
+python benchmarks/style_pictures.py --content photo.jpg --style painting.jpg --figure mine.jpg
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+
+import artmodels
+from artmodels import images
+from artmodels.patterns import example
+
+GAP = 8  # px between pictures
+NAMES = ("style-patches", "style-random-filters")
+
+
+def main(
+    figure: Annotated[Path, typer.Option(help="Where to write the pictures: a row a style, its methods side by side.")],
+    content: Annotated[Path | None, typer.Option(help="Photograph; scikit-image's cat by default.")] = None,
+    style: Annotated[
+        list[Path] | None, typer.Option(help="Styles; three that come with the project by default.")
+    ] = None,
+    side: Annotated[int, typer.Option(help="Longer side of the results in pixels.")] = 320,
+) -> None:
+    """Write the pictures and print the seconds."""
+    photograph = example("chelsea") if content is None else images.load(content).pil()
+    photograph = ImageOps.contain(photograph, (side, side))
+    names = ("marbling", "ihc", "hubble_deep_field")
+    styles = [example(name, side) for name in names] if not style else [images.load(path).pil() for path in style]
+    methods = [artmodels.load(name) for name in NAMES]
+    width, height = photograph.size
+    sheet = Image.new("RGB", (4 * (width + GAP) - GAP, len(styles) * (height + GAP) - GAP), "white")
+    table = Table(title=f"Seconds, {width} x {height} px, {torch.get_num_threads()} threads")
+    for heading in ("style", *NAMES):
+        table.add_column(heading, justify="right")
+    for row, look in enumerate(styles):
+        pictures, seconds = [photograph, ImageOps.fit(look, (width, height))], []
+        for method in methods:
+            start = time.perf_counter()
+            pictures.append(method(photograph, look).image)
+            seconds.append(f"{time.perf_counter() - start:.0f}")
+        table.add_row(names[row] if not style else style[row].name, *seconds)
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
+    Console().print(table)
+    sheet.save(figure, quality=88, optimize=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

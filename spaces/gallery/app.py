@@ -1,0 +1,90 @@
+"""The gallery: every Space as a page, one queue and one model cache for all."""
+
+import base64
+import importlib.util
+import sys
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from types import ModuleType
+
+import gradio as gr
+
+import artmodels
+from artmodels import serving
+from artmodels.serving_launch import launch_options
+
+HERE = Path(__file__).parent
+# Beside this folder in a checkout; inside the package where this one is a Space on the Hub.
+PLACES = (HERE.parent, Path(artmodels.__file__).parent / "_spaces")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method on the landing page; its folder, its page and its thumbnail have its id."""
+
+    method: str
+    title: str
+    text: str
+    source: str
+
+
+CARDS = (
+    Card(
+        "texture_synthesis",
+        "Texture synthesis",
+        "More of a material, at any size, from one picture of it: cloth, stone, wallpaper, brushwork.",
+        "Gatys 2015, Gonthier 2022, sliced Wasserstein matching",
+    ),
+    Card(
+        "neural_style",
+        "Neural style",
+        "A picture repainted with the colours, strokes and grain of up to four others, each where you want it.",
+        "Gatys 2016, with masks, colour control and several scales",
+    ),
+)
+
+
+def space(method: str) -> ModuleType:
+    """Load a sibling Space by its path: on the Hub each is a repository of its own, not a package."""
+    file = next(place / method / "app.py" for place in PLACES if (place / method / "app.py").is_file())
+    spec = importlib.util.spec_from_file_location(f"gallery_{method}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def card(item: Card) -> str:
+    """Write one card; its thumbnail is inside the page, so that no folder has to be served."""
+    picture = base64.b64encode((HERE / f"{item.method}.jpg").read_bytes()).decode()
+    return (
+        f'<a href="{item.method}"><img src="data:image/jpeg;base64,{picture}" alt="">'
+        f"<h2>{escape(item.title)}</h2><p>{escape(item.text)}</p>"
+        f'<p class="source">{escape(item.source)}</p></a>'
+    )
+
+
+# Loaded before any page is open, or their components would land on it.
+SPACES = {item.method: space(item.method) for item in CARDS}
+
+with serving.blocks("artmodels: a gallery of methods") as demo:
+    gr.HTML(
+        '<div class="gallery-head"><h1>A gallery of methods</h1><p>Computer vision for art, ready to use: choose a '
+        "method, upload a picture, and take the result home with the settings and the seed that made it. Everything "
+        "runs on this machine; pictures are deleted after an hour.</p></div>"
+        f'<div class="cards">{"".join(map(card, CARDS))}</div>'
+        "<p>Every page can be called from a program: see “Use via API” below. "
+        '<a href="health">State of the server</a></p>',
+        padding=False,
+    )
+
+for item in CARDS:
+    with demo.route(item.title, f"/{item.method}"):
+        SPACES[item.method].demo.render()
+
+demo.queue(**serving.QUEUE)
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)

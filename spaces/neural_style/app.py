@@ -1,0 +1,175 @@
+"""Neural style: a picture repainted in the manner of up to four others."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from artmodels import serving
+from artmodels.patterns import example
+from artmodels.serving import LARGEST, MODELS, SEEDS, Update
+from artmodels.serving_checks import picture, read, same_size_as, whole_number
+from artmodels.serving_launch import launch_options
+
+QUALITIES = {"Draft": 0.3, "Normal": 1.0, "Fine": 2.5}  # times the method's own number of steps
+COLOURS = {
+    "From the style": "none",
+    "Keep the content's colours": "luminance",
+    "Style recoloured like the content": "transfer",
+    "Style matched to the content's histogram": "histogram",
+}
+STYLES = 4
+
+
+def neural_style_run(
+    content: str,
+    style_1: str,
+    model: str,
+    size: int,
+    quality: str,
+    strength: float,
+    smoothness: float,
+    colour: str,
+    seed: int,
+    seconds: float,
+    weight_1: float,
+    mask_1: str | None = None,
+    style_2: str | None = None,
+    weight_2: float = 1.0,
+    mask_2: str | None = None,
+    style_3: str | None = None,
+    weight_3: float = 1.0,
+    mask_3: str | None = None,
+    style_4: str | None = None,
+    weight_4: float = 1.0,
+    mask_4: str | None = None,
+) -> Iterator[Update]:
+    """Repaint a picture in the style of up to four others.
+
+    Args:
+        content: Picture to repaint: PNG, JPEG, WebP or TIFF.
+        style_1: Picture to take the style from.
+        model: Name of the method, as in the catalogue, such as "style-random-filters".
+        size: Longest side of the result, in pixels.
+        quality: "Draft", "Normal" or "Fine": how many steps to take.
+        strength: How much style, against how much content: 1 is the method's own balance.
+        smoothness: Higher is smoother: 1 is the method's own.
+        colour: "none", "luminance", "transfer" or "histogram": where the colours come from.
+        seed: The same seed and settings give the same picture.
+        seconds: Stop there with the best result so far.
+        weight_1: Share of the first style.
+        mask_1: Where the first style goes: a picture of the content's size, white there, black elsewhere.
+        style_2: A second style, or nothing.
+        weight_2: Its share.
+        mask_2: Its place.
+        style_3: A third style, or nothing.
+        weight_3: Its share.
+        mask_3: Its place.
+        style_4: A fourth style, or nothing.
+        weight_4: Its share.
+        mask_4: Its place.
+
+    Returns:
+        The picture (PNG), its settings, and the PNG file with the settings inside.
+    """
+    slots = [
+        slot
+        for slot in (
+            (style_1, weight_1, mask_1),
+            (style_2, weight_2, mask_2),
+            (style_3, weight_3, mask_3),
+            (style_4, weight_4, mask_4),
+        )
+        if slot[0] is not None
+    ]
+
+    def start() -> Iterator[object]:
+        image = read(content)
+        styler = MODELS(model)
+        ratio = size / max(image.height, image.width)
+        masks = [mask and read(mask) for _, _, mask in slots]
+        return styler.stream(
+            image,
+            [read(style) for style, _, _ in slots],
+            style_weights=[weight for _, weight, _ in slots],
+            masks=masks if any(masks) else None,
+            size=(max(1, round(image.height * ratio)), max(1, round(image.width * ratio))),
+            seed=seed,
+            deadline=seconds,
+            steps=round(styler.config.steps * QUALITIES[quality]),
+            style_weight=styler.config.style_weight * strength,
+            tv_weight=styler.config.tv_weight * smoothness,
+            colour=colour,
+        )
+
+    yield from serving.follow(start, name=f"styled-seed{seed}", before=content)
+
+
+MASK_ADVICE = "Paint the mask over a copy of the content, white where the style goes, and keep its size."
+CHECKS = {
+    "content": picture("the picture to repaint", smallest=16),
+    "style_1": picture("a picture to take the style from", smallest=16),
+    "size": whole_number("Longest side", 64, LARGEST, f"The limit of this machine is {LARGEST} pixels a side."),
+    "seed": whole_number("Seed", 0, SEEDS, ""),
+    **{f"style_{i}": picture("a style", smallest=16, optional=True) for i in range(2, STYLES + 1)},
+    **{f"mask_{i}": same_size_as("content", MASK_ADVICE) for i in range(1, STYLES + 1)},
+}
+PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
+
+with serving.blocks("Neural style") as demo:
+    gr.Markdown(
+        "# Neural style\n"
+        "Repaint one picture in the manner of another: its colours, strokes and grain, laid over your composition. Mix "
+        "up to four styles, and give each a place with a mask."
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            with gr.Row():
+                content = serving.upload("Content", height=220, min_width=120)
+                style = serving.upload("Style", height=220, min_width=120)
+            gr.Examples(
+                [[example(subject), example(manner)] for subject, manner in PAIRS],
+                [content, style],
+                label="Examples",
+                cache_examples=False,
+                api_visibility="private",
+            )
+            choices = serving.model_choices("neural_style")
+            model = gr.Radio(choices, value=choices[0][1], label="Method", elem_classes="stacked")
+            strength = gr.Slider(
+                0.1, 10, 1, step=0.1, label="Style strength", info="Higher: more style, less of the content."
+            )
+            colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
+            size = gr.Number(384, label="Longest side", info=f"64 to {LARGEST} pixels", precision=0)
+            quality = gr.Radio(
+                list(QUALITIES), value="Normal", label="Quality", info="Finer takes longer: try a draft first."
+            )
+            slots = []
+            with gr.Accordion("More styles, weights and masks", open=False):
+                gr.Markdown(
+                    "A mask is a picture of the content's size: white where its style goes, black elsewhere. "
+                    "A style without a mask goes everywhere."
+                )
+                for i in range(1, STYLES + 1):
+                    with gr.Row():
+                        picked = [serving.upload(f"Style {i}", height=170, min_width=120)] if i > 1 else []
+                        mask = serving.upload(f"Mask of style {i}", height=170, min_width=120)
+                    weight = gr.Slider(0.1, 5, 1, step=0.1, label=f"Weight of style {i}")
+                    slots += [*picked, weight, mask]
+            with gr.Accordion("More", open=False):
+                smoothness = gr.Slider(
+                    0, 10, 1, step=0.1, label="Smoothness", info="Higher removes grain, and detail with it."
+                )
+                seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.", precision=0)
+                seconds = gr.Slider(
+                    5, 600, 180, step=5, label="Time limit in seconds", info="Then the best so far is kept."
+                )
+        with gr.Column(scale=3, min_width=320):
+            panel = serving.results("Content")
+            inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
+            serving.connect(neural_style_run, inputs, panel, CHECKS)
+
+demo.queue(**serving.QUEUE)
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)

@@ -1,0 +1,191 @@
+"""The gallery as a visitor meets it: in Chromium, at the width of a desk and of a telephone."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from artmodels import images
+from artmodels.patterns import example
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.browser,
+    # gradio opens an example that is clicked, and leaves closing it to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
+]
+WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
+PAGES = ("texture_synthesis", "neural_style")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # A container has no sandbox of its own to give, and little shared memory.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, browser, gallery_url: str, tmp_path: Path) -> Iterator[object]:
+    """A page that must not complain, fail a request or leave the machine."""
+    width, height = WIDTHS[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(20_000)
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda r: None if "ERR_ABORTED" in (r.failure or "") else faults.append(r.url))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((gallery_url, "data:", "blob:")) else faults.append(f"external: {r.url}"),
+    )
+    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.faults = faults
+    page.gallery = gallery_url
+    yield page
+    folder = Path(os.environ.get("ARTMODELS_SCREENSHOTS", tmp_path))
+    page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
+    page.close()
+    assert faults == []
+
+
+def overflow(page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def open_page(page, name: str) -> None:
+    page.goto(f"{page.gallery}{name}")
+    page.get_by_role("button", name="Run", exact=True).wait_for()
+
+
+def upload(page, index: int, path: Path) -> None:
+    page.locator("input[type=file]").nth(index).set_input_files(path)
+    page.locator(".image-container img, .image-frame img").nth(index).wait_for()
+
+
+def result_image(page):
+    return page.get_by_role("tabpanel").locator("img").first
+
+
+def set_number(page, label: str, value: int) -> None:
+    field = page.get_by_label(label, exact=True)
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def run_to_the_end(page, seconds: int = 60) -> None:
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Finished after").wait_for(timeout=seconds * 1000)
+
+
+def check_result(page, tmp_path: Path, size: tuple[int, int]) -> None:
+    """Look at what a run leaves: the picture, the slider, the curve, the settings and the file."""
+    result_image(page).wait_for()
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG").click()
+    file = tmp_path / "result.png"
+    download.value.save_as(file)
+    with Image.open(file) as image:
+        assert (image.format, image.size) == ("PNG", size)
+    settings = json.loads(images.read_metadata(file)["artmodels"])
+    assert settings["size"] == [size[1], size[0]]
+
+    page.get_by_role("tab", name="Compare").click()
+    slider = page.get_by_role("tabpanel").locator(".image-container").first
+    slider.wait_for()
+    before = slider.screenshot()
+    box = slider.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - box["width"] / 4, middle[1], steps=4)
+    page.mouse.up()
+    assert slider.screenshot() != before
+
+    page.get_by_role("tab", name="Loss").click()
+    page.locator(".vega-embed .marks").first.wait_for()
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_text("artmodels_version").first.wait_for()
+
+
+def test_landing_leads_to_every_page(page) -> None:
+    page.goto(page.gallery)
+    for name in PAGES:
+        card = page.locator(f".cards a[href='{name}']")
+        assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+        assert overflow(page) <= 0
+        card.click()
+        page.get_by_role("button", name="Run", exact=True).wait_for()
+        assert page.url == page.gallery + name
+        assert overflow(page) <= 0
+        page.go_back()
+        card.wait_for()
+    page.get_by_role("link", name="State of the server").click()
+    assert json.loads(page.locator("pre").inner_text())["ok"] is True
+
+
+def test_texture_from_upload_to_download(page, tmp_path: Path) -> None:
+    open_page(page, "texture_synthesis")
+    path = tmp_path / "brick.png"
+    example("bricks").resize((64, 64)).save(path)
+    upload(page, 0, path)
+    set_number(page, "Width", 96)
+    set_number(page, "Height", 64)
+    page.get_by_label("Draft").check()
+    run_to_the_end(page)
+    check_result(page, tmp_path, (96, 64))
+    assert overflow(page) <= 0
+
+
+def test_style_from_upload_to_download(page, tmp_path: Path) -> None:
+    open_page(page, "neural_style")
+    for index, name in enumerate(("bricks", "marbling")):
+        path = tmp_path / f"{name}.png"
+        example(name).resize((64, 64)).save(path)
+        upload(page, index, path)
+    set_number(page, "Longest side", 64)
+    page.get_by_label("Draft").check()
+    run_to_the_end(page)
+    check_result(page, tmp_path, (64, 64))
+    assert overflow(page) <= 0
+
+
+def test_an_example_previews_and_stops(page) -> None:
+    open_page(page, "texture_synthesis")
+    page.locator("button.gallery-item").first.click()
+    page.locator(".image-container img, .image-frame img").first.wait_for()
+    page.get_by_label("Fine").check()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Step 1 of").or_(page.get_by_text("scale 1 of")).first.wait_for(timeout=5000)
+    result_image(page).wait_for(timeout=3000)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text("Stopped.").wait_for(timeout=5000)
+    page.wait_for_timeout(1500)
+    assert page.get_by_text("Stopped.").is_visible()
+    assert not page.locator(".status span.error").is_visible()
+
+
+def test_messages_stand_beside_their_controls(page, tmp_path: Path) -> None:
+    open_page(page, "texture_synthesis")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("There is no picture: upload a picture of the texture").first.wait_for()
+    path = tmp_path / "one.png"
+    Image.new("RGB", (1, 1)).save(path)
+    upload(page, 0, path)
+    set_number(page, "Width", 5000)
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("This picture is 1 x 1 pixels").first.wait_for()
+    page.get_by_text("Width is 5000: give 64 to 1024.").first.wait_for()
+    # The server answers 422, which the browser notes as an error of its own.
+    page.faults[:] = [fault for fault in page.faults if "422" not in fault]

@@ -1,0 +1,543 @@
+"""The Spaces as a program meets them: through gradio_client and HTTP, against the running gallery."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError, ValidationError
+from gradio_client.utils import QueueError
+from PIL import Image
+
+import artmodels
+from artmodels import images, serving
+from artmodels.modelcache import ModelCache, size_in_bytes
+from artmodels.optimise import Step
+from artmodels.patterns import PATTERNS, example
+from artmodels.results import ImageResult
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "api.json"
+TEXTURE, STYLE = "/texture_synthesis_run", "/neural_style_run"
+SMALL = {"width": 64, "height": 64, "quality": "Draft"}
+
+
+@pytest.fixture
+def client(gallery_url: str, tmp_path: Path):
+    client = Client(gallery_url, verbose=False, download_files=tmp_path / "downloads", analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def png(path: Path, name: str = "bricks", size: int = 64) -> Path:
+    example(name).resize((size, size)).save(path)
+    return path
+
+
+@pytest.fixture
+def brick(tmp_path: Path) -> Path:
+    return png(tmp_path / "brick.png")
+
+
+class FakeMethod:
+    """Steps as slowly as it is told to, and remembers what happened to it."""
+
+    def __init__(self, steps: int = 2, pause: float = 0.0) -> None:
+        self.config = SimpleNamespace(steps=steps, style_weight=1.0, tv_weight=0.5)
+        self.steps, self.pause = steps, pause
+        self.seen: list[object] = []
+        self.taken = 0
+        self.gate, self.closed = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def stream(self, exemplar, *args, **options):
+        self.seen.append((exemplar, args, options))
+        picture = torch.full((1, 3, 8, 8), 0.25)
+        try:
+            for index in range(1, self.steps + 1):
+                self.gate.wait(30)
+                time.sleep(self.pause)
+                self.taken = index
+                yield Step(index=index, total=self.steps, level=0, levels=1, loss=1 / index, image=picture, seconds=0.0)
+            yield ImageResult(tensor=picture, settings={"seed": options["seed"]}, losses=(), seconds=0.0)
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    """Put a fake method into the model cache."""
+
+    methods = []
+
+    def put(**options) -> FakeMethod:
+        method = FakeMethod(**options)
+        methods.append(method)
+        monkeypatch.setattr(serving.MODELS, "_models", OrderedDict())
+        monkeypatch.setattr(serving.MODELS, "load", lambda name: method)
+        return method
+
+    yield put
+    for method in methods:
+        method.pause = 0
+        method.gate.set()
+
+
+# --- what can be called
+
+
+def test_the_api_is_the_one_that_was_promised(client: Client) -> None:
+    api = client.view_api(return_format="dict", print_info=False)
+    assert api["unnamed_endpoints"] == {}
+    surface = {
+        name: {
+            "about": endpoint["description"].strip(),
+            "parameters": [
+                [each["parameter_name"], each["python_type"]["type"], each["parameter_default"]]
+                if each["parameter_has_default"]
+                else [each["parameter_name"], each["python_type"]["type"]]
+                for each in endpoint["parameters"]
+            ],
+            "returns": [[each["label"], each["component"]] for each in endpoint["returns"]],
+        }
+        for name, endpoint in api["named_endpoints"].items()
+    }
+    if os.environ.get("ARTMODELS_UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(surface, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert surface == json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert {name.removesuffix("_run").strip("/") for name in surface} == set(artmodels.METHODS)
+
+
+@pytest.mark.parametrize("name", ["texture_synthesis_run_page", "neural_style_run_page", "load_example"])
+def test_everything_else_is_private(client: Client, name: str) -> None:
+    with pytest.raises(ValueError, match="Cannot find a function"):
+        client.predict(api_name=f"/{name}")
+
+
+# --- the main job
+
+
+def fields(settings: dict, method: type) -> dict:
+    names = method.config_class.__dataclass_fields__
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def test_a_texture_is_what_its_settings_make_again(client: Client, brick: Path) -> None:
+    image, settings, file = client.predict(handle_file(brick), **SMALL, seed=3, api_name=TEXTURE)
+    assert images.read_metadata(file)["seed"] == "3"
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    assert Path(file).name == "texture-64x64-seed3.png"
+    with Image.open(image) as shown, Image.open(file) as saved:
+        assert (shown.format, shown.size) == ("PNG", (64, 64))
+        pixels = np.asarray(shown)
+        np.testing.assert_array_equal(pixels, np.asarray(saved))
+    method = artmodels.TextureSynthesizer.from_pretrained()
+    again = method(brick, size=tuple(settings["size"]), seed=settings["seed"], **fields(settings, type(method)))
+    np.testing.assert_array_equal(pixels, np.asarray(again.image))
+
+
+def test_a_styled_picture_is_what_its_settings_make_again(client: Client, brick: Path, tmp_path: Path) -> None:
+    style = png(tmp_path / "style.png", "marbling")
+    options = {"size": 64, "quality": "Draft", "seed": 3}
+    image, settings, file = client.predict(handle_file(brick), handle_file(style), **options, api_name=STYLE)
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    with Image.open(image) as shown:
+        assert (shown.format, shown.size) == ("PNG", (64, 64))
+        pixels = np.asarray(shown)
+    method = artmodels.NeuralStyle.from_pretrained()
+    again = method(brick, style, size=tuple(settings["size"]), seed=settings["seed"], **fields(settings, type(method)))
+    np.testing.assert_array_equal(pixels, np.asarray(again.image))
+
+
+def test_styles_weights_and_masks_arrive(client: Client, brick: Path, tmp_path: Path, fake) -> None:
+    method = fake()
+    weave, marbling = png(tmp_path / "weave.png", "weave"), png(tmp_path / "marbling.png", "marbling")
+    mask = tmp_path / "mask.png"
+    Image.new("L", (64, 64), 7).save(mask)
+    client.predict(
+        handle_file(brick),
+        handle_file(weave),
+        size=128,
+        strength=2,
+        style_3=handle_file(marbling),
+        weight_3=0.5,
+        mask_3=handle_file(mask),
+        api_name=STYLE,
+    )
+    ((content, (styles,), options),) = method.seen
+    np.testing.assert_array_equal(content.pixels, np.asarray(Image.open(brick)))
+    for style, path in zip(styles, (weave, marbling), strict=True):
+        np.testing.assert_array_equal(style.pixels, np.asarray(Image.open(path)))
+    assert options["style_weights"] == [1, 0.5]
+    assert options["masks"][0] is None
+    assert options["masks"][1].pixels.tolist() == np.full((64, 64, 3), 7).tolist()
+    assert (options["size"], options["style_weight"]) == ((128, 128), 2)
+
+
+def test_without_masks_none_are_passed(client: Client, brick: Path, fake) -> None:
+    method = fake()
+    client.predict(handle_file(brick), handle_file(brick), api_name=STYLE)
+    assert method.seen[0][2]["masks"] is None
+
+
+@pytest.mark.parametrize("kind", ["16-bit grey", "alpha"])
+def test_uploads_keep_their_contrast(client: Client, tmp_path: Path, fake, kind: str) -> None:
+    method = fake()
+    path = tmp_path / "scan.png"
+    if kind == "alpha":
+        Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(path)
+        expected = np.full((64, 64, 3), 255)
+    else:
+        ramp = (np.arange(64 * 64) * 15).astype(np.uint16).reshape(64, 64)
+        Image.fromarray(ramp).save(path)
+        expected = np.repeat(ramp[..., None], 3, axis=2)
+    client.predict(handle_file(path), **SMALL, api_name=TEXTURE)
+    np.testing.assert_array_equal(method.seen[0][0].pixels, expected)
+
+
+# --- stopping
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_cancel_stops_within_a_step_and_cleans_up(client: Client, brick: Path, fake) -> None:
+    method = fake(steps=1000, pause=0.05)
+    job = client.submit(handle_file(brick), api_name=TEXTURE)
+    wait_for(lambda: any(image for image, *_ in job.outputs()))
+    assert method.taken < 500
+    assert job.cancel()
+    taken = method.taken
+    assert method.closed.wait(5)
+    assert method.taken <= taken + 3  # one that was running, and one while the message travelled
+
+
+def test_a_deadline_gives_the_best_so_far(client: Client, brick: Path) -> None:
+    began = time.monotonic()
+    image, settings, _ = client.predict(
+        handle_file(brick), width=512, height=512, quality="Fine", seconds=5, api_name=TEXTURE
+    )
+    assert 4 < time.monotonic() - began < 15
+    with Image.open(image) as shown:
+        assert shown.size == (512, 512)
+    assert settings["size"] == [512, 512]
+
+
+def test_a_full_queue_says_so_and_lives_on(client: Client, gallery_url: str, brick: Path, fake) -> None:
+    def waiting() -> int:
+        return httpx.get(f"{gallery_url}gradio_api/queue/status").json()["queue_size"]
+
+    method, file, room = fake(), handle_file(brick), serving.QUEUE["max_size"]
+    method.gate.clear()
+    jobs = [client.submit(file, api_name=TEXTURE)]
+    wait_for(lambda: method.seen)
+    for count in range(1, room + 1):  # one by one: each is counted when it has passed its checks
+        jobs.append(client.submit(file, api_name=TEXTURE))
+        wait_for(lambda count=count: waiting() == count)
+    with pytest.raises(QueueError, match="Queue is full"):
+        client.predict(file, api_name=TEXTURE)
+    method.gate.set()
+    assert [job.result(timeout=60)[1] for job in jobs] == [{"seed": 0}] * (1 + room)
+    assert client.predict(file, api_name=TEXTURE)[1] == {"seed": 0}
+
+
+# --- what is refused, and how
+
+
+def one_pixel(path: Path) -> Path:
+    Image.new("RGB", (1, 1)).save(path)
+    return path
+
+
+def text_file(path: Path) -> Path:
+    path.write_text("not a picture")
+    return path
+
+
+def bomb(path: Path) -> Path:
+    Image.new("1", (12000, 12000)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (None, {}, "exemplar: There is no picture: upload a picture of the texture, or pick an example"),
+        (one_pixel, {}, "exemplar: This picture is 1 x 1 pixels: a picture of the texture needs at least 16"),
+        (text_file, {}, "exemplar: .*input.png.*text, not pixels"),
+        (bomb, {}, "exemplar: .*input.png.*12000 ?x ?12000"),
+        (png, {"width": 4096}, "width: Width is 4096: give 64 to 1024. The limit of this machine is 1024"),
+        (png, {"height": 3}, "height: Height is 3: give 64 to 1024"),
+        (png, {"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
+    ],
+)
+def test_wrong_input_is_explained_beside_its_control(
+    client: Client, tmp_path: Path, make, options: dict, message: str
+) -> None:
+    file = handle_file(make(tmp_path / "input.png")) if make else None
+    with pytest.raises(ValidationError, match=f"(?s){message}") as caught:
+        client.predict(file, **options, api_name=TEXTURE)
+    assert "1 parameter(s) failed validation" in str(caught.value)
+    assert os.environ["GRADIO_TEMP_DIR"] not in str(caught.value)
+
+
+def test_a_mask_of_another_size_is_explained(client: Client, brick: Path, tmp_path: Path) -> None:
+    mask = png(tmp_path / "mask.png", size=32)
+    message = "mask_1: This picture is 32 x 32 pixels and the content 64 x 64. Paint the mask over a copy"
+    with pytest.raises(ValidationError, match=message):
+        client.predict(handle_file(brick), handle_file(brick), mask_1=handle_file(mask), api_name=STYLE)
+
+
+def test_errors_of_a_method_are_explained(client: Client, brick: Path, fake) -> None:
+    def fail(*args, **options):
+        raise artmodels.ConfigError("the tile is too long: ask for less")
+
+    fake().stream = fail
+    with pytest.raises(AppError, match="the tile is too long: ask for less"):
+        client.predict(handle_file(brick), api_name=TEXTURE)
+
+
+def test_unexpected_errors_tell_nothing(client: Client, brick: Path, fake) -> None:
+    def fail(*args, **options):
+        raise RuntimeError("/secret/path")
+
+    fake().stream = fail
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(brick), api_name=TEXTURE)
+    assert "secret" not in str(caught.value)
+
+
+def call(url: str, data: list) -> str:
+    """Call the texture endpoint without the client, whose own checks an attacker would not run."""
+    answer = httpx.post(f"{url}gradio_api/call/texture_synthesis_run", json={"data": data}, timeout=20)
+    if answer.status_code != 200:
+        return answer.text
+    event = answer.json()["event_id"]
+    return httpx.get(f"{url}gradio_api/call/texture_synthesis_run/{event}", timeout=20).text
+
+
+DEFAULTS = ["texture-patches", 64, 64, "Draft", False, 0, 5]
+
+
+def test_files_of_the_server_cannot_be_read(gallery_url: str, fake) -> None:
+    method = fake()
+    for path in ("/etc/passwd", "../../etc/passwd", str(ROOT / "pyproject.toml")):
+        text = call(gallery_url, [{"path": path, "meta": {"_type": "gradio.FileData"}}, *DEFAULTS])
+        assert "not" in text
+        assert "root:" not in text
+    assert method.seen == []
+    for path in ("/etc/passwd", str(ROOT / "pyproject.toml"), str(ROOT / "spaces" / "gallery" / "app.py")):
+        assert httpx.get(f"{gallery_url}gradio_api/file={path}").status_code in {403, 404}
+
+
+def test_addresses_are_not_fetched(gallery_url: str, fake) -> None:
+    method, hits = fake(), []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+            hits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trap) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/secret.png"
+        for file in ({"path": address}, {"path": "x.png", "url": address}):
+            call(gallery_url, [file | {"meta": {"_type": "gradio.FileData"}}, *DEFAULTS])
+        server.shutdown()
+    assert hits == []
+    assert method.seen == []
+
+
+def test_uploads_have_a_limit(gallery_url: str) -> None:
+    files = {"files": ("big.png", io.BytesIO(bytes(41 * 2**20)))}
+    assert httpx.post(f"{gallery_url}gradio_api/upload", files=files, timeout=30).status_code == 413
+
+
+def test_the_server_is_hardened(gallery_url: str) -> None:
+    config = httpx.get(f"{gallery_url}config").json()
+    assert config["analytics_enabled"] is False
+    assert config["show_error"] is False
+    assert httpx.get(f"{gallery_url}monitoring").status_code >= 400
+    assert serving.QUEUE["max_size"] == config.get("queue_max_size", serving.QUEUE["max_size"])
+
+
+# --- living long
+
+
+def census(gallery: object) -> dict[str, int]:
+    """How much each container of the server holds."""
+    holders = {"queue": gallery.demo._queue, "app": gallery.demo.app, "models": serving.MODELS}
+    return {
+        f"{holder}.{name}": len(value)
+        for holder, thing in holders.items()
+        for name, value in vars(thing).items()
+        if isinstance(value, dict | list | set)
+    }
+
+
+def test_two_hundred_calls_leave_nothing_behind(gallery_url: str, brick: Path, tmp_path: Path, fake) -> None:
+    method, gallery = fake(), sys.modules["spaces_gallery_app"]
+    right, wrong = handle_file(brick), handle_file(one_pixel(tmp_path / "one.png"))
+    client = Client(gallery_url, verbose=False, download_files=False, analytics_enabled=False)
+
+    def batch(count: int) -> None:
+        for number in range(count):
+            if number % 4 == 0:
+                assert client.predict(right, api_name=TEXTURE)[1] == {"seed": 0}
+                continue
+            with pytest.raises(ValidationError, match="needs at least 16"):
+                client.predict(wrong, api_name=TEXTURE)
+        time.sleep(0.5)
+
+    batch(100)
+    before, memory = census(gallery), psutil.Process().memory_info().rss
+    batch(100)
+    after = census(gallery)
+    client.close()
+    assert {name: (before.get(name), size) for name, size in after.items() if size > before.get(name, 0)} == {}
+    assert psutil.Process().memory_info().rss - memory < 20 * 2**20
+    assert len(method.seen) == 50
+
+
+def test_health(gallery_url: str) -> None:
+    answer = httpx.get(f"{gallery_url}health")
+    assert answer.status_code == 200
+    assert answer.json().items() >= {"ok": True, "artmodels": artmodels.__version__, "device": "cpu"}.items()
+    assert {"torch", "gradio", "python", "provider"} <= answer.json().keys()
+
+
+# --- the model cache
+
+
+def test_a_model_is_loaded_once_however_many_ask() -> None:
+    loads = []
+
+    def load(name: str) -> torch.nn.Module:
+        loads.append(name)
+        time.sleep(0.05)
+        return torch.nn.Linear(4, 4)
+
+    cache = ModelCache(load)
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(cache, ["a", "b"] * 8))
+    assert sorted(loads) == ["a", "b"]
+    assert len(set(map(id, models))) == 2
+
+
+def test_the_least_recently_used_model_goes_first() -> None:
+    cache = ModelCache(lambda name: torch.nn.Linear(10, 10, bias=False), limit=1000)  # 400 bytes each
+    for name in ("a", "b", "a", "c"):
+        cache(name)
+    assert (cache.names, cache.bytes) == (("a", "c"), 800)
+    assert ModelCache(lambda name: torch.nn.Linear(100, 100), limit=1)("huge") is not None
+
+
+def test_a_failed_load_is_tried_again() -> None:
+    answers = [artmodels.MissingWeights("later"), "model"]
+
+    def load(name: str) -> SimpleNamespace:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(name=answer)
+
+    cache = ModelCache(load)
+    with pytest.raises(artmodels.MissingWeights):
+        cache("a")
+    assert cache("a").name == "model"
+
+
+def test_size_counts_shared_tensors_once() -> None:
+    layer = torch.nn.Linear(10, 10, bias=False)
+    assert size_in_bytes(SimpleNamespace(one=layer, two=layer, extra=torch.zeros(5), name="x")) == 420
+
+
+# --- examples and starting
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_patterns_tile_and_do_not_change(name: str) -> None:
+    pixels = PATTERNS[name]().astype(float)
+    assert pixels.shape == (256, 256, 3)
+    np.testing.assert_array_equal(pixels, PATTERNS[name]())
+    inside = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2)).max()
+    assert np.abs(pixels[0] - pixels[-1]).mean() <= inside
+    inside = np.abs(np.diff(pixels, axis=1)).mean(axis=(0, 2)).max()
+    assert np.abs(pixels[:, 0] - pixels[:, -1]).mean() <= inside
+
+
+def test_examples_come_from_the_wheel_of_scikit_image() -> None:
+    assert example("gravel").size == (384, 384)
+    assert example("chelsea").mode == "RGB"
+    assert max(example("chelsea").size) == 384
+
+
+def test_without_gradio_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['gradio'] = None; import artmodels.serving"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "ConfigError: The demos need gradio" in done.stderr
+    assert "pip install 'artmodels[demo]'" in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_every_space_starts_by_its_path(tmp_path: Path) -> None:
+    ports = {space: free_port() for space in ("gallery", *sorted(artmodels.METHODS))}
+    started = {
+        space: subprocess.Popen(
+            [sys.executable, str(ROOT / "spaces" / space / "app.py")],
+            cwd=tmp_path,
+            env=os.environ | {"GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for space, port in ports.items()
+    }
+    try:
+        for space, process in started.items():
+            url = f"http://127.0.0.1:{ports[space]}"
+            wait_for(lambda process=process, url=url: process.poll() is not None or answers(url), 90)
+            busy = psutil.Process(process.pid).cpu_times()
+            assert busy.user + busy.system < 10, space  # the promise, less what other programs take
+            assert httpx.get(f"{url}/health").json()["ok"] is True
+    finally:
+        for process in started.values():
+            process.terminate()
+    for space, process in started.items():
+        with process:
+            assert f"http://127.0.0.1:{ports[space]}" in process.stdout.read()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=30).status_code == 200
+    except httpx.ConnectError:
+        return False

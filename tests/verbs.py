@@ -1,0 +1,130 @@
+"""What every method must be able to do, whichever it is: loads, fits any size, is deterministic, exports, serves."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import artmodels
+from artmodels import catalogue, images
+from artmodels.catalogue import Entry
+from artmodels.errors import ConfigError
+from artmodels.results import ImageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How to call a method on small inputs.
+
+    Attributes:
+        inputs: Its positional arguments.
+        quick: Settings that make it fast.
+        retold: Settings of a result that describe inputs, which a rerun is given anyway.
+    """
+
+    inputs: Callable[[], tuple[Any, ...]]
+    quick: Mapping[str, object] = field(default_factory=dict)
+    retold: frozenset[str] = frozenset()
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Smooth coloured noise that is 8-bit exact, [1, 3, height, width]."""
+    coarse = torch.rand(1, 3, height // 3 + 2, width // 3 + 2, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (smooth * 255).round() / 255
+
+
+CASES = {
+    "texture_synthesis": Case(inputs=lambda: (picture(33, 45),), quick={"steps": 2, "size": (32, 40)}),
+    "neural_style": Case(
+        inputs=lambda: (picture(33, 45), picture(40, 36, seed=1)),
+        quick={"steps": 2, "size": (32, 40), "init": "noise"},
+        retold=frozenset({"masks"}),
+    ),
+}
+
+# Checkpoints that are here: those whose features, if any, need no weights from elsewhere.
+NEEDED = {entry.name for entry in catalogue.ENTRIES if entry.method == "features" and entry.weights}
+OFFLINE = [
+    entry
+    for entry in catalogue.ENTRIES
+    if entry.method != "features" and entry.config.get("features") not in NEEDED and not entry.weights
+]
+
+
+def run(model: Any, entry: Entry, **changes: object) -> ImageResult:
+    case = CASES[entry.method]
+    return model(*case.inputs(), **dict(case.quick) | changes)
+
+
+def loads(entry: Entry, folder: Path) -> None:
+    """By name, by `artmodels.load`, and from what it saved: the same method with the same settings and results."""
+    method = getattr(artmodels, artmodels.METHODS[entry.method])
+    model = method.from_pretrained(entry.name, device="cpu")
+    assert isinstance(artmodels.load(entry.name, device="cpu"), method)
+    assert all(getattr(model.config, key) == value for key, value in entry.config.items())
+    saved = model.save_pretrained(folder / "saved")
+    again = method.from_pretrained(saved, device="cpu")
+    assert again.config == model.config
+    assert torch.equal(run(again, entry).tensor, run(model, entry).tensor)
+    if entry.default:
+        assert method.from_pretrained(device="cpu").config == model.config
+
+
+def fits(model: Any, entry: Entry, size: tuple[int, int]) -> None:
+    """A result of exactly the size asked for, in range."""
+    result = run(model, entry, size=size)
+    assert result.tensor.shape == (1, 3, *size)
+    assert result.tensor.dtype == torch.float32 and result.tensor.isfinite().all()
+    assert result.tensor.min() >= 0 and result.tensor.max() <= 1
+    assert result.image.size == size[::-1] and result.image.mode == "RGB"
+    assert result.complete
+
+
+def is_deterministic(model: Any, entry: Entry) -> None:
+    """The same bytes for the same seed, others for another; nothing else that draws numbers is disturbed."""
+    torch.manual_seed(5)
+    first = run(model, entry, seed=1)
+    drawn = torch.rand(1)
+    torch.manual_seed(6)
+    assert torch.equal(run(model, entry, seed=1).tensor, first.tensor)
+    assert not torch.equal(run(model, entry, seed=2).tensor, first.tensor)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+    for wrong in (-1, 2**63, 1.5, True):
+        with pytest.raises(ConfigError, match="is not an integer from 0 to"):
+            run(model, entry, seed=wrong)
+
+
+def exports_or_says_why_not(entry: Entry) -> None:
+    """No method has a graph yet: asking for one says so, and what to do."""
+    method = getattr(artmodels, artmodels.METHODS[entry.method])
+    with pytest.raises(ConfigError, match=f"runtime='onnx' is not available for {method.__name__}.*runtime='torch'"):
+        method.from_pretrained(entry.name, runtime="onnx")
+
+
+def serves(model: Any, entry: Entry, folder: Path) -> None:
+    """A PNG that carries what it takes to make it again, byte for byte; and steps to show on the way."""
+    result = run(model, entry, seed=3)
+    assert isinstance(result.image, Image.Image)
+    result.save(folder / "first.png")
+    stored = images.read_metadata(folder / "first.png")
+    settings = json.loads(stored["artmodels"])
+    assert stored["seed"] == "3" and settings["method"] == entry.method
+    assert settings["artmodels_version"] == artmodels.__version__
+    case = CASES[entry.method]
+    rerun = {key: value for key, value in settings.items() if key not in {"method", "artmodels_version", *case.retold}}
+    model(*case.inputs(), **rerun).save(folder / "again.png")
+    assert (folder / "again.png").read_bytes() == (folder / "first.png").read_bytes()
+
+    *steps, last = model.stream(*case.inputs(), **dict(case.quick) | {"seed": 3})
+    assert torch.equal(last.tensor, result.tensor)
+    assert [step.index for step in steps] == list(range(1, steps[-1].total + 1))
+    assert last.losses == tuple(step.loss for step in steps) == result.losses
+    assert all(0 <= float(step.image.min()) and float(step.image.max()) <= 1 for step in steps)
