@@ -133,7 +133,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="texture-patches",
         method="texture_synthesis",
-        summary="Textures by sliced Wasserstein matching of raw patches: works offline.",
+        summary="Patches, matched by sliced Wasserstein distance: keeps structure such as bricks; works offline.",
         source="artmodels",
         licence="Apache-2.0",
         config={"features": "patches"},
@@ -142,7 +142,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="texture-random-filters",
         method="texture_synthesis",
-        summary="Textures from the statistics of random filters: works offline.",
+        summary="Random filters: finer on stuff without structure, such as grass; works offline.",
         source=_RANDOM,
         licence="Apache-2.0",
         config={
@@ -157,7 +157,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="texture-vgg19",
         method="texture_synthesis",
-        summary="Textures from the statistics of VGG-19, which is fetched once.",
+        summary="VGG-19: the method of the papers; fetches 575 MB once.",
         source="Gatys et al. 2015, arXiv:1505.07376",
         licence="Apache-2.0",
         config={
@@ -172,7 +172,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="style-patches",
         method="neural_style",
-        summary="Style transfer by patches, each like one of the style's: works offline.",
+        summary="Patches, each like one of the style's: carries over strokes and palette; works offline.",
         source="Li & Wand 2016, arXiv:1601.04589; Granot et al. 2022, arXiv:2103.15545",
         licence="Apache-2.0",
         config={"features": "patches"},
@@ -181,7 +181,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="style-random-filters",
         method="neural_style",
-        summary="Style transfer on random filters: works offline, transfers colour and grain but no strokes.",
+        summary="Random filters: carries over colour and grain, no strokes; works offline.",
         source=_RANDOM,
         licence="Apache-2.0",
         config={
@@ -198,7 +198,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="style-vgg19",
         method="neural_style",
-        summary="Style transfer on VGG-19, which is fetched once.",
+        summary="VGG-19: the method of the papers; fetches 575 MB once.",
         source="Gatys et al. 2016, CVPR, doi:10.1109/CVPR.2016.265",
         licence="Apache-2.0",
         # Means and covariances instead of Gram matrices, shallow layers first: steadier strokes for any style.

@@ -128,11 +128,16 @@ def coarse_to_fine(
 
 def drained(stream: Iterator[Step | ImageResult], *, progress: bool) -> ImageResult:
     """Run a stream to its result, with a progress bar on stderr if asked."""
-    with tqdm(disable=not progress, unit="step", file=sys.stderr) as bar:
+    bar: tqdm[object] | None = None
+    try:
         for item in stream:
             if isinstance(item, ImageResult):
                 return item
-            bar.total = item.total
+            if bar is None:  # not before the first step, so that an error about the input stands alone
+                bar = tqdm(total=item.total, disable=not progress, unit="step", file=sys.stderr)
             bar.set_postfix(loss=f"{item.loss:.3g}", size=f"{item.image.shape[3]}x{item.image.shape[2]}")
             bar.update(item.index - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
     raise AssertionError("a stream ends with its result")

@@ -23,17 +23,15 @@ NAMES = ("style-patches", "style-random-filters")
 
 
 def main(
-    figure: Annotated[Path, typer.Option(help="Where to write the pictures: a row a style, its methods side by side.")],
+    figure: Annotated[Path | None, typer.Option(help="Where to write the pictures, a row a style.")] = None,
     content: Annotated[Path | None, typer.Option(help="Photograph; scikit-image's cat by default.")] = None,
-    style: Annotated[
-        list[Path] | None, typer.Option(help="Styles; three that come with the project by default.")
-    ] = None,
+    style: Annotated[list[Path] | None, typer.Option(help="Styles; by default three that are at hand.")] = None,
     side: Annotated[int, typer.Option(help="Longer side of the results in pixels.")] = 320,
 ) -> None:
     """Write the pictures and print the seconds."""
     photograph = example("chelsea") if content is None else images.load(content).pil()
     photograph = ImageOps.contain(photograph, (side, side))
-    names = ("marbling", "ihc", "hubble_deep_field")
+    names = ("marbling", "ihc", "terrazzo")
     styles = [example(name, side) for name in names] if not style else [images.load(path).pil() for path in style]
     methods = [artmodels.load(name) for name in NAMES]
     width, height = photograph.size
@@ -51,7 +49,8 @@ def main(
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
     Console().print(table)
-    sheet.save(figure, quality=88, optimize=True)
+    if figure is not None:
+        sheet.save(figure, quality=88, optimize=True)
 
 
 if __name__ == "__main__":

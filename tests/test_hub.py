@@ -21,7 +21,7 @@ def test_default_entry_and_overrides():
     plain = Plain.from_pretrained()
     assert plain.resolved.name == "texture-patches"
     assert plain.config == PlainConfig(features="patches")
-    assert Plain.from_pretrained("texture-vgg19", steps=3).config == PlainConfig(features="vgg19", steps=3)
+    assert Plain.from_pretrained("texture-patches", steps=3).config == PlainConfig(features="patches", steps=3)
     with pytest.raises(ConfigError, match="no setting 'step'. Did you mean 'steps'"):
         Plain.from_pretrained(step=3)
 

@@ -3,15 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-import artmodels
-from artmodels import features, hub, images, runtime
+from artmodels import images
 from artmodels.errors import ConfigError, ImageError
-from artmodels.features import FeatureExtractor
+from artmodels.matching import FeatureMatching
 from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
 from artmodels.neural_style.config import SMALLEST, STYLE_TERMS, StyleConfig
 from artmodels.neural_style.model import (
@@ -39,7 +38,7 @@ USUAL_ELSEWHERE = 2048
 CONTENT_LAYERS = ("relu4_2", "layer3")  # Gatys et al. 2016; the ResNet layer of the same stride
 
 
-class NeuralStyle(hub.Pretrained):
+class NeuralStyle(FeatureMatching):
     """Repaint a picture in the style of others by descending a content and a style loss (Gatys et al. 2016).
 
     The losses of texture synthesis measure style; `neural_style.model` has those of content. The default needs no
@@ -49,50 +48,7 @@ class NeuralStyle(hub.Pretrained):
     method: ClassVar[str] = "neural_style"
     config_class: ClassVar[type] = StyleConfig
 
-    def __init__(
-        self,
-        config: StyleConfig | None = None,
-        *,
-        extractor: FeatureExtractor | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """Put it together.
-
-        Args:
-            config: Settings.
-            extractor: Features to use instead of those that `config.features` names, with any weights.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
-        """
-        self.config = config or StyleConfig()
-        self.device = runtime.pick_device(device)
-        if extractor is None and self.config.features != "patches":
-            extractor = features.build(
-                self.config.features, pooling=self.config.pooling, padding=self.config.padding, device=self.device
-            )
-        self.extractor = extractor.to(self.device) if extractor is not None else None
-
-    @classmethod
-    def _build(
-        cls,
-        config: StyleConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        chosen = runtime.pick_device(device)
-        extractor = None
-        if config.features != "patches":
-            extractor = features.load(
-                config.features,
-                local_files_only=local_files_only,
-                pooling=config.pooling,
-                padding=config.padding,
-                dtype=runtime.pick_dtype(chosen, dtype),
-                device=chosen,
-            )
-        return cls(config, extractor=extractor, device=chosen)
+    config: StyleConfig
 
     def __call__(
         self,
@@ -156,7 +112,7 @@ class NeuralStyle(hub.Pretrained):
         **overrides: object,
     ) -> Iterator[Step | ImageResult]:
         """As calling, but yields a `Step` after each step and the result last. Closing the iterator stops the work."""
-        config = self._overridden(overrides)
+        config: StyleConfig = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(content)
         sources: list[images.Source] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]
@@ -190,15 +146,7 @@ class NeuralStyle(hub.Pretrained):
             yield dataclasses.replace(step, image=self._presentable(step.image, subject, config))
         if not reached.complete:
             notes.append(reached.cut_short(limit))
-        settings: dict[str, Any] = {
-            "method": self.method,
-            "artmodels_version": artmodels.__version__,
-            "seed": seed,
-            "size": list(size),
-            "style_weights": weights,
-            "masks": masks is not None,
-            **dataclasses.asdict(config),
-        }
+        settings = self._settings(config, seed, size) | {"style_weights": weights, "masks": masks is not None}
         image = resized(reached.image, size).clamp(*_bounds(source, coverage))
         yield ImageResult(
             tensor=self._presentable(image, subject, config).cpu(),
@@ -271,15 +219,6 @@ class NeuralStyle(hub.Pretrained):
             return config.content_layers or ()
         known = tuple(tap for tap in CONTENT_LAYERS if tap in self.extractor.taps)
         return known or self.extractor.taps
-
-    def _overridden(self, overrides: dict[str, object]) -> StyleConfig:
-        for name in ("features", "pooling", "padding"):
-            if name in overrides and overrides[name] != getattr(self.config, name):
-                raise ConfigError(
-                    f"{name} is fixed when a NeuralStyle is made: use NeuralStyle.from_pretrained(..., "
-                    f"{name}={overrides[name]!r})"
-                )
-        return hub.config_from(StyleConfig, {**dataclasses.asdict(self.config), **overrides})
 
     def _size(self, content: Tensor, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
         height, width = content.shape[-2:]

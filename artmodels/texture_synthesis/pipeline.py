@@ -1,29 +1,24 @@
 """Texture synthesis: an image in, a new image of the same stuff out, of any size."""
 
-import dataclasses
-import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-import artmodels
-from artmodels import features, hub, images, runtime
+from artmodels import images
 from artmodels.errors import ConfigError, ImageError
 from artmodels.features import FeatureExtractor
+from artmodels.matching import FeatureMatching, MatchingConfig, knob
 from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
-from artmodels.optimise import Deadline, Optimiser, OptimiserName, Step, levels
+from artmodels.optimise import Deadline, Step, levels
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import algebra
 from artmodels.texture_synthesis.model import TERMS
 from artmodels.texture_synthesis.objective import TextureObjective
 
 __all__ = ["TextureConfig", "TextureSynthesizer"]
-
-logger = logging.getLogger(__name__)
 
 SMALLEST = 8  # px: fewer hold no texture
 LARGEST = 4096  # px: what the methods were tried up to
@@ -36,65 +31,32 @@ LAYERS = {
 }
 
 
-def _knob(default: Any, help_: str) -> Any:  # noqa: ANN401 - as dataclasses.field itself
-    return field(default=default, metadata={"help": help_})
-
-
 @dataclass(frozen=True, kw_only=True)
-class TextureConfig:
+class TextureConfig(MatchingConfig):
     """Settings of texture synthesis. The defaults are those of patches; the catalogue's entries set others."""
 
-    features: str = _knob("patches", "What the loss looks at: patches (no network), random-filters, vgg19, ...")
-    loss: str = _knob(
-        "patch_sliced_wasserstein", "What must agree, as a sum: gram + 0.1 * spectrum. Names in the table below."
-    )
-    layers: tuple[str, ...] | None = _knob(None, "Taps for terms that name none; None: those of the features' paper.")
-    optimiser: OptimiserName = _knob("momentum", "momentum for patches, adam for sampled losses, lbfgs for exact ones.")
-    steps: int = _knob(120, "Steps at each level. Time grows in proportion.")
-    rate: float = _knob(1.0, "Step length: in natural steps for momentum, in grey levels (0 to 1) for adam.")
-    rate_end: float = _knob(0.1, "What remains of the rate at the end of a level; small values remove noise.")
-    momentum: float = _knob(0.8, "Share of the last step carried on.")
-    average: float = _knob(0.0, "Weight of the past in the average of iterates that is shown; 0 shows the last one.")
-    refresh_every: int = _knob(1, "Steps that share random directions; lbfgs needs 20 or more on sliced losses.")
-    halvings: int | None = _knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
-    per_octave: int = _knob(2, "Levels per halving; 1 is the paper's, 2 keeps structure better and costs twice.")
-    exemplar_side: int | None = _knob(
+    loss: str = knob("patch_sliced_wasserstein", "What must agree: a loss, or a sum such as gram + 0.1 * spectrum.")
+    steps: int = knob(120, "Steps at each level. Time grows in proportion.")
+    halvings: int | None = knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
+    exemplar_side: int | None = knob(
         1024, "An exemplar with a longer side is reduced to it, and the result says so. None: never."
     )
-    tileable: bool = _knob(False, "Make the result repeat without a seam (patches always do).")
-    pooling: str = _knob("avg", "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015).")
-    padding: str = _knob("reflect", "How networks see borders: reflect, zeros, replicate, circular.")
-    tile: int | None = _knob(1024, "Images larger than this are measured tile by tile, exactly, in bounded memory.")
-    checkpoint: bool = _knob(False, "Compute activations twice instead of keeping them: less memory, a third slower.")
+    tileable: bool = knob(False, "Make the result repeat without a seam (patches always do).")
+    tile: int | None = knob(1024, "Images larger than this are measured tile by tile, exactly, in bounded memory.")
 
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
+        super().__post_init__()
         algebra.parse(self.loss, TERMS)
-        self.descent()
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps} must be at least 1")
         if self.halvings is not None and self.halvings < 0:
             raise ConfigError(f"halvings={self.halvings} must be 0 or more, or None to choose from the size")
         if self.exemplar_side is not None and self.exemplar_side < SMALLEST:
             raise ConfigError(f"exemplar_side={self.exemplar_side} must be at least {SMALLEST}, or None")
-        if self.per_octave < 1:
-            raise ConfigError(f"per_octave={self.per_octave} must be at least 1")
         if self.tile is not None and self.tile < SMALLEST:
             raise ConfigError(f"tile={self.tile} must be at least {SMALLEST} px, better 512, or None for no tiles")
 
-    def descent(self) -> Optimiser:
-        """The optimiser these settings describe."""
-        return Optimiser(
-            name=self.optimiser,
-            rate=self.rate,
-            rate_end=self.rate_end,
-            momentum=self.momentum,
-            average=self.average,
-            refresh_every=self.refresh_every,
-        )
 
-
-class TextureSynthesizer(hub.Pretrained):
+class TextureSynthesizer(FeatureMatching):
     """Synthesise textures from an exemplar by matching its statistics.
 
     Source: Gatys et al. 2015 and its successors; see `texture_synthesis.model` for the losses and
@@ -104,50 +66,7 @@ class TextureSynthesizer(hub.Pretrained):
     method: ClassVar[str] = "texture_synthesis"
     config_class: ClassVar[type] = TextureConfig
 
-    def __init__(
-        self,
-        config: TextureConfig | None = None,
-        *,
-        extractor: FeatureExtractor | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """Put a synthesizer together.
-
-        Args:
-            config: Settings.
-            extractor: Features to use instead of those that `config.features` names, with any weights.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
-        """
-        self.config = config or TextureConfig()
-        self.device = runtime.pick_device(device)
-        if extractor is None and self.config.features != "patches":
-            extractor = features.build(
-                self.config.features, pooling=self.config.pooling, padding=self.config.padding, device=self.device
-            )
-        self.extractor = extractor.to(self.device) if extractor is not None else None
-
-    @classmethod
-    def _build(
-        cls,
-        config: TextureConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        chosen = runtime.pick_device(device)
-        extractor = None
-        if config.features != "patches":
-            extractor = features.load(
-                config.features,
-                local_files_only=local_files_only,
-                pooling=config.pooling,
-                padding=config.padding,
-                dtype=runtime.pick_dtype(chosen, dtype),
-                device=chosen,
-            )
-        return cls(config, extractor=extractor, device=chosen)
+    config: TextureConfig
 
     def __call__(
         self,
@@ -190,7 +109,7 @@ class TextureSynthesizer(hub.Pretrained):
         **overrides: object,
     ) -> Iterator[Step | ImageResult]:
         """As calling, but yields a `Step` after each step and the result last. Closing the iterator stops the work."""
-        config = self._overridden(overrides)
+        config: TextureConfig = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(exemplar)
         target = loaded.tensor().to(self.device)
@@ -232,30 +151,14 @@ class TextureSynthesizer(hub.Pretrained):
         if not reached.complete:
             notes.append(reached.cut_short(limit))
         image = resized(reached.image, size, circular=torus).clamp(*bounds)
-        settings: dict[str, Any] = {
-            "method": self.method,
-            "artmodels_version": artmodels.__version__,
-            "seed": seed,
-            "size": list(size),
-            **dataclasses.asdict(config),
-        }
         yield ImageResult(
             tensor=image.cpu(),
-            settings=settings,
+            settings=self._settings(config, seed, size),
             losses=tuple(reached.losses),
             seconds=limit.elapsed,
             complete=reached.complete,
             notes=tuple(notes),
         )
-
-    def _overridden(self, overrides: dict[str, object]) -> TextureConfig:
-        for name in ("features", "pooling", "padding"):
-            if name in overrides and overrides[name] != getattr(self.config, name):
-                raise ConfigError(
-                    f"{name} is fixed when a synthesizer is made: use TextureSynthesizer.from_pretrained(..., "
-                    f"{name}={overrides[name]!r})"
-                )
-        return hub.config_from(TextureConfig, {**dataclasses.asdict(self.config), **overrides})
 
     def _size(self, target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
         height, width = target.shape[-2:]
