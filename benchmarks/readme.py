@@ -12,7 +12,9 @@ from pathlib import Path
 from artmodels import catalogue
 from artmodels.cli import weights_text
 from artmodels.neural_style import StyleConfig
+from artmodels.neural_style.config import STYLE_TERMS
 from artmodels.texture_synthesis import TextureConfig
+from artmodels.texture_synthesis.algebra import Pyramid
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -50,8 +52,20 @@ def knobs(config: type) -> str:
     return _table(["setting", "default", "what it does"], rows)
 
 
+def losses() -> str:
+    """The terms that a loss may sum, with their settings."""
+    rows = []
+    for name, term in STYLE_TERMS.items():
+        settings = ", ".join(f"`{item.name}={item.default!r}`" for item in dataclasses.fields(term))
+        rows.append([f"`{name}`", settings, (term.__doc__ or "").split("\n")[0].rstrip(".")])
+    octaves = next(item.default for item in dataclasses.fields(Pyramid) if item.name == "octaves")
+    rows.append(["`pyramid(loss)`", f"`octaves={octaves}`", (Pyramid.__doc__ or "").split("\n")[0].rstrip(".")])
+    return _table(["loss", "settings", "what it is"], rows)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "methods": methods,
+    "losses": losses,
     "texture_synthesis": partial(knobs, TextureConfig),
     "neural_style": partial(knobs, StyleConfig),
 }
