@@ -133,10 +133,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="texture-patches",
         method="texture_synthesis",
-        summary="Patches, matched by sliced Wasserstein distance: keeps structure such as bricks; works offline.",
+        summary="Patches, matched one by one and as a whole: keeps structure such as bricks; works offline.",
         source="artmodels",
         licence="Apache-2.0",
-        config={"features": "patches"},
+        config={"features": "patches", "finish": "patch_sliced_wasserstein"},
         default=True,
     ),
     Entry(

@@ -122,7 +122,8 @@ class FeatureMatching(hub.Pretrained):
         for name in FIXED:
             if name in overrides and overrides[name] != getattr(self.config, name):
                 kind = type(self).__name__
-                raise ConfigError(f"{name} is fixed when a {kind} is made: use {kind}.from_pretrained(..., {name}=...)")
+                value = f"{name}={overrides[name]!r}"
+                raise ConfigError(f"{name} is fixed when a {kind} is made: use {kind}.from_pretrained(..., {value})")
         return hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
 
     def _settings(self, config: MatchingConfig, seed: int, size: tuple[int, int]) -> dict[str, Any]:

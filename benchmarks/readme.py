@@ -12,9 +12,9 @@ from pathlib import Path
 from artmodels import catalogue
 from artmodels.cli import weights_text
 from artmodels.neural_style import StyleConfig
-from artmodels.neural_style.config import STYLE_TERMS
 from artmodels.texture_synthesis import TextureConfig
 from artmodels.texture_synthesis.algebra import Pyramid
+from artmodels.texture_synthesis.model import TERMS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -55,7 +55,7 @@ def knobs(config: type) -> str:
 def losses() -> str:
     """The terms that a loss may sum, with their settings."""
     rows = []
-    for name, term in STYLE_TERMS.items():
+    for name, term in TERMS.items():
         settings = ", ".join(f"`{item.name}={item.default!r}`" for item in dataclasses.fields(term))
         rows.append([f"`{name}`", settings, (term.__doc__ or "").split("\n")[0].rstrip(".")])
     octaves = next(item.default for item in dataclasses.fields(Pyramid) if item.name == "octaves")

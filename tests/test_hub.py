@@ -8,7 +8,7 @@ import yaml
 from hub_cases import start
 from toys import GOOD, Plain, PlainConfig, Toy, ToyConfig, same
 
-from artmodels import hub
+from artmodels import catalogue, hub
 from artmodels.errors import ConfigError, WeightsError
 
 
@@ -20,8 +20,9 @@ def folder(tmp_path):
 def test_default_entry_and_overrides():
     plain = Plain.from_pretrained()
     assert plain.resolved.name == "texture-patches"
-    assert plain.config == PlainConfig(features="patches")
-    assert Plain.from_pretrained("texture-patches", steps=3).config == PlainConfig(features="patches", steps=3)
+    stored = catalogue.get("texture-patches").config
+    assert plain.config == PlainConfig(**stored)
+    assert Plain.from_pretrained("texture-patches", steps=3).config == PlainConfig(**stored, steps=3)
     with pytest.raises(ConfigError, match="no setting 'step'. Did you mean 'steps'"):
         Plain.from_pretrained(step=3)
 
@@ -55,7 +56,7 @@ def test_save_round_trip(folder):
 def test_save_without_weights(tmp_path):
     folder = Plain.from_pretrained().save_pretrained(tmp_path / "plain")
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json"]
-    assert Plain.from_pretrained(folder).config == PlainConfig(features="patches")
+    assert Plain.from_pretrained(folder).config == PlainConfig(**catalogue.get("texture-patches").config)
     card = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert card["license"] == "apache-2.0"
     assert card["tags"] == ["artmodels", "texture-synthesis"]

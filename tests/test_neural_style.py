@@ -13,11 +13,11 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from artmodels import features
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
 from artmodels.neural_style import NeuralStyle, StyleConfig, model
-from artmodels.neural_style.nearest import PatchNearest
 from artmodels.optimise import Step
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis.algebra import Context, Moments, parse
 from artmodels.texture_synthesis.model import TERMS, Gram, PatchSlicedWasserstein, SlicedWasserstein
+from artmodels.texture_synthesis.nearest import PatchNearest
 from artmodels.texture_synthesis.objective import MatchingObjective, Target
 
 SW = "patch_sliced_wasserstein(wrap=False)"
@@ -274,7 +274,12 @@ def test_region_statistics_are_those_of_the_region(cat: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "term",
-    [Gram(), SlicedWasserstein(directions=8), PatchSlicedWasserstein(wrap=False, sizes=(5,)), PatchNearest(sizes=(5,))],
+    [
+        Gram(),
+        SlicedWasserstein(directions=8),
+        PatchSlicedWasserstein(wrap=False, sizes=(5,)),
+        PatchNearest(wrap=False, sizes=(5,)),
+    ],
 )
 def test_a_region_pulls_only_there(term, cat: Tensor, coffee: Tensor) -> None:
     region = torch.zeros(1, 1, 48, 64)
@@ -415,7 +420,7 @@ def test_pixels_are_relative_and_coarse(cat: Tensor) -> None:
 
 def test_nearest_patches(coffee: Tensor) -> None:
     context = Context(size=(30, 30), layers=(), circular=False)
-    bound = PatchNearest(sizes=(5,), components=75, variety=0.0).bind(coffee, {}, {}, context)
+    bound = PatchNearest(wrap=False, sizes=(5,), components=75, variety=0.0).bind(coffee, {}, {}, context)
     bound.refresh(torch.Generator().manual_seed(0), 0)
     crop = coffee[..., 10:40, 10:40].clone()
     inside = torch.nn.functional.unfold(crop, 5)[0].T
@@ -430,7 +435,7 @@ def test_variety_spreads_the_choice_of_patches(cat: Tensor, coffee: Tensor) -> N
     wanted = F.unfold(cat, 6, stride=3)[0].T
     used = []
     for variety in (0.0, 3.0):
-        bound = PatchNearest(sizes=(6,), variety=variety).bind(coffee, {}, {}, context)
+        bound = PatchNearest(wrap=False, sizes=(6,), variety=variety).bind(coffee, {}, {}, context)
         bound.refresh(torch.Generator().manual_seed(0), 0)
         used.append(len(bound._nearest(wanted).unique(dim=0)))
     assert used[1] > 1.3 * used[0]

@@ -73,6 +73,7 @@ class Toy(hub.Pretrained):
 @dataclass(frozen=True, kw_only=True)
 class PlainConfig:
     features: str = ""
+    finish: str | None = None
     steps: int = 10
 
 

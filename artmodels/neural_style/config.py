@@ -7,16 +7,14 @@ from typing import Literal, get_args
 from artmodels.errors import ConfigError
 from artmodels.matching import MatchingConfig, knob
 from artmodels.neural_style.model import CONTENT_TERMS
-from artmodels.neural_style.nearest import PatchNearest
 from artmodels.texture_synthesis import algebra
 from artmodels.texture_synthesis.model import TERMS
 
-__all__ = ["SMALLEST", "STYLE_TERMS", "Colour", "Start", "StyleConfig"]
+__all__ = ["SMALLEST", "Colour", "Start", "StyleConfig"]
 
 Colour = Literal["none", "luminance", "transfer", "histogram"]
 Start = Literal["content", "noise"]
 
-STYLE_TERMS = TERMS | {PatchNearest.name: PatchNearest}
 SMALLEST = 8  # px: fewer hold no picture
 
 
@@ -25,8 +23,8 @@ class StyleConfig(MatchingConfig):
     """Settings of neural style. The defaults are those of patches; the catalogue's entries set others."""
 
     loss: str = knob(
-        "patch_nearest + 0.2 * patch_sliced_wasserstein(octaves=1, wrap=False)",
-        "How style is measured: any loss of texture synthesis, patch_nearest, or a sum of some.",
+        "patch_nearest(wrap=False) + 0.2 * patch_sliced_wasserstein(octaves=1, wrap=False)",
+        "How style is measured: any loss of texture synthesis, or a sum of some.",
     )
     content_loss: str = knob(
         "0.25 * pixels + pixels(octave=1)",
@@ -54,7 +52,7 @@ class StyleConfig(MatchingConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
         super().__post_init__()
-        algebra.parse(self.loss, STYLE_TERMS)
+        algebra.parse(self.loss, TERMS)
         algebra.parse(self.content_loss, CONTENT_TERMS)
         for name, choices in (("colour", get_args(Colour)), ("init", get_args(Start))):
             if getattr(self, name) not in choices:

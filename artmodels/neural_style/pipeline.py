@@ -12,7 +12,7 @@ from artmodels import images
 from artmodels.errors import ConfigError, ImageError
 from artmodels.matching import FeatureMatching
 from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
-from artmodels.neural_style.config import SMALLEST, STYLE_TERMS, StyleConfig
+from artmodels.neural_style.config import SMALLEST, StyleConfig
 from artmodels.neural_style.model import (
     CONTENT_TERMS,
     histogram_matched,
@@ -26,7 +26,7 @@ from artmodels.optimise import Deadline, Step, levels
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import algebra
 from artmodels.texture_synthesis.algebra import Loss, shrunk
-from artmodels.texture_synthesis.model import TotalVariation
+from artmodels.texture_synthesis.model import TERMS, TotalVariation
 from artmodels.texture_synthesis.objective import MatchingObjective, Target
 from artmodels.texture_synthesis.pipeline import recommended_layers
 
@@ -168,7 +168,7 @@ class NeuralStyle(FeatureMatching):
         coverage: Tensor,
         seed: int,
     ) -> Callable[[int, Tensor], Level]:
-        loss, content = algebra.parse(config.loss, STYLE_TERMS), algebra.parse(config.content_loss, CONTENT_TERMS)
+        loss, content = algebra.parse(config.loss, TERMS), algebra.parse(config.content_loss, CONTENT_TERMS)
         layers = recommended_layers(self.extractor) if config.layers is None else config.layers
 
         def level(number: int, image: Tensor) -> Level:

@@ -1,7 +1,7 @@
 """The texture losses, from Gram matrices to sliced Wasserstein distances.
 
 Sources: Gatys et al. 2015 (Gram); Heitz et al. 2021 (sliced Wasserstein of features); Elnekave & Weiss 2022 (of
-patches). `spectral` has the Fourier ones, `algebra` how they compose.
+patches). `spectral` has the Fourier ones, `nearest` patches matched one by one, `algebra` how terms compose.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from artmodels.errors import ConfigError
 from artmodels.texture_synthesis import sliced
 from artmodels.texture_synthesis.algebra import Bound, Context, Features, Layers, Moments, Term, recommended, shrunk
+from artmodels.texture_synthesis.nearest import PatchNearest, reflected
 from artmodels.texture_synthesis.spectral import Autocorrelation, Spectrum
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "PatchSlicedWasserstein",
     "SlicedWasserstein",
     "TotalVariation",
-    "reflected",
 ]
 
 EPSILON = 1e-12
@@ -209,13 +209,6 @@ def _within(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return rows[:, inside], flat[inside]
 
 
-def reflected(x: Tensor, margin: int) -> Tensor:
-    """Continue [1, C, H, W] by reflection at its borders; the gradient sees each pixel once, as everywhere else."""
-    frame = (margin, margin, margin, margin)
-    kept = x.detach()
-    return F.pad(x, frame) + (F.pad(kept, frame, mode="reflect") - F.pad(kept, frame))
-
-
 @dataclass(frozen=True, kw_only=True)
 class PatchSlicedWasserstein(Term):
     """Sliced Wasserstein distance of raw colour patches: no network (after Elnekave & Weiss 2022).
@@ -364,6 +357,7 @@ TERMS: dict[str, type[Term]] = {
         GaussianWasserstein,
         SlicedWasserstein,
         PatchSlicedWasserstein,
+        PatchNearest,
         Spectrum,
         Autocorrelation,
         TotalVariation,

@@ -35,8 +35,19 @@ LAYERS = {
 class TextureConfig(MatchingConfig):
     """Settings of texture synthesis. The defaults are those of patches; the catalogue's entries set others."""
 
-    loss: str = knob("patch_sliced_wasserstein", "What must agree: a loss, or a sum such as gram + 0.1 * spectrum.")
-    steps: int = knob(120, "Steps at each level. Time grows in proportion.")
+    # Nearest patches alone blur and repeat; sliced Wasserstein alone mixes what belongs together.
+    loss: str = knob(
+        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein",
+        "What must agree: a loss, or a sum such as gram + 0.1 * spectrum.",
+    )
+    finish: str | None = knob(
+        None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
+    )
+    finish_steps: int = knob(40, "How many those are.")
+    steps: int = knob(14, "Steps at each level. Time grows in proportion.")
+    rate: float = knob(0.9, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others.")
+    rate_end: float = knob(0.2, "What remains of the rate at the end of a level; small values remove noise.")
+    momentum: float = knob(0.0, "Share of the last step carried on.")
     halvings: int | None = knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
     exemplar_side: int | None = knob(
         1024, "An exemplar with a longer side is reduced to it, and the result says so. None: never."
@@ -48,6 +59,10 @@ class TextureConfig(MatchingConfig):
         """Check what can be checked without loading anything."""
         super().__post_init__()
         algebra.parse(self.loss, TERMS)
+        if self.finish is not None:
+            algebra.parse(self.finish, TERMS)
+            if self.finish_steps < 1:
+                raise ConfigError(f"finish_steps={self.finish_steps} must be at least 1, or finish=None for none")
         if self.halvings is not None and self.halvings < 0:
             raise ConfigError(f"halvings={self.halvings} must be 0 or more, or None to choose from the size")
         if self.exemplar_side is not None and self.exemplar_side < SMALLEST:
@@ -60,7 +75,7 @@ class TextureSynthesizer(FeatureMatching):
     """Synthesise textures from an exemplar by matching its statistics.
 
     Source: Gatys et al. 2015 and its successors; see `texture_synthesis.model` for the losses and
-    `optimise` for the descent. The default needs no network: sliced Wasserstein matching of patches.
+    `optimise` for the descent. The default needs no network: patches.
     """
 
     method: ClassVar[str] = "texture_synthesis"
@@ -124,15 +139,16 @@ class TextureSynthesizer(FeatureMatching):
             )
         size = self._size(target, size)
         loss = algebra.parse(config.loss, TERMS)
+        finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
         layers = recommended_layers(self.extractor) if config.layers is None else config.layers
         plan = self._plan(target, size, config, loss)
         torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
 
         def level(number: int, image: Tensor) -> Level:
-            reference_size, image_size = plan[number]
+            reference_size, image_size = plan[min(number, len(plan) - 1)]
             objective = TextureObjective(
-                loss,
+                loss if finish is None or number < len(plan) else finish,
                 resized(target, reference_size),
                 extractor=self.extractor,
                 layers=layers,
@@ -145,9 +161,8 @@ class TextureSynthesizer(FeatureMatching):
             return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
 
         reached = Progress(image=coloured_noise(target, plan[0][1], seed))
-        yield from coarse_to_fine(
-            reached, level, steps=[config.steps] * len(plan), optimiser=config.descent(), limit=limit
-        )
+        steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
+        yield from coarse_to_fine(reached, level, steps=steps, optimiser=config.descent(), limit=limit)
         if not reached.complete:
             notes.append(reached.cut_short(limit))
         image = resized(reached.image, size, circular=torus).clamp(*bounds)

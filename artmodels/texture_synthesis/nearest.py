@@ -14,12 +14,18 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.errors import ConfigError
 from artmodels.texture_synthesis.algebra import Bound, Context, Features, Moments, Term
-from artmodels.texture_synthesis.model import reflected
 
-__all__ = ["PatchNearest"]
+__all__ = ["PatchNearest", "reflected"]
 
 EPSILON = 1e-12
 LARGEST_TABLE = 2**24  # distances held at a time
+
+
+def reflected(x: Tensor, margin: int) -> Tensor:
+    """Continue [1, C, H, W] by reflection at its borders; the gradient sees each pixel once, as everywhere else."""
+    frame = (margin, margin, margin, margin)
+    kept = x.detach()
+    return F.pad(x, frame) + (F.pad(kept, frame, mode="reflect") - F.pad(kept, frame))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,7 @@ class PatchNearest(Term):
         patches: Largest number of the exemplar's patches compared with; the lattice they are read on widens to suit.
         variety: How much patches are preferred that the image has not yet, so that no single one fills a flat area
             (Granot et al. 2022, eq. 1); 0 takes the nearest.
+        wrap: Treat the image as a torus, which suits textures; otherwise it is reflected at its borders.
     """
 
     name: ClassVar[str] = "patch_nearest"
@@ -42,6 +49,7 @@ class PatchNearest(Term):
     components: int = 24
     patches: int = 16384
     variety: float = 4.0
+    wrap: bool = True
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -67,6 +75,7 @@ class _BoundNearest(Bound):
         self.sizes = [size for size in term.sizes if size <= smallest] or [1]
         self.region = context.region
         self.variety = term.variety
+        self.wrap = term.wrap
         deviation = exemplar - exemplar.mean(dim=(2, 3), keepdim=True)
         self.variance = max(float(deviation.square().sum(dim=1).mean()), EPSILON)
         self.keys = {}
@@ -112,4 +121,7 @@ class _BoundNearest(Bound):
         return exemplars[torch.cat([distances(query).mul_(factor).argmin(dim=1) for query in queries])]
 
     def _extended(self, x: Tensor) -> Tensor:
-        return reflected(x, self.size - 1)[..., self.phase[0] :, self.phase[1] :]
+        margin = self.size - 1
+        if self.wrap:
+            return F.pad(torch.roll(x, self.phase, dims=(2, 3)), (0, margin, 0, margin), mode="circular")
+        return reflected(x, margin)[..., self.phase[0] :, self.phase[1] :]
