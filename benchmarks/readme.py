@@ -56,7 +56,7 @@ def losses() -> str:
     """The terms that a loss may sum, with their settings."""
     rows = []
     for name, term in TERMS.items():
-        settings = ", ".join(f"`{item.name}={item.default!r}`" for item in dataclasses.fields(term))
+        settings = ", ".join(f"`{item.name}={item.default!r}`" for item in dataclasses.fields(term)) or "none"
         rows.append([f"`{name}`", settings, (term.__doc__ or "").split("\n")[0].rstrip(".")])
     octaves = next(item.default for item in dataclasses.fields(Pyramid) if item.name == "octaves")
     rows.append(["`pyramid(loss)`", f"`octaves={octaves}`", (Pyramid.__doc__ or "").split("\n")[0].rstrip(".")])

@@ -165,7 +165,7 @@ def test_an_example_previews_and_stops(page) -> None:
     open_page(page, "texture_synthesis")
     page.locator("button.gallery-item").first.click()
     page.locator(".image-container img, .image-frame img").first.wait_for()
-    page.get_by_label("Fine").check()
+    page.get_by_label("Fine", exact=True).check()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Step 1 of").or_(page.get_by_text("scale 1 of")).first.wait_for(timeout=5000)
     result_image(page).wait_for(timeout=3000)

@@ -36,7 +36,8 @@ def test_unknown_names_ask_nobody(monkeypatch, tmp_path):
 
 def test_built_in():
     found = hub.resolve("texture-patches")
-    assert (found.origin, found.folder, found.config()) == ("built-in", None, {"features": "patches"})
+    assert (found.origin, found.folder, found.config()) == ("built-in", None, dict(found.entry.config))
+    assert found.config()["features"] == "patches"
     with pytest.raises(MissingWeights, match="texture-patches is built in"):
         _ = found.weights_file
 

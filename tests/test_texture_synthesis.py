@@ -256,7 +256,7 @@ def test_the_finish_adds_steps_at_full_size_with_its_own_loss(patches: TextureSy
     *steps, _ = patches.stream(picture(64, 64), size=(64, 64), steps=2, halvings=1, per_octave=1, finish_steps=5)
     assert [step.image.shape[-1] for step in steps] == [32] * 2 + [64] * 7
     plain = patches(picture(64, 64), size=(64, 64), steps=2, halvings=1, per_octave=1, finish=None)
-    assert torch.equal(steps[3].image, plain.tensor) or len(plain.losses) == 4
+    assert len(plain.losses) == 4
     with pytest.raises(ConfigError, match="finish_steps=0 must be at least 1"):
         patches(picture(64, 64), size=(64, 64), finish_steps=0)
 
