@@ -34,7 +34,7 @@ CARDS = (
         "texture_synthesis",
         "Texture synthesis",
         "More of a material, at any size, from one picture of it: cloth, stone, wallpaper, brushwork.",
-        "Gatys 2015, Gonthier 2022, sliced Wasserstein matching",
+        "Gatys 2015, Gonthier 2022, nearest and sliced patches",
     ),
     Card(
         "neural_style",
