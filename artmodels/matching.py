@@ -1,8 +1,11 @@
 """What the methods that match features by descent share: common settings, and how they are put together."""
 
 import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ParamSpec, Self
 
 import torch
 
@@ -10,9 +13,13 @@ import artmodels
 from artmodels import catalogue, features, hub, runtime
 from artmodels.errors import ConfigError
 from artmodels.features import FeatureExtractor
-from artmodels.optimise import Optimiser, OptimiserName
+from artmodels.multiscale import drained
+from artmodels.optimise import Optimiser, OptimiserName, Step
+from artmodels.results import ImageResult
 
-__all__ = ["FeatureMatching", "MatchingConfig", "knob"]
+__all__ = ["FeatureMatching", "MatchingConfig", "knob", "run_to_the_end"]
+
+P = ParamSpec("P")
 
 FIXED = ("features", "pooling", "padding")  # what the extractor is made with
 PATCHES = "patches"  # features that need no extractor
@@ -21,6 +28,25 @@ PATCHES = "patches"  # features that need no extractor
 def knob(default: Any, help_: str) -> Any:  # noqa: ANN401 - as dataclasses.field itself
     """A setting with its plain-language help, which the README's tables and the command line show."""
     return field(default=default, metadata={"help": help_})
+
+
+def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callable[P, ImageResult]:
+    """Make a method's `__call__` of its `stream`: the same parameters and `progress`, and only the result comes back.
+
+    Args:
+        stream: A method whose last parameter is its `**overrides`.
+    """
+
+    @functools.wraps(stream, assigned=("__module__", "__doc__"))
+    def call(*args: P.args, **options: P.kwargs) -> ImageResult:
+        progress = bool(options.pop("progress", False))
+        return drained(stream(*args, **options), progress=progress)
+
+    *named, overrides = inspect.signature(stream).parameters.values()
+    progress = inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    shown = inspect.Signature([*named, progress, overrides], return_annotation=ImageResult)
+    call.__signature__ = shown  # type: ignore[attr-defined]  # inspect's own protocol
+    return call
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from artmodels import features
 from artmodels.errors import ConfigError, DatasetError, ImageError
 from artmodels.texture_synthesis import evaluate as protocol
 from artmodels.texture_synthesis import metrics
+from artmodels.texture_synthesis.copying import displacement_score, nearest_patches
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -122,26 +123,26 @@ def test_nearest_patches_is_the_brute_force_search(chunk: int) -> None:
     distances = (a[:, None] - b[None]).square().sum(-1).numpy()
     assert (distances == distances.min(1, keepdims=True)).sum() > 2 * len(a)
     expected = np.stack(np.unravel_index(distances.argmin(1), (10, 7)), -1).reshape(8, 12, 2)
-    found = metrics.nearest_patches(result, exemplar, size=2, chunk=chunk)
+    found = nearest_patches(result, exemplar, size=2, chunk=chunk)
     assert found.dtype == torch.int64
     assert found.tolist() == expected.tolist()
 
 
 def test_nearest_patches_of_large_patches_stay_exact() -> None:
     exemplar = noise(20, 20)
-    assert torch.equal(metrics.nearest_patches(exemplar, exemplar, size=13), identity_map(8, 8))
+    assert torch.equal(nearest_patches(exemplar, exemplar, size=13), identity_map(8, 8))
 
 
 def test_nearest_patches_of_a_crop_is_the_shift() -> None:
     exemplar = noise(24, 30)
-    found = metrics.nearest_patches(exemplar[..., 5:20, 9:25], exemplar)
+    found = nearest_patches(exemplar[..., 5:20, 9:25], exemplar)
     assert torch.equal(found, identity_map(11, 12) + torch.tensor([5, 9]))
-    assert metrics.displacement_score(found) == 0
+    assert displacement_score(found) == 0
 
 
 def test_nearest_patches_refuses_bad_settings() -> None:
     with pytest.raises(ConfigError, match="size and chunk must be at least 1, not 0 and 4096"):
-        metrics.nearest_patches(noise(8, 8), noise(8, 8), size=0)
+        nearest_patches(noise(8, 8), noise(8, 8), size=0)
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3])
@@ -149,14 +150,14 @@ def test_nearest_patches_refuses_bad_settings() -> None:
 def test_displacement_score_of_copies_is_zero(distance: int, slip: bool) -> None:
     verbatim = identity_map(20, 30)
     for matches in (verbatim, verbatim + torch.tensor([7, -4])):
-        assert metrics.displacement_score(matches, distance=distance, reference_slip=slip) == 0
+        assert displacement_score(matches, distance=distance, reference_slip=slip) == 0
 
 
 def test_displacement_score_of_random_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     matches = torch.randint(0, 200, (200, 200, 2), generator=generator)
-    assert metrics.displacement_score(matches) == pytest.approx(1 - 9 / 200**2, abs=1e-3)
-    assert metrics.displacement_score(matches, reference_slip=True) == pytest.approx(1 - 3 / 200, abs=5e-3)
+    assert displacement_score(matches) == pytest.approx(1 - 9 / 200**2, abs=1e-3)
+    assert displacement_score(matches, reference_slip=True) == pytest.approx(1 - 3 / 200, abs=5e-3)
 
 
 def test_displacement_score_shows_the_slip_of_the_reference() -> None:
@@ -166,25 +167,25 @@ def test_displacement_score_shows_the_slip_of_the_reference() -> None:
     constant_row = constant_offset.clone()
     constant_row[..., 0] = 17
     for matches in (constant_offset, constant_row):
-        assert metrics.displacement_score(matches, reference_slip=True) == 0
-        assert metrics.displacement_score(matches) > 0.97
+        assert displacement_score(matches, reference_slip=True) == 0
+        assert displacement_score(matches) > 0.97
     # The other coordinate is the one that the slip does test.
-    assert metrics.displacement_score(constant_offset.flip(-1), reference_slip=True) > 0.97
+    assert displacement_score(constant_offset.flip(-1), reference_slip=True) > 0.97
 
 
 def test_displacement_score_of_a_patchwork() -> None:
     matches = identity_map(10, 20)
     matches[:, 10:] += torch.tensor([3, 50])  # One seam: 1 of 19 horizontal pairs is broken in each row.
-    assert metrics.displacement_score(matches) == pytest.approx(1 / 19 / 2)
-    assert metrics.displacement_score(matches, distance=50) == 0
-    assert metrics.displacement_score(matches, reference_slip=True, distance=3) == 0
+    assert displacement_score(matches) == pytest.approx(1 / 19 / 2)
+    assert displacement_score(matches, distance=50) == 0
+    assert displacement_score(matches, reference_slip=True, distance=3) == 0
 
 
 def test_displacement_score_refuses() -> None:
     with pytest.raises(ImageError, match="at least 2"):
-        metrics.displacement_score(identity_map(1, 9))
+        displacement_score(identity_map(1, 9))
     with pytest.raises(ConfigError, match="distance must be 0 or more, not -1"):
-        metrics.displacement_score(identity_map(3, 3), distance=-1)
+        displacement_score(identity_map(3, 3), distance=-1)
 
 
 # Spectrum
@@ -357,7 +358,7 @@ def test_feature_distance_is_relative_to_the_exemplar() -> None:
 
 MEASURES = [
     (metrics.wavelet_kl, 56),
-    (metrics.nearest_patches, 5),
+    (nearest_patches, 5),
     (metrics.spectrum_error, 2),
     (metrics.sliced_wasserstein_distance, 28),
 ]
@@ -394,7 +395,7 @@ def test_measures_are_fast_enough_on_one_core(one_thread: None) -> None:
     metrics.wavelet_kl(a, b)
     assert time.thread_time() - start < 2
     start = time.thread_time()
-    metrics.nearest_patches(a[..., :128, :128], b[..., :128, :128])
+    nearest_patches(a[..., :128, :128], b[..., :128, :128])
     assert time.thread_time() - start < 3
 
 

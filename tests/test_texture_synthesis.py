@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import itertools
 import json
 
@@ -14,6 +15,7 @@ from artmodels.multiscale import coloured_noise, resized
 from artmodels.optimise import Step
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import TextureConfig, TextureSynthesizer, metrics
+from artmodels.texture_synthesis.copying import displacement_score, nearest_patches
 from tests.verbs import picture
 
 GRAM = {"loss": "gram", "optimiser": "lbfgs", "rate": 0.1, "rate_end": 1.0, "per_octave": 1}
@@ -71,7 +73,7 @@ def test_patches_bring_the_result_close_to_the_exemplar(patches: TextureSynthesi
     for loss, innovation in ((patches.config.loss, 0.08), ("patch_sliced_wasserstein", 0.3)):
         result = patches(exemplar, size=(64, 64), steps=40, per_octave=1, seed=1, loss=loss, momentum=0.6).tensor
         assert metrics.sliced_wasserstein_distance(result, exemplar) < 0.55 * before
-        assert metrics.displacement_score(metrics.nearest_patches(result, exemplar)) > innovation, "not a plain copy"
+        assert displacement_score(nearest_patches(result, exemplar)) > innovation, "not a plain copy"
 
 
 @pytest.mark.parametrize(("model", "share"), [("filters", 0.85), ("vgg", 0.5)])
@@ -259,6 +261,19 @@ def test_the_finish_adds_steps_at_full_size_with_its_own_loss(patches: TextureSy
     assert len(plain.losses) == 4
     with pytest.raises(ConfigError, match="finish_steps=0 must be at least 1"):
         patches(picture(64, 64), size=(64, 64), finish_steps=0)
+
+
+def test_calling_takes_what_the_stream_takes_and_a_bar(
+    patches: TextureSynthesizer, capsys: pytest.CaptureFixture
+) -> None:
+    names = list(inspect.signature(patches.stream).parameters)
+    assert list(inspect.signature(patches).parameters) == [*names[:-1], "progress", "overrides"]
+    options = {"size": (32, 32), "steps": 1, "halvings": 0, "finish": None}
+    quiet = patches(picture(32, 32), **options)
+    assert capsys.readouterr().err == ""
+    told = patches(picture(32, 32), progress=True, **options)
+    assert "1/1" in capsys.readouterr().err
+    assert torch.equal(told.tensor, quiet.tensor) and "progress" not in told.settings
 
 
 def test_closing_the_stream_stops_within_a_step(patches: TextureSynthesizer, monkeypatch: pytest.MonkeyPatch) -> None:

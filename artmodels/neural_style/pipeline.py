@@ -10,8 +10,8 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.errors import ConfigError, ImageError
-from artmodels.matching import FeatureMatching
-from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
+from artmodels.matching import FeatureMatching, run_to_the_end
+from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, resized
 from artmodels.neural_style.config import SMALLEST, StyleConfig
 from artmodels.neural_style.model import (
     CONTENT_TERMS,
@@ -50,55 +50,6 @@ class NeuralStyle(FeatureMatching):
 
     config: StyleConfig
 
-    def __call__(
-        self,
-        content: images.Source,
-        styles: images.Source | Sequence[images.Source],
-        *,
-        style_weights: Sequence[float] | None = None,
-        masks: Sequence[images.Source | None] | None = None,
-        size: tuple[int, int] | None = None,
-        seed: int = 0,
-        deadline: float | None = None,
-        progress: bool = False,
-        **overrides: object,
-    ) -> ImageResult:
-        """Repaint `content`.
-
-        Args:
-            content: Path, bytes, PIL image, array or tensor.
-            styles: One image, or a list of several.
-            style_weights: Shares of the styles, above 0; None for equal ones. Only their ratios matter.
-            masks: One for each style, of the content's size: white where the style goes, black where not, grey for
-                soft edges; None in the list for everywhere. Where masks overlap the styles mix; what no mask covers
-                keeps the content's pixels.
-            size: (height, width) of the result; None for the content's own, up to 1024 px for the longer side on a
-                CPU and 2048 px on a GPU: larger ones are reduced to that, and a note says so.
-            seed: Same seed, inputs and device: same bytes, on a CPU.
-            deadline: Seconds after which the best image so far is returned, marked incomplete.
-            progress: Show a progress bar on stderr.
-            **overrides: Fields of `StyleConfig` for this call only.
-
-        Returns:
-            The image and how it came about.
-
-        Raises:
-            ImageError: An image or mask cannot be used.
-            ConfigError: A setting, a weight or the size is wrong.
-            DeadlineExceeded: The time passed before the first step.
-        """
-        stream = self.stream(
-            content,
-            styles,
-            style_weights=style_weights,
-            masks=masks,
-            size=size,
-            seed=seed,
-            deadline=deadline,
-            **overrides,
-        )
-        return drained(stream, progress=progress)
-
     def stream(
         self,
         content: images.Source,
@@ -111,7 +62,32 @@ class NeuralStyle(FeatureMatching):
         deadline: float | None = None,
         **overrides: object,
     ) -> Iterator[Step | ImageResult]:
-        """As calling, but yields a `Step` after each step and the result last. Closing the iterator stops the work."""
+        """Repaint `content`.
+
+        Closing the iterator stops the work. Calling the object itself takes the same and `progress`, True for a bar on
+        stderr, and returns the result alone.
+
+        Args:
+            content: Path, bytes, PIL image, array or tensor.
+            styles: One image, or a list of several.
+            style_weights: Shares of the styles, above 0; None for equal ones. Only their ratios matter.
+            masks: One for each style, of the content's size: white where the style goes, black where not, grey for
+                soft edges; None in the list for everywhere. Where masks overlap the styles mix; what no mask covers
+                keeps the content's pixels.
+            size: (height, width) of the result; None for the content's own, up to 1024 px for the longer side on a
+                CPU and 2048 px on a GPU: larger ones are reduced to that, and a note says so.
+            seed: Same seed, inputs and device: same bytes, on a CPU.
+            deadline: Seconds after which the best image so far is returned, marked incomplete.
+            **overrides: Fields of `StyleConfig` for this call only.
+
+        Yields:
+            A `Step` after each step; last an `ImageResult`, the image and how it came about.
+
+        Raises:
+            ImageError: An image or mask cannot be used.
+            ConfigError: A setting, a weight or the size is wrong.
+            DeadlineExceeded: The time passed before the first step.
+        """
         config: StyleConfig = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(content)
@@ -156,6 +132,8 @@ class NeuralStyle(FeatureMatching):
             complete=reached.complete,
             notes=tuple(notes),
         )
+
+    __call__ = run_to_the_end(stream)
 
     def _levels(
         self,

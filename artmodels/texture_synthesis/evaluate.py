@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from artmodels import images
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
-from artmodels.texture_synthesis import metrics
+from artmodels.texture_synthesis import copying, metrics
 
 __all__ = ["PUBLISHED", "Scores", "evaluate", "evaluate_folder", "main", "table"]
 
@@ -124,7 +124,7 @@ def evaluate(
 
 def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> Scores:
     wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
-    matches = metrics.nearest_patches(result, exemplar)
+    matches = copying.nearest_patches(result, exemplar)
     return Scores(
         name=name,
         height=result.shape[-2],
@@ -132,8 +132,8 @@ def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds:
         seed=seed,
         seconds=seconds,
         wavelet_kl=wavelet_kl,
-        displacement_score=metrics.displacement_score(matches),
-        displacement_score_y=metrics.displacement_score(matches, reference_slip=True),
+        displacement_score=copying.displacement_score(matches),
+        displacement_score_y=copying.displacement_score(matches, reference_slip=True),
         spectrum_error=metrics.spectrum_error(result, exemplar),
         sliced_wasserstein=metrics.sliced_wasserstein_distance(result, exemplar),
     )

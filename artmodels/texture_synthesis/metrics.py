@@ -1,11 +1,12 @@
 """How far a synthesised texture is from its exemplar: tensors in, numbers out.
 
 Images are float tensors [1, 3, H, W] in [0, 1]; the result and the exemplar may differ in size. No measure
-needs the network that made the result, so that a method cannot win by being judged on what it optimised.
+needs the network that made the result, so that a method cannot win by being judged on what it optimised. How much of
+the exemplar is copied is measured in `copying`.
 
-Sources: wavelet KL and displacement score, Gonthier, Gousseau and Ladjal 2022, "High resolution neural
-texture synthesis with long range constraints", JMIV; generalised Gaussians, Mallat 1989, Do and Vetterli
-2002; periodic plus smooth decomposition, Moisan 2011; sliced Wasserstein, Rabin 2011, Heitz 2021.
+Sources: wavelet KL, Gonthier, Gousseau and Ladjal 2022, "High resolution neural texture synthesis with long range
+constraints", JMIV; generalised Gaussians, Mallat 1989, Do and Vetterli 2002; periodic plus smooth decomposition,
+Moisan 2011; sliced Wasserstein, Rabin 2011, Heitz 2021.
 """
 
 import math
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from artmodels.features import FeatureExtractor
 
 __all__ = [
-    "displacement_score",
+    "checked",
     "feature_sliced_wasserstein_distance",
     "fit_generalised_gaussian",
     "generalised_gaussian_kl",
-    "nearest_patches",
     "sliced_wasserstein_distance",
     "spectrum_error",
     "wavelet_kl",
@@ -118,7 +118,7 @@ def wavelet_kl(result: Tensor, exemplar: Tensor, *, reverse: bool = False) -> fl
     Raises:
         ImageError: A side is under 56 pixels, too small for three levels, or the tensor is not an image.
     """
-    result, exemplar = _checked(result, exemplar, minimum=7 * 2**_LEVELS, measure="wavelet_kl")
+    result, exemplar = checked(result, exemplar, minimum=7 * 2**_LEVELS, measure="wavelet_kl")
     laws = [_sub_band_laws(image) for image in (result, exemplar)]
     (beta1, alpha1), (beta2, alpha2) = reversed(laws) if reverse else laws
     return max(0.0, float(generalised_gaussian_kl(beta1, alpha1, beta2, alpha2).sum()))
@@ -130,103 +130,6 @@ def _sub_band_laws(image: Tensor) -> tuple[Tensor, Tensor]:
     levels = pywt.wavedec2(pixels, "db4", mode="symmetric", level=_LEVELS, axes=(-2, -1))[1:]
     fits = [fit_generalised_gaussian(torch.from_numpy(band).flatten(1)) for level in levels for band in level]
     return torch.stack([beta for beta, _ in fits]), torch.stack([alpha for _, alpha in fits])
-
-
-def nearest_patches(result: Tensor, exemplar: Tensor, *, size: int = 5, chunk: int = 4096) -> Tensor:
-    """Where in the exemplar each patch of the result has its exact nearest neighbour.
-
-    Both images are first rounded to 8 bits, as saved pictures are. Squared distances are then integers that
-    float32 holds without error, so the search is exact, and the same on every device and for every `chunk`.
-
-    Args:
-        result: Synthesised image [1, 3, H, W] in [0, 1].
-        exemplar: Reference image [1, 3, H', W'] in [0, 1]; the search runs on its device.
-        size: Side of the square patches, in pixels.
-        chunk: How many patches of each image are compared at a time; memory grows with its square.
-
-    Returns:
-        int64 [H - size + 1, W - size + 1, 2]: (y, x) of the top left corner of the nearest patch of the
-        exemplar in the L2 norm; of equally near ones, the first in reading order.
-
-    Raises:
-        ImageError: An image is smaller than a patch, or the tensor is not an image.
-        ConfigError: `size` or `chunk` is not positive.
-    """
-    if size < 1 or chunk < 1:
-        raise ConfigError(f"nearest_patches: size and chunk must be at least 1, not {size} and {chunk}.")
-    result, exemplar = _checked(result, exemplar, minimum=size, measure="nearest_patches")
-    # |b|^2 - 2ab of values within 128 stays a float32 integer up to this many terms.
-    exact = torch.float32 if 9 * size**2 * 128**2 <= 2**24 else torch.float64
-    queries, keys = ((image.clamp(0, 1) * 255).round().sub(128).to(exact) for image in (result, exemplar))
-    width = keys.shape[-1] - size + 1
-    found = [_search(band, keys, size, chunk) for _, band in _bands(queries, size, chunk)]
-    index = torch.cat(found).reshape(queries.shape[-2] - size + 1, queries.shape[-1] - size + 1)
-    return torch.stack((index // width, index % width), -1)
-
-
-def _bands(image: Tensor, size: int, chunk: int) -> list[tuple[int, Tensor]]:
-    """Bands of rows that hold about `chunk` patches each, with the index of the first patch of each."""
-    width = image.shape[-1] - size + 1
-    rows = max(1, chunk // width)
-    starts = range(0, image.shape[-2] - size + 1, rows)
-    return [(start * width, image[..., start : start + rows + size - 1, :]) for start in starts]
-
-
-def _search(queries: Tensor, keys: Tensor, size: int, chunk: int) -> Tensor:
-    """Index of the nearest patch of `keys` for each patch of `queries`, [Q]."""
-    a = functional.unfold(queries, size)[0].T.contiguous()  # [Q, 3 size^2]
-    best = torch.full((a.shape[0],), torch.inf, dtype=a.dtype, device=a.device)
-    index = torch.zeros_like(best, dtype=torch.int64)
-    for start, band in _bands(keys, size, chunk):
-        b = functional.unfold(band, size)[0]  # [3 size^2, K]
-        scores = torch.addmm(b.square().sum(0, keepdim=True), a, b, alpha=-2)  # |a - b|^2 - |a|^2
-        first = _first_minimum(scores)
-        value = scores.gather(1, first[:, None])[:, 0]
-        closer = value < best  # Strictly, so that the first of equals is kept.
-        best, index = torch.where(closer, value, best), torch.where(closer, first + start, index)
-    return index
-
-
-def _first_minimum(scores: Tensor) -> Tensor:
-    """Index of the first minimum of each row; numpy is ten times as fast as torch on a CPU."""
-    return torch.from_numpy(scores.numpy().argmin(-1)) if scores.device.type == "cpu" else scores.argmin(-1)
-
-
-def displacement_score(matches: Tensor, *, distance: int = 1, reference_slip: bool = False) -> float:
-    """How little is copied verbatim: 0 for a copy, 1 where no two neighbours come from one place.
-
-    Inside a copied piece the match of the pixel to the right is the pixel to the right of the match, that is,
-    the displacement (match minus own position) is constant. A pair of vertical or horizontal neighbours
-    counts as copied when their displacements differ by at most `distance` in y and in x. The score is 1 minus
-    the copied share, averaged over the two directions. A pure shift scores 0, whatever `distance`; unrelated
-    positions score 1 - (2 distance + 1)^2 / (number of patches), near 1.
-
-    Args:
-        matches: Integer map [H, W, 2] of (y, x) positions, from `nearest_patches`.
-        distance: Largest difference that still counts as copied, in pixels.
-        reference_slip: True tests y only, as the authors' released evaluation does by a slip. Published means
-            were presumably computed that way; a map with constant y and random x then scores 0 instead of
-            near 1.
-
-    Returns:
-        The score in [0, 1].
-
-    Raises:
-        ImageError: The map has fewer than 2 rows or columns, so it has no neighbours.
-        ConfigError: `distance` is negative.
-    """
-    if matches.ndim != 3 or matches.shape[-1] != 2 or min(matches.shape[:2]) < 2:
-        raise ImageError(
-            f"displacement_score needs a map [H, W, 2] with H and W at least 2, not {tuple(matches.shape)}; "
-            "use a larger image or smaller patches."
-        )
-    if distance < 0:
-        raise ConfigError(f"displacement_score: distance must be 0 or more, not {distance}.")
-    rows, columns = (torch.arange(n) for n in matches.shape[:2])
-    displacement = matches.cpu().long() - torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
-    tested = displacement[..., :1] if reference_slip else displacement
-    shares = [(tested.diff(dim=axis).abs() <= distance).all(-1).double().mean() for axis in (0, 1)]
-    return 1.0 - float(shares[0] + shares[1]) / 2
 
 
 def spectrum_error(result: Tensor, exemplar: Tensor, *, periodic: bool = False) -> float:
@@ -250,7 +153,7 @@ def spectrum_error(result: Tensor, exemplar: Tensor, *, periodic: bool = False) 
     Raises:
         ImageError: A side is under 2 pixels, or the tensor is not an image.
     """
-    result, exemplar = _checked(result, exemplar, minimum=2, measure="spectrum_error")
+    result, exemplar = checked(result, exemplar, minimum=2, measure="spectrum_error")
     height, width = (min(a, b) for a, b in zip(result.shape[-2:], exemplar.shape[-2:], strict=True))
     moduli = [_energy(image, height, width, periodic=periodic).sqrt() for image in (result, exemplar)]
     error, norm = torch.linalg.vector_norm(moduli[0] - moduli[1]), torch.linalg.vector_norm(moduli[1])
@@ -323,7 +226,7 @@ def sliced_wasserstein_distance(
     if size < 1 or scales < 1:
         raise ConfigError(f"sliced_wasserstein_distance: size {size} and scales {scales} must be at least 1.")
     minimum, measure = size * 2 ** (scales - 1), "sliced_wasserstein_distance"
-    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = checked(result, exemplar, minimum=minimum, measure=measure)
     total = 0.0
     for scale, drawn in enumerate(_directions(3 * size**2, directions, seed, repeats=scales)):
         if scale:
@@ -368,7 +271,7 @@ def feature_sliced_wasserstein_distance(
         raise ConfigError("feature_sliced_wasserstein_distance needs a tap at least: see extractor.taps.")
     minimum = max(extractor.minimum_size(tap) for tap in taps)
     measure = "feature_sliced_wasserstein_distance"
-    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = checked(result, exemplar, minimum=minimum, measure=measure)
     with torch.no_grad():
         ours, theirs = extractor(result, taps), extractor(exemplar, taps)
     total = 0.0
@@ -409,8 +312,13 @@ def _sorted(x: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(x.numpy())) if x.device.type == "cpu" else x.sort().values
 
 
-def _checked(result: Tensor, exemplar: Tensor, *, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
-    """Both images with the exemplar's type and device, or an ImageError that names the one at fault."""
+def checked(result: Tensor, exemplar: Tensor, *, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
+    """Both images with the exemplar's type and device, without gradient.
+
+    Raises:
+        ImageError: One is not a finite image [1, 3, H, W], or has a side under `minimum` pixels; the message names
+            the `measure` and which of the two.
+    """
     for name, image in (("result", result), ("exemplar", exemplar)):
         if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.is_floating_point():
             shape = "x".join(map(str, image.shape))

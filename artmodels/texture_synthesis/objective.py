@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -297,30 +298,9 @@ class MatchingObjective:
 class TextureObjective(MatchingObjective):
     """One loss of one exemplar, over the whole image."""
 
-    def __init__(
-        self,
-        loss: Loss,
-        exemplar: Tensor,
-        *,
-        extractor: FeatureExtractor | None,
-        layers: tuple[str, ...],
-        size: tuple[int, int],
-        circular: bool = False,
-        seed: int = 0,
-        tile: int | None = 1024,
-        checkpoint: bool = False,
-    ) -> None:
-        """Bind the loss to the exemplar [1, 3, h, w] in [0, 1]; the rest is as in `MatchingObjective`."""
-        super().__init__(
-            [Target(loss=loss, exemplar=exemplar)],
-            extractor=extractor,
-            layers=layers,
-            size=size,
-            circular=circular,
-            seed=seed,
-            tile=tile,
-            checkpoint=checkpoint,
-        )
+    def __init__(self, loss: Loss, exemplar: Tensor, **options: Any) -> None:  # noqa: ANN401 - as there
+        """Bind the loss to the exemplar [1, 3, h, w] in [0, 1]; the options are those of `MatchingObjective`."""
+        super().__init__([Target(loss=loss, exemplar=exemplar)], **options)
         self.grey = bool((exemplar - exemplar.mean(dim=1, keepdim=True)).abs().max() < GREY)
 
     def value_and_grad(self, x: Tensor) -> tuple[float, Tensor]:

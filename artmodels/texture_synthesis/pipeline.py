@@ -10,8 +10,8 @@ from torch import Tensor
 from artmodels import images
 from artmodels.errors import ConfigError, ImageError
 from artmodels.features import FeatureExtractor
-from artmodels.matching import FeatureMatching, MatchingConfig, knob
-from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, drained, resized
+from artmodels.matching import FeatureMatching, MatchingConfig, knob, run_to_the_end
+from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, resized
 from artmodels.optimise import Deadline, Step, levels
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import algebra
@@ -83,37 +83,6 @@ class TextureSynthesizer(FeatureMatching):
 
     config: TextureConfig
 
-    def __call__(
-        self,
-        exemplar: images.Source,
-        *,
-        size: tuple[int, int] | None = None,
-        seed: int = 0,
-        deadline: float | None = None,
-        progress: bool = False,
-        **overrides: object,
-    ) -> ImageResult:
-        """Synthesise a texture.
-
-        Args:
-            exemplar: Path, bytes, PIL image, array or tensor.
-            size: (height, width) of the result; None for the default, 512 px on a CPU and 1024 px on a GPU for the
-                longer side, in the exemplar's proportions.
-            seed: Same seed, input and device: same bytes, on a CPU.
-            deadline: Seconds after which the best image so far is returned, marked incomplete.
-            progress: Show a progress bar on stderr.
-            **overrides: Fields of `TextureConfig` for this call only.
-
-        Returns:
-            The image and how it came about.
-
-        Raises:
-            ImageError: The exemplar cannot be used.
-            ConfigError: A setting or the size is wrong.
-            DeadlineExceeded: The time passed before the first step.
-        """
-        return drained(self.stream(exemplar, size=size, seed=seed, deadline=deadline, **overrides), progress=progress)
-
     def stream(
         self,
         exemplar: images.Source,
@@ -123,7 +92,27 @@ class TextureSynthesizer(FeatureMatching):
         deadline: float | None = None,
         **overrides: object,
     ) -> Iterator[Step | ImageResult]:
-        """As calling, but yields a `Step` after each step and the result last. Closing the iterator stops the work."""
+        """Synthesise a texture.
+
+        Closing the iterator stops the work. Calling the object itself takes the same and `progress`, True for a bar on
+        stderr, and returns the result alone.
+
+        Args:
+            exemplar: Path, bytes, PIL image, array or tensor.
+            size: (height, width) of the result; None for the default, 512 px on a CPU and 1024 px on a GPU for the
+                longer side, in the exemplar's proportions.
+            seed: Same seed, input and device: same bytes, on a CPU.
+            deadline: Seconds after which the best image so far is returned, marked incomplete.
+            **overrides: Fields of `TextureConfig` for this call only.
+
+        Yields:
+            A `Step` after each step; last an `ImageResult`, the image and how it came about.
+
+        Raises:
+            ImageError: The exemplar cannot be used.
+            ConfigError: A setting or the size is wrong.
+            DeadlineExceeded: The time passed before the first step.
+        """
         config: TextureConfig = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(exemplar)
@@ -174,6 +163,8 @@ class TextureSynthesizer(FeatureMatching):
             complete=reached.complete,
             notes=tuple(notes),
         )
+
+    __call__ = run_to_the_end(stream)
 
     def _size(self, target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
         height, width = target.shape[-2:]

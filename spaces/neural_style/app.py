@@ -71,16 +71,9 @@ def neural_style_run(
     Returns:
         The picture (PNG), its settings, and the PNG file with the settings inside.
     """
-    slots = [
-        slot
-        for slot in (
-            (style_1, weight_1, mask_1),
-            (style_2, weight_2, mask_2),
-            (style_3, weight_3, mask_3),
-            (style_4, weight_4, mask_4),
-        )
-        if slot[0] is not None
-    ]
+    styles, weights = (style_1, style_2, style_3, style_4), (weight_1, weight_2, weight_3, weight_4)
+    places = (mask_1, mask_2, mask_3, mask_4)
+    slots = [slot for slot in zip(styles, weights, places, strict=True) if slot[0] is not None]
 
     def start() -> Iterator[object]:
         image = read(content)
