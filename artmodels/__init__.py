@@ -25,7 +25,9 @@ from artmodels.errors import (
 
 if TYPE_CHECKING:
     from artmodels.catalogue import list_models
+    from artmodels.fast_style import FastStyle
     from artmodels.neural_style import NeuralStyle
+    from artmodels.super_resolution import SuperResolution
     from artmodels.texture_synthesis import TextureSynthesizer
 
 __version__ = "0.1.0"
@@ -36,11 +38,13 @@ __all__ = [
     "DatasetError",
     "DeadlineExceeded",
     "DeviceError",
+    "FastStyle",
     "HashMismatch",
     "ImageError",
     "ImageTooLarge",
     "MissingWeights",
     "NeuralStyle",
+    "SuperResolution",
     "TextureSynthesizer",
     "UndecodableImage",
     "UnsafeFormat",
@@ -52,7 +56,12 @@ __all__ = [
 ]
 
 # Method id, as in the catalogue and in config.json -> its class, which its package of the same name exports.
-METHODS = {"neural_style": "NeuralStyle", "texture_synthesis": "TextureSynthesizer"}
+METHODS = {
+    "fast_style": "FastStyle",
+    "neural_style": "NeuralStyle",
+    "super_resolution": "SuperResolution",
+    "texture_synthesis": "TextureSynthesizer",
+}
 
 _LAZY = {"list_models": "catalogue"} | {name: method for method, name in METHODS.items()}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from artmodels.errors import ConfigError, MissingWeights
 
-__all__ = ["ENTRIES", "Entry", "Weights", "default", "get", "list_models", "suggest"]
+__all__ = ["ENTRIES", "Entry", "Weights", "default", "download", "get", "list_models", "suggest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Weights:
 
     Attributes:
         repo: `owner/name` on the Hub.
-        revision: Commit, 40 hexadecimal digits.
+        revision: Commit, 40 hexadecimal digits; "main" for what is embedded, whose hash is the promise.
         sha256: Of the file, 64 hexadecimal digits. Nothing else ever loads under the entry's name.
         size_mb: Approximate size in megabytes (10^6 bytes), for people deciding whether to download.
         filename: The file, at the top of the repository.
@@ -63,7 +63,69 @@ _VGG = "Simonyan & Zisserman 2015, arXiv:1409.1556"
 _RESNET = "He et al. 2016, arXiv:1512.03385"
 _RANDOM = "Ustyuzhaninov et al. 2016, arXiv:1606.00021"
 
+# Name, sha256 of the weights, painting, what it does to a picture. The first is the default.
+_FAST_STYLES = (
+    (
+        "starry-night",
+        "6503651e845ff87e2660fc8f14823fe5916a027560c429bf57f55799ca64da34",
+        "The Starry Night, Vincent van Gogh, 1889",
+        "swirling strokes in blue and yellow",
+    ),
+    (
+        "salamander",
+        "19383677cee88a6a6ba021f12179ba326e25b5361f15099c8e7b6390d56f6fe6",
+        "Hanagami Danjo no jo Arakage fighting a giant salamander, Utagawa Kuniyoshi, 1834-1835",
+        "woodblock contours, orange on indigo",
+    ),
+    (
+        "adele",
+        "9ab26b78d74d0774a0404d0194f75f28ee9c691e6bf75f50fe32768a71043905",
+        "Adele Bloch-Bauer I, Gustav Klimt, 1907",
+        "gold leaf and mosaic",
+    ),
+    (
+        "city-rises",
+        "52d64770e6d7eb8cb4abc7913e38e5926ea059eba907a00b255d83b6b3dcaa69",
+        "The City Rises, Umberto Boccioni, 1910",
+        "long broken strokes, earth and violet",
+    ),
+    (
+        "scream",
+        "5b26545e72065222e43d2f682660bf2042f52da0c84e1f816a84e69c31e4ed03",
+        "The Scream, Edvard Munch, 1893",
+        "flowing bands, rust on grey-blue",
+    ),
+    (
+        "haymaking",
+        "78a9b85e8a835b28413e7ed93240f9f0e80ec6a9a767ca9dec042635e0bfc06e",
+        "June, haymaking, the Limbourg brothers, about 1412-1416",
+        "miniature: ultramarine, pale green, fine outlines",
+    ),
+    (
+        "ink",
+        "48ff1c9cfc5466737534b87419a2fdbaf44de72e65d0485c7160d5af6d010564",
+        "Samurai Yazama Kihei Mitsunobu, Utagawa Kuniyoshi, about 1850",
+        "ink lines on warm paper",
+    ),
+)
+
+
+def _embedded(name: str, sha256: str, size_mb: float) -> Weights:
+    """What travels inside the package, and is mirrored under its own name on the Hub."""
+    return Weights(repo=f"artmodels/{name}", revision="main", sha256=sha256, size_mb=size_mb)
+
+
 ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="art-vgg",
+        method="features",
+        summary="A small VGG of our own, trained on art to follow VGG-19's features and Gram matrices.",
+        source="artmodels; after Wang et al. 2020, arXiv:2003.08436",
+        licence="Apache-2.0",
+        config={"architecture": "art-vgg"},
+        weights=_embedded("art-vgg", "2d6b3c0bfe830782237c453a9f25dd569e003ec13e95b0fec9839bc2813fd75e", 1.36),
+        embedded=True,
+    ),
     Entry(
         name="vgg19",
         method="features",
@@ -140,6 +202,22 @@ ENTRIES: tuple[Entry, ...] = (
         default=True,
     ),
     Entry(
+        name="texture-art-vgg",
+        method="texture_synthesis",
+        summary="art-vgg, a small network of our own: new detail that copies nothing; works offline.",
+        source="Gatys et al. 2015, arXiv:1505.07376",
+        licence="Apache-2.0",
+        config={
+            "features": "art-vgg",
+            "loss": "gram",
+            "layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+            "optimiser": "lbfgs",
+            "rate": 0.02,
+            "steps": 100,
+            "per_octave": 1,
+        },
+    ),
+    Entry(
         name="texture-random-filters",
         method="texture_synthesis",
         summary="Random filters: finer on stuff without structure, such as grass; works offline.",
@@ -168,6 +246,45 @@ ENTRIES: tuple[Entry, ...] = (
             "steps": 200,
             "per_octave": 1,
         },
+    ),
+    *(
+        Entry(
+            name=f"fast-style-{name}",
+            method="fast_style",
+            summary=f"{title}: {text}.",
+            source="Johnson et al. 2016, arXiv:1603.08155",
+            licence="Apache-2.0",
+            config={"style": title, "widths": (12, 24, 48), "kernel": 7, "early": True},
+            weights=_embedded(f"fast-style-{name}", sha256, 0.48),
+            embedded=True,
+            default=name == _FAST_STYLES[0][0],
+        )
+        for name, sha256, title, text in _FAST_STYLES
+    ),
+    Entry(
+        name="super-resolution-x2",
+        method="super_resolution",
+        summary="Twice as wide and high, for clean scans and photographs: sharper than bicubic, nothing invented.",
+        source="Wang et al. 2021, arXiv:2107.10833",
+        licence="Apache-2.0",
+        config={"scale": 2, "channels": 32, "convs": 6, "base": "bicubic"},
+        weights=_embedded(
+            "super-resolution-x2", "54ec02695c68aa13fa15c766ab5b5f78128e2fd35458a83e8347dc3df32932c7", 0.12
+        ),
+        embedded=True,
+        default=True,
+    ),
+    Entry(
+        name="super-resolution-x4",
+        method="super_resolution",
+        summary="Four times as wide and high, and mild JPEG damage and noise taken off.",
+        source="Wang et al. 2021, arXiv:2107.10833",
+        licence="Apache-2.0",
+        config={"channels": 32, "convs": 8, "base": "bicubic"},
+        weights=_embedded(
+            "super-resolution-x4", "55e10090077eba0ba1a56e8fcae20374a7fdf98537d89a3b1551f297125d385d", 0.18
+        ),
+        embedded=True,
     ),
     Entry(
         name="style-patches",
@@ -223,6 +340,13 @@ ENTRIES: tuple[Entry, ...] = (
         },
     ),
 )
+
+
+def download(entry: Entry) -> Weights | None:
+    """Return what must be fetched before an entry can run, its own weights or its features'; None if nothing."""
+    features = entry.config.get("features")
+    parts = [entry, get(features)] if isinstance(features, str) else [entry]
+    return next((part.weights for part in parts if part.weights and not part.embedded), None)
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

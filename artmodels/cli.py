@@ -4,12 +4,14 @@ Exit codes: 0 done; 1 an error that artmodels explains; 2 wrong usage; 130 inter
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import re
+from collections.abc import Container, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -72,14 +74,19 @@ def info() -> None:
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help=" or ".join(sorted(artmodels.METHODS)))],
-    image: Annotated[Path, typer.Argument(help="The exemplar of a texture, or the content of a styled image.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")],
+    image: Annotated[
+        list[Path], typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The PNG file to write; for several images, a folder.")
+    ],
     style: Annotated[
-        list[Path] | None, typer.Option(help="neural_style: a picture to take the style from; repeat to mix.")
+        list[str] | None,
+        typer.Option(help="neural_style: a picture to take the style from; repeat to mix. fast_style: a style's name."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name that `artmodels list` shows, or a folder.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the result.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture; 0 by default.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A knob of the README's tables; repeat for more."),
@@ -94,28 +101,46 @@ def run(
     artmodels run texture_synthesis brick.png -o wall.png --size 512x384 --seed 1
 
     artmodels run neural_style photo.jpg --style painting.jpg -o styled.png
+
+    artmodels run fast_style photo.jpg --style starry-night -o night.png
     """
     if method not in artmodels.METHODS:
         hint = catalogue.suggest(method, artmodels.METHODS)
         raise typer.BadParameter(
             f"{method!r} is not one of {', '.join(sorted(artmodels.METHODS))}.{hint}", param_hint="METHOD"
         )
-    if (method == "neural_style") != bool(style):
-        raise typer.BadParameter("neural_style needs at least one; no other method takes any.", param_hint="--style")
-    inputs = [image, *(style or [])]
-    _check_output(output, inputs)
-    options: dict[str, Any] = {"seed": seed, "deadline": deadline, "progress": True}
-    if size is not None:
-        options["size"] = _size(size)
-    overrides = dict(map(_setting, settings or []))
-
-    from artmodels import images
+    targets = _targets(output, image, [Path(path) for path in style or []])
+    given = {"seed": seed, "deadline": deadline, "size": None if size is None else _size(size)}
+    knobs = dict(map(_setting, settings or []))
 
     model_class = getattr(artmodels, artmodels.METHODS[method])
-    model = model_class.from_pretrained(name, device=device, **overrides)
-    result = model(*([image, style] if style else [image]), **options)
-    images.save_png(result.image, output, metadata=result.metadata)
-    typer.echo(f"{output}: {result.image.width}x{result.image.height}")
+    # What a method can be told is data of the method: the signature of its call.
+    parameters = inspect.signature(model_class.__call__).parameters
+    takes = {key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    options = _options(method, takes, given)
+    options |= {key: knobs.pop(key) for key in (takes - given.keys() - {"progress"}) & knobs.keys()}
+    pictures = []
+    if "styles" in parameters:
+        if not style:
+            raise typer.BadParameter(f"{method} needs at least one picture.", param_hint="--style")
+        pictures = [style]
+    elif style:
+        name = _styled(method, style, name)
+
+    model = model_class.from_pretrained(name, device=device, **knobs)
+    failed = False
+    for source, target in targets.items():
+        try:
+            result = model(source, *pictures, **options, progress=True)
+            result.save(target)
+            typer.echo(f"{target}: {result.image.width}x{result.image.height}")
+        except ArtModelsError as error:
+            if len(targets) == 1:
+                raise
+            typer.echo(f"artmodels: {source}: {error}", err=True)
+            failed = True
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -142,11 +167,10 @@ def gallery(
 
 def weights_text(entry: Entry) -> str:
     """Say what must be fetched before an entry can run, itself or the features that it names."""
-    features = entry.config.get("features")
-    weights = entry.weights or (catalogue.get(features).weights if isinstance(features, str) else None)
-    if weights is None:
-        return "none needed"
-    return "in the package" if entry.embedded else f"{weights.size_mb:g} MB"
+    fetched = catalogue.download(entry)
+    if fetched is not None:
+        return f"{fetched.size_mb:g} MB"
+    return "in the package" if entry.embedded else "none needed"
 
 
 def _beside(folder: str) -> Path | None:
@@ -158,6 +182,48 @@ def _beside(folder: str) -> Path | None:
         *([checkout / folder] if (checkout / "pyproject.toml").is_file() else []),
     ]
     return next((place for place in places if place.is_dir()), None)
+
+
+def _styled(method: str, style: list[str], name: str | None) -> str:
+    """Return the model of a method that has one for each style."""
+    prefix = method.replace("_", "-") + "-"
+    short = [entry.name.removeprefix(prefix) for entry in catalogue.list_models(method) if "style" in entry.config]
+    if not short:
+        fault = f"{method} takes none."
+    elif len(style) > 1:
+        fault = f"{method} takes one style at a time."
+    elif name is not None:
+        fault = f"--name {name} says already which model: give one of the two."
+    elif style[0].removeprefix(prefix) not in short:
+        hint = catalogue.suggest(style[0], short)
+        fault = f"{style[0]!r} is not a style of {method}: {', '.join(short)}.{hint}"
+    else:
+        return prefix + style[0].removeprefix(prefix)
+    raise typer.BadParameter(fault, param_hint="--style")
+
+
+def _options(method: str, takes: Container[str], given: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that were given, all of which the method takes."""
+    options = {key: value for key, value in given.items() if value is not None}
+    for key in options:
+        if key not in takes:
+            raise typer.BadParameter(f"{method} takes none.", param_hint=f"--{key}")
+    return options
+
+
+def _targets(output: Path, sources: list[Path], others: list[Path]) -> dict[Path, Path]:
+    """Return the file to write for each image; refuse, before any work, what could not or must not be written."""
+    if len(sources) == 1:
+        targets = {sources[0]: output}
+    else:
+        if not output.is_dir():
+            raise typer.BadParameter(f"for {len(sources)} images, {output} must be a folder.", param_hint="--output")
+        targets = {source: output / f"{source.stem}.png" for source in sources}
+        if len({str(target).lower() for target in targets.values()}) < len(sources):
+            raise typer.BadParameter("two of the images have the same name.", param_hint="--output")
+    for target in targets.values():
+        _check_output(target, [*sources, *others])
+    return targets
 
 
 def _check_output(output: Path, inputs: list[Path]) -> None:

@@ -56,6 +56,7 @@ class Pretrained(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         runtime: str = "torch",
+        provider: str | None = None,
         local_files_only: bool = False,
         **overrides: object,
     ) -> Self:
@@ -66,7 +67,9 @@ class Pretrained(ABC):
             revision: Branch, tag or commit, for `owner/name`. Pin a commit so that others can repeat results.
             device: Where to run; None picks CUDA, then MPS, then CPU.
             dtype: What to compute in; None picks what is fast and exact enough on the device.
-            runtime: `"torch"`.
+            runtime: `"torch"`, or `"onnx"` for a folder that `python -m export` wrote; methods that are not one pass
+                of a network have no such graphs.
+            provider: For `"onnx"`, what computes: `"cpu"`, `"cuda"` or `"tensorrt"`; None goes by the device.
             local_files_only: Never use the network.
             **overrides: Settings that replace those of the checkpoint's configuration.
 
@@ -75,10 +78,11 @@ class Pretrained(ABC):
             WeightsError: The checkpoint is missing, unsafe or not the promised one; see the subclasses.
         """
         if runtime != "torch":
-            raise ConfigError(
-                f"runtime={runtime!r} is not available for {cls.__name__}, which has no ONNX graph: use "
-                "runtime='torch'."
-            )
+            fixed = dict(overrides) | {"revision": revision, "dtype": dtype}
+            fixed = {key: value for key, value in fixed.items() if value is not None}
+            return cls._from_graph(name_or_path, runtime, device=device, provider=provider, fixed=fixed)
+        if provider is not None:
+            raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
         name = catalogue.default(cls.method).name if name_or_path is None else name_or_path
         entry = next((entry for entry in catalogue.ENTRIES if entry.name == name), None)
         if entry is not None and not is_checkpoint_folder(entry.name):
@@ -92,6 +96,21 @@ class Pretrained(ABC):
         model = cls._build(config, resolved, device=device, dtype=dtype, local_files_only=local_files_only)
         model._entry = resolved.entry
         return model
+
+    @classmethod
+    def _from_graph(
+        cls,
+        name_or_path: str | os.PathLike[str] | None,
+        runtime: str,
+        *,
+        device: torch.device | str | None,
+        provider: str | None,
+        fixed: dict[str, object],
+    ) -> Self:
+        """Load an exported graph, if the method has any; `fixed` is what was asked for that a graph cannot change."""
+        raise ConfigError(
+            f"runtime={runtime!r} is not available for {cls.__name__}, which has no ONNX graph: use runtime='torch'."
+        )
 
     @classmethod
     def _check_method(cls, name: str, method: object) -> None:

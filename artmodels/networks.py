@@ -6,7 +6,7 @@ Random Filters".
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -34,11 +34,14 @@ __all__ = [
     "TORCHVISION",
     "TRAINED",
     "WEIGHT_FREE",
+    "ART_VGG_TAPS",
     "Node",
     "Preprocessing",
+    "art_vgg_nodes",
     "checkpoint_layout",
     "convolutions",
     "filter_nodes",
+    "layout",
     "listing",
     "named_nodes",
     "one_of",
@@ -91,7 +94,11 @@ FILTER_SIZES = {
     3: (3, 0), 5: (5, 0), 7: (7, 0), 11: (11, 0), 15: (7, 1), 23: (11, 1), 37: (9, 2), 55: (7, 3)
 }  # fmt: skip
 
-TRAINED = (*VGG_WIDTHS, *RESNET_BLOCKS)
+ART_VGG = "art-vgg"
+ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))
+ART_VGG_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")
+
+TRAINED = (*VGG_WIDTHS, *RESNET_BLOCKS, ART_VGG)
 WEIGHT_FREE = ("random-filters", "patches")
 NETWORKS = (*TRAINED, *WEIGHT_FREE)
 # torchvision's classifier -> timm's, which applies it as convolutions over a grid of features
@@ -113,6 +120,28 @@ def vgg_nodes(widths: Sequence[Sequence[int]], pooling: str) -> list[Node]:
             inputs, position = width, position + 2
         nodes.append(Node(Pool(inputs, Window(2, 2, 0), pooling), (f"pool{block}",), len(nodes) - 1))
         position += 1
+    return nodes
+
+
+def art_vgg_nodes() -> list[Node]:
+    """Our own small VGG: taps relu1_1, relu2_1, relu3_1, relu4_1, relu4_2 and relu5_1, average pooling.
+
+    A tap is a square 1 x 1 map of its layer, R with RᵀR in proportion to HᵀH for the head H that maps the layer to
+    VGG-19's own width. Distances between features, and between Gram matrices, are then in proportion to those of H's
+    many channels at the price of the layer's few: ‖R G Rᵀ‖ ~ ‖H G Hᵀ‖ in the Frobenius norm. See `artmodels.art_vgg`.
+    """
+    nodes: list[Node] = []
+    inputs, last = 3, -1
+    for block, row in enumerate(ART_VGG_WIDTHS, start=1):
+        if block > 1:
+            nodes.append(Node(Pool(inputs, Window(2, 2, 0), "avg"), (), last))
+            last = len(nodes) - 1
+        for layer, width in enumerate(row, start=1):
+            nodes.append(Node(Convolution(inputs, width, 3, key=f"conv{block}_{layer}"), (), last))
+            inputs, last = width, len(nodes) - 1
+            if (tap := f"relu{block}_{layer}") in ART_VGG_TAPS:
+                head = Convolution(width, width, 1, relu=False, bias=False, key=f"head{block}_{layer}")
+                nodes.append(Node(head, (tap,), last))
     return nodes
 
 
@@ -177,17 +206,28 @@ def randomise(nodes: Sequence[Node], generator: torch.Generator) -> None:
 
 def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:
     """Every key and shape of the published file of a network: torchvision's, with timm's head for a VGG."""
+    if name == ART_VGG:
+        return layout(convolutions(art_vgg_nodes()))
     import torchvision  # as slow to import as PyTorch itself, and nothing else here needs it
 
     with torch.device("meta"):
         model = getattr(torchvision.models, name)()
-    layout = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     if name in VGG_WIDTHS:
         for theirs, (ours, grid) in VGG_HEAD.items():
-            weight, bias = layout.pop(f"{theirs}.weight"), layout.pop(f"{theirs}.bias")
-            layout[f"{ours}.weight"] = (weight[0], weight[1] // math.prod(grid), *grid)
-            layout[f"{ours}.bias"] = bias
-    return layout
+            weight, bias = shapes.pop(f"{theirs}.weight"), shapes.pop(f"{theirs}.bias")
+            shapes[f"{ours}.weight"] = (weight[0], weight[1] // math.prod(grid), *grid)
+            shapes[f"{ours}.bias"] = bias
+    return shapes
+
+
+def layout(layers: Iterable[Convolution]) -> dict[str, tuple[int, ...]]:
+    """Key and shape of each tensor that layers without normalisation read from a checkpoint."""
+    return {
+        key: tuple(tensor.shape)
+        for layer in layers
+        for key, tensor in zip(layer.keys(), (layer.weight, layer.bias), strict=False)
+    }
 
 
 def named_nodes(name: str, *, pooling: str, until: str | None, maps: int = 1) -> tuple[list[Node], Preprocessing]:
@@ -209,6 +249,8 @@ def named_nodes(name: str, *, pooling: str, until: str | None, maps: int = 1) ->
         nodes = vgg_nodes(VGG_WIDTHS[name], pooling)
     elif name in RESNET_BLOCKS:
         nodes = resnet_nodes(RESNET_BLOCKS[name], bottleneck=name == "resnet50")
+    elif name == ART_VGG:
+        nodes, preprocessing = art_vgg_nodes(), CENTRED
     elif name == "random-filters":
         nodes, preprocessing = filter_nodes(maps), CENTRED
     else:

@@ -41,8 +41,9 @@ class ImageResult:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What `save` writes into the file: the seed on its own, and all settings as JSON."""
-        return {"seed": str(self.settings.get("seed", "")), "artmodels": json.dumps(self.settings, sort_keys=True)}
+        """What `save` writes into the file: the seed on its own, if there is one, and all settings as JSON."""
+        seed = {"seed": str(self.settings["seed"])} if "seed" in self.settings else {}
+        return seed | {"artmodels": json.dumps(self.settings, sort_keys=True)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a PNG that carries its settings as text; the file appears whole or not at all."""

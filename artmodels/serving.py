@@ -1,7 +1,8 @@
 """What the Spaces share: one look, one model cache, one way to check input, stream previews and stop.
 
-A Space builds its controls, and hands a generator of steps to `follow` and its controls to `connect`. Needs
-gradio, which the extra `demo` installs.
+A Space builds its controls, and hands a generator of steps to `follow` and its controls to `connect`. What is one
+pass of a network has its own counterpart of `follow` in `artmodels.serving_once`. Needs gradio, which the extra `demo`
+installs.
 """
 
 import contextlib
@@ -47,9 +48,13 @@ __all__ = [
     "Update",
     "blocks",
     "connect",
+    "explained",
+    "finish",
     "follow",
     "model_choices",
+    "models",
     "results",
+    "run_folder",
     "upload",
 ]
 
@@ -60,7 +65,7 @@ PREVIEW_SIDE = 512
 PREVIEW_PAUSE = 0.7  # seconds
 POINTS = 200  # of the loss curve
 
-Update = tuple[Any, Any, Any, Any, Any, Any]  # one value for each of Panel.outputs, in their order
+Update = tuple[Any, ...]  # one value for each of Panel.outputs, in their order
 
 
 # --- models
@@ -69,27 +74,37 @@ Update = tuple[Any, Any, Any, Any, Any, Any]  # one value for each of Panel.outp
 MODELS = ModelCache(artmodels.load)
 
 
+def models(method: str) -> list[catalogue.Entry]:
+    """Return a method's models, those that need no download first and the default before them."""
+    entries = catalogue.list_models(method)
+    return sorted(entries, key=lambda entry: (catalogue.download(entry) is not None, not entry.default))
+
+
 def model_choices(method: str) -> list[tuple[str, str]]:
-    """Pair the summary and the name of a method's models, those that need no download first."""
-
-    def download(entry: catalogue.Entry) -> bool:
-        features = entry.config.get("features")
-        return entry.weights is not None or (isinstance(features, str) and catalogue.get(features).weights is not None)
-
-    entries = sorted(catalogue.list_models(method), key=lambda entry: (download(entry), not entry.default))
-    return [(entry.summary, entry.name) for entry in entries]
+    """Pair the summary and the name of a method's models, as `models` sorts them."""
+    return [(entry.summary, entry.name) for entry in models(method)]
 
 
 # --- controls and results
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The buttons, and the components that show what comes out in the order of an `Update`."""
+    """The buttons of a run, and the components that show what comes out of it.
+
+    Attributes:
+        run: The button that starts it.
+        stop: The button that stops it; None where a run is one pass, which nothing can stop.
+        outputs: In the order of an `Update`: those that a program gets too come first, the status last.
+        public: How many of the outputs a program gets.
+        lane: Runs of one lane wait for each other.
+    """
 
     run: Any
-    stop: Any
+    stop: Any = None
     outputs: tuple[Any, ...]
+    public: int
+    lane: str = "compute"
 
     @property
     def status(self) -> Any:  # noqa: ANN401 - gradio's components
@@ -103,10 +118,14 @@ def blocks(title: str) -> Any:  # noqa: ANN401 - gradio has no types
 
 
 def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no types
-    """Add a control for a picture, whose file reaches us as it is: 16 bits, alpha and profile included."""
+    """Add a control for a picture, whose file reaches us as it is: 16 bits, alpha and profile included.
+
+    The camera is offered only where `ARTMODELS_WEBCAM=1` is set: a public page has no business with it.
+    """
+    camera = os.environ.get("ARTMODELS_WEBCAM") == "1"
     component = gr.Image(
         **{"label": label, "type": "filepath", "image_mode": None, "format": "png", "height": 260} | options,
-        sources=["upload", "clipboard"],
+        sources=["upload", "clipboard", "webcam"] if camera else ["upload", "clipboard"],
         buttons=["fullscreen"],
     )
 
@@ -120,25 +139,40 @@ def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no t
     return component
 
 
-def results(before: str) -> Panel:
-    """Add the buttons, and what shows progress, the result, its comparison with the input, and its settings."""
+def results(before: str, *, steps: bool = True) -> Panel:
+    """Add the buttons, and what shows progress, the result, its comparison with the input, and its settings.
+
+    Args:
+        before: What the result is compared with, for people.
+        steps: Whether the method takes steps: then it can be stopped, and has a loss curve.
+    """
     with gr.Row():
         run = gr.Button("Run", variant="primary", size="lg", min_width=120)
-        stop = gr.Button("Stop", size="lg", min_width=120)
+        stop = gr.Button("Stop", size="lg", min_width=120) if steps else None
     status = gr.Markdown("Nothing has run yet.", elem_classes="status")
-    with gr.Tabs():
+    with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
             image = gr.Image(label="Result", format="png", interactive=False, height=480, buttons=["fullscreen"])
         with gr.Tab("Compare"):
             comparison = gr.ImageSlider(
                 label=f"{before} | result", format="png", interactive=False, max_height=480, buttons=["fullscreen"]
             )
-        with gr.Tab("Loss"):
-            losses = gr.LinePlot(x="step", y="loss", label="Loss at each step: lower is closer", height=320, buttons=[])
+        if steps:
+            with gr.Tab("Loss"):
+                plot = gr.LinePlot(
+                    x="step", y="loss", label="Loss at each step: lower is closer", height=320, buttons=[]
+                )
         with gr.Tab("Settings"):
             settings = gr.JSON(label="Settings: enough to repeat the result", buttons=["copy"])
     download = gr.DownloadButton("Download PNG", interactive=False, elem_classes="download", size="lg")
-    return Panel(run, stop, (image, settings, download, comparison, losses, status))
+    curve = (plot,) if steps else ()
+    return Panel(
+        run=run,
+        stop=stop,
+        outputs=(image, settings, download, comparison, *curve, status),
+        public=3,
+        lane="compute" if steps else "passes",
+    )
 
 
 def connect(
@@ -149,12 +183,12 @@ def connect(
 ) -> None:
     """Make the buttons work, and add the public endpoint, which is called as the function is.
 
-    People see everything stream; a program gets the picture, the settings and the file.
+    People see everything stream; a program gets the panel's public outputs.
     """
     shared: dict[str, Any] = {
         "inputs": list(inputs),
         "validator": validator(function, checks),
-        "concurrency_id": "compute",  # one optimisation at a time on this machine
+        "concurrency_id": panel.lane,  # one optimisation at a time on this machine; quick passes do not wait for it
         "concurrency_limit": 1,
     }
     running = panel.run.click(
@@ -166,19 +200,27 @@ def connect(
         show_progress_on=panel.status,
         **shared,
     )
-    panel.stop.click(_stopped, outputs=panel.status, cancels=[running], api_visibility="private", queue=False)
+    if panel.stop is not None:
+        panel.stop.click(_stopped, outputs=panel.status, cancels=[running], api_visibility="private", queue=False)
 
     @wraps(function)
-    def endpoint(*values: Any) -> Iterator[tuple[Any, Any, Any]]:
+    def endpoint(*values: Any) -> Iterator[Update]:
         with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
-            for image, settings, download, *_ in updates:
-                yield image, settings, download.get("value") or gr.skip()
+            for update in updates:
+                yield tuple(map(_value, update[: panel.public]))
 
-    gr.on([], endpoint, outputs=list(panel.outputs[:3]), api_name=function.__name__, **shared)
+    gr.on([], endpoint, outputs=list(panel.outputs[: panel.public]), api_name=function.__name__, **shared)
+
+
+def _value(output: Any) -> Any:  # noqa: ANN401 - any output's
+    """Keep only the value of a button that is to change: programs have no buttons."""
+    if isinstance(output, dict) and output.get("__type__") == "update":
+        return output.get("value") or gr.skip()
+    return output
 
 
 def _stopped() -> str:
-    return "Stopped. The picture is the last preview; run again for a full result."
+    return "Stopped. What is shown is as far as it came; run again for a full result."
 
 
 # --- running
@@ -195,52 +237,70 @@ def follow(start: Callable[[], Iterator[Any]], *, name: str, before: str) -> Gen
     Raises:
         gr.Error: With the message of any error that artmodels explains.
     """
-    skip = gr.skip()
-    losses: list[float] = []
-    next_preview = 0.0
-    folder = _run_folder()
-    yield None, None, gr.update(value=None, interactive=False), None, None, "Preparing…"
+    yield from explained(_updates(start, name, before), outputs=6)
+
+
+def explained(updates: Iterator[Update], *, outputs: int) -> Generator[Update, None, None]:
+    """Pass updates on; where they end in an error, say so in the status, the last of the outputs.
+
+    Raises:
+        gr.Error: With the message of any error that artmodels explains.
+    """
+    others = (gr.skip(),) * (outputs - 1)
     try:
-        with contextlib.closing(start()) as steps:  # type: ignore[type-var]
-            for item in steps:
-                if not isinstance(item, Step):
-                    yield _finish(item, folder / f"{name}.png", before, losses)
-                    return
-                losses.append(item.loss)
-                began = time.monotonic()
-                if began < next_preview:
-                    yield skip, skip, skip, skip, skip, skip
-                    continue
-                update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
-                # Previews take a twentieth of the time at most, whatever they cost.
-                next_preview = began + max(PREVIEW_PAUSE, 20 * (time.monotonic() - began))
-                yield update
+        yield from updates
     except ArtModelsError as error:
-        yield skip, skip, skip, skip, skip, f"**It did not work:** {error}"
+        yield *others, f"**It did not work:** {error}"
         raise gr.Error(str(error), print_exception=False) from error
     except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
-        yield skip, skip, skip, skip, skip, "**It did not work**, for a reason that the server's log tells."
+        yield *others, "**It did not work**, for a reason that the server's log tells."
         raise
 
 
-def _finish(result: Any, file: Path, before: str, losses: list[float]) -> Update:  # noqa: ANN401 - any method's
+def _updates(start: Callable[[], Iterator[Any]], name: str, before: str) -> Iterator[Update]:
+    skip = gr.skip()
+    losses: list[float] = []
+    next_preview = 0.0
+    folder = run_folder()
+    yield None, None, gr.update(value=None, interactive=False), None, None, "Preparing…"
+    with contextlib.closing(start()) as steps:  # type: ignore[type-var]
+        for item in steps:
+            if not isinstance(item, Step):
+                *shown, status = finish(item, folder / f"{name}.png", before, steps=len(losses))
+                yield *shown, _curve(losses), status
+                return
+            losses.append(item.loss)
+            began = time.monotonic()
+            if began < next_preview:
+                yield skip, skip, skip, skip, skip, skip
+                continue
+            update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
+            # Previews take a twentieth of the time at most, whatever they cost.
+            next_preview = began + max(PREVIEW_PAUSE, 20 * (time.monotonic() - began))
+            yield update
+
+
+def finish(result: Any, file: Path, before: str, *, steps: int = 0) -> Update:  # noqa: ANN401 - any method's
+    """Write a result as PNG, and return its path, settings, download, comparison with the input, and status."""
     image = result.image
-    images.save_png(image, file, metadata=result.metadata)
+    result.save(file)
     path = str(file)
-    original = ImageOps.fit(read(before).pil(), image.size, Image.Resampling.LANCZOS)
+    # A path and a JPEG of the input: gradio would spend longer on two more PNGs than a quick method takes.
+    original = file.with_name("before.jpg")
+    ImageOps.fit(read(before).pil(), image.size, Image.Resampling.BICUBIC).save(original, quality=95)
     end = "Finished" if result.complete else "The time limit cut it short: the best so far,"
-    status = f"{end} after {len(losses)} steps and {result.seconds:.1f} s, {image.width} x {image.height} pixels."
+    counted = f"{steps} steps and " if steps else ""
+    status = f"{end} after {counted}{result.seconds:.1f} s, {image.width} x {image.height} pixels."
     return (
         path,
         result.settings,
         gr.update(value=path, interactive=True),
-        (original, image),
-        _curve(losses),
+        (str(original), path),
         "  \n".join([f"**{status}**", *result.notes]),
     )
 
 
-def _run_folder() -> Path:
+def run_folder() -> Path:
     """Make a folder of its own for a run, in gradio's cache: what is there is served, and deleted after an hour."""
     cache = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
     cache.mkdir(parents=True, exist_ok=True)

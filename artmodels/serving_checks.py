@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import images
+from artmodels import catalogue, images
 from artmodels.errors import ImageError
 from artmodels.images import LoadedImage
 
-__all__ = ["Check", "picture", "read", "same_size_as", "validator", "whole_number"]
+__all__ = ["Check", "file_list", "model_of", "picture", "read", "same_size_as", "validator", "whole_number"]
 
 Check = Callable[[Any, Mapping[str, Any]], str]
 """Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
@@ -53,13 +53,39 @@ def picture(what: str, *, smallest: int = 1, optional: bool = False) -> Check:
     return check
 
 
-def whole_number(what: str, least: int, most: int, advice: str) -> Check:
-    """Check that a number is whole and within its bounds."""
+def file_list(most: int) -> Check:
+    """Check that some files were given, and not more than `most`; each is read when its turn comes."""
+
+    def check(paths: list[str] | None, _: Mapping[str, Any]) -> str:
+        if not paths:
+            return "There are no pictures: upload some."
+        if len(paths) > most:
+            return f"These are {len(paths)} files: give at most {most} at a time."
+        return ""
+
+    return check
+
+
+def model_of(method: str) -> Check:
+    """Check that a name is that of one of a method's models."""
+    names = [entry.name for entry in catalogue.list_models(method)]
+
+    def check(name: str, _: Mapping[str, Any]) -> str:
+        if name in names:
+            return ""
+        return f"{name!r} is not one of {', '.join(names)}.{catalogue.suggest(str(name), names)}"
+
+    return check
+
+
+def whole_number(what: str, least: int, most: int, advice: str, *, or_zero: bool = False) -> Check:
+    """Check that a number is whole and within its bounds, or 0 where that leaves the choice to the method."""
 
     def check(value: int | None, _: Mapping[str, Any]) -> str:
-        if value is not None and least <= value <= most:
+        if value is not None and (least <= value <= most or (or_zero and value == 0)):
             return ""
-        return f"{what} is {'empty' if value is None else value}: give {least} to {most}. {advice}".rstrip()
+        zero = "0, or " if or_zero else ""
+        return f"{what} is {'empty' if value is None else value}: give {zero}{least} to {most}. {advice}".rstrip()
 
     return check
 

@@ -109,6 +109,7 @@ class Convolution(Stage):
         stride: int = 1,
         groups: int = 1,
         relu: bool = True,
+        bias: bool = True,
         key: str = "",
         norm: str = "",
     ) -> None:
@@ -121,13 +122,14 @@ class Convolution(Stage):
             stride: Pixels between neighbouring positions.
             groups: See `torch.nn.functional.conv2d`.
             relu: Whether ReLU follows.
+            bias: Whether a checkpoint holds a bias; without, it stays 0.
             key: Name of the layer in a checkpoint.
             norm: Name of the batch normalisation after it in a checkpoint; empty if there is none.
         """
         super().__init__()
         self.windows = (Window(kernel, stride, kernel // 2),)
         self.channels, self.groups, self.relu = channels, groups, relu
-        self.key, self.norm = key, norm
+        self.key, self.norm, self.biased = key, norm, bias
         self.weight = nn.Parameter(torch.zeros(channels, inputs // groups, kernel, kernel), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(channels), requires_grad=False)
 
@@ -142,6 +144,8 @@ class Convolution(Stage):
 
     def keys(self) -> list[str]:
         """Names of the tensors that `assign` reads from a checkpoint."""
+        if not self.biased:
+            return [f"{self.key}.weight"]
         if not self.norm:
             return [f"{self.key}.weight", f"{self.key}.bias"]
         names = ("weight", "bias", "running_mean", "running_var")
@@ -150,7 +154,7 @@ class Convolution(Stage):
     def assign(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the weights in, normalisation folded (in float64: the fold itself then costs no accuracy)."""
         weight, *rest = (tensors[key].double() for key in self.keys())
-        bias = rest[0]
+        bias = rest[0] if rest else torch.zeros(self.channels)
         if self.norm:
             scale, shift, mean, variance = rest
             gain = scale / (variance + NORM_EPSILON).sqrt()

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import artmodels
 from artmodels import images
 from artmodels.patterns import example
 
@@ -21,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
 ]
 WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
-PAGES = ("texture_synthesis", "neural_style")
+PAGES = ("fast_style", "super_resolution", "texture_synthesis", "neural_style")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def upload(page, index: int, path: Path) -> None:
 
 
 def result_image(page):
-    return page.get_by_role("tabpanel").locator("img").first
+    return page.locator(".results").get_by_role("tabpanel").locator("img").first
 
 
 def set_number(page, label: str, value: int) -> None:
@@ -89,8 +91,8 @@ def run_to_the_end(page, seconds: int = 60) -> None:
     page.get_by_text("Finished after").wait_for(timeout=seconds * 1000)
 
 
-def check_result(page, tmp_path: Path, size: tuple[int, int]) -> None:
-    """Look at what a run leaves: the picture, the slider, the curve, the settings and the file."""
+def check_result(page, tmp_path: Path, size: tuple[int, int], *, steps: bool = True) -> dict[str, object]:
+    """Look at what a run leaves: the picture, the slider, the curve, the file and the settings, which it returns."""
     result_image(page).wait_for()
     with page.expect_download() as download:
         page.get_by_text("Download PNG").click()
@@ -102,7 +104,7 @@ def check_result(page, tmp_path: Path, size: tuple[int, int]) -> None:
     assert settings["size"] == [size[1], size[0]]
 
     page.get_by_role("tab", name="Compare").click()
-    slider = page.get_by_role("tabpanel").locator(".image-container").first
+    slider = page.locator(".results").get_by_role("tabpanel").locator(".image-container").first
     slider.wait_for()
     before = slider.screenshot()
     box = slider.bounding_box()
@@ -113,10 +115,12 @@ def check_result(page, tmp_path: Path, size: tuple[int, int]) -> None:
     page.mouse.up()
     assert slider.screenshot() != before
 
-    page.get_by_role("tab", name="Loss").click()
-    page.locator(".vega-embed .marks").first.wait_for()
+    if steps:
+        page.get_by_role("tab", name="Loss").click()
+        page.locator(".vega-embed .marks").first.wait_for()
     page.get_by_role("tab", name="Settings").click()
     page.get_by_text("artmodels_version").first.wait_for()
+    return settings
 
 
 def test_landing_leads_to_every_page(page) -> None:
@@ -158,6 +162,53 @@ def test_style_from_upload_to_download(page, tmp_path: Path) -> None:
     page.get_by_label("Draft").check()
     run_to_the_end(page)
     check_result(page, tmp_path, (64, 64))
+    assert overflow(page) <= 0
+
+
+def choose(page, title: str) -> None:
+    """Click a tile of the wall, whose radio button must follow."""
+    page.locator(".wall label", has_text=title).click()
+    assert page.get_by_role("radio", name=title).is_checked()
+
+
+def test_photograph_from_the_wall_to_the_download(page, tmp_path: Path) -> None:
+    open_page(page, "fast_style")
+    tiles = page.locator(".wall label")
+    look = "tile => getComputedStyle(tile, '::before').backgroundImage"
+    assert tiles.count() == len(artmodels.list_models("fast_style"))
+    for tile in tiles.all():
+        assert tile.evaluate(look).startswith('url("data:image/jpeg;base64,')
+        assert tile.bounding_box()["width"] > 60
+    choose(page, "The Scream")
+    path = tmp_path / "photo.png"
+    example("astronaut").resize((96, 64)).save(path)
+    upload(page, 0, path)
+    run_to_the_end(page)
+    settings = check_result(page, tmp_path, (96, 64), steps=False)
+    assert settings["model"] == "fast-style-scream"
+    assert not page.get_by_role("button", name="Stop").is_visible()
+    assert overflow(page) <= 0
+
+
+def test_several_photographs_come_back_as_an_archive(page, tmp_path: Path) -> None:
+    open_page(page, "fast_style")
+    choose(page, "The City Rises")
+    page.get_by_role("tab", name="Several pictures").click()
+    for name in ("astronaut", "coffee"):
+        example(name).resize((96, 64)).save(tmp_path / f"{name}.png")
+    (tmp_path / "letter.txt").write_text("not a picture")
+    files = [tmp_path / name for name in ("astronaut.png", "letter.txt", "coffee.png")]
+    page.locator(".batch input[type=file]").set_input_files(files)
+    page.get_by_text("letter").first.wait_for()
+    page.get_by_role("button", name="Run all").click()
+    page.get_by_text("Finished: 2 of 3 pictures").wait_for(timeout=60_000)
+    assert page.get_by_text("'letter.txt' is text, not pixels").is_visible()
+    assert page.locator(".batch-results img").count() == 2
+    with page.expect_download() as download:
+        page.get_by_text("Download ZIP").click()
+    download.value.save_as(tmp_path / "result.zip")
+    with zipfile.ZipFile(tmp_path / "result.zip") as packed:
+        assert packed.namelist() == ["astronaut.png", "coffee.png", "report.json"]
     assert overflow(page) <= 0
 
 

@@ -98,12 +98,42 @@ def test_style(invoke, pictures: Path) -> None:
         assert image.size == (128, 96)
 
 
+@pytest.mark.parametrize("style", ["scream", "fast-style-scream"])
+def test_fast_style_takes_the_name_of_a_style(invoke, pictures: Path, style: str) -> None:
+    arguments = ["--style", style, "--set", "strength=0.5", "--size", "96x72"]
+    done = invoke("run", "fast_style", "photo.jpg", *arguments, "-o", "out.png")
+    assert done.code == 0, done.err
+    assert done.out == "out.png: 96x72\n"
+    settings = json.loads(images.read_metadata(pictures / "out.png")["artmodels"])
+    assert settings.items() >= {"model": "fast-style-scream", "strength": 0.5, "size": [72, 96]}.items()
+
+
+def test_several_images_go_into_a_folder(invoke, pictures: Path) -> None:
+    (pictures / "out").mkdir()
+    (pictures / "letter.txt").write_text("not a picture")
+    done = invoke("run", "fast_style", "brick.png", "letter.txt", "photo.jpg", "-o", "out")
+    assert done.code == 1
+    assert "artmodels: letter.txt: 'letter.txt' is text, not pixels" in done.err
+    assert done.out == f"{Path('out/brick.png')}: 128x96\n{Path('out/photo.png')}: 128x96\n"
+    assert sorted(path.name for path in (pictures / "out").iterdir()) == ["brick.png", "photo.png"]
+    expected = artmodels.FastStyle.from_pretrained()(pictures / "photo.jpg").image
+    with Image.open(pictures / "out" / "photo.png") as image:
+        assert image.tobytes() == expected.tobytes()
+
+
+def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> None:
+    done = invoke("run", "fast_style", "photo.jpg", "--style", "stary-night", "-o", "out.png")
+    assert done.code == 2
+    names = [entry.name.removeprefix("fast-style-") for entry in artmodels.list_models("fast_style")]
+    assert f"'stary-night' is not a style of fast_style: {', '.join(names)}. Did you mean 'starry-night'?" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
         (
             ["texture", "brick.png", "-o", "out.png"],
-            "'texture' is not one of neural_style, texture_synthesis",
+            f"'texture' is not one of {', '.join(sorted(artmodels.METHODS))}",
         ),
         (["texture_synthesis", "brick.png", "-o", "."], ". is a folder"),
         (["texture_synthesis", "brick.png", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
@@ -113,8 +143,18 @@ def test_style(invoke, pictures: Path) -> None:
         (["neural_style", "photo.jpg", "-o", "out.png"], "needs at least one"),
         (
             ["texture_synthesis", "brick.png", "--style", "style.jpg", "-o", "out.png"],
-            "no other method takes any",
+            "--style: texture_synthesis takes none",
         ),
+        (["fast_style", "photo.jpg", "--seed", "1", "-o", "out.png"], "--seed: fast_style takes none"),
+        (["fast_style", "photo.jpg", "--deadline", "1", "-o", "out.png"], "--deadline: fast_style takes none"),
+        (["fast_style", "photo.jpg", "--style", "ink", "--style", "adele", "-o", "out.png"], "one style at a time"),
+        (
+            ["fast_style", "photo.jpg", "--style", "ink", "--name", "fast-style-adele", "-o", "out.png"],
+            "--name fast-style-adele says already which model",
+        ),
+        (["fast_style", "photo.jpg", "style.jpg", "-o", "out.png"], "for 2 images, out.png must be a folder"),
+        (["fast_style", "photo.jpg", "../{here}/photo.jpg", "-o", "."], "two of the images have the same name"),
+        (["fast_style", "photo.jpg", "brick.png", "-o", "."], "brick.png is an input"),
         (["texture_synthesis", "brick.png", "-o", "out.png", "--size", "512"], "'512' is not WIDTHxHEIGHT"),
         (["texture_synthesis", "brick.png", "-o", "out.png", "--set", "steps"], "'steps' is not KEY=VALUE"),
     ],
@@ -156,6 +196,15 @@ def test_explained_errors_exit_with_1(invoke, pictures: Path, arguments: list[st
 def test_settings_are_typed(text: str, value: object) -> None:
     key, parsed = cli._setting(text)
     assert (key, parsed, type(parsed)) == ("a", value, type(value))
+
+
+def test_a_knob_reaches_the_call_or_the_configuration(invoke, pictures: Path) -> None:
+    done = invoke("run", "fast_style", "photo.jpg", "--set", "strength=2", "-o", "out.png")
+    assert (done.code, done.err) == (1, "artmodels: strength=2 must be from 0 (the picture itself) to 1 (all style)")
+    done = invoke("run", "fast_style", "photo.jpg", "--set", "strenght=1", "-o", "out.png")
+    assert done.code == 1
+    assert "strenght" in done.err
+    assert not (pictures / "out.png").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")

@@ -116,7 +116,7 @@ def test_constraints_pin_everything_that_make_installs() -> None:
 
 
 def test_ranges_have_a_floor_and_a_ceiling() -> None:
-    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "dev"}
+    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "train", "dev"}
     for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]:
         operators = {specifier.operator for specifier in Requirement(text).specifier}
         assert operators == {">=", "<"}, text
@@ -158,7 +158,7 @@ def test_imports_point_one_way() -> None:
     assert wrong == set()
 
 
-BUILDS_ON = {("neural_style", "texture_synthesis")}
+BUILDS_ON = {("neural_style", "texture_synthesis"), ("texture_network", "texture_synthesis")}
 
 
 def test_methods_do_not_import_each_other() -> None:

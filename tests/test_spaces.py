@@ -3,17 +3,20 @@
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import numpy as np
 import psutil
@@ -25,7 +28,7 @@ from gradio_client.utils import QueueError
 from PIL import Image
 
 import artmodels
-from artmodels import images, serving
+from artmodels import catalogue, images, serving, serving_once
 from artmodels.modelcache import ModelCache, size_in_bytes
 from artmodels.optimise import Step
 from artmodels.patterns import PATTERNS, example
@@ -34,6 +37,7 @@ from artmodels.results import ImageResult
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "api.json"
 TEXTURE, STYLE = "/texture_synthesis_run", "/neural_style_run"
+FAST, BATCH = "/fast_style_run", "/fast_style_batch"
 SMALL = {"width": 64, "height": 64, "quality": "Draft"}
 
 
@@ -78,6 +82,12 @@ class FakeMethod:
         finally:
             self.closed.set()
 
+    def __call__(self, picture, **options):
+        self.seen.append((picture, (), options))
+        time.sleep(self.pause)
+        height, width = options.pop("size", (picture.height, picture.width))
+        return ImageResult(tensor=torch.full((1, 3, height, width), 0.25), settings=options, seconds=0.0)
+
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch):
@@ -120,10 +130,17 @@ def test_the_api_is_the_one_that_was_promised(client: Client) -> None:
     if os.environ.get("ARTMODELS_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(surface, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert surface == json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert {name.removesuffix("_run").strip("/") for name in surface} == set(artmodels.METHODS)
+    assert {re.sub("^/|_(run|batch)$", "", name) for name in surface} == set(artmodels.METHODS)
 
 
-@pytest.mark.parametrize("name", ["texture_synthesis_run_page", "neural_style_run_page", "load_example"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("texture_synthesis_run_page", "neural_style_run_page", "fast_style_run_page", "fast_style_batch_page"),
+        *("super_resolution_run_page", "super_resolution_batch_page"),
+        "load_example",
+    ],
+)
 def test_everything_else_is_private(client: Client, name: str) -> None:
     with pytest.raises(ValueError, match="Cannot find a function"):
         client.predict(api_name=f"/{name}")
@@ -208,6 +225,176 @@ def test_uploads_keep_their_contrast(client: Client, tmp_path: Path, fake, kind:
         expected = np.repeat(ramp[..., None], 3, axis=2)
     client.predict(handle_file(path), **SMALL, api_name=TEXTURE)
     np.testing.assert_array_equal(method.seen[0][0].pixels, expected)
+
+
+# --- one pass
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(0, (96, 64)), (128, (128, 85))])
+def test_a_repainted_picture_is_what_its_settings_make_again(
+    client: Client, tmp_path: Path, size: int, pixels: tuple[int, int]
+) -> None:
+    photo = tmp_path / "photo.png"
+    example("astronaut").resize((96, 64)).save(photo)
+    options = {"style": "fast-style-scream", "strength": 0.7, "size": size}
+    image, settings, file = client.predict(handle_file(photo), **options, api_name=FAST)
+    assert settings.items() >= {"model": "fast-style-scream", "strength": 0.7, "size": list(pixels[::-1])}.items()
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    assert Path(file).name == "fast-style-scream.png"
+    with Image.open(image) as shown:
+        assert (shown.format, shown.size) == ("PNG", pixels)
+        values = np.asarray(shown)
+    method = artmodels.FastStyle.from_pretrained(settings["model"])
+    again = method(photo, strength=settings["strength"], size=tuple(settings["size"]))
+    np.testing.assert_array_equal(values, np.asarray(again.image))
+
+
+def test_without_style_it_is_the_picture_itself(client: Client, brick: Path) -> None:
+    image, settings, _ = client.predict(handle_file(brick), strength=0, api_name=FAST)
+    np.testing.assert_array_equal(np.asarray(Image.open(image)), np.asarray(Image.open(brick)))
+    assert settings["model"] == catalogue.default("fast_style").name
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Path, scale: int) -> None:
+    scan = example("coffee").resize((40, 30)).convert("RGBA")
+    scan.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    scan.save(tmp_path / "scan.png")
+    name = f"super-resolution-x{scale}"
+    _, settings, file = client.predict(handle_file(tmp_path / "scan.png"), name, api_name="/super_resolution_run")
+    assert settings["model"] == name
+    artmodels.load(name)(tmp_path / "scan.png").save(tmp_path / "expected.png")
+    with Image.open(file) as made, Image.open(tmp_path / "expected.png") as expected:
+        assert (made.mode, made.size) == ("RGBA", (40 * scale, 30 * scale))
+        np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
+
+
+def test_what_would_become_too_large_is_refused_or_reported(client: Client, tmp_path: Path) -> None:
+    large = png(tmp_path / "large.png", size=1001)
+    with pytest.raises(
+        ValidationError,
+        match="photo: This picture is 1001 x 1001 pixels, and 4 times that is more than the 16 megapixels",
+    ):
+        client.predict(handle_file(large), "super-resolution-x4", api_name="/super_resolution_run")
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (30, 20), (255, 0, 0, 99)).save(clear)
+    archive, report = client.predict(
+        [handle_file(large), handle_file(clear)], "super-resolution-x4", api_name="/super_resolution_batch"
+    )
+    assert "more than the 16 megapixels" in report[0]["error"]
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["clear.png", "report.json"]
+        made = Image.open(io.BytesIO(packed.read("clear.png")))
+    assert (made.mode, made.size) == ("RGBA", (120, 80))
+
+
+def test_a_pass_does_not_wait_for_an_optimisation(client: Client, brick: Path, fake) -> None:
+    method = fake()
+    method.gate.clear()
+    job = client.submit(handle_file(brick), api_name=TEXTURE)
+    wait_for(lambda: method.seen)
+    assert client.predict(handle_file(brick), strength=0.5, api_name=FAST)[1] == {"strength": 0.5}
+    assert not job.done()
+    method.gate.set()
+    assert job.result(timeout=60)[1] == {"seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "noted"),
+    [
+        (0, (30, serving_once.LONGEST), True),
+        (64, (1, 64), False),
+        (2 * serving_once.LONGEST, (60, 2 * serving_once.LONGEST), False),
+    ],
+)
+def test_only_what_nobody_asked_for_is_noted(side: int, size: tuple[int, int], noted: bool) -> None:
+    large = images.load(Image.new("RGB", (2 * serving_once.LONGEST, 60)))
+    result = serving_once.at_size(FakeMethod(), large, side, strength=0.5)
+    assert (tuple(result.tensor.shape[2:]), result.settings) == (size, {"strength": 0.5})
+    limit = serving_once.LONGEST
+    note = f"The picture of {2 * limit} x 60 pixels was reduced to this server's limit of {limit} a side"
+    assert [text.startswith(note) for text in result.notes] == [True] * noted
+
+
+# --- many pictures at once
+
+
+def test_a_batch_reports_what_cannot_be_used_and_does_the_rest(client: Client, tmp_path: Path) -> None:
+    example("astronaut").resize((64, 48)).save(tmp_path / "one.png")
+    example("coffee").resize((48, 64)).save(tmp_path / "one.jpg")
+    one_pixel(tmp_path / "dot.png")
+    text_file(tmp_path / "note.png")
+    given = [handle_file(tmp_path / name) for name in ("one.png", "note.png", "one.jpg", "dot.png")]
+    archive, report = client.predict(given, style="fast-style-ink", strength=0.5, api_name=BATCH)
+    assert Path(archive).name == "fast-style-ink.zip"
+    assert [row["file"] for row in report] == ["one.png", "note.png", "one.jpg", "dot.png"]
+    assert [row.get("result") for row in report] == ["one.png", None, "one-2.png", None]
+    assert re.fullmatch("'note.png' is text, not pixels.*", report[1]["error"])
+    assert report[3]["error"].startswith("the picture is 1 x 1 px, too small to repaint")
+    method = artmodels.FastStyle.from_pretrained("fast-style-ink")
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["one.png", "one-2.png", "report.json"]
+        assert json.loads(packed.read("report.json")) == report
+        for row, name in ((report[0], "one.png"), (report[2], "one.jpg")):
+            data = packed.read(row["result"])
+            assert json.loads(images.read_metadata(data)["artmodels"]) == row["settings"]
+            expected = np.asarray(method(tmp_path / name, strength=0.5).image)
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)
+
+
+def test_a_batch_of_nothing_usable_says_why(client: Client, tmp_path: Path) -> None:
+    files = [handle_file(text_file(tmp_path / "a.png")), handle_file(one_pixel(tmp_path / "b.png"))]
+    with pytest.raises(AppError, match="(?s)None of the files gave a result.*a.png: .*text.*b.png: .*1 x 1 px"):
+        client.predict(files, api_name=BATCH)
+
+
+def test_a_fault_of_ours_costs_one_file_and_tells_nothing(client: Client, brick: Path, tmp_path: Path, fake) -> None:
+    class Fragile(FakeMethod):
+        def __call__(self, picture, **options):
+            if picture.width == 32:
+                raise RuntimeError("/secret/path")
+            return super().__call__(picture, **options)
+
+    fake()
+    serving.MODELS.load = lambda name: Fragile()
+    _, report = client.predict([handle_file(png(tmp_path / "a.png", size=32)), handle_file(brick)], api_name=BATCH)
+    assert report[0] == {"file": "a.png", "error": "It failed for a reason that the server's log tells."}
+    assert report[1]["result"] == "brick.png"
+
+
+def test_a_batch_without_its_weights_ends_at_once(client: Client, brick: Path, fake) -> None:
+    loads = []
+
+    def load(name: str) -> None:
+        loads.append(name)
+        raise artmodels.MissingWeights("the weights are gone: install again")
+
+    fake()
+    serving.MODELS.load = load
+    with pytest.raises(AppError, match=r"^the weights are gone: install again$"):
+        client.predict([handle_file(brick)] * 3, api_name=BATCH)
+    assert loads == [catalogue.default("fast_style").name]
+
+
+def test_a_batch_stops_between_two_files(client: Client, brick: Path, fake) -> None:
+    method = fake(pause=0.3)
+    job = client.submit([handle_file(brick)] * 8, api_name=BATCH)
+    wait_for(lambda: len(method.seen) > 1)
+    assert job.cancel()
+    count = len(method.seen)
+    time.sleep(1)
+    assert len(method.seen) <= count + 1 < 8
+
+
+def test_a_batch_has_a_limit(client: Client, gallery_url: str, brick: Path, fake) -> None:
+    method = fake()
+    with pytest.raises(ValidationError, match=r"photos: There are no pictures: upload some\."):
+        client.predict(None, api_name=BATCH)
+    with brick.open("rb") as file:
+        (path,) = httpx.post(f"{gallery_url}gradio_api/upload", files={"files": file}).json()
+    many = [{"path": path, "meta": {"_type": "gradio.FileData"}}] * 33
+    assert "These are 33 files: give at most 32 at a time." in call(gallery_url, [many, *BATCH_DEFAULTS], BATCH)
+    assert method.seen == []
 
 
 # --- stopping
@@ -300,6 +487,26 @@ def test_wrong_input_is_explained_beside_its_control(
     assert os.environ["GRADIO_TEMP_DIR"] not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (None, {}, "photo: There is no picture: upload the picture to repaint, or pick an example"),
+        (one_pixel, {}, "photo: This picture is 1 x 1 pixels: the picture to repaint needs at least 8"),
+        (text_file, {}, "photo: .*input.png.*text, not pixels"),
+        (bomb, {}, "photo: .*input.png.*12000 ?x ?12000"),
+        (png, {"size": 63}, "size: Longest side is 63: give 0, or 64 to 2048. The limit of this machine is 2048"),
+        (png, {"size": 2049}, "size: Longest side is 2049: give 0, or 64 to 2048"),
+        (png, {"style": "fast-style-screan"}, "style: .*-screan' is not one of .* Did you mean 'fast-style-scream'"),
+    ],
+)
+def test_wrong_input_of_fast_style_is_explained(
+    client: Client, tmp_path: Path, make, options: dict, message: str
+) -> None:
+    file = handle_file(make(tmp_path / "input.png")) if make else None
+    with pytest.raises(ValidationError, match=f"(?s){message}"):
+        client.predict(file, **options, api_name=FAST)
+
+
 def test_a_mask_of_another_size_is_explained(client: Client, brick: Path, tmp_path: Path) -> None:
     mask = png(tmp_path / "mask.png", size=32)
     message = "mask_1: This picture is 32 x 32 pixels and the content 64 x 64. Paint the mask over a copy"
@@ -326,24 +533,29 @@ def test_unexpected_errors_tell_nothing(client: Client, brick: Path, fake) -> No
     assert "secret" not in str(caught.value)
 
 
-def call(url: str, data: list) -> str:
-    """Call the texture endpoint without the client, whose own checks an attacker would not run."""
-    answer = httpx.post(f"{url}gradio_api/call/texture_synthesis_run", json={"data": data}, timeout=20)
+def call(url: str, data: list, api_name: str = TEXTURE) -> str:
+    """Call an endpoint without the client, whose own checks an attacker would not run."""
+    answer = httpx.post(f"{url}gradio_api/call{api_name}", json={"data": data}, timeout=20)
     if answer.status_code != 200:
         return answer.text
     event = answer.json()["event_id"]
-    return httpx.get(f"{url}gradio_api/call/texture_synthesis_run/{event}", timeout=20).text
+    return httpx.get(f"{url}gradio_api/call{api_name}/{event}", timeout=20).text
 
 
 DEFAULTS = ["texture-patches", 64, 64, "Draft", False, 0, 5]
+BATCH_DEFAULTS = ["fast-style-starry-night", 1, 0]
 
 
 def test_files_of_the_server_cannot_be_read(gallery_url: str, fake) -> None:
     method = fake()
     for path in ("/etc/passwd", "../../etc/passwd", str(ROOT / "pyproject.toml")):
-        text = call(gallery_url, [{"path": path, "meta": {"_type": "gradio.FileData"}}, *DEFAULTS])
-        assert "not" in text
-        assert "root:" not in text
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for text in (
+            call(gallery_url, [file, *DEFAULTS]),
+            call(gallery_url, [[file], *BATCH_DEFAULTS], BATCH),
+        ):
+            assert "not" in text
+            assert "root:" not in text
     assert method.seen == []
     for path in ("/etc/passwd", str(ROOT / "pyproject.toml"), str(ROOT / "spaces" / "gallery" / "app.py")):
         assert httpx.get(f"{gallery_url}gradio_api/file={path}").status_code in {403, 404}
@@ -365,7 +577,9 @@ def test_addresses_are_not_fetched(gallery_url: str, fake) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/secret.png"
         for file in ({"path": address}, {"path": "x.png", "url": address}):
-            call(gallery_url, [file | {"meta": {"_type": "gradio.FileData"}}, *DEFAULTS])
+            file = file | {"meta": {"_type": "gradio.FileData"}}
+            call(gallery_url, [file, *DEFAULTS])
+            call(gallery_url, [[file], *BATCH_DEFAULTS], BATCH)
         server.shutdown()
     assert hits == []
     assert method.seen == []
@@ -473,6 +687,57 @@ def test_a_failed_load_is_tried_again() -> None:
 def test_size_counts_shared_tensors_once() -> None:
     layer = torch.nn.Linear(10, 10, bias=False)
     assert size_in_bytes(SimpleNamespace(one=layer, two=layer, extra=torch.zeros(5), name="x")) == 420
+
+
+# --- the wall and the camera
+
+
+def test_a_wall_shows_what_each_model_makes_of_the_same_picture(fake) -> None:
+    method = fake()
+    sample = example("chelsea")
+    made = serving_once.tiles("fast_style", sample, lambda entry: (entry.name, "by hand"))
+    assert [tile.value for tile in made] == [entry.name for entry in serving.models("fast_style")]
+    assert made[0].value == catalogue.default("fast_style").name
+    assert {tile.picture.size for tile in made} == {(224, 224)}
+    assert [tile.picture.getpixel((0, 0)) for tile in made] == [(64, 64, 64)] * len(method.seen)
+    with gr.Blocks():
+        control = serving_once.wall("Painting", made)
+    assert control.choices == [(tile.title, tile.value) for tile in made]
+    assert control.value == made[0].value
+
+
+def test_a_wall_stands_without_a_model_that_cannot_be_loaded(fake, caplog: pytest.LogCaptureFixture) -> None:
+    fake()
+
+    def load(name: str) -> FakeMethod:
+        if name == "fast-style-ink":
+            raise artmodels.HashMismatch("not the promised bytes")
+        return FakeMethod()
+
+    serving.MODELS.load = load
+    made = serving_once.tiles("fast_style", Image.new("RGB", (300, 200), "red"), lambda entry: ("", ""))
+    colours = {tile.value: tile.picture.getpixel((0, 0)) for tile in made}
+    assert colours.pop("fast-style-ink") == (255, 0, 0)
+    assert set(colours.values()) == {(64, 64, 64)}
+    assert "fast-style-ink: not the promised bytes" in caplog.text
+
+
+def test_a_wall_downloads_nothing(fake) -> None:
+    method = fake()
+    made = serving_once.tiles("neural_style", Image.new("RGB", (8, 8), "red"), lambda entry: ("", ""))
+    assert len(method.seen) == len(made) - 1 > 0
+    assert [tile.value for tile in made if tile.picture.getpixel((0, 0)) == (255, 0, 0)] == ["style-vgg19"]
+
+
+@pytest.mark.parametrize(("setting", "offered"), [(None, False), ("0", False), ("1", True)])
+def test_the_camera_is_off_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, offered: bool
+) -> None:
+    monkeypatch.delenv("ARTMODELS_WEBCAM", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("ARTMODELS_WEBCAM", setting)
+    with gr.Blocks():
+        assert ("webcam" in serving.upload("Photograph").sources) is offered
 
 
 # --- examples and starting

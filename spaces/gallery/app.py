@@ -31,6 +31,18 @@ class Card:
 
 CARDS = (
     Card(
+        "fast_style",
+        "Fast style",
+        "A photograph repainted in the manner of a painting within moments, or many of them in one go.",
+        "Johnson 2016, one small network for each painting",
+    ),
+    Card(
+        "super_resolution",
+        "Super-resolution",
+        "A scan or a photograph two or four times as large: sharper than plain enlargement, and nothing invented.",
+        "Wang 2021, small networks of our own",
+    ),
+    Card(
         "texture_synthesis",
         "Texture synthesis",
         "More of a material, at any size, from one picture of it: cloth, stone, wallpaper, brushwork.",

@@ -1,0 +1,135 @@
+"""Collections of images to train on: found, split and cut the same way everywhere.
+
+Nothing here depends on the order in which a file system lists its files, or on what ran before: a split follows from
+the names of the files, and a batch from its generator.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+
+from artmodels import images
+from artmodels.errors import DatasetError, ImageError
+
+__all__ = ["Crops", "ImageSet", "fingerprint", "image_files", "split"]
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+
+
+def image_files(root: Path, folders: Iterable[str] = (".",)) -> list[Path]:
+    """Every image file below some folders of `root`, sorted by its path.
+
+    Raises:
+        DatasetError: A folder does not exist, or there is no image.
+    """
+    found = set[Path]()
+    for name in folders:
+        folder = root / name
+        if not folder.is_dir():
+            raise DatasetError(f"There is no folder {folder}: name the folder that holds the images.")
+        found |= {path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()}
+    if not found:
+        raise DatasetError(f"{root} holds no image in {', '.join(folders)}: PNG, JPEG, WebP or TIFF.")
+    return sorted(found)
+
+
+def split(files: Sequence[Path], held_out: int = 10) -> tuple[list[Path], list[Path]]:
+    """Put about one file in `held_out` aside, by a hash of its name: (to train on, held out).
+
+    A file stays on its side when others come or go.
+    """
+    parts: tuple[list[Path], list[Path]] = ([], [])
+    for path in files:
+        digest = hashlib.sha256(path.name.encode()).digest()
+        parts[int.from_bytes(digest[:4], "big") % held_out == 0].append(path)
+    return parts
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """The sha256 of the names and contents of files, in their order: what a recipe says it was trained on."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images in memory, uint8 [3, H, W] each, with their shorter side at most `side`."""
+
+    images: tuple[Tensor, ...]
+
+    @classmethod
+    def load(cls, files: Sequence[Path], *, side: int) -> "ImageSet":
+        """Decode and reduce files; what cannot be read is left out, and the log says so.
+
+        Raises:
+            DatasetError: Nothing could be read.
+        """
+        kept = list[Tensor]()
+        for path in files:
+            try:
+                pixels = images.load(path).tensor()
+            except ImageError as error:
+                logger.warning("%s is left out: %s", path, error)
+                continue
+            ratio = side / min(pixels.shape[-2:])
+            if ratio < 1:
+                size = [max(side, round(length * ratio)) for length in pixels.shape[-2:]]
+                pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+            kept.append((pixels[0] * 255).round().to(torch.uint8))
+        if not kept:
+            raise DatasetError(f"None of {len(files)} files could be read as an image.")
+        return cls(tuple(kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """How batches are cut from images.
+
+    Attributes:
+        size: Side of a crop in pixels.
+        smallest: Least share of the shorter side that a crop covers; 1 takes it whole.
+        flips: Whether half of the crops are mirrored.
+        jitter: Range of the changes of brightness, contrast and saturation: 0.3 is up to 30 %.
+    """
+
+    size: int
+    smallest: float = 0.4
+    flips: bool = True
+    jitter: float = 0.0
+
+    def __call__(self, images: ImageSet, count: int, rng: torch.Generator) -> Tensor:
+        """Draw `count` crops, [count, 3, size, size] in [0, 1]."""
+        return torch.cat([self._one(images, rng) for _ in range(count)])
+
+    def _one(self, images: ImageSet, rng: torch.Generator) -> Tensor:
+        index = int(torch.randint(len(images.images), (), generator=rng))
+        pixels = images.images[index]
+        share, across, down, mirror, light, contrast, colour = torch.rand(7, generator=rng).tolist()
+        shorter = min(pixels.shape[-2:])
+        # Evenly in the logarithm, as scales go; never so small that it would have to be enlarged, if that can be.
+        least = min(shorter, max(self.size, round(self.smallest * shorter)))
+        side = min(shorter, max(1, round(least * (shorter / least) ** share)))
+        top = round(down * (pixels.shape[-2] - side))
+        left = round(across * (pixels.shape[-1] - side))
+        crop = pixels[None, :, top : top + side, left : left + side].float() / 255
+        if side != self.size:
+            crop = F.interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
+        if self.flips and mirror < 0.5:
+            crop = crop.flip(-1)
+        if self.jitter:
+            grey = crop.mean(1, keepdim=True)
+            crop = grey + (crop - grey) * (1 + self.jitter * (2 * colour - 1))
+            mean = crop.mean()
+            crop = (crop - mean) * (1 + self.jitter * (2 * contrast - 1)) + mean * (1 + self.jitter * (2 * light - 1))
+            crop = crop.clamp(0, 1)
+        return crop

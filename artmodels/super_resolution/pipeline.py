@@ -1,0 +1,227 @@
+"""Pictures two or four times as large."""
+
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from artmodels import images, runtime
+from artmodels.decoding import Array
+from artmodels.errors import ArtModelsError, ConfigError, ImageTooLarge
+from artmodels.feedforward import FeedForward, Graph, each
+from artmodels.results import ImageResult
+from artmodels.super_resolution.model import SuperResolutionConfig, make_network
+
+__all__ = ["SuperResolution", "Upscaled"]
+
+LARGEST = 64_000_000
+"""Pixels that a result may have."""
+TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
+RRDB_TILE = 256  # px: sixteen times as many at its last layers, of 64 channels each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled(ImageResult):
+    """An enlarged picture, with the transparency and the depth of the one that it was made from.
+
+    Attributes:
+        alpha: [1, 1, H, W] in [0, 1], 0 transparent, where the picture had transparency; `tensor` is on white.
+        bits: 16 where the picture was read with 16 bits a channel, otherwise 8.
+    """
+
+    alpha: Tensor | None = field(default=None, repr=False)
+    bits: int = 8
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as 8-bit RGB, or RGBA where it has transparency."""
+        return Image.fromarray(self._pixels(8))
+
+    def save(self, path: str | os.PathLike[str], *, bits: int | None = None) -> None:
+        """Write a PNG that carries its settings as text; the file appears whole or not at all.
+
+        Args:
+            path: File to write; must end in `.png`. Its folder must exist.
+            bits: 8 or 16 a channel; None keeps those of the picture. Grey pictures are stored as grey if 16.
+
+        Raises:
+            ConfigError: `bits` is another number, or the path does not end in `.png`.
+            ArtModelsError: The file could not be written.
+        """
+        bits = self.bits if bits is None else bits
+        if bits not in (8, 16):
+            raise ConfigError(f"bits={bits!r} must be 8 or 16")
+        pixels = self._pixels(bits)
+        if bits == 8:
+            images.save_png(Image.fromarray(pixels), path, metadata=self.metadata)
+        elif pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all()):
+            images.save_png(Image.fromarray(pixels[..., 0]), path, metadata=self.metadata)
+        else:
+            _save_png16(pixels, path, self.metadata)
+
+    def _pixels(self, bits: int) -> Array:
+        """[H, W, 3 or 4] of 8 or 16 bits; colours that are partly transparent are those before they lay on white."""
+        colour = self.tensor[0]
+        if self.alpha is not None:
+            alpha = self.alpha[0]
+            # Where there is no alpha there is no colour to find, and white is as good as any.
+            over = (colour - (1 - alpha)) / alpha.clamp_min(1e-4)
+            colour = torch.cat([torch.where(alpha > 0, over, colour), alpha])
+        most = 2**bits - 1
+        whole = colour.clamp(0, 1).mul(most).round().to(torch.int32).permute(1, 2, 0).contiguous().numpy()
+        return whole.astype(np.uint8 if bits == 8 else np.uint16)
+
+
+class SuperResolution(FeedForward):
+    """Enlarge pictures by the factor of the checkpoint.
+
+    SRVGG of Wang et al. 2021, "Real-ESRGAN" (arXiv:2107.10833), or RRDB of Wang et al. 2018, "ESRGAN"
+    (arXiv:1809.00219).
+
+        upscale = SuperResolution.from_pretrained("super-resolution-x2")
+        upscale("scan.png").save("large.png")
+    """
+
+    method = "super_resolution"
+    config_class = SuperResolutionConfig
+    config: SuperResolutionConfig
+
+    def __init__(
+        self,
+        config: SuperResolutionConfig | None = None,
+        *,
+        network: Graph | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        runner: runtime.Runner | None = None,
+    ) -> None:
+        """As for every feed-forward method, but RRDB is computed in float32 unless another type is asked for.
+
+        Its activations may pass what float16 can hold, and the result would be black.
+        """
+        config = config or SuperResolutionConfig()
+        if config.architecture == "rrdb" and dtype is None:
+            dtype = torch.float32
+        super().__init__(config, network=network, device=device, dtype=dtype, runner=runner)
+
+    @classmethod
+    def _network(cls, config: SuperResolutionConfig) -> Graph:
+        return make_network(config)
+
+    # A text, which is a path, would be a sequence of texts too; it never comes here as one.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, image: Sequence[images.Source], *, tile: int | None = ..., progress: bool = ...
+    ) -> list[Upscaled]: ...
+    @overload
+    def __call__(self, image: images.Source, *, tile: int | None = ..., progress: bool = ...) -> Upscaled: ...
+    def __call__(
+        self,
+        image: images.Source | Sequence[images.Source],
+        *,
+        tile: int | None = None,
+        progress: bool = False,
+    ) -> Upscaled | list[Upscaled]:
+        """Enlarge one picture, or each of a list.
+
+        Grey pictures stay grey; transparency is enlarged by the same network; 16 bits a channel are kept.
+
+        Args:
+            image: What `artmodels.images.load` reads, or a list of such.
+            tile: Side in pixels of the squares that a large picture is cut into, 32 to 2048; a smaller one needs less
+                memory, and none shows. Tiles that could not hold the overlap twice are made larger. None picks.
+            progress: Show a bar, for lists.
+
+        Returns:
+            One result a picture, `scale` times as high and wide.
+
+        Raises:
+            ConfigError: `tile` is out of range.
+            ImageError: The picture cannot be read.
+            ImageTooLarge: The result would have more than 64 megapixels.
+        """
+        if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
+            raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
+        many = each(image)
+        if many is not None:
+            return [self._one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
+        return self._one(image, tile)  # type: ignore[arg-type]
+
+    def _one(self, source: images.Source, tile: int | None) -> Upscaled:
+        start = time.perf_counter()
+        loaded = images.load(source)
+        scale = self.config.scale
+        height, width = loaded.height * scale, loaded.width * scale
+        if height * width > LARGEST:
+            raise ImageTooLarge(
+                f"the result would have {width} x {height} = {height * width / 1e6:.1f} megapixels and the limit is "
+                f"{LARGEST / 1e6:g}: enlarge a part of the picture, or reduce it to {LARGEST / scale**2 / 1e6:g} "
+                "megapixels first"
+            )
+        notes = list(loaded.notes)
+        deep = loaded.pixels.dtype == np.uint16
+        if deep and self.dtype in (torch.float16, torch.bfloat16):
+            name = str(self.dtype).removeprefix("torch.")
+            notes.append(f"It was computed in {name}, coarser than its 16 bits: pass dtype=torch.float32 to keep them.")
+        if tile is None and self.config.architecture == "rrdb":
+            tile = RRDB_TILE
+        tensor = self._infer(loaded.tensor(), tile=tile)
+        if bool((loaded.pixels == loaded.pixels[..., :1]).all()):
+            tensor = tensor.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        alpha = None if loaded.alpha is None else self._alpha(loaded.alpha, tile)
+        options: dict[str, Any] = {"tile": tile}
+        result = self._result(tensor, options=options, start=start, notes=notes)
+        return Upscaled(**vars(result), alpha=alpha, bits=16 if deep else 8)
+
+    def _alpha(self, alpha: Array, tile: int | None) -> Tensor:
+        """Enlarge [H, W] of whole numbers to [1, 1, H * scale, W * scale] in [0, 1], as a grey picture."""
+        grey = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[None, None]
+        if float(grey.min()) == float(grey.max()):
+            # Opaque must stay opaque to the last bit, which a network does not promise.
+            return grey[..., :1, :1].expand(1, 1, *(length * self.config.scale for length in alpha.shape)).clone()
+        return self._infer(grey.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
+
+
+# --- 16-bit colour, which Pillow does not write ---------------------------------------------------
+
+
+def _save_png16(pixels: Array, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    """Write uint16 [H, W, 3 or 4] as a PNG file (ISO/IEC 15948), whole or not at all."""
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise ConfigError(f"{str(target)!r} does not end in .png; only PNG is written, without loss")
+    height, width, channels = pixels.shape
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Filter 2, the difference to the row above, suits pictures that are smooth, as enlarged ones are.
+    differences = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
+    lines = np.concatenate([np.full((height, 1), 2, np.uint8), differences], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    texts = [(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")) for key, text in metadata.items()]
+    parts = [(b"IHDR", header), *texts, (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            for kind, body in parts:
+                file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ArtModelsError(
+            f"could not write {str(target)!r}: {reason}; check its folder and the space left"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,267 @@
+"""The one training loop: Adam with a cosine schedule, averages of weights, resuming, and a metrics file.
+
+A method's `train.py` defines a `Recipe`: what to train and what to minimise. `fit` does the rest. Step n draws its
+batch from a generator seeded by (seed, n), so that a run that was interrupted goes on exactly as if it had not been.
+"""
+
+import json
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from artmodels.errors import ConfigError, DatasetError, WeightsError
+from artmodels.runtime import generator
+
+__all__ = ["Progress", "Recipe", "Sources", "TrainingConfig", "fit"]
+
+STATE = "training.safetensors"
+METRICS = "metrics.jsonl"
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: Updates of the weights.
+        rate: Adam's learning rate after the warm-up.
+        rate_end: What remains of it at the end, on a half cosine.
+        warmup: Steps over which the rate rises from zero.
+        clip: Longest gradient, as a Euclidean norm over all weights.
+        average: Weight of the past in the average of weights that is the result; 0 takes the last ones.
+        seed: Of the initial weights and of every batch.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    rate_end: float = 0.01
+    warmup: int = 50
+    clip: float = 1.0
+    average: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps} must be at least 1")
+        if not 0 < self.rate < math.inf or not 0 <= self.rate_end <= 1:
+            raise ConfigError(f"rate={self.rate} must be above 0, and rate_end={self.rate_end} from 0 to 1")
+        if not self.clip > 0 or self.warmup < 0:
+            raise ConfigError(f"clip={self.clip} must be above 0, and warmup={self.warmup} not below it")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average={self.average} must be from 0 to below 1")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        part = step / max(1, self.steps - 1)
+        cosine = self.rate_end + (1 - self.rate_end) * (0.5 + 0.5 * math.cos(math.pi * part))
+        return self.rate * cosine * min(1.0, (step + 1) / max(1, self.warmup))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the images and the networks to learn from are.
+
+    Attributes:
+        data: Folder of images.
+        teachers: Folder of networks in safetensors.
+        weights: Folder of this project's own checkpoints.
+    """
+
+    data: Path
+    teachers: Path
+    weights: Path
+
+
+class Recipe(ABC):
+    """What is trained, on what, to what end. A subclass is a method's whole training, less the loop.
+
+    `settings_class` is a frozen dataclass of the recipe's own settings; those of the loop are `TrainingConfig`'s.
+    """
+
+    settings_class: ClassVar[type]
+    network: nn.Module
+    """Holds every parameter that is trained."""
+
+    @abstractmethod
+    def __init__(self, settings: Any, sources: Sources, *, seed: int) -> None:  # noqa: ANN401 - each has its own
+        """Load the data and make the network, seeded; nothing is trained yet."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The images that are trained on, in order."""
+
+    @abstractmethod
+    def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the objective, weighted, on a batch drawn from `rng`; their sum is minimised."""
+
+    @abstractmethod
+    def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is published: the fields of config.json, and the tensors."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Numbers on what was held out, for the model card."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is: `step` of `steps` is done, with these losses."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    seconds: float
+
+
+def fit(
+    recipe: Recipe,
+    config: TrainingConfig,
+    *,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    until: int | None = None,
+) -> Iterator[Progress]:
+    """Train `recipe.network`, step by step; when the iterator ends it holds the result.
+
+    Args:
+        recipe: What to train.
+        config: How.
+        folder: Where to keep the state, so that an interrupted run can be taken up again, and `metrics.jsonl`. The
+            state is replaced whole or not at all. None keeps nothing.
+        device: Where to train.
+        until: Stop after this step of the schedule, as if interrupted there.
+
+    Yields:
+        One `Progress` a step.
+
+    Raises:
+        ConfigError: The folder holds the state of a training with other settings.
+        WeightsError: The folder holds a state that is damaged.
+        DatasetError: The loss is no longer a number.
+    """
+    from accelerate import Accelerator  # slow to import, and only training needs it
+
+    accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
+    network = recipe.network.to(torch.device(device))
+    parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    optimiser = torch.optim.Adam(parameters.values(), lr=config.rate)
+    # Running statistics are not trained, but a run that goes on without them is another run.
+    kept = network.state_dict().keys()
+    state = {**parameters, **{name: value for name, value in network.named_buffers() if name in kept}}
+    average = {name: value.detach().clone() for name, value in parameters.items()} if config.average else {}
+    first, spent = 0, 0.0
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / STATE).exists():
+            first, spent = _resume(folder / STATE, config, state, average, optimiser)
+        _forget_after(folder / METRICS, first)
+    start = saved = time.monotonic()
+    end = config.steps if until is None else min(until, config.steps)
+    for step in range(first, end):
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate_at(step)
+        # Step n's batch depends on (seed, n) alone.
+        rng = generator((config.seed * 1_000_003 + step) % 2**62)
+        optimiser.zero_grad(set_to_none=True)
+        with accelerator.autocast():
+            terms = recipe.losses(rng)
+        loss = torch.stack(list(terms.values())).sum()
+        accelerator.backward(loss)
+        norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip)
+        if not bool(torch.isfinite(norm)):
+            raise DatasetError(f"The loss is no longer a number at step {step + 1}: lower the rate.")
+        optimiser.step()
+        for name, value in average.items():
+            # Young averages forget the start sooner.
+            value.lerp_(parameters[name].detach(), 1 - min(config.average, (step + 1) / (step + 10)))
+        now = time.monotonic()
+        progress = Progress(
+            step + 1, config.steps, {k: float(v.detach()) for k, v in terms.items()}, spent + now - start
+        )
+        if folder is not None:
+            with (folder / METRICS).open("a", encoding="utf-8") as metrics:
+                metrics.write(json.dumps({"step": step + 1, **progress.losses}) + "\n")
+            if now - saved > SAVE_SECONDS or step + 1 == end:
+                _save(folder / STATE, config, step + 1, progress.seconds, state, average, optimiser)
+                saved = now
+        yield progress
+    for name, value in average.items():
+        parameters[name].data.copy_(value)
+
+
+def _save(
+    path: Path,
+    config: TrainingConfig,
+    step: int,
+    seconds: float,
+    state: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimiser: torch.optim.Adam,
+) -> None:
+    tensors = {f"weights.{name}": value for name, value in state.items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for name, value in state.items():
+        for key, moment in optimiser.state.get(value, {}).items():
+            tensors[f"{key}.{name}"] = torch.as_tensor(moment)
+    stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    about = {"step": str(step), "seconds": str(seconds), "config": json.dumps(asdict(config), sort_keys=True)}
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        file.write(save(stored, metadata=about))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _resume(
+    path: Path,
+    config: TrainingConfig,
+    state: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimiser: torch.optim.Adam,
+) -> tuple[int, float]:
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a method, not a dict's
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged ({error}): remove it, and the training starts again.") from error
+    if json.loads(about.get("config", "{}")) != asdict(config):
+        raise ConfigError(f"{path} belongs to a training with other settings: remove it, or choose another folder.")
+    shapes = {f"weights.{name}": value.shape for name, value in state.items()}
+    if {key: tensors[key].shape for key in tensors if key.startswith("weights.")} != shapes:
+        raise ConfigError(f"{path} belongs to another network: remove it, or choose another folder.")
+    for name, value in state.items():
+        value.data.copy_(tensors[f"weights.{name}"])
+        if not isinstance(value, nn.Parameter):
+            continue
+        moments = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        optimiser.state[value] = {
+            key: moment if key == "step" else moment.to(value.device)
+            for key, moment in moments.items()
+            if moment is not None
+        }
+    for name, mean in average.items():
+        mean.copy_(tensors[f"average.{name}"])
+    return int(about["step"]), float(about["seconds"])
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of a metrics file after a step: those of steps that are about to be done again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
+        draft = path.with_suffix(".tmp")
+        draft.write_text("".join(lines), encoding="utf-8")
+        draft.replace(path)

@@ -1,0 +1,156 @@
+"""How closely art-vgg follows its teachers, and what textures it makes beside theirs.
+
+Needs the images and the networks that it was trained with. For each tap a linear head is fitted by least squares on
+images that it was trained on; the cosines are those of held-out images. Then Gram matrices of art-vgg, and of the
+teachers, make textures from the same noise with the same optimiser.
+
+    python benchmarks/art_vgg.py --figure benchmarks/figures/art_vgg.jpg
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+
+import artmodels
+from artmodels import features, images, teachers
+from artmodels.art_vgg.train import COMPRESSED_TAPS, FOLDERS, NORMALISED_TAPS, gram
+from artmodels.datasets import Crops, ImageSet, image_files, split
+from artmodels.features import FeatureExtractor
+from artmodels.multiscale import resized
+from artmodels.networks import ART_VGG_TAPS
+from artmodels.patterns import example
+from artmodels.runtime import generator
+from artmodels.texture_synthesis import TextureSynthesizer
+from artmodels.texture_synthesis.metrics import sliced_wasserstein_distance
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("brick", "gravel", "grass")
+GAP = 8  # px between pictures
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
+    networks: Annotated[Path, typer.Option(help="Folder of the teachers.")] = ROOT.parent / "shared" / "teachers",
+    size: Annotated[int, typer.Option(help="Side of the textures in pixels.")] = 256,
+    figure: Annotated[Path | None, typer.Option(help="Where to write the textures side by side.")] = None,
+) -> None:
+    """Print cosines, distances and seconds."""
+    if not data.is_dir() or not networks.is_dir():
+        print(f"Skipped: needs the images of {data} and the networks of {networks} (--data, --networks).")
+        return
+    student = features.load("art-vgg")
+    normalised = teachers.load(teachers.NORMALISED, networks)
+    compressed = teachers.load(teachers.COMPRESSED, networks)
+    seen, unseen = (ImageSet.load(part, side=400) for part in split(image_files(data, FOLDERS)))
+    cosines(student, normalised, compressed, seen, unseen)
+    textures(student, normalised, compressed, size, figure)
+
+
+@torch.no_grad()
+def cosines(
+    student: FeatureExtractor,
+    normalised: FeatureExtractor,
+    compressed: FeatureExtractor,
+    seen: ImageSet,
+    unseen: ImageSet,
+) -> None:
+    """Fit the heads and print a row a tap."""
+
+    def pairs(images: ImageSet, count: int, seed: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
+        rng, found = generator(seed), []
+        for _ in range(count):
+            batch = Crops(size=224, smallest=0.6)(images, 4, rng)
+            wanted = normalised(batch, NORMALISED_TAPS)
+            deep = compressed(batch, list(COMPRESSED_TAPS.values()))
+            wanted |= {tap: deep[name] for tap, name in COMPRESSED_TAPS.items()}
+            ours = student(batch, ART_VGG_TAPS)
+            found.append({tap: (ours[tap], wanted[tap]) for tap in ART_VGG_TAPS})
+        return found
+
+    train, test = pairs(seen, 12, 3), pairs(unseen, 12, 4)
+    table = Table(title=f"art-vgg against its teachers, {len(unseen.images)} held-out images")
+    for heading in ("tap", "channels", "teacher's", "feature cosine", "Gram cosine"):
+        table.add_column(heading, justify="right")
+    for tap in ART_VGG_TAPS:
+        normal, right = 0.0, 0.0
+        for batch in train:
+            x, y = (value.permute(0, 2, 3, 1).flatten(0, 2).double() for value in batch[tap])
+            normal, right = normal + x.T @ x, right + x.T @ y
+        head = torch.linalg.lstsq(normal, right).solution.float()  # [C, C']
+        sums = torch.zeros(2)
+        for batch in test:
+            x, y = batch[tap]
+            answer = torch.einsum("nchw,cd->ndhw", x, head)
+            sums[0] += F.cosine_similarity(answer.flatten(1), y.flatten(1)).mean()
+            sums[1] += F.cosine_similarity(gram(answer).flatten(1), gram(y).flatten(1)).mean()
+        table.add_row(tap, str(x.shape[1]), str(y.shape[1]), *(f"{float(value) / len(test):.3f}" for value in sums))
+    Console(width=120).print(table)
+
+
+def textures(
+    student: FeatureExtractor,
+    normalised: FeatureExtractor,
+    compressed: FeatureExtractor,
+    size: int,
+    figure: Path | None,
+) -> None:
+    """Synthesise with each and print how near the results are, under networks that others were fitted to."""
+    config = artmodels.load("texture-art-vgg").config
+    taps = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    methods = {
+        "art-vgg": TextureSynthesizer(config, extractor=student),
+        "compressed VGG-19": TextureSynthesizer(config, extractor=compressed),
+        "VGG-19 to relu3_1": TextureSynthesizer(config, extractor=normalised),
+    }
+    layers = {"art-vgg": taps, "compressed VGG-19": taps, "VGG-19 to relu3_1": taps[:3]}
+    table = Table(title=f"Textures of {size} px from Gram matrices; small is near")
+    for heading in (
+        "exemplar",
+        "features",
+        "Gram, VGG-19 1-3",
+        "Gram, compressed 4-5",
+        "sliced Wasserstein",
+        "seconds",
+    ):
+        table.add_column(heading, justify="right")
+    sheet = Image.new("RGB", (4 * (size + GAP) - GAP, len(NAMES) * (size + GAP) - GAP), "white")
+    for row, name in enumerate(NAMES):
+        exemplar = resized(images.load(example(name, 512)).tensor(), (size, size)).clamp(0, 1)
+        sheet.paste(images.to_pil(exemplar), (0, row * (size + GAP)))
+        for column, (label, method) in enumerate(methods.items(), start=1):
+            start = time.perf_counter()
+            result = method(exemplar, size=(size, size), seed=0, layers=layers[label]).tensor
+            seconds = time.perf_counter() - start
+            sheet.paste(images.to_pil(result), (column * (size + GAP), row * (size + GAP)))
+            table.add_row(
+                name,
+                label,
+                f"{_distance(normalised, NORMALISED_TAPS, result, exemplar):.4f}",
+                f"{_distance(compressed, ('relu4_1', 'relu5_1'), result, exemplar):.4f}",
+                f"{sliced_wasserstein_distance(result, exemplar):.4f}",
+                f"{seconds:.0f}",
+            )
+    Console(width=120).print(table)
+    if figure is not None:
+        sheet.save(figure, quality=88, optimize=True)
+
+
+@torch.no_grad()
+def _distance(extractor: FeatureExtractor, taps: tuple[str, ...], result: Tensor, exemplar: Tensor) -> float:
+    """Mean over taps of the squared difference of Gram matrices, relative to the exemplar's."""
+    ours, theirs = extractor(result, taps), extractor(exemplar, taps)
+    return sum(
+        float((gram(ours[t]) - gram(theirs[t])).square().sum() / gram(theirs[t]).square().sum()) for t in taps
+    ) / len(taps)
+
+
+if __name__ == "__main__":
+    typer.run(main)

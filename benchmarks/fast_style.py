@@ -1,0 +1,113 @@
+"""How good one pass is: losses of each fast style on held-out photographs, against optimising the same objective.
+
+Needs the images and the loss network that the styles were trained with. Writes a sheet of pictures on request.
+
+    python benchmarks/fast_style.py --photos 2 --figure benchmarks/figures/fast_styles.jpg
+"""
+
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import artmodels
+from artmodels import catalogue, images, teachers
+from artmodels.datasets import image_files, split
+from artmodels.fast_style.train import Objective, Settings, reduced
+from artmodels.patterns import example
+
+ROOT = Path(__file__).parent.parent
+STEPS = 300
+CELL = 240  # px of a picture in the sheet
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
+    networks: Annotated[Path, typer.Option(help="Folder of the loss network.")] = ROOT.parent / "shared" / "teachers",
+    photos: Annotated[int, typer.Option(help="Held-out photographs that are also optimised: slow.")] = 1,
+    side: Annotated[int, typer.Option(help="Their shorter side in pixels.")] = 256,
+    figure: Annotated[Path | None, typer.Option(help="Where to write a sheet of stylised pictures.")] = None,
+) -> None:
+    """Print losses and seconds."""
+    if not data.is_dir() or not networks.is_dir():
+        print(f"Skipped: needs the images of {data} and the networks of {networks} (--data, --networks).")
+        return
+    entries = catalogue.list_models("fast_style")
+    _, unseen = split(image_files(data, ["photos"]), held_out=3)
+    loss_network = teachers.load(teachers.COMPRESSED, networks)
+    table = Table(title=f"content + style, {photos} of {len(unseen)} held-out photographs, {side} px")
+    for heading in ("style", "photograph", "one pass", f"{STEPS} steps", "pass / steps", "seconds", "seconds "):
+        table.add_column(heading, justify="right")
+    for entry in entries:
+        recipe = tomllib.loads((ROOT / "weights" / entry.name / "recipe.toml").read_text(encoding="utf-8"))
+        settings = Settings(**recipe["settings"])
+        style = reduced(images.load(data / settings.style).tensor(), settings.style_side)
+        objective = Objective(loss_network, style)
+        model = artmodels.load(entry.name)
+        sums = torch.zeros(5, dtype=torch.float64)
+        for path in unseen[:photos]:
+            content = reduced(images.load(path).tensor(), side)
+            began = time.perf_counter()
+            quick = model(content).tensor
+            passed = time.perf_counter()
+            slow = optimised(objective, content, settings)
+            ended = time.perf_counter()
+            with torch.no_grad():
+                values = [float(total(objective, x, content, settings)) for x in (content, quick, slow)]
+            sums += torch.tensor([*values, passed - began, ended - passed])
+        still, quick_loss, slow_loss, quick_seconds, slow_seconds = (sums / photos).tolist()
+        table.add_row(
+            entry.name.removeprefix("fast-style-"),
+            f"{still:.2f}",
+            f"{quick_loss:.2f}",
+            f"{slow_loss:.2f}",
+            f"{quick_loss / slow_loss:.2f}",
+            f"{quick_seconds:.2f}",
+            f"{slow_seconds:.0f}",
+        )
+    Console(width=120).print(table)
+    if figure is not None:
+        sheet([entry.name for entry in entries], unseen).save(figure, quality=88, optimize=True)
+
+
+def total(objective: Objective, output: Tensor, content: Tensor, settings: Settings) -> Tensor:
+    """What both minimise, less the smoothness, which is no part of the paper's objective."""
+    terms = objective(output, content)
+    return terms["content"] + settings.style_weight * terms["style"]
+
+
+def optimised(objective: Objective, content: Tensor, settings: Settings) -> Tensor:
+    """The picture that Adam reaches from the photograph, with the rate that reached the lowest loss here."""
+    image = content.clone().requires_grad_(True)
+    adam = torch.optim.Adam([image], lr=0.02)
+    for _ in range(STEPS):
+        adam.zero_grad()
+        total(objective, image, content, settings).backward()
+        adam.step()
+        with torch.no_grad():
+            image.clamp_(0, 1)
+    return image.detach()
+
+
+def sheet(names: list[str], unseen: list[Path]) -> Image.Image:
+    """One row a style: a photograph of scikit-image, then held-out photographs, in that style."""
+    pictures = [example("astronaut", 512), *(path for path in unseen[:: max(1, len(unseen) // 5)])][:6]
+    out = Image.new("RGB", (len(pictures) * (CELL + 4) - 4, len(names) * (CELL + 4) - 4), "white")
+    for row, name in enumerate(names):
+        model = artmodels.load(name)
+        for column, picture in enumerate(pictures):
+            content = ImageOps.fit(images.load(picture).pil(), (512, 512), Image.Resampling.LANCZOS)
+            cell = model(content).image.resize((CELL, CELL), Image.Resampling.LANCZOS)
+            out.paste(cell, (column * (CELL + 4), row * (CELL + 4)))
+    return out
+
+
+if __name__ == "__main__":
+    typer.run(main)

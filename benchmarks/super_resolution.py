@@ -1,0 +1,94 @@
+"""Super-resolution against bicubic on held-out pictures: PSNR and SSIM of the luma, seams, false grids, and seconds.
+
+python benchmarks/super_resolution.py --data FOLDER
+
+The folder holds `photos` and `paintings`; what the recipes put aside by name, the Kodak pictures among it, is measured.
+A folder that is not there is said and nothing is measured.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from artmodels import datasets, images
+from artmodels.super_resolution import SuperResolution
+from artmodels.super_resolution.evaluate import bicubic, evaluate, grid_score, reduced, seam_score
+from artmodels.super_resolution.train import web_copy
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+GROUPS = ("photos/kodak", "photos", "paintings")
+INPUTS = {"clean": reduced, "JPEG 75": web_copy}
+SIDE = 512  # px, of the picture that is timed
+
+
+def seconds_per_megapixel(model: SuperResolution, rounds: int = 3) -> float:
+    """Seconds of the best of some rounds, a million pixels of the result, on a picture of 512 x 512."""
+    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    model(picture[..., :64, :64])  # first calls load and choose kernels
+    best = min(model(picture).seconds for _ in range(rounds))
+    return best / (SIDE * model.config.scale) ** 2 * 1e6
+
+
+def seams(model: SuperResolution, path: Path) -> float:
+    """Greatest difference of a held-out picture run in tiles of the least size from the same run whole."""
+    picture = images.load(path)
+    return seam_score(model(picture, tile=2048).tensor, model(picture, tile=32).tensor)
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or folders of checkpoints.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of pictures.")] = DATA,
+    limit: Annotated[int, typer.Option(help="Most pictures of each group.")] = 1000,
+) -> None:
+    """Print the tables."""
+    if not data.is_dir():
+        print(f"There is no folder {data}: name the one that holds photos and paintings with --data.")
+        return
+    quality = Table(title="Held-out pictures: network / bicubic")
+    for heading in ("model", "pictures", "input", "PSNR-Y dB", "gain dB", "SSIM-Y"):
+        quality.add_column(heading, justify="left" if heading in ("model", "pictures", "input") else "right")
+    cost = Table(title=f"Cost and faults, {torch.get_num_threads()} threads")
+    for heading in ("model", "s / megapixel", "bicubic", "seam, grey levels", "false grid, grey levels"):
+        cost.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in names or ("super-resolution-x2", "super-resolution-x4"):
+        model = SuperResolution.from_pretrained(name)
+        scale = model.config.scale
+
+        def enlarge(x: Tensor, model: SuperResolution = model) -> Tensor:
+            return model(x).tensor
+
+        for group in GROUPS:
+            _, files = datasets.split(datasets.image_files(data, [group]))
+            for label, reduce in INPUTS.items():
+                report = evaluate(enlarge, files[:limit], scale=scale, reduce=reduce)
+                quality.add_row(
+                    name,
+                    f"{group} ({len(files[:limit])})",
+                    label,
+                    f"{report['psnr']:.2f} / {report['psnr of bicubic']:.2f}",
+                    f"{report['gain']:+.2f}",
+                    f"{report['ssim']:.4f} / {report['ssim of bicubic']:.4f}",
+                )
+        _, kodak = datasets.split(datasets.image_files(data, [GROUPS[0]]))
+        start = time.perf_counter()
+        bicubic(torch.rand(1, 3, SIDE, SIDE), scale)
+        plain = (time.perf_counter() - start) / (SIDE * scale) ** 2 * 1e6
+        cost.add_row(
+            name,
+            f"{seconds_per_megapixel(model):.2f}",
+            f"{plain:.3f}",
+            f"{seams(model, kodak[0]):.4f}",
+            f"{grid_score(enlarge, scale):.3f}",
+        )
+    Console().print(quality)
+    Console().print(cost)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,107 @@
+"""Fast style: a photograph repainted in the manner of one painting, in one pass of a network."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import gradio as gr
+
+from artmodels import serving
+from artmodels.catalogue import Entry
+from artmodels.patterns import example
+from artmodels.results import ImageResult
+from artmodels.serving import MODELS, Update
+from artmodels.serving_checks import file_list, model_of, picture, read, whole_number
+from artmodels.serving_launch import launch_options
+from artmodels.serving_once import FILES, LONGEST, at_size, batch, batch_results, once, tiles, upload_files, wall
+
+
+def painter(style: str, strength: float, size: int) -> Callable[[str], ImageResult]:
+    """Return what repaints a file."""
+    return lambda path: at_size(MODELS(style), read(path), size, strength=strength)
+
+
+def fast_style_run(photo: str, style: str, strength: float, size: int = 0) -> Iterator[Update]:
+    """Repaint a picture in the manner of one painting.
+
+    Args:
+        photo: Picture to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        style: Name of the model, as in the catalogue, such as "fast-style-starry-night".
+        strength: 1 is all style, 0 the picture itself.
+        size: Longest side of the result, in pixels; 0 is the picture's own.
+
+    Returns:
+        The picture (PNG), its settings, and the PNG file with the settings inside.
+    """
+    yield from once(partial(painter(style, strength, size), photo), name=style, before=photo)
+
+
+def fast_style_batch(photos: list[str], style: str, strength: float, size: int = 0) -> Iterator[Update]:
+    """Repaint several pictures in the manner of one painting; what cannot be read is reported, the rest is done.
+
+    Args:
+        photos: Pictures to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        style: Name of the model, as in the catalogue, such as "fast-style-starry-night".
+        strength: 1 is all style, 0 the pictures themselves.
+        size: Longest side of the results, in pixels; 0 is each picture's own.
+
+    Returns:
+        A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
+    """
+    yield from batch(painter(style, strength, size), photos, name=style)
+
+
+def caption(entry: Entry) -> tuple[str, str]:
+    """Part "title, artist, year" into the title and the rest."""
+    title, artist, year = str(entry.config["style"]).rsplit(", ", 2)
+    return title, f"{artist[0].upper()}{artist[1:]}, {year}"
+
+
+ADVICE = f"The limit of this machine is {LONGEST} pixels a side."
+CHECKS = {
+    "style": model_of("fast_style"),
+    "size": whole_number("Longest side", 64, LONGEST, ADVICE, or_zero=True),
+}
+
+with serving.blocks("Fast style") as demo:
+    gr.Markdown(
+        "# Fast style\n"
+        "Repaint a photograph in the manner of a painting, in one pass of a network that has learnt it. The wall "
+        "shows what each makes of the same photograph."
+    )
+    style = wall("Painting", tiles("fast_style", example("chelsea"), caption))
+    with gr.Row():
+        strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="1: all style. 0: the picture itself.")
+        size = gr.Number(
+            0,
+            label="Longest side",
+            info=f"64 to {LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes.",
+            precision=0,
+        )
+    with gr.Tabs():
+        with gr.Tab("One picture"), gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                photo = serving.upload("Photograph")
+                gr.Examples(
+                    [[example(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
+                    photo,
+                    label="Examples",
+                    cache_examples=False,
+                    api_visibility="private",
+                )
+            with gr.Column(scale=3, min_width=320):
+                panel = serving.results("Photograph", steps=False)
+                check = picture("the picture to repaint", smallest=8)
+                serving.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS | {"photo": check})
+        with gr.Tab("Several pictures"), gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                photos = upload_files(f"Photographs, up to {FILES}")
+            with gr.Column(scale=3, min_width=320):
+                panel = batch_results()
+                checks = CHECKS | {"photos": file_list(FILES)}
+                serving.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
+
+demo.queue(**serving.QUEUE)
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)

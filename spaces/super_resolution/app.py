@@ -1,0 +1,137 @@
+"""Super-resolution: pictures two or four times as wide and high, in one pass of a network."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from artmodels import catalogue, serving
+from artmodels.errors import ImageTooLarge
+from artmodels.images import LoadedImage
+from artmodels.patterns import example
+from artmodels.results import ImageResult
+from artmodels.runtime import pick_device
+from artmodels.serving import MODELS, Update
+from artmodels.serving_checks import file_list, model_of, picture, read
+from artmodels.serving_launch import launch_options
+from artmodels.serving_once import FILES, batch, batch_results, once, upload_files
+from artmodels.super_resolution import SuperResolutionConfig
+
+LARGEST = 64_000_000 if pick_device().type == "cuda" else 16_000_000  # pixels of a result
+LONGEST = 32_767  # px: side of a result; browsers show nothing longer
+SCALES = {
+    entry.name: SuperResolutionConfig(**entry.config).scale for entry in catalogue.list_models("super_resolution")
+}
+
+
+def too_large(image: LoadedImage, model: str) -> str:
+    """Say why a picture cannot be enlarged here; nothing if it can."""
+    scale = SCALES[model]
+    width, height = image.width * scale, image.height * scale
+    if width * height <= LARGEST and max(width, height) <= LONGEST:
+        return ""
+    return (
+        f"This picture is {image.width} x {image.height} pixels, and {scale} times that is more than the "
+        f"{LARGEST / 1e6:g} megapixels, or the {LONGEST} pixels a side, that this machine gives: give a picture of at "
+        f"most {LARGEST / scale**2 / 1e6:g} megapixels and {LONGEST // scale} pixels a side, or a part."
+    )
+
+
+def enlarger(model: str) -> Callable[[str], ImageResult]:
+    """Return what enlarges a file."""
+
+    def enlarge(path: str) -> ImageResult:
+        image = read(path)
+        fault = too_large(image, model)
+        if fault:
+            raise ImageTooLarge(fault)
+        return MODELS(model)(image)
+
+    return enlarge
+
+
+def super_resolution_run(photo: str, model: str) -> Iterator[Update]:
+    """Enlarge a picture.
+
+    Args:
+        photo: Picture to enlarge: PNG, JPEG, WebP or TIFF.
+        model: Name of the model, as in the catalogue, such as "super-resolution-x2".
+
+    Returns:
+        The picture (PNG), its settings, and the PNG file with the settings inside.
+    """
+    yield from once(partial(enlarger(model), photo), name=model, before=photo)
+
+
+def super_resolution_batch(photos: list[str], model: str) -> Iterator[Update]:
+    """Enlarge several pictures; what cannot be read is reported, the rest is done.
+
+    Args:
+        photos: Pictures to enlarge: PNG, JPEG, WebP or TIFF.
+        model: Name of the model, as in the catalogue, such as "super-resolution-x2".
+
+    Returns:
+        A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
+    """
+    yield from batch(enlarger(model), photos, name=model)
+
+
+def small_enough(path: str | None, given: Mapping[str, Any]) -> str:
+    """Check that there is a usable picture, and that its result is not too large."""
+    fault = picture("the picture to enlarge")(path, given)
+    if fault or path is None or given["model"] not in SCALES:
+        return fault
+    return too_large(read(path), given["model"])
+
+
+CHECKS = {"model": model_of("super_resolution")}
+
+with serving.blocks("Super-resolution") as demo:
+    gr.Markdown(
+        "# Super-resolution\n"
+        "Enlarge a scan or a photograph. Transparency, grey, and 16 bits of grey are kept. The slider of the tab "
+        "Compare shows what the network adds to plain enlargement."
+    )
+    choices = serving.model_choices("super_resolution")
+    model = gr.Radio(
+        choices,
+        value=choices[0][1],
+        label="Model",
+        info=f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: "
+        + ", ".join(
+            f"{LARGEST / scale**2 / 1e6:g} for the picture if enlarged {scale} times"
+            for scale in sorted(set(SCALES.values()))
+        )
+        + ".",
+        elem_classes="stacked",
+    )
+    # gradio's own step would answer a program that asks for another one with "400 Bad Request": leave it to a check.
+    model.preprocess = lambda payload: payload
+    with gr.Tabs():
+        with gr.Tab("One picture"), gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                photo = serving.upload("Picture")
+                gr.Examples(
+                    [[example(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
+                    photo,
+                    label="Examples",
+                    cache_examples=False,
+                    api_visibility="private",
+                )
+            with gr.Column(scale=3, min_width=320):
+                panel = serving.results("Plain enlargement", steps=False)
+                serving.connect(super_resolution_run, [photo, model], panel, CHECKS | {"photo": small_enough})
+        with gr.Tab("Several pictures"), gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                photos = upload_files(f"Pictures, up to {FILES}")
+            with gr.Column(scale=3, min_width=320):
+                panel = batch_results()
+                checks = CHECKS | {"photos": file_list(FILES)}
+                serving.connect(super_resolution_batch, [photos, model], panel, checks)
+
+demo.queue(**serving.QUEUE)
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)
