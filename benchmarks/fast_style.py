@@ -35,7 +35,8 @@ def main(
     side: Annotated[int, typer.Option(help="Their shorter side in pixels.")] = 256,
     figure: Annotated[Path | None, typer.Option(help="Where to write a sheet of stylised pictures.")] = None,
 ) -> None:
-    """Print losses and seconds."""
+    """Print seconds, losses and what an optimisation takes."""
+    speed()
     if not data.is_dir() or not networks.is_dir():
         print(f"Skipped: needs the images of {data} and the networks of {networks} (--data, --networks).")
         return
@@ -75,6 +76,20 @@ def main(
     Console(width=120).print(table)
     if figure is not None:
         sheet([entry.name for entry in entries], unseen).save(figure, quality=88, optimize=True)
+
+
+def speed() -> None:
+    """Print the seconds of one pass, loading and files left out, and of the paper's widths beside it."""
+    ours = artmodels.FastStyle.from_pretrained()
+    paper = artmodels.FastStyle()  # random weights take as long as trained ones
+    table = Table(title=f"Seconds of one pass, best of 3, {torch.get_num_threads()} threads, {ours.device}")
+    for heading in ("picture", "ours", "the paper's widths", "ratio"):
+        table.add_column(heading, justify="right")
+    for height, width in ((512, 512), (683, 1024)):
+        picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        seconds = [min(model(picture).seconds for _ in range(3)) for model in (ours, paper)]
+        table.add_row(f"{width} x {height}", *(f"{value:.2f}" for value in seconds), f"{seconds[1] / seconds[0]:.1f}")
+    Console(width=120).print(table)
 
 
 def total(objective: Objective, output: Tensor, content: Tensor, settings: Settings) -> Tensor:
