@@ -204,7 +204,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="texture-art-vgg",
         method="texture_synthesis",
-        summary="art-vgg, a small network of our own: new detail that copies nothing; works offline.",
+        summary="art-vgg: keeps large structure, copies nothing, grainy on fine stuff such as grass; works offline.",
         source="Gatys et al. 2015, arXiv:1505.07376",
         licence="Apache-2.0",
         config={

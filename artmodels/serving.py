@@ -6,6 +6,7 @@ installs.
 """
 
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -33,7 +34,7 @@ from PIL import Image, ImageOps
 
 import artmodels
 from artmodels import catalogue, images
-from artmodels.errors import ArtModelsError
+from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.modelcache import ModelCache
 from artmodels.optimise import Step
 from artmodels.runtime import pick_device
@@ -57,6 +58,8 @@ __all__ = [
     "run_folder",
     "upload",
 ]
+
+_log = logging.getLogger(__name__)
 
 QUEUE = {"max_size": 16, "default_concurrency_limit": 1}
 LARGEST = 2048 if pick_device().type == "cuda" else 1024  # side of a result in pixels
@@ -249,6 +252,11 @@ def explained(updates: Iterator[Update], *, outputs: int) -> Generator[Update, N
     others = (gr.skip(),) * (outputs - 1)
     try:
         yield from updates
+    except HashMismatch as error:
+        _log.error("%s", error)  # it tells where the server keeps its files
+        text = "The weights of this model are not the promised ones; the server's log says more."
+        yield *others, f"**It did not work:** {text}"
+        raise gr.Error(text, print_exception=False) from error
     except ArtModelsError as error:
         yield *others, f"**It did not work:** {error}"
         raise gr.Error(str(error), print_exception=False) from error
