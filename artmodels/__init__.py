@@ -24,15 +24,18 @@ from artmodels.errors import (
 )
 
 if TYPE_CHECKING:
+    from artmodels.arbitrary_style import ArbitraryStyle
     from artmodels.catalogue import list_models
     from artmodels.fast_style import FastStyle
     from artmodels.neural_style import NeuralStyle
     from artmodels.super_resolution import SuperResolution
+    from artmodels.texture_network import TextureNetwork
     from artmodels.texture_synthesis import TextureSynthesizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArbitraryStyle",
     "ArtModelsError",
     "ConfigError",
     "DatasetError",
@@ -45,6 +48,7 @@ __all__ = [
     "MissingWeights",
     "NeuralStyle",
     "SuperResolution",
+    "TextureNetwork",
     "TextureSynthesizer",
     "UndecodableImage",
     "UnsafeFormat",
@@ -57,9 +61,11 @@ __all__ = [
 
 # Method id, as in the catalogue and in config.json -> its class, which its package of the same name exports.
 METHODS = {
+    "arbitrary_style": "ArbitraryStyle",
     "fast_style": "FastStyle",
     "neural_style": "NeuralStyle",
     "super_resolution": "SuperResolution",
+    "texture_network": "TextureNetwork",
     "texture_synthesis": "TextureSynthesizer",
 }
 

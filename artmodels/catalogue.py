@@ -109,6 +109,28 @@ _FAST_STYLES = (
     ),
 )
 
+# Name, sha256 of the weights, exemplar and where it is from, what the results look like. The first is the default.
+_TEXTURES = (
+    (
+        "wood",
+        "229f7ea40380f94377698f73f1b05495f3d8d68567b00a394cf6e817fa86a245",
+        "wood (MaterialX)",
+        "brown, its grain lying across",
+    ),
+    (
+        "gravel",
+        "c56861dadd04263f90df5f660ec1ccd36e4030be98167d258c416d8aad79b0e3",
+        "gravel (scikit-image)",
+        "grey and sharp-edged",
+    ),
+    (
+        "sand",
+        "ac64cbce485bb5451e6ccd516fdb40f86cd6f69460386ea5d59f1a6df24c32f1",
+        "coast sand (Poly Haven)",
+        "coarse, with pebbles here and there",
+    ),
+)
+
 
 def _embedded(name: str, sha256: str, size_mb: float) -> Weights:
     """What travels inside the package, and is mirrored under its own name on the Hub."""
@@ -260,6 +282,37 @@ ENTRIES: tuple[Entry, ...] = (
             default=name == _FAST_STYLES[0][0],
         )
         for name, sha256, title, text in _FAST_STYLES
+    ),
+    *(
+        Entry(
+            name=f"texture-network-{name}",
+            method="texture_network",
+            summary=f"Any amount of {texture}: {text}; tiles without a seam.",
+            source="Ulyanov et al. 2016, arXiv:1603.03417; Heitz et al. 2021, arXiv:2006.07229",
+            licence="Apache-2.0",
+            config={"texture": texture},
+            weights=_embedded(f"texture-network-{name}", sha256, 0.49),
+            embedded=True,
+            default=name == _TEXTURES[0][0],
+        )
+        for name, sha256, texture, text in _TEXTURES
+    ),
+    Entry(
+        name="arbitrary-style",
+        method="arbitrary_style",
+        summary="Any picture in the manner of any other: its colours exactly, its strokes as far as they are small.",
+        source="Ghiasi et al. 2017, arXiv:1705.06830",
+        licence="Apache-2.0",
+        config={
+            "predictor": "statistics",
+            "widths": (16, 32, 64),
+            "kernel": 7,
+            "early": True,
+            "palette": True,
+        },
+        weights=_embedded("arbitrary-style", "491a75a3db839d0e614c9fe0987de8184fb910001492298248785880cc781ab9", 2.8),
+        embedded=True,
+        default=True,
     ),
     Entry(
         name="super-resolution-x2",

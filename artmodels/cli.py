@@ -74,15 +74,16 @@ def info() -> None:
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help=" or ".join(sorted(artmodels.METHODS)))],
-    image: Annotated[
-        list[Path], typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one.")
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The PNG file to write; for several images, a folder.")
     ],
+    image: Annotated[
+        list[Path] | None,
+        typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one."),
+    ] = None,
     style: Annotated[
         list[str] | None,
-        typer.Option(help="neural_style: a picture to take the style from; repeat to mix. fast_style: a style's name."),
+        typer.Option(help="A picture to take the style from; repeat to mix. For fast_style: a style's name."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name that `artmodels list` shows, or a folder.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the result.")] = None,
@@ -103,41 +104,49 @@ def run(
     artmodels run neural_style photo.jpg --style painting.jpg -o styled.png
 
     artmodels run fast_style photo.jpg --style starry-night -o night.png
+
+    artmodels run texture_network --name texture-network-gravel --size 1024x512 -o gravel.png
     """
     if method not in artmodels.METHODS:
         hint = catalogue.suggest(method, artmodels.METHODS)
         raise typer.BadParameter(
             f"{method!r} is not one of {', '.join(sorted(artmodels.METHODS))}.{hint}", param_hint="METHOD"
         )
-    targets = _targets(output, image, [Path(path) for path in style or []])
     given = {"seed": seed, "deadline": deadline, "size": None if size is None else _size(size)}
     knobs = dict(map(_setting, settings or []))
 
     model_class = getattr(artmodels, artmodels.METHODS[method])
     # What a method can be told is data of the method: the signature of its call.
-    parameters = inspect.signature(model_class.__call__).parameters
-    takes = {key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    parameters = list(inspect.signature(model_class.__call__).parameters.values())
+    takes = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    pictured = any(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters[1:])
+    if pictured != bool(image):
+        fault = f"{method} needs a picture." if pictured else f"{method} takes no pictures."
+        raise typer.BadParameter(fault, param_hint="IMAGE")
+    jobs = _jobs(output, image or [], [Path(path) for path in style or []])
     options = _options(method, takes, given)
-    options |= {key: knobs.pop(key) for key in (takes - given.keys() - {"progress"}) & knobs.keys()}
-    pictures = []
-    if "styles" in parameters:
+    # A file is one result: no lists of them, and no bar for each.
+    options |= {key: knobs.pop(key) for key in (takes - given.keys() - {"progress", "count"}) & knobs.keys()}
+    if any(parameter.name == "styles" for parameter in parameters):
         if not style:
             raise typer.BadParameter(f"{method} needs at least one picture.", param_hint="--style")
-        pictures = [style]
+        options["styles"] = style
     elif style:
         name = _styled(method, style, name)
 
+    if "progress" in takes:
+        options["progress"] = True
     model = model_class.from_pretrained(name, device=device, **knobs)
     failed = False
-    for source, target in targets.items():
+    for target, sources in jobs.items():
         try:
-            result = model(source, *pictures, **options, progress=True)
+            result = model(*sources, **options)
             result.save(target)
             typer.echo(f"{target}: {result.image.width}x{result.image.height}")
         except ArtModelsError as error:
-            if len(targets) == 1:
+            if len(jobs) == 1:
                 raise
-            typer.echo(f"artmodels: {source}: {error}", err=True)
+            typer.echo(f"artmodels: {sources[0]}: {error}", err=True)
             failed = True
     if failed:
         raise typer.Exit(1)
@@ -211,19 +220,19 @@ def _options(method: str, takes: Container[str], given: Mapping[str, object]) ->
     return options
 
 
-def _targets(output: Path, sources: list[Path], others: list[Path]) -> dict[Path, Path]:
-    """Return the file to write for each image; refuse, before any work, what could not or must not be written."""
-    if len(sources) == 1:
-        targets = {sources[0]: output}
+def _jobs(output: Path, sources: list[Path], others: list[Path]) -> dict[Path, list[Path]]:
+    """Return, for each file to write, the image it is made of, if any; refuse, before any work, what must not be."""
+    if len(sources) < 2:
+        jobs = {output: sources}
     else:
         if not output.is_dir():
             raise typer.BadParameter(f"for {len(sources)} images, {output} must be a folder.", param_hint="--output")
-        targets = {source: output / f"{source.stem}.png" for source in sources}
-        if len({str(target).lower() for target in targets.values()}) < len(sources):
+        jobs = {output / f"{source.stem}.png": [source] for source in sources}
+        if len({str(target).lower() for target in jobs}) < len(sources):
             raise typer.BadParameter("two of the images have the same name.", param_hint="--output")
-    for target in targets.values():
+    for target in jobs:
         _check_output(target, [*sources, *others])
-    return targets
+    return jobs
 
 
 def _check_output(output: Path, inputs: list[Path]) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "Preprocessing",
     "build",
     "load",
+    "moments",
 ]
 
 
@@ -340,3 +341,11 @@ def load(
         preprocessing = Preprocessing(mean=tuple(stated["mean"]), std=tuple(stated["std"]))
     extractor = FeatureExtractor(name, nodes, preprocessing=preprocessing or usual, padding=padding, dtype=dtype)
     return extractor.to(place)
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Means [N, C] and covariances [N, C, C] of features [N, C, H, W] over positions."""
+    flat = features.flatten(2)
+    mean = flat.mean(2, keepdim=True)
+    flat = flat - mean
+    return mean[:, :, 0], flat @ flat.transpose(1, 2) / flat.shape[2]

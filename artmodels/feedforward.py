@@ -2,6 +2,9 @@
 
 A network states its demands as data: `requirements` (the sizes it accepts), `scale` (output over input size), `tiling`
 and, where it may be tiled, `context` (pixels that an output pixel depends on, to each side). Everything else is here.
+
+A method may have companions: further networks that are run by themselves, such as one that looks at a style and says
+numbers. They share its checkpoint, whose keys then begin with their names, and have graphs of their own.
 """
 
 import dataclasses
@@ -18,15 +21,18 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 import artmodels
 from artmodels import catalogue, graphs, hub, images, runtime
-from artmodels.errors import ConfigError, ImageTooLarge
+from artmodels.errors import ConfigError, HashMismatch, ImageError, ImageTooLarge, MissingWeights
+from artmodels.multiscale import resized
 from artmodels.results import ImageResult
 from artmodels.tiling import SizeRequirements, Tiling, fit_run, tiled
 
-__all__ = ["FeedForward", "Graph"]
+__all__ = ["FeedForward", "Graph", "at_size", "check_size", "each", "picture"]
+
+SMALLEST = 8  # px: fewer hold no picture
 
 
 class Graph(nn.Module):
-    """A feed-forward network with its demands. The first input and the output are images [N, C, H, W] in [0, 1].
+    """A feed-forward network with its demands. The first input is an image [N, C, H, W] in [0, 1], as is the output.
 
     Attributes:
         requirements: The sizes that the first input may have.
@@ -35,6 +41,7 @@ class Graph(nn.Module):
         context: Pixels of the input, to each side, that a pixel of the output depends on; for tiling.
         inputs: Names of the inputs, for graphs.
         output: Name of the output.
+        pictures: Whether the output is an image in [0, 1]; otherwise it is numbers of any size, [N, ...].
     """
 
     requirements: SizeRequirements = SizeRequirements()
@@ -43,9 +50,10 @@ class Graph(nn.Module):
     context: int = 0
     inputs: ClassVar[tuple[str, ...]] = ("image",)
     output: ClassVar[str] = "result"
+    pictures: ClassVar[bool] = True
 
     def example(self, batch: int, height: int, width: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-        """Make inputs to export, check and time the network with; one with more inputs than an image overrides this.
+        """Make inputs to export, check and time the network with; one with more inputs than an image adds them to this.
 
         Args:
             batch: Length of the first axis.
@@ -59,7 +67,7 @@ class Graph(nn.Module):
         Raises:
             ConfigError: The network has further inputs, and does not say what they look like.
         """
-        if len(self.inputs) != 1:
+        if len(self.inputs) != 1 and type(self).example is Graph.example:
             raise ConfigError(
                 f"{type(self).__name__} takes {', '.join(self.inputs)} and does not define example(), which says what "
                 "they look like: it cannot be exported"
@@ -74,14 +82,20 @@ class Graph(nn.Module):
 class FeedForward(hub.Pretrained):
     """Base of the feed-forward methods. A subclass makes its network from its configuration, and calls `_infer`.
 
+    One with companions makes these as well, in `_companions`, and calls `_companion`.
+
     Attributes:
         network: The network, in evaluation mode; None where a graph runs instead.
         runner: What computes: PyTorch or ONNX Runtime.
+        companions: The companions' networks by name; with random weights where graphs run instead.
+        companion_runners: What computes the companions, by name.
     """
 
     limit: ClassVar[int] = 12_000_000
     """Pixels that are run in one piece; a network that may be tiled has no such limit."""
     tile: ClassVar[int] = 512
+    main: ClassVar[str] = "network"
+    """What the keys of the network itself begin with, in the checkpoint of a method that has companions."""
 
     def __init__(
         self,
@@ -91,6 +105,8 @@ class FeedForward(hub.Pretrained):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         runner: runtime.Runner | None = None,
+        companions: Mapping[str, Graph] | None = None,
+        companion_runners: Mapping[str, runtime.Runner] | None = None,
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 
@@ -100,23 +116,44 @@ class FeedForward(hub.Pretrained):
             device: Where to compute; None picks CUDA, then MPS, then CPU.
             dtype: What to compute in; None picks float16 on CUDA and float32 elsewhere.
             runner: Computes instead of the network: a graph.
+            companions: Further networks, with the weights they are to have; None makes them with random weights.
+            companion_runners: Compute instead of them: graphs.
         """
         self.config = config or self.config_class()
         self.device = runtime.pick_device(device)
-        if dtype is None and self.device.type == "cuda":
-            dtype = torch.float16
-        self.dtype = runtime.pick_dtype(self.device, dtype)
+        self.dtype = runtime.pick_dtype(self.device, self._usual_dtype() if dtype is None else dtype)
         self.demands = network or self._network(self.config)
         self.network = None
         if runner is None:
             self.network = self.demands.requires_grad_(False).eval()
             runner = runtime.make_runner(self.network, device=self.device, dtype=self.dtype)
         self.runner = runner
+        self.companions = dict(self._companions(self.config) if companions is None else companions)
+        if companion_runners is None:
+            companion_runners = {
+                name: runtime.make_runner(part.requires_grad_(False).eval(), device=self.device, dtype=self.dtype)
+                for name, part in self.companions.items()
+            }
+        self.companion_runners = dict(companion_runners)
+
+    def _usual_dtype(self) -> torch.dtype | None:
+        """What to compute in if nobody says; None leaves it to the device."""
+        return torch.float16 if self.device.type == "cuda" else None
 
     @classmethod
     def _network(cls, config: Any) -> Graph:  # noqa: ANN401 - each subclass names its own config class
         """Make the network that a configuration describes, with random weights."""
         raise NotImplementedError
+
+    @classmethod
+    def _companions(cls, config: Any) -> Mapping[str, Graph]:  # noqa: ANN401 - each subclass names its own config class
+        """Make the companions that a configuration describes, with random weights; most methods have none."""
+        return {}
+
+    @classmethod
+    def _stored(cls, network: Graph, companions: Mapping[str, Graph]) -> nn.Module:
+        """What a checkpoint holds: the network, or by name the network and its companions."""
+        return nn.ModuleDict({cls.main: network, **companions}) if companions else network
 
     @classmethod
     def _build(
@@ -128,11 +165,12 @@ class FeedForward(hub.Pretrained):
         dtype: torch.dtype | None,
         local_files_only: bool,
     ) -> Self:
-        network = cls._network(config)
-        state = network.state_dict()
+        network, companions = cls._network(config), cls._companions(config)
+        stored = cls._stored(network, companions)
+        state = stored.state_dict()
         tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
-        network.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
-        return cls(config, network=network, device=device, dtype=dtype)
+        stored.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        return cls(config, network=network, companions=companions, device=device, dtype=dtype)
 
     @classmethod
     def _from_graph(
@@ -162,16 +200,44 @@ class FeedForward(hub.Pretrained):
         cls._check_method(name, stored.pop("method", None))
         stored.pop("artmodels_version", None)
         runner = graphs.OnnxRunner(folder, device=device, provider=provider)
+        source = _source(runner)
+        if "part" in source:
+            raise ConfigError(
+                f"{name} is the {source['part']} of a model, without the rest: load the folder beside it, of the same "
+                f"name without -{source['part']}, which finds this one."
+            )
         config: Any = hub.config_from(cls.config_class, stored)
-        model = cls(config, device=runner.device, dtype=runner.dtype, runner=runner)
-        source = runner.exported.facts.get("source")
+        companions = cls._companions(config)
+        model = cls(
+            config,
+            device=runner.device,
+            dtype=runner.dtype,
+            runner=runner,
+            companions=companions,
+            companion_runners={
+                part: _companion_graph(folder, part, source, device=device, provider=provider) for part in companions
+            },
+        )
         model._entry = next((entry for entry in catalogue.ENTRIES if _made_from(entry, source)), None)
         return model
 
     def _tensors(self) -> dict[str, Tensor]:
         if self.network is None:
             raise ConfigError("A graph has no weights to save: load the checkpoint with runtime='torch'.")
-        return {key: value.half() for key, value in self.network.state_dict().items()}
+        stored = self._stored(self.network, self.companions)
+        return {key: value.half() for key, value in stored.state_dict().items()}
+
+    def _companion(self, name: str, *inputs: Tensor) -> Tensor:
+        """Run a companion once.
+
+        Args:
+            name: Which one.
+            inputs: What it takes; the first an image [N, C, H, W] in [0, 1], of a size that it accepts.
+
+        Returns:
+            Its output as it is, float32 on the CPU.
+        """
+        return self.companion_runners[name](*inputs).float().cpu()
 
     def _infer(self, x: Tensor, *extras: Tensor, tile: int | None = None) -> Tensor:
         """Run the network on an image of any size.
@@ -229,9 +295,66 @@ class FeedForward(hub.Pretrained):
         return ImageResult(tensor=tensor, settings=settings, seconds=time.perf_counter() - start, notes=tuple(notes))
 
 
+def picture(source: images.Source, what: str = "picture") -> images.LoadedImage:
+    """Load a picture to repaint, or to paint like.
+
+    Raises:
+        ImageError: It cannot be read, or is smaller than 8 pixels; the message calls it `what`.
+    """
+    loaded = images.load(source)
+    if min(loaded.height, loaded.width) < SMALLEST:
+        raise ImageError(
+            f"the {what} is {loaded.width} x {loaded.height} px, too small: use one of at least {SMALLEST} px on each "
+            "side, better 256"
+        )
+    return loaded
+
+
+def at_size(loaded: images.LoadedImage, size: tuple[int, int] | None) -> Tensor:
+    """Give a picture as [1, 3, height, width] in [0, 1], of its own size if `size` is None."""
+    content = loaded.tensor()
+    return content if size is None else resized(content, size).clamp(0, 1)
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """Check what a caller asks for.
+
+    Raises:
+        ConfigError: Not (height, width) of at least 8 pixels each.
+    """
+    if size is not None and not all(isinstance(side, int) and side >= SMALLEST for side in size):
+        raise ConfigError(f"size={size} must be (height, width) of at least {SMALLEST} px each")
+
+
 def each(sources: object) -> list[images.Source] | None:
     """The images of a list or tuple of them; None for a single one."""
     return list(sources) if isinstance(sources, list | tuple) else None
+
+
+def _source(runner: graphs.OnnxRunner) -> Mapping[str, object]:
+    """What a graph was exported from: name and sha256 of the weights, and `part` where it is a companion."""
+    source = runner.exported.facts.get("source")
+    return source if isinstance(source, dict) else {}
+
+
+def _companion_graph(
+    folder: Path, part: str, source: Mapping[str, object], *, device: torch.device | str | None, provider: str | None
+) -> graphs.OnnxRunner:
+    """Open the graph of a companion, which must have been exported from the same weights."""
+    place = graphs.beside(folder.resolve(), part)
+    again = f"export both again, with `python -m export {source.get('name', 'NAME')} --out {place.parent}`."
+    if not (place / graphs.SIDECAR).is_file():
+        raise MissingWeights(f"{folder} needs its {part}, which is not in {place}: {again}")
+    runner = graphs.OnnxRunner(place, device=device, provider=provider)
+    theirs = _source(runner)
+    if theirs.get("part") != part:
+        raise ConfigError(f"{place} is not the {part} of a model, which {folder} needs: {again}")
+    if theirs.get("sha256") != source.get("sha256"):
+        raise HashMismatch(
+            f"{place} was made from weights with sha256 {theirs.get('sha256')}, and {folder} from "
+            f"{source.get('sha256')}: {again}"
+        )
+    return runner
 
 
 def _made_from(entry: catalogue.Entry, source: object) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeights, WeightsError
 from artmodels.runtime import pick_device
 
-__all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port"]
+__all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "beside"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Exported:
         folder: Where it lies.
         files: sha256 by path within the folder.
         inputs: The first is the image.
-        output: An image.
+        output: An image, or numbers.
         scale: Height and width of the output over those of the first input.
         precision: `"float32"` or `"float16"`: what is computed in.
         facts: All that the file holds.
@@ -153,6 +153,11 @@ class Exported:
         return data
 
 
+def beside(folder: Path, part: str) -> Path:
+    """Name the folder of a companion: it lies beside that of the graph which it belongs to."""
+    return folder.with_name(f"{folder.name}-{part}")
+
+
 def _port(facts: Mapping[str, Any]) -> Port:
     if facts["type"] not in _TYPES:
         raise ValueError(f"type {facts['type']!r}")
@@ -214,7 +219,8 @@ class OnnxRunner:
             inputs: Floats; images in [0, 1], also where the graph itself takes bytes.
 
         Returns:
-            The image [N, C, H * scale, W * scale] in [0, 1], float32, on `device`.
+            float32 on `device`: the image [N, C, H * scale, W * scale] in [0, 1], or numbers of the shape that the
+            sidecar says.
 
         Raises:
             ConfigError: The number of inputs or the shape of one is wrong.
@@ -230,8 +236,10 @@ class OnnxRunner:
             self._bind(binding.bind_input, port, held[-1])
         batch, _, height, width = inputs[0].shape
         port, scale = self.exported.output, self.exported.scale
-        shape = (batch, port.dims[1], height * scale, width * scale)
-        output = torch.empty(shape, dtype=_TYPES[port.type][0], device=self.device)  # type: ignore[arg-type]
+        # Numbers have no height and width, or fixed ones.
+        sizes = (batch, 0, height * scale, width * scale)
+        shape = [size if isinstance(dim, str) else dim for dim, size in zip(port.dims, sizes, strict=False)]
+        output = torch.empty(shape, dtype=_TYPES[port.type][0], device=self.device)
         self._bind(binding.bind_output, port, output)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has a stream of its own

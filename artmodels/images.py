@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from artmodels import png16
 from artmodels.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
 from artmodels.errors import ArtModelsError, ConfigError, ImageError, ImageTooLarge, UndecodableImage
 
@@ -114,13 +115,18 @@ def encode_png(
 
     Args:
         image: A PIL image (written in its own mode where PNG has it, otherwise as sRGB), or anything that
-            `load` or `to_pil` takes as array or tensor (written as 8-bit RGB).
+            `load` or `to_pil` takes as array or tensor (written as 8-bit RGB, but uint16 [H, W, 3 or 4] as it is).
         metadata: Text by keyword. Keywords are 1 to 79 Latin-1 characters; texts are any Unicode up to 1 MB.
 
     Raises:
         ImageError: The image has no usable values.
         ConfigError: A keyword or text cannot be stored.
     """
+    texts = dict(metadata or {})
+    for key, text in texts.items():
+        _check_text(key, text)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.shape[2:] in ((3,), (4,)) and image.size:
+        return png16.encode(image, texts)
     if isinstance(image, torch.Tensor):
         picture = to_pil(image)
     elif isinstance(image, Image.Image) and image.mode in _PNG_MODES:
@@ -128,8 +134,7 @@ def encode_png(
     else:
         picture = load(image, max_pixels=_ANY_SIZE).pil()
     chunks = PngInfo()
-    for key, text in (metadata or {}).items():
-        _check_text(key, text)
+    for key, text in texts.items():
         chunks.add_text(key, text)
     out = io.BytesIO()
     picture.save(out, "PNG", pnginfo=chunks)

@@ -20,7 +20,7 @@ from torch import Tensor
 import artmodels
 from artmodels import catalogue, images, teachers
 from artmodels.datasets import image_files, split
-from artmodels.fast_style.train import Objective, Settings, reduced
+from artmodels.fast_style.train import Objective, Settings, Statistics, reduced
 from artmodels.patterns import example
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,8 @@ def main(
         recipe = tomllib.loads((ROOT / "weights" / entry.name / "recipe.toml").read_text(encoding="utf-8"))
         settings = Settings(**recipe["settings"])
         style = reduced(images.load(data / settings.style).tensor(), settings.style_side)
-        objective = Objective(loss_network, style)
+        objective = Objective(loss_network)
+        target = objective.style_of(style)
         model = artmodels.load(entry.name)
         sums = torch.zeros(5, dtype=torch.float64)
         for path in unseen[:photos]:
@@ -58,10 +59,10 @@ def main(
             began = time.perf_counter()
             quick = model(content).tensor
             passed = time.perf_counter()
-            slow = optimised(objective, content, settings)
+            slow = optimised(objective, content, target, settings)
             ended = time.perf_counter()
             with torch.no_grad():
-                values = [float(total(objective, x, content, settings)) for x in (content, quick, slow)]
+                values = [float(total(objective, x, content, target, settings)) for x in (content, quick, slow)]
             sums += torch.tensor([*values, passed - began, ended - passed])
         still, quick_loss, slow_loss, quick_seconds, slow_seconds = (sums / photos).tolist()
         table.add_row(
@@ -92,19 +93,19 @@ def speed() -> None:
     Console(width=120).print(table)
 
 
-def total(objective: Objective, output: Tensor, content: Tensor, settings: Settings) -> Tensor:
+def total(objective: Objective, output: Tensor, content: Tensor, target: Statistics, settings: Settings) -> Tensor:
     """What both minimise, less the smoothness, which is no part of the paper's objective."""
-    terms = objective(output, content)
+    terms = objective(output, content, target)
     return terms["content"] + settings.style_weight * terms["style"]
 
 
-def optimised(objective: Objective, content: Tensor, settings: Settings) -> Tensor:
+def optimised(objective: Objective, content: Tensor, target: Statistics, settings: Settings) -> Tensor:
     """The picture that Adam reaches from the photograph, with the rate that reached the lowest loss here."""
     image = content.clone().requires_grad_(True)
     adam = torch.optim.Adam([image], lr=0.02)
     for _ in range(STEPS):
         adam.zero_grad()
-        total(objective, image, content, settings).backward()
+        total(objective, image, content, target, settings).backward()
         adam.step()
         with torch.no_grad():
             image.clamp_(0, 1)

@@ -37,7 +37,8 @@ def main(
         folders = [out / name for name in chosen] or sorted(path.parent for path in out.glob(f"[!.]*/{SIDECAR}"))
         if not folders:
             raise typer.BadParameter(f"there is no exported folder in {out}.", param_hint="--out")
-        done = [_report(str(path), lambda path=path: (path, folder.check(path))) for path in folders]
+        whole = dict.fromkeys(path for main in folders for path in folder.with_companions(main))
+        done = [_report(str(path), lambda path=path: {path: folder.check(path)}) for path in whole]
         raise typer.Exit(0 if all(done) else 1)
     if every:
         for entry in catalogue.ENTRIES:
@@ -48,15 +49,16 @@ def main(
     raise typer.Exit(0 if all(done) else 1)
 
 
-def _report(name: str, action: Callable[[], tuple[Path, list[folder.Measured]]]) -> bool:
+def _report(name: str, action: Callable[[], dict[Path, list[folder.Measured]]]) -> bool:
     """Do one of several, and say how it went, so that a failure does not keep the others from their turn."""
     try:
-        path, rows = action()
+        written = action()
     except ArtModelsError as error:
         typer.echo(f"{name}: {error}", err=True)
         return False
-    largest, least = max(row.max_abs for row in rows), min(row.psnr for row in rows)
-    typer.echo(f"{path}: largest difference from PyTorch {largest:.1e}, PSNR {least:.0f} dB at least")
+    for path, rows in written.items():
+        largest, least = max(row.max_abs for row in rows), min(row.psnr for row in rows)
+        typer.echo(f"{path}: largest difference from PyTorch {largest:.1e}, PSNR {least:.0f} dB at least")
     return True
 
 
@@ -71,16 +73,17 @@ def time(
     console = Console()
     for name in names:
         try:
-            rows = bench.run(name, quick=quick)
+            tables = bench.run(name, quick=quick)
         except ArtModelsError as error:
             typer.echo(f"{name}: {error}", err=True)
             raise typer.Exit(1) from None
-        table = Table(title=name, box=None, padding=(0, 2, 0, 0))
-        for column in bench.COLUMNS:
-            table.add_column(column, justify="left" if column in ("runtime", "note") else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row.cells())
-        console.print(table)
+        for title, rows in tables.items():
+            table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+            for column in bench.COLUMNS:
+                table.add_column(column, justify="left" if column in ("runtime", "note") else "right", no_wrap=True)
+            for row in rows:
+                table.add_row(*row.cells())
+            console.print(table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ OPSET = 20
 
 
 class Served(nn.Module):
-    """What is served: an image in [0, 1] or in bytes to the same, the network between."""
+    """What is served: an image in [0, 1] or in bytes to the same, the network between.
+
+    Numbers that are no image come out as the network gives them, also where bytes go in.
+    """
 
     def __init__(self, graph: Graph, *, uint8: bool) -> None:
         """Wrap a network."""
@@ -27,7 +30,10 @@ class Served(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Scale, run, clamp, round."""
         image, *extras = inputs
-        result: Tensor = self.network(image.float() / 255 if self.uint8 else image, *extras).clamp(0, 1)
+        result: Tensor = self.network(image.float() / 255 if self.uint8 else image, *extras)
+        if not self.network.pictures:
+            return result
+        result = result.clamp(0, 1)
         return (result * 255).round().to(torch.uint8) if self.uint8 else result
 
 
@@ -91,7 +97,7 @@ def convert(graph: Graph, *, uint8: bool = False) -> onnx.ModelProto:
 
     Args:
         graph: In float32, on the CPU, in evaluation mode.
-        uint8: Whether the image goes in and comes out as bytes.
+        uint8: Whether images go in and come out as bytes.
 
     Returns:
         The graph, opset 20, its weights inside, without traces of where it was made.

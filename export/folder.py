@@ -1,4 +1,7 @@
-"""The folder of an exported model, written whole or not at all, and checked again later."""
+"""The folders of an exported model, written whole or not at all, and checked again later.
+
+A model whose method has companions has one folder for itself and one for each of these, beside it.
+"""
 
 import dataclasses
 import hashlib
@@ -17,13 +20,13 @@ from artmodels.checkpoints import CONFIG
 from artmodels.errors import ConfigError, WeightsError
 from artmodels.feedforward import FeedForward, Graph
 from artmodels.fetching import is_checkpoint_folder
-from artmodels.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner
+from artmodels.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, beside
 from export import triton
 from export.convert import OPSET, convert
 from export.half import literal_session, to_half
 from export.parity import Measured, accept, measure
 
-__all__ = ["Measured", "check", "export", "has_graph", "load"]
+__all__ = ["Measured", "check", "export", "has_graph", "load", "with_companions"]
 
 _TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
@@ -74,47 +77,66 @@ def _require_graph(name: str, method: object) -> None:
     raise ConfigError(f"{name} has no graph to export: {reason}")
 
 
-def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> tuple[Path, list[Measured]]:
-    """Export a checkpoint, check it against PyTorch, and write its folder: all of it, or nothing.
+def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> dict[Path, list[Measured]]:
+    """Export a checkpoint, check it against PyTorch, and write its folders: all of them, or nothing.
 
-    An older export in the same place is replaced at the end; anything else there is left alone.
+    Older exports in the same places are replaced at the end; anything else there is left alone.
 
     Args:
-        name: What `load` takes; the last part of it names the folder.
-        out: The folder to write it in, which is a Triton model repository.
+        name: What `load` takes; the last part of it names the folder, and with `-COMPANION` those of companions.
+        out: The folder to write them in, which is a Triton model repository.
         half: Compute in float16.
         uint8: Bytes in and out, instead of floats in [0, 1].
 
     Returns:
-        The folder written, and how far its graph is from PyTorch.
+        The folders written, first that of the model itself, and how far their graphs are from PyTorch.
 
     Raises:
-        ConfigError: The method has no graph, the graph is not close enough, or something else is in the place.
-        WeightsError: The checkpoint cannot be loaded, or the folder cannot be written.
+        ConfigError: The method has no graph, a graph is not close enough, or something else is in a place.
+        WeightsError: The checkpoint cannot be loaded, or a folder cannot be written.
     """
-    target = (out / _short(name)).absolute()
-    if target.exists() and not (target / SIDECAR).is_file() and not _is_empty_folder(target):
-        raise ConfigError(f"{target} exists and is not an export: choose another --out, or remove it")
+    target = out.absolute() / _short(name)
+    _require_place(target)
     model, source = load(name)
-    graph = model.demands
-    proto = convert(graph, uint8=uint8)
-    if half:
-        proto = to_half(proto)
-    # Beside the target, because a rename is atomic only within a file system.
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    targets = {"": target} | {part: beside(target, part) for part in model.companions}
+    drafts: dict[Path, Path] = {}  # by target
+    rows: dict[Path, list[Measured]] = {}
     try:
-        _write(draft, model, proto, source, half=half)
-        runner = _runner(draft)
-        rows = measure(runner, graph)
-        accept(name, rows, half=half)
-        facts = dict(runner.exported.facts) | {"parity": [row.as_dict() for row in rows]}
-        _write_sidecar(draft, facts)
-        _replace(draft, target)
+        for part, place in targets.items():
+            _require_place(place)
+            proto = convert(_graph(model, part), uint8=uint8)
+            if half:
+                proto = to_half(proto)
+            # Beside the target, because a rename is atomic only within a file system.
+            drafts[place] = draft = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+            _write(draft, model, proto, _source(source, part), title=place.name, half=half)
+            runner = _runner(draft)
+            rows[place] = measure(runner, _graph(model, part))
+            accept(place.name, rows[place], half=half)
+            facts = dict(runner.exported.facts) | {"parity": [row.as_dict() for row in rows[place]]}
+            _write_sidecar(draft, facts)
+        # The model itself last: where it is whole, so are its companions.
+        _replace([(drafts[place], place) for place in reversed(targets.values())])
     except OSError as error:
         raise WeightsError(f"{target} cannot be written: {error}. Nothing was left there.") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return target, rows
+        for draft in drafts.values():
+            shutil.rmtree(draft, ignore_errors=True)
+    return rows
+
+
+def _graph(model: FeedForward, part: str) -> Graph:
+    return model.companions[part] if part else model.demands
+
+
+def _source(source: dict[str, str], part: str) -> dict[str, str]:
+    return source | {"part": part} if part else source
+
+
+def _require_place(target: Path) -> None:
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not (target / SIDECAR).is_file() and not empty:
+        raise ConfigError(f"{target} exists and is not an export: choose another --out, or remove it")
 
 
 def _short(name: str) -> str:
@@ -128,37 +150,43 @@ def _runner(folder: Path) -> OnnxRunner:
     return runner
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _replace(draft: Path, target: Path) -> None:
-    if not target.exists():
-        draft.rename(target)
-        return
-    # A folder that is not empty cannot be renamed onto: there is a moment with neither, but never one with half.
-    old = target.with_name(draft.name + ".old")
-    target.rename(old)
+def _replace(moves: list[tuple[Path, Path]]) -> None:
+    """Move folders to their places, or leave all as it was."""
+    done: list[tuple[Path, Path]] = []
+    olds = []
     try:
-        draft.rename(target)
-    except OSError:
-        old.rename(target)
+        for draft, target in moves:
+            # A folder that is not empty cannot be renamed onto: for a moment there is neither, but never a half.
+            if target.exists():
+                olds.append(target.with_name(f"{draft.name}.old"))
+                target.rename(olds[-1])
+                done.append((target, olds[-1]))
+            draft.rename(target)
+            done.append((draft, target))
+    except BaseException:
+        for before, after in reversed(done):
+            after.rename(before)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    for old in olds:
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(folder: Path, model: FeedForward, proto: onnx.ModelProto, source: dict[str, str], *, half: bool) -> None:
+def _write(
+    folder: Path, model: FeedForward, proto: onnx.ModelProto, source: dict[str, str], *, title: str, half: bool
+) -> None:
     (folder / MODEL).parent.mkdir(parents=True)
     settings = {"method": model.method, "artmodels_version": artmodels.__version__}
     text = json.dumps(settings | dataclasses.asdict(model.config), indent=2, allow_nan=False) + "\n"
     data = proto.SerializeToString(deterministic=True)
     (folder / MODEL).write_bytes(data)
     (folder / CONFIG).write_text(text, encoding="utf-8")
-    graph = model.demands
+    part = source.get("part", "")
+    graph = _graph(model, part)
     facts = {
         "format": FORMAT,
         "source": source,
         "method": model.method,
+        "companions": [] if part else list(model.companions),
         "precision": "float16" if half else "float32",
         "opset": OPSET,
         "inputs": [_port(value) for value in proto.graph.input],
@@ -176,7 +204,7 @@ def _write(folder: Path, model: FeedForward, proto: onnx.ModelProto, source: dic
     }
     _write_sidecar(folder, facts)
     exported = Exported.read(folder)
-    served = triton.config(_short(source["name"]), graph, exported.inputs, exported.output)
+    served = triton.config(title, graph, exported.inputs, exported.output)
     (folder / "config.pbtxt").write_text(served, encoding="utf-8")
 
 
@@ -188,6 +216,15 @@ def _port(value: onnx.ValueInfoProto) -> dict[str, object]:
     tensor = value.type.tensor_type
     dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
     return {"name": value.name, "type": _TYPES[tensor.elem_type], "dims": dims}
+
+
+def with_companions(folder: Path) -> list[Path]:
+    """Name an exported folder and those of the companions that it was exported with; one that is damaged, alone."""
+    try:
+        parts = Exported.read(folder).facts.get("companions", [])
+    except WeightsError:
+        parts = []
+    return [folder, *(beside(folder, part) for part in parts)]
 
 
 def check(folder: Path) -> list[Measured]:
@@ -206,12 +243,14 @@ def check(folder: Path) -> list[Measured]:
     if not isinstance(source, dict) or "name" not in source:
         raise WeightsError(f"{folder / SIDECAR} names no source: export the model again")
     model, now = load(source["name"])
-    if now != source:
+    part = source.get("part", "")
+    if part and part not in model.companions:
+        raise ConfigError(f"{folder} is a {part}, and {source['name']} has none now: remove it, and export again")
+    if _source(now, part) != source:
         raise ConfigError(
             f"{folder} was made from weights with sha256 {source.get('sha256')}, and {source['name']} has "
             f"{now['sha256']} now: export it again"
         )
-    graph: Graph = model.demands
-    rows = measure(runner, graph)
+    rows = measure(runner, _graph(model, part))
     accept(str(folder), rows, half=runner.exported.precision == "float16")
     return rows

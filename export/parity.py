@@ -13,7 +13,7 @@ from artmodels.graphs import OnnxRunner
 
 __all__ = ["LARGEST_ERROR", "LEAST_PSNR", "Measured", "accept", "measure", "shapes"]
 
-LARGEST_ERROR = 1e-4  # in [0, 1], for float32
+LARGEST_ERROR = 1e-4  # in [0, 1] or relative to the largest number, for float32
 LEAST_PSNR = 45.0  # dB, for float16
 _SIZES = ((1, 64, 64), (2, 101, 77), (3, 40, 131))
 
@@ -22,9 +22,12 @@ _SIZES = ((1, 64, 64), (2, 101, 77), (3, 40, 131))
 class Measured:
     """How far a graph is from PyTorch's float32 on one set of inputs.
 
+    Images are in [0, 1]. Numbers that are no image are divided by the largest magnitude among PyTorch's, or by 1 where
+    all are smaller: it is the peak.
+
     Attributes:
         shape: Of the first input.
-        max_abs: Largest absolute difference, images in [0, 1]; where bytes come out, what exceeds their rounding.
+        max_abs: Largest absolute difference; where bytes come out, what exceeds their rounding.
         psnr: Peak signal-to-noise ratio in dB, peak 1; 200 at most, so that it is a number of JSON.
     """
 
@@ -69,8 +72,12 @@ def measure(runner: OnnxRunner, graph: Graph) -> list[Measured]:
         inputs = list(graph.example(*size, seed=seed))
         if image.type == "uint8":
             inputs[0] = (inputs[0] * 255).round() / 255
-        wanted = graph(*inputs).clamp(0, 1)
+        wanted = graph(*inputs)
+        if graph.pictures:
+            wanted = wanted.clamp(0, 1)
         difference = (runner(*inputs).cpu() - wanted).abs()
+        if not graph.pictures:
+            difference = difference / wanted.abs().max().clamp_min(1)
         mean = difference.square().mean().item()
         largest = difference.max().item() - (0.5 / 255 if rounds else 0)
         psnr = 200.0 if mean == 0 else min(200.0, -10 * math.log10(mean))

@@ -21,7 +21,7 @@ def config(name: str, graph: Graph, inputs: tuple[Port, ...], output: Port) -> s
         name: The model's, which is also its folder's.
         graph: The network, which tells the shapes to warm up with.
         inputs: Of the exported graph.
-        output: Of the exported graph.
+        output: Of the exported graph, an image or numbers.
     """
     batched = all(port.dims[0] == "N" for port in (*inputs, output))
     skip = 1 if batched else 0

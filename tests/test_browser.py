@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
 ]
 WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
-PAGES = ("fast_style", "super_resolution", "texture_synthesis", "neural_style")
+PAGES = ("fast_style", "arbitrary_style", "super_resolution", "texture_synthesis", "texture_network", "neural_style")
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +209,51 @@ def test_several_photographs_come_back_as_an_archive(page, tmp_path: Path) -> No
     download.value.save_as(tmp_path / "result.zip")
     with zipfile.ZipFile(tmp_path / "result.zip") as packed:
         assert packed.namelist() == ["astronaut.png", "coffee.png", "report.json"]
+    assert overflow(page) <= 0
+
+
+def test_any_picture_is_a_style(page, tmp_path: Path) -> None:
+    open_page(page, "arbitrary_style")
+    for index, name in enumerate(("marbling", "astronaut")):  # the style's control is the first
+        path = tmp_path / f"{name}.png"
+        example(name).resize((96, 64)).save(path)
+        upload(page, index, path)
+    run_to_the_end(page)
+    settings = check_result(page, tmp_path, (96, 64), steps=False)
+    assert (settings["model"], settings["style_weights"]) == ("arbitrary-style", [1.0])
+    page.get_by_text("More styles").click()
+    page.get_by_text("Weight of style 4").wait_for()
+    assert overflow(page) <= 0
+
+
+def test_samples_of_texture_network_from_the_wall_to_the_downloads(page, tmp_path: Path) -> None:
+    open_page(page, "texture_network")
+    assert page.locator(".wall label").count() == len(artmodels.list_models("texture_network"))
+    choose(page, "Gravel")
+    set_number(page, "Width", 96)
+    set_number(page, "Height", 64)
+    run_to_the_end(page)
+    result_image(page).wait_for()
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG").click()
+    download.value.save_as(tmp_path / "gravel.png")
+    settings = json.loads(images.read_metadata(tmp_path / "gravel.png")["artmodels"])
+    assert (settings["model"], settings["size"]) == ("texture-network-gravel", [64, 96])
+    page.get_by_role("tab", name="Four copies").click()
+    copies = page.locator(".results img:visible")
+    copies.wait_for()
+    assert copies.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [192, 128]
+
+    page.get_by_role("tab", name="Several textures").click()
+    set_number(page, "Count", 3)
+    page.get_by_role("button", name="Run all").click()
+    page.get_by_text("Finished: 3 of 3 pictures").wait_for(timeout=60_000)
+    assert page.locator(".batch-results img").count() == 3
+    with page.expect_download() as download:
+        page.get_by_text("Download ZIP").click()
+    download.value.save_as(tmp_path / "result.zip")
+    with zipfile.ZipFile(tmp_path / "result.zip") as packed:
+        assert packed.namelist() == ["seed0.png", "seed1.png", "seed2.png", "report.json"]
     assert overflow(page) <= 0
 
 

@@ -91,6 +91,27 @@ def test_texture(invoke, pictures: Path) -> None:
     assert (pictures / "wall.png").read_bytes() == (pictures / "again.png").read_bytes()
 
 
+def test_a_texture_made_from_nothing(invoke, pictures: Path) -> None:
+    arguments = ("run", "texture_network", "--name", "texture-network-gravel", "--size", "96x64", "--seed", 1)
+    done = invoke(*arguments, "-o", "gravel.png")
+    assert (done.code, done.out) == (0, "gravel.png: 96x64\n"), done.err
+    stored = json.loads(images.read_metadata(pictures / "gravel.png")["artmodels"])
+    assert (stored["model"], stored["seed"]) == ("texture-network-gravel", 1)
+    done = invoke(*arguments, "--set", "count=2", "-o", "gravel.png")
+    assert done.code == 1 and "'count'" in done.err
+
+
+def test_any_style_and_several(invoke, pictures: Path) -> None:
+    styles = ("--style", "style.jpg", "--style", "brick.png", "--set", "style_weights=[3, 1]")
+    (pictures / "out").mkdir()
+    done = invoke("run", "arbitrary_style", "photo.jpg", "brick.png", *styles, "-o", "out")
+    assert done.code == 0, done.err
+    stored = [
+        json.loads(images.read_metadata(pictures / "out" / name)["artmodels"]) for name in ("photo.png", "brick.png")
+    ]
+    assert all(settings["style_weights"] == [0.75, 0.25] for settings in stored)
+
+
 def test_style(invoke, pictures: Path) -> None:
     done = invoke("run", "neural_style", "photo.jpg", "--style", "style.jpg", "-o", "styled.png", *QUICK)
     assert done.code == 0, done.err
@@ -135,6 +156,11 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
             ["texture", "brick.png", "-o", "out.png"],
             f"'texture' is not one of {', '.join(sorted(artmodels.METHODS))}",
         ),
+        (["texture_synthesis", "-o", "out.png"], "texture_synthesis needs a picture"),
+        (["texture_network", "brick.png", "-o", "out.png"], "texture_network takes no pictures"),
+        (["texture_network", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["arbitrary_style", "photo.jpg", "-o", "out.png"], "arbitrary_style needs at least one"),
+        (["arbitrary_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
         (["texture_synthesis", "brick.png", "-o", "."], ". is a folder"),
         (["texture_synthesis", "brick.png", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
         (["texture_synthesis", "brick.png", "-o", "no/out.png"], "there is no folder no"),

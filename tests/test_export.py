@@ -1,21 +1,26 @@
 """`python -m export`: the graph computes what PyTorch does, and the folder is whole, checked, or not there."""
 
+import dataclasses
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+import toys
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from typer.testing import CliRunner
 
+import artmodels
 from artmodels import catalogue
-from artmodels.errors import ConfigError, WeightsError
+from artmodels.errors import ConfigError, HashMismatch, MissingWeights, WeightsError
 from artmodels.fast_style import FastStyle, FastStyleConfig
 from artmodels.feedforward import Graph
 from artmodels.graphs import Exported, OnnxRunner, Port
@@ -41,7 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path) -> Path:
-    path, _ = folder.export(str(checkpoint), checkpoint.parent / "repository")
+    (path,) = folder.export(str(checkpoint), checkpoint.parent / "repository")
     return path
 
 
@@ -110,10 +115,10 @@ def test_it_loads_without_pytorch_s_weights(exported: Path, checkpoint: Path, mo
 
 @pytest.mark.usefixtures("quick")
 def test_exporting_again_replaces_an_export_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
-    first, _ = folder.export(str(checkpoint), tmp_path)
+    (first,) = folder.export(str(checkpoint), tmp_path)
     before = contents(first)
     (first / "config.pbtxt").write_text("edited")
-    second, _ = folder.export(str(checkpoint), tmp_path)
+    (second,) = folder.export(str(checkpoint), tmp_path)
     assert second == first and contents(first) == before
     assert [path.name for path in tmp_path.iterdir()] == ["toy-style"]
     (tmp_path / "mine" / "toy-style").mkdir(parents=True)
@@ -128,7 +133,7 @@ def test_exporting_again_replaces_an_export_and_nothing_else(checkpoint: Path, t
 def test_what_fails_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    older, _ = folder.export(str(checkpoint), tmp_path)
+    (older,) = folder.export(str(checkpoint), tmp_path)
     before = contents(older)
 
     def fail(*_: object, **__: object) -> None:
@@ -146,6 +151,226 @@ def test_what_fails_leaves_nothing(
         assert fault != "full disk" or "No space left on device. Nothing was left there" in str(caught.value)
     assert contents(tmp_path) == {f"toy-style/{name}": data for name, data in before.items()}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- companions
+
+
+@pytest.fixture(scope="module")
+def tint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkpoint of a method with a companion; both are known as if they were artmodels' own."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(artmodels.METHODS, "toy_tint", "Tinter")
+        patch.setitem(sys.modules, "artmodels.toy_tint", toys)
+        yield toys.Tinter(device="cpu").save_pretrained(tmp_path_factory.mktemp("checkpoints") / "tint")
+
+
+@pytest.fixture(scope="module")
+def tinted(tint: Path) -> Path:
+    """Where both of its graphs are."""
+    return next(iter(folder.export(str(tint), tint.parent / "repository")))
+
+
+@pytest.fixture
+def quick_tint(tinted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `quick`, for both graphs."""
+    found = {toys.Tint: tinted, toys.Palette: tinted.with_name("tint-palette")}
+    protos = {kind: onnx.load(path / "1" / "model.onnx") for kind, path in found.items()}
+    monkeypatch.setattr(folder, "convert", lambda graph, uint8: protos[type(graph)])
+
+
+@pytest.fixture
+def copied(tinted: Path, tmp_path: Path) -> Path:
+    """Both graphs, to be tampered with."""
+    shutil.copytree(tinted.parent, tmp_path / "models")
+    return tmp_path / "models" / "tint"
+
+
+def colourful(seed: int = 1) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 3, 37, 50, generator=random), torch.rand(1, 3, 19, 23, generator=random)
+
+
+def test_a_companion_is_a_model_beside(tinted: Path, tint: Path) -> None:
+    beside = tinted.with_name("tint-palette")
+    assert sorted(path.name for path in tinted.parent.iterdir()) == ["tint", "tint-palette"]
+    assert (
+        set(contents(beside))
+        == set(contents(tinted))
+        == {
+            *("1/model.onnx", "config.json", "config.pbtxt", "export.json"),
+        }
+    )
+    main, facts = (json.loads((path / "export.json").read_text()) for path in (tinted, beside))
+    digest = hashlib.sha256((tint / "model.safetensors").read_bytes()).hexdigest()
+    assert main["source"] == {"name": str(tint), "sha256": digest} and main["companions"] == ["palette"]
+    assert facts["source"] == main["source"] | {"part": "palette"} and facts["companions"] == []
+    assert main["inputs"][1] == {"name": "colours", "type": "float32", "dims": ["N", 5]}
+    assert facts["inputs"] == [{"name": "picture", "type": "float32", "dims": ["N", 3, "H", "W"]}]
+    assert facts["outputs"] == [{"name": "colours", "type": "float32", "dims": ["N", 5]}]
+    assert [row["shape"] for row in facts["parity"]] == [[1, 3, 64, 64], [2, 3, 101, 77], [3, 3, 41, 131]]
+    config = text_format.Parse((beside / "config.pbtxt").read_text(), schema()())
+    assert config.name == "tint-palette" and list(config.output[0].dims) == [5] and config.max_batch_size == 8
+
+
+def test_graphs_with_companions_give_what_pytorch_gives(tinted: Path, tint: Path) -> None:
+    image, like = colourful()
+    model = toys.Tinter.from_pretrained(tint, device="cpu")
+    graph = toys.Tinter.from_pretrained(tinted, runtime="onnx", device="cpu")
+    assert graph.network is None
+    assert all(isinstance(runner, OnnxRunner) for runner in (graph.runner, *graph.companion_runners.values()))
+    numbers = graph._companion("palette", like)
+    assert numbers.min() < 0 or numbers.max() > 1, "clamped as if it were an image"
+    torch.testing.assert_close(numbers, model._companion("palette", like), atol=1e-4, rtol=0)
+    torch.testing.assert_close(graph(image, like), model(image, like), atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match="A graph has no weights to save"):
+        graph.save_pretrained(tinted.parent / "saved")
+
+
+def test_a_companion_must_be_there_and_of_the_same_weights(copied: Path, tint: Path) -> None:
+    beside = copied.with_name("tint-palette")
+    again = rf"export both again, with `python -m export {tint} --out {copied.parent}`"
+    source = json.loads((beside / "export.json").read_text())["source"]
+
+    def refused(error: type[Exception], message: str, path: Path = copied) -> None:
+        with pytest.raises(error, match=message):
+            toys.Tinter.from_pretrained(path, runtime="onnx", device="cpu")
+
+    refused(ConfigError, "tint-palette is the palette of a model, without the rest", beside)
+    changed_sidecar(beside, source=source | {"sha256": "1" * 64})
+    refused(HashMismatch, f"with sha256 {'1' * 64}, and {copied} from {source['sha256']}: {again}")
+    changed_sidecar(beside, source=source | {"part": "frame"})
+    refused(ConfigError, f"tint-palette is not the palette of a model, which {copied} needs: {again}")
+    changed_sidecar(beside, source=source)
+    (beside / "1" / "model.onnx").write_bytes(b"")
+    refused(HashMismatch, r"tint-palette.*is not the file that was exported")
+    shutil.rmtree(beside)
+    refused(MissingWeights, f"{copied} needs its palette, which is not in {beside}: {again}")
+
+
+def test_numbers_in_half_precision_from_bytes(tint: Path, tmp_path: Path) -> None:
+    path, beside = folder.export(str(tint), tmp_path, half=True, uint8=True)
+    assert (path.name, beside.name) == ("tint", "tint-palette")
+    facts = json.loads((beside / "export.json").read_text())
+    assert facts["precision"] == "float16"
+    assert (facts["inputs"][0]["type"], facts["outputs"][0]["type"]) == ("uint8", "float32")
+    main = json.loads((path / "export.json").read_text())
+    assert [port["type"] for port in (*main["inputs"], *main["outputs"])] == ["uint8", "float32", "uint8"]
+    assert all(45 <= row["psnr"] < 100 for row in facts["parity"])
+    image, like = ((picture * 255).round() / 255 for picture in colourful())
+    model = toys.Tinter.from_pretrained(tint, device="cpu")
+    graph = toys.Tinter.from_pretrained(path, runtime="onnx", device="cpu")
+    wanted = model._companion("palette", like)
+    difference = (graph._companion("palette", like) - wanted).abs().max()
+    assert 0 < difference < 0.01 * wanted.abs().max()
+    assert (graph(image, like) - model(image, like)).abs().max() < 0.02
+
+
+def test_what_is_served_is_not_clamped_where_it_is_no_picture() -> None:
+    palette = toys.Palette(toys.TintConfig()).eval()
+    image = torch.randint(256, (2, 3, 8, 9), dtype=torch.uint8)
+    wanted = palette(image / 255)
+    assert wanted.min() < 0
+    assert torch.equal(convert.Served(palette, uint8=True)(image), wanted)
+    assert torch.equal(convert.Served(palette, uint8=False)(image / 255), wanted)
+
+
+@pytest.mark.usefixtures("quick_tint")
+@pytest.mark.parametrize("older", [False, True], ids=["first", "replaced"])
+@pytest.mark.parametrize("fault", ["second write", "second parity", "second rename"])
+def test_both_are_written_or_neither(
+    tint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, older: bool
+) -> None:
+    if older:
+        for path in folder.export(str(tint), tmp_path):
+            (path / "config.pbtxt").write_text("older")
+    before = contents(tmp_path)
+    calls = []
+
+    def second(name: str) -> bool:
+        calls.append(name)
+        return len(calls) == 2
+
+    if fault == "second write":
+        write = folder._write
+
+        def broken(*given: object, **more: object) -> None:
+            write(*given, **more)
+            if second("write"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(folder, "_write", broken)
+    elif fault == "second parity":
+        accept = folder.accept
+
+        def refuse(*given: object, half: bool) -> None:
+            accept(*given, half=half)
+            if second("parity"):
+                raise ConfigError("too far")
+
+        monkeypatch.setattr(folder, "accept", refuse)
+    else:
+        rename = Path.rename
+
+        def stuck(self: Path, target: Path) -> Path:
+            # Only drafts that are moved to their places; what is put back is let through.
+            if self.suffix == ".tmp" and not target.name.startswith(".") and second("rename"):
+                raise OSError(errno.EACCES, "Permission denied")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises((WeightsError, ConfigError), match="Nothing was left there|too far"):
+        folder.export(str(tint), tmp_path)
+    assert len(calls) == 2
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["tint", "tint-palette"] if older else [])
+
+
+@pytest.mark.usefixtures("quick_tint")
+def test_the_companion_is_in_place_before_the_model(
+    tint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, rename = [], Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: moved.append(target.name) or rename(self, target))
+    folder.export(str(tint), tmp_path)
+    assert moved == ["tint-palette", "tint"]
+    (tmp_path / "other" / "tint-palette").mkdir(parents=True)
+    (tmp_path / "other" / "tint-palette" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="tint-palette exists and is not an export"):
+        folder.export(str(tint), tmp_path / "other")
+    assert contents(tmp_path / "other") == {"tint-palette/notes.txt": b"mine"}
+
+
+def test_companions_are_checked_again(copied: Path) -> None:
+    def check(*names: str) -> tuple[int, list[str], str]:
+        done = CliRunner().invoke(command.app, ["--check", "--out", str(copied.parent), *names])
+        return done.exit_code, [line.split(":")[0] for line in done.stdout.splitlines()], done.stderr
+
+    beside = copied.with_name("tint-palette")
+    assert check() == check("tint") == (0, [str(copied), str(beside)], "")
+    assert check("tint-palette") == (0, [str(beside)], "")
+    source = json.loads((beside / "export.json").read_text())["source"]
+    changed_sidecar(beside, source=source | {"sha256": "1" * 64})
+    code, passed, errors = check("tint")
+    assert (code, passed) == (1, [str(copied)]) and f"{beside} was made from weights with sha256 1111" in errors
+    changed_sidecar(beside, source=source | {"part": "frame"})
+    assert f"{beside} is a frame, and {source['name']} has none now" in check("tint-palette")[2]
+    shutil.rmtree(beside)
+    code, passed, errors = check()
+    assert (code, passed) == (1, [str(copied)]) and "tint-palette has no export.json" in errors
+
+
+@pytest.mark.usefixtures("quick_tint")
+def test_bench_times_companions_too(tint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "pick_device", lambda: torch.device("cpu"))
+    tables = bench.run(str(tint), quick=True)
+    assert list(tables) == [str(tint), f"{tint}-palette"]
+    for rows in tables.values():
+        assert [row.runtime for row in rows] == ["PyTorch cpu float32"] * 2 + ["ONNX Runtime cpu float32"] * 2
+        assert all(row.seconds is not None for row in rows), rows
+    # One linear map from 6 to 5 numbers, and a multiplication with an addition is two.
+    assert {flop / row.batch for row in tables[f"{tint}-palette"] for flop, _ in row.demands} == {2 * 6 * 5}
 
 
 # --- what cannot be exported
@@ -308,6 +533,25 @@ def test_errors_are_measured(exported: Path, wrong: float, psnr: float) -> None:
     for row in parity.measure(Off(), Dark()):
         assert row.psnr == pytest.approx(psnr, abs=1e-4)
         assert row.max_abs == pytest.approx(0.01) if wrong == wrong else row.max_abs == float("inf")
+
+
+@pytest.mark.parametrize(("size", "largest"), [(200.0, 1e-4), (0.5, 0.02)])
+def test_errors_of_numbers_are_relative_to_the_largest(tinted: Path, size: float, largest: float) -> None:
+    class Off:
+        exported = Exported.read(tinted.with_name("tint-palette"))
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return Numbers()(x) + 0.02
+
+    class Numbers(Toy):
+        pictures = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([-size, size / 2]).expand(len(x), 2)
+
+    for row in parity.measure(Off(), Numbers()):
+        assert row.max_abs == pytest.approx(largest, rel=1e-2)
+        assert row.psnr == pytest.approx(-20 * np.log10(largest), abs=0.1)
 
 
 # --- float16
@@ -492,10 +736,10 @@ def test_half_precision_and_checked_again(checkpoint: Path, tmp_path: Path) -> N
 def test_all_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def export(name: str, out: Path, *, half: bool, uint8: bool) -> tuple[Path, list[parity.Measured]]:
+    def export(name: str, out: Path, *, half: bool, uint8: bool) -> dict[Path, list[parity.Measured]]:
         assert uint8 and not half
         asked.append(name)
-        return out / name, [parity.Measured(shape=(1, 3, 4, 4), max_abs=1e-6, psnr=120.0)]
+        return {out / name: [parity.Measured(shape=(1, 3, 4, 4), max_abs=1e-6, psnr=120.0)]}
 
     monkeypatch.setattr(folder, "export", export)
     done = CliRunner().invoke(command.app, ["--all", "--uint8"])
@@ -523,10 +767,19 @@ def test_operations_are_counted_and_the_peak_is_measured() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x)
 
-    assert bench.flops(Conv(), 2, 8, 10) == 2 * 2 * 8 * 10 * 5 * 3 * 9
-    assert bench.peak(torch.device("cpu"), quick=True) > 1e6
-    row = bench.Row(runtime="x", batch=4, height=8, width=16, seconds=0.5, flop=2e9, peak=64e9)
-    assert row.cells() == ["x", "16x8", "4", "500", "8", "2", "25%", ""]
+    operations, moved = 2 * 2 * 8 * 10 * 5 * 3 * 9, 2 * 8 * 10 * (3 + 5) + 5 * 3 * 9 + 5
+    assert bench.demands(Conv(), 2, 8, 10) == [(operations, moved)]
+    found = bench.measured_peaks(torch.device("cpu"), quick=True)
+    assert found.flop > 1e6 and found.bytes > 1e6 and found.size == 4
+
+    peaks = bench.Peaks(flop=64e9, bytes=1e9, size=2)
+    # The first is bound by what it computes, the second by what it moves.
+    work = [(8e9, 1e6), (64e6, 5e7)]
+    assert peaks.seconds(work) == pytest.approx(0.125 + 0.1)
+    row = bench.Row(runtime="x", batch=4, height=8, width=16, seconds=0.9, demands=work, peaks=peaks)
+    assert row.cells() == ["x", "16x8", "4", "900", "4.44", "2.02", "25.5", "25%", ""]
+    failed = dataclasses.replace(row, seconds=None, note="no")
+    assert failed.cells() == ["x", "16x8", "4", "", "", "2.02", "25.5", "", "no"]
 
 
 @pytest.mark.usefixtures("quick")

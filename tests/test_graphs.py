@@ -12,7 +12,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from toys import Tinter
 
 from artmodels import graphs, runtime
 from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeights, WeightsError
@@ -27,13 +29,32 @@ FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 CPU = PROVIDERS["cpu"]
 
 
-def write(folder: Path, *, kind: str = "float32", value: float = 1.0, extra: bool = False, **facts: object) -> Path:
-    """A graph that gives `value - image`, plus a second input where there is one; bytes are given back as they are."""
+def write(
+    folder: Path,
+    *,
+    kind: str = "float32",
+    value: float = 1.0,
+    extra: bool = False,
+    means: tuple[str | int, ...] = (),
+    **facts: object,
+) -> Path:
+    """A graph that gives `value - image`, plus a second input where there is one; bytes are given back as they are.
+
+    With `means`, the shape of the result, it gives the mean colour instead.
+    """
     image = onnx.helper.make_tensor_value_info("image", UINT8 if kind == "uint8" else FLOAT, ["N", 3, "H", "W"])
     result = onnx.helper.make_tensor_value_info("result", UINT8 if kind == "uint8" else FLOAT, ["N", 3, "H", "W"])
     inputs, ports = [image], [{"name": "image", "type": kind, "dims": ["N", 3, "H", "W"]}]
     one = onnx.numpy_helper.from_array(np.array(value, np.float32), "one")
-    if kind == "uint8":
+    if means:
+        result = onnx.helper.make_tensor_value_info("result", FLOAT, means)
+        over = onnx.numpy_helper.from_array(np.array([2, 3]), "over")
+        keep = int(len(means) == 4)
+        nodes = [
+            onnx.helper.make_node("Constant", [], ["over"], value=over),
+            onnx.helper.make_node("ReduceMean", ["image", "over"], ["result"], keepdims=keep),
+        ]
+    elif kind == "uint8":
         nodes = [onnx.helper.make_node("Identity", ["image"], ["result"])]
     elif extra:
         inputs.append(onnx.helper.make_tensor_value_info("shift", FLOAT, ["N", 3, 1, 1]))
@@ -57,7 +78,7 @@ def write(folder: Path, *, kind: str = "float32", value: float = 1.0, extra: boo
         "precision": "float32",
         "scale": 1,
         "inputs": ports,
-        "outputs": [{"name": "result", "type": kind, "dims": ["N", 3, "H", "W"]}],
+        "outputs": [{"name": "result", "type": kind, "dims": means or ["N", 3, "H", "W"]}],
         "files": {
             graphs.MODEL: hashlib.sha256(data).hexdigest(),
             "config.json": hashlib.sha256(config).hexdigest(),
@@ -93,6 +114,15 @@ def test_bytes_are_the_graph_s_affair(tmp_path: Path) -> None:
     runner = OnnxRunner(write(tmp_path / "toy", kind="uint8"))
     image = torch.tensor([0.0, 0.3, 0.5, 1.0]).repeat(3, 1)[None, :, None, :]
     assert torch.equal(runner(image), (image * 255).round() / 255)
+
+
+@pytest.mark.parametrize("dims", [("N", 3), ("N", 3, 1, 1)])
+def test_numbers_come_out_in_a_shape_of_their_own(tmp_path: Path, dims: tuple[str | int, ...]) -> None:
+    runner = OnnxRunner(write(tmp_path / "toy", means=dims))
+    image = 300 * torch.rand(2, 3, 5, 7) - 200
+    result = runner(image)
+    assert result.shape == (2, *dims[1:])
+    torch.testing.assert_close(result.flatten(1), image.mean((2, 3)))
 
 
 def test_wrong_inputs_are_told_with_their_shape(tmp_path: Path) -> None:
@@ -309,6 +339,30 @@ def test_a_graph_takes_the_place_of_the_network(tmp_path: Path) -> None:
     (wrong / "config.json").write_text('{"method": "neural_style"}')
     with pytest.raises(ConfigError, match="is a checkpoint of 'neural_style', not of FastStyle"):
         FastStyle.from_pretrained(wrong, runtime="onnx")
+
+
+def test_companions_share_the_checkpoint(tmp_path: Path) -> None:
+    model = Tinter(device="cpu")
+    image, like = torch.rand(1, 3, 21, 34), torch.rand(1, 3, 9, 11)
+    numbers = model._companion("palette", like)
+    assert torch.equal(numbers, model.companions["palette"](like)) and not numbers.requires_grad
+    assert numbers.min() < 0 or numbers.max() > 1, "clamped as if it were an image"
+    assert not torch.equal(model(image, like), model(image, 1 - like))
+
+    saved = model.save_pretrained(tmp_path / "saved")
+    tensors = load_file(saved / "model.safetensors")
+    layers = ("palette.last", "tint.conv", "tint.first")
+    assert set(tensors) == {f"{layer}.{part}" for layer in layers for part in ("bias", "weight")}
+    again = Tinter.from_pretrained(saved, device="cpu")
+    torch.testing.assert_close(again(image, like), model(image, like), atol=0.02, rtol=0)
+    assert torch.equal(again.companions["palette"].last.weight.half(), tensors["palette.last.weight"])
+    assert (again.save_pretrained(tmp_path / "again") / "model.safetensors").read_bytes() == (
+        saved / "model.safetensors"
+    ).read_bytes()
+
+    save_file({key: value for key, value in tensors.items() if key != "palette.last.bias"}, saved / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"palette\.last\.bias"):
+        Tinter.from_pretrained(saved, device="cpu")
 
 
 class Invert(Graph):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels import features
+from artmodels.colour import linearly_matched, luminance
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
 from artmodels.neural_style import NeuralStyle, StyleConfig, model
 from artmodels.optimise import Step
@@ -87,7 +88,7 @@ def test_style_comes_closer_and_content_stays(cat: Tensor, coffee: Tensor) -> No
     assert result.notes == ("Float values in [0, 1] became 16-bit.", "Style 1: Float values in [0, 1] became 16-bit.")
     assert 0 <= float(result.tensor.min()) and float(result.tensor.max()) <= 1
     assert style_distance(result.tensor, coffee) < 0.5 * style_distance(cat, coffee)
-    bright, before = (model.luminance(x).flatten() for x in (result.tensor, cat))
+    bright, before = (luminance(x).flatten() for x in (result.tensor, cat))
     assert float(torch.corrcoef(torch.stack([bright, before]))[0, 1]) > 0.7
     json.dumps(dict(result.settings))
     assert result.settings["size"] == [48, 64] and result.settings["style_weights"] == [1.0]
@@ -114,10 +115,10 @@ def test_more_variation_weight_is_smoother(cat: Tensor, coffee: Tensor) -> None:
 def test_from_noise_the_content_appears(cat: Tensor, coffee: Tensor) -> None:
     slow = next(iter(NeuralStyle().stream(cat, coffee, init="noise", content_weight=1.0, rate=1e-3, **QUICK)))
     result = NeuralStyle()(cat, coffee, init="noise", content_weight=1.0, **QUICK)
-    bright = [model.luminance(x).flatten() for x in (result.tensor, cat)]
+    bright = [luminance(x).flatten() for x in (result.tensor, cat)]
     assert float(torch.corrcoef(torch.stack(bright))[0, 1]) > 0.6
     small = F.interpolate(cat, slow.image.shape[-2:], mode="area")
-    early = [model.luminance(x).flatten() for x in (slow.image, small)]
+    early = [luminance(x).flatten() for x in (slow.image, small)]
     assert abs(float(torch.corrcoef(torch.stack(early))[0, 1])) < 0.5
 
 
@@ -222,7 +223,7 @@ def test_style_scale_sets_the_size_of_the_pattern() -> None:
         image = NeuralStyle()(
             grey, stripes, style_scale=scale, content_weight=0.0, init="noise", loss=SW, steps=60
         ).tensor
-        return float(model.luminance(image).diff(dim=2).abs().mean())
+        return float(luminance(image).diff(dim=2).abs().mean())
 
     assert changes(0.5) > 1.2 * changes(1.0)
 
@@ -322,23 +323,23 @@ def test_whole_image_terms_refuse_masks(cat: Tensor, coffee: Tensor) -> None:
 
 def test_luminance_mode_keeps_chroma_exactly(cat: Tensor, coffee: Tensor) -> None:
     *steps, result = NeuralStyle().stream(cat, coffee, colour="luminance", **QUICK)
-    chroma = [x - model.luminance(x) for x in (result.tensor, cat)]
+    chroma = [x - luminance(x) for x in (result.tensor, cat)]
     assert torch.allclose(*chroma, atol=2e-5)  # 16-bit reading included
     assert 0 <= float(result.tensor.min()) + 1e-6 and float(result.tensor.max()) <= 1 + 1e-6
-    assert float((model.luminance(result.tensor) - model.luminance(cat)).abs().mean()) > 0.01
+    assert float((luminance(result.tensor) - luminance(cat)).abs().mean()) > 0.01
     at_level = F.interpolate(cat, steps[0].image.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-    previewed = [x - model.luminance(x) for x in (steps[0].image, at_level)]
+    previewed = [x - luminance(x) for x in (steps[0].image, at_level)]
     assert torch.allclose(*previewed, atol=1e-4)
 
 
 def test_linear_transfer_matches_moments(cat: Tensor, coffee: Tensor) -> None:
-    matched = model.linearly_matched(coffee, cat)
+    matched = linearly_matched(coffee, cat)
     for found, wanted in zip(moments(matched), moments(cat), strict=True):
         assert torch.allclose(found, wanted, atol=1e-5)
-    assert torch.allclose(model.linearly_matched(cat, cat), cat, atol=1e-5)
-    grey = model.luminance(coffee).expand(1, 3, -1, -1)
-    assert torch.isfinite(model.linearly_matched(grey, cat)).all()
-    assert torch.allclose(moments(model.linearly_matched(torch.full((1, 3, 9, 9), 0.5), cat))[0], moments(cat)[0])
+    assert torch.allclose(linearly_matched(cat, cat), cat, atol=1e-5)
+    grey = luminance(coffee).expand(1, 3, -1, -1)
+    assert torch.isfinite(linearly_matched(grey, cat)).all()
+    assert torch.allclose(moments(linearly_matched(torch.full((1, 3, 9, 9), 0.5), cat))[0], moments(cat)[0])
 
 
 def test_histogram_match_is_scikit_images(cat: Tensor) -> None:

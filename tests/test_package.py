@@ -65,6 +65,7 @@ def test_the_command_line_starts_without_torch() -> None:
 
 def test_exported_names() -> None:
     assert artmodels.__all__ == [
+        "ArbitraryStyle",
         "ArtModelsError",
         "ConfigError",
         "DatasetError",
@@ -77,6 +78,7 @@ def test_exported_names() -> None:
         "MissingWeights",
         "NeuralStyle",
         "SuperResolution",
+        "TextureNetwork",
         "TextureSynthesizer",
         "UndecodableImage",
         "UnsafeFormat",

@@ -158,7 +158,11 @@ def test_imports_point_one_way() -> None:
     assert wrong == set()
 
 
-BUILDS_ON = {("neural_style", "texture_synthesis"), ("texture_network", "texture_synthesis")}
+BUILDS_ON = {
+    ("arbitrary_style", "fast_style"),
+    ("neural_style", "texture_synthesis"),
+    ("texture_network", "texture_synthesis"),
+}
 
 
 def test_methods_do_not_import_each_other() -> None:

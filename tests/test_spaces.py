@@ -38,6 +38,8 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "api.json"
 TEXTURE, STYLE = "/texture_synthesis_run", "/neural_style_run"
 FAST, BATCH = "/fast_style_run", "/fast_style_batch"
+NETWORK = "/texture_network_run"
+ANY = "/arbitrary_style_run"
 SMALL = {"width": 64, "height": 64, "quality": "Draft"}
 
 
@@ -138,6 +140,8 @@ def test_the_api_is_the_one_that_was_promised(client: Client) -> None:
     [
         *("texture_synthesis_run_page", "neural_style_run_page", "fast_style_run_page", "fast_style_batch_page"),
         *("super_resolution_run_page", "super_resolution_batch_page"),
+        *("arbitrary_style_run_page", "arbitrary_style_batch_page"),
+        *("texture_network_run_page", "texture_network_batch_page"),
         "load_example",
     ],
 )
@@ -255,6 +259,35 @@ def test_without_style_it_is_the_picture_itself(client: Client, brick: Path) -> 
     assert settings["model"] == catalogue.default("fast_style").name
 
 
+@pytest.mark.parametrize("colour", ["none", "transfer"])
+def test_a_blend_of_styles_is_what_its_settings_make_again(client: Client, tmp_path: Path, colour: str) -> None:
+    for name in ("astronaut", "terrazzo", "marbling"):
+        example(name).resize((96, 64)).save(tmp_path / f"{name}.png")
+    photo, first, second = (handle_file(tmp_path / f"{name}.png") for name in ("astronaut", "terrazzo", "marbling"))
+    options = {"strength": 0.8, "colour": colour, "style_size": 64, "size": 128, "weight_1": 3.0, "style_3": second}
+    image, settings, file = client.predict(photo, first, **options, api_name=ANY)
+    assert settings.items() >= {"style_weights": [0.75, 0.25], "strength": 0.8, "size": [85, 128]}.items()
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    assert Path(file).name == "arbitrary-style.png"
+    values = np.asarray(Image.open(image))
+    styles = [tmp_path / "terrazzo.png", tmp_path / "marbling.png"]
+    chosen = {key: settings[key] for key in ("style_weights", "strength", "colour", "style_size")}
+    method = artmodels.ArbitraryStyle.from_pretrained(settings["model"])
+    again = method(tmp_path / "astronaut.png", styles, **chosen, size=tuple(settings["size"]))
+    np.testing.assert_array_equal(values, np.asarray(again.image))
+
+
+def test_several_pictures_take_one_style(client: Client, tmp_path: Path) -> None:
+    files = [png(tmp_path / "a.png", size=40), text_file(tmp_path / "b.png"), png(tmp_path / "c.png", size=24)]
+    style = handle_file(png(tmp_path / "style.png", size=32))
+    archive, report = client.predict([handle_file(file) for file in files], style, api_name="/arbitrary_style_batch")
+    assert [row.get("result") for row in report] == ["a.png", None, "c.png"]
+    assert "text, not pixels" in report[1]["error"]
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["a.png", "c.png", "report.json"]
+        assert Image.open(io.BytesIO(packed.read("c.png"))).size == (24, 24)
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Path, scale: int) -> None:
     scan = example("coffee").resize((40, 30)).convert("RGBA")
@@ -267,6 +300,70 @@ def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Pa
     with Image.open(file) as made, Image.open(tmp_path / "expected.png") as expected:
         assert (made.mode, made.size) == ("RGBA", (40 * scale, 30 * scale))
         np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
+
+
+@pytest.mark.parametrize(("seamless", "noted"), [(True, True), (False, False)])
+def test_a_sample_of_texture_network_is_what_its_settings_make_again(
+    client: Client, seamless: bool, noted: bool
+) -> None:
+    options = {"width": 90, "height": 64, "seed": 3, "seamless": seamless}
+    image, settings, file = client.predict("texture-network-gravel", **options, api_name=NETWORK)
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    assert Path(file).name == "texture-network-gravel-90x64-seed3.png"
+    with Image.open(image) as shown:
+        assert (shown.format, shown.size) == ("PNG", (90, 64))
+        values = np.asarray(shown)
+    model = artmodels.TextureNetwork.from_pretrained(settings["model"])
+    again = model(size=tuple(settings["size"]), seed=settings["seed"], tileable=settings["tileable"])
+    np.testing.assert_array_equal(values, np.asarray(again.image))
+    assert bool(again.notes) is noted
+
+
+def test_without_a_name_texture_network_makes_its_default(client: Client) -> None:
+    _, settings, _ = client.predict(width=64, height=32, api_name=NETWORK)
+    assert settings["model"] == catalogue.default("texture_network").name == "texture-network-wood"
+    assert (settings["size"], settings["seed"], settings["tileable"]) == ([32, 64], 0, True)
+
+
+def test_several_samples_of_texture_network_have_seeds_that_follow(client: Client) -> None:
+    options = {"width": 64, "height": 32, "seed": 8, "count": 3}
+    archive, report = client.predict("texture-network-sand", **options, api_name="/texture_network_batch")
+    assert Path(archive).name == "texture-network-sand.zip"
+    assert [(row["result"], row["settings"]["seed"]) for row in report] == [
+        ("seed8.png", 8),
+        ("seed9.png", 9),
+        ("seed10.png", 10),
+    ]
+    made = artmodels.TextureNetwork.from_pretrained("texture-network-sand")(size=(32, 64), seed=8, count=3)
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["seed8.png", "seed9.png", "seed10.png", "report.json"]
+        for row, expected in zip(report, made, strict=True):
+            data = packed.read(row["result"])
+            assert json.loads(images.read_metadata(data)["artmodels"]) == row["settings"]
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(expected.image))
+
+
+def test_four_copies_of_texture_network_stand_side_by_side(client: Client) -> None:
+    four = sys.modules["gallery_texture_network"].four
+    tile = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    np.testing.assert_array_equal(np.asarray(four(Image.fromarray(tile))), np.tile(tile, (2, 2, 1)))
+    assert four(Image.new("RGB", (2048, 512))).size == (1600, 400)
+
+
+def test_the_wall_of_texture_network_stands_without_a_model_that_cannot_be_loaded(
+    client: Client, fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake()
+
+    def load(name: str) -> None:
+        raise artmodels.HashMismatch("not the promised bytes")
+
+    serving.MODELS.load = load
+    tile = sys.modules["gallery_texture_network"].sample(catalogue.get("texture-network-sand"))
+    assert (tile.value, tile.title) == ("texture-network-sand", "Coast sand")
+    assert tile.text == "learnt from one picture (Poly Haven)"
+    assert tile.picture.size == (224, 224)
+    assert "no tile for texture-network-sand: not the promised bytes" in caplog.text
 
 
 def test_what_would_become_too_large_is_refused_or_reported(client: Client, tmp_path: Path) -> None:
@@ -505,6 +602,42 @@ def test_wrong_input_of_fast_style_is_explained(
     file = handle_file(make(tmp_path / "input.png")) if make else None
     with pytest.raises(ValidationError, match=f"(?s){message}"):
         client.predict(file, **options, api_name=FAST)
+
+
+@pytest.mark.parametrize(
+    ("style", "options", "message"),
+    [
+        (None, {}, "style_1: There is no picture: upload a picture to take the style from"),
+        (one_pixel, {}, "style_1: This picture is 1 x 1 pixels: a picture to take the style from needs at least 8"),
+        (png, {"style_size": 31}, "style_size: Stroke size is 31: give 32 to 1024"),
+        (png, {"size": 63}, "size: Longest side is 63: give 0, or 64 to 2048"),
+    ],
+)
+def test_wrong_input_of_arbitrary_style_is_explained(
+    client: Client, brick: Path, tmp_path: Path, style, options: dict, message: str
+) -> None:
+    file = handle_file(style(tmp_path / "style.png")) if style else None
+    with pytest.raises(ValidationError, match=f"(?s){message}"):
+        client.predict(handle_file(brick), file, **options, api_name=ANY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"texture": "texture-network-wool"}, "texture: .*-wool' is not one of .* Did you mean 'texture-network-wood'"),
+        ({"width": 31}, "width: Width is 31: give 32 to 2048. The limit of this machine is 2048 pixels a side"),
+        ({"height": 2049}, "height: Height is 2049: give 32 to 2048"),
+        ({"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
+        ({"count": 0}, "count: Count is 0: give 1 to 16. For more, run again with another seed"),
+        ({"count": 17}, "count: Count is 17: give 1 to 16"),
+    ],
+)
+def test_wrong_input_of_texture_network_is_explained(client: Client, options: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=f"(?s){message}"):
+        client.predict(**options, api_name="/texture_network_batch")
+    if "count" not in options:
+        with pytest.raises(ValidationError, match=f"(?s){message}"):
+            client.predict(**options, api_name=NETWORK)
 
 
 def test_a_mask_of_another_size_is_explained(client: Client, brick: Path, tmp_path: Path) -> None:
@@ -789,7 +922,7 @@ def test_every_space_starts_by_its_path(tmp_path: Path) -> None:
     try:
         for space, process in started.items():
             url = f"http://127.0.0.1:{ports[space]}"
-            wait_for(lambda process=process, url=url: process.poll() is not None or answers(url), 90)
+            wait_for(lambda process=process, url=url: process.poll() is not None or answers(url), 180)
             busy = psutil.Process(process.pid).cpu_times()
             assert busy.user + busy.system < 10, space  # the promise, less what other programs take
             assert httpx.get(f"{url}/health").json()["ok"] is True

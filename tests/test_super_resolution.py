@@ -256,7 +256,7 @@ def test_a_deep_file_that_cannot_be_written(tmp_path):
     result = method()(np.zeros((2, 2, 3), np.uint16) + np.arange(3, dtype=np.uint16))
     with pytest.raises(ConfigError, match=r"does not end in \.png"):
         result.save(tmp_path / "deep.tif")
-    with pytest.raises(ArtModelsError, match="could not write .*check its folder"):
+    with pytest.raises(ArtModelsError, match="could not write .*nowhere"):
         result.save(tmp_path / "nowhere" / "deep.png")
     assert list(tmp_path.iterdir()) == []
 

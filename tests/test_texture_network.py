@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from artmodels import images, training
+from artmodels import catalogue, images, training
 from artmodels.checkpoints import config_from
 from artmodels.errors import ArtModelsError, ConfigError, WeightsMismatch
 from artmodels.runtime import generator
@@ -214,6 +214,17 @@ def test_saved_and_loaded_it_makes_the_same(model: TextureNetwork, tmp_path: Pat
         TextureNetwork.from_pretrained(folder, device="cpu")
 
 
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.list_models("texture_network")])
+def test_published_textures_are_varied_and_have_no_seam(name: str) -> None:
+    model = TextureNetwork.from_pretrained(name, device="cpu")
+    first, second = (result.tensor[0] for result in model(size=(64, 96), count=2))
+    assert float(first.std()) > 0.02 and float((first - second).abs().mean()) > 0.01
+    assert float((first - second).mean((1, 2)).abs().max()) < 0.1, "two samples of one texture have its colour"
+    for axis in (1, 2):
+        steps = (first - first.roll(1, axis)).abs().mean(0).mean(2 - axis)  # the first is across the border
+        assert float(steps[0]) <= 1.25 * float(steps[1:].max())
+
+
 # Training
 
 
@@ -310,7 +321,7 @@ def test_recipes_are_complete(path: Path) -> None:
     assert TrainingConfig(**recipe["training"]).steps >= 500
     settings = config_from(Settings, recipe["settings"])
     assert settings.crop % 32 == 0
-    assert set(recipe["card"]) == {"title", "summary", "licence", "source", "tags", "limits"}
+    assert set(recipe["card"]) == {"title", "summary", "licence", "source", "tags", "limits", "measured"}
     if (SHARED / "data").is_dir():
         assert (SHARED / "data" / settings.exemplar).is_file()
 

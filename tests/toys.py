@@ -1,20 +1,23 @@
-"""Toy methods and checkpoints for the tests of hub.py and the two files below it."""
+"""Toy methods and checkpoints for the tests of hub.py and the two files below it, and for those of graphs."""
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 from unittest import mock
 
 import torch
 from safetensors.torch import load as parse
 from safetensors.torch import save
+from torch import nn
 
 from artmodels import catalogue, hub
 from artmodels.catalogue import Entry, Weights
 from artmodels.errors import ConfigError
+from artmodels.feedforward import FeedForward, Graph
+from artmodels.tiling import SizeRequirements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,65 @@ class Plain(hub.Pretrained):
     @classmethod
     def _build(cls, config, resolved, *, device, dtype, local_files_only):
         return cls(config, resolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TintConfig:
+    colours: int = 5
+
+
+class Palette(Graph):
+    """Says numbers of a picture, most of them outside [0, 1]."""
+
+    requirements = SizeRequirements(minimum=8)
+    inputs: ClassVar = ("picture",)
+    output = "colours"
+    pictures = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.last = nn.Linear(6, config.colours)
+
+    def forward(self, x):
+        return 9 * self.last(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)) - 2
+
+
+class Tint(Graph):
+    requirements = SizeRequirements(multiple_of=4)
+    inputs: ClassVar = ("image", "colours")
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.first = nn.Linear(config.colours, 6)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def example(self, batch, height, width, *, seed=0):
+        colours = torch.randn(batch, self.config.colours, generator=torch.Generator().manual_seed(seed))
+        return (*super().example(batch, height, width, seed=seed), colours)
+
+    def forward(self, x, colours):
+        scale, shift = self.first(colours)[:, :, None, None].chunk(2, 1)
+        return torch.sigmoid(self.conv(x) * scale + shift)
+
+
+class Tinter(FeedForward):
+    """A feed-forward method with a companion."""
+
+    method = "toy_tint"
+    config_class = TintConfig
+    main = "tint"
+
+    @classmethod
+    def _network(cls, config):
+        return Tint(config)
+
+    @classmethod
+    def _companions(cls, config):
+        return {"palette": Palette(config)}
+
+    def __call__(self, image, like):
+        return self._infer(image, self._companion("palette", like))
 
 
 CONFIG = json.dumps({"method": "toy", "artmodels_version": "0", "width": 4}).encode()

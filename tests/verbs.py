@@ -14,12 +14,14 @@ from torch import Tensor
 
 import artmodels
 from artmodels import catalogue, images
+from artmodels.arbitrary_style import ArbitraryStyleConfig
 from artmodels.catalogue import Entry
 from artmodels.errors import ConfigError
 from artmodels.fast_style import FastStyleConfig
 from artmodels.feedforward import FeedForward
 from artmodels.results import ImageResult
 from artmodels.super_resolution import SuperResolutionConfig
+from artmodels.texture_network import TextureNetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 CASES = {
+    "arbitrary_style": Case(
+        inputs=lambda: (picture(33, 45), picture(40, 36, seed=1)),
+        retold=frozenset({"model", *(item.name for item in dataclasses.fields(ArbitraryStyleConfig))}),
+        seeded=False,
+        stepwise=False,
+    ),
     "fast_style": Case(
         inputs=lambda: (picture(33, 45),),
         retold=frozenset({"model", *(item.name for item in dataclasses.fields(FastStyleConfig))}),
@@ -63,6 +71,12 @@ CASES = {
         seeded=False,
         stepwise=False,
         sized=False,
+    ),
+    "texture_network": Case(
+        inputs=tuple,
+        quick={"size": (32, 64)},
+        retold=frozenset({"model", *(item.name for item in dataclasses.fields(TextureNetworkConfig))}),
+        stepwise=False,
     ),
     "texture_synthesis": Case(inputs=lambda: (picture(33, 45),), quick={"steps": 2, "size": (32, 40)}),
     "neural_style": Case(

@@ -87,6 +87,13 @@ def build(
 
 
 @app.command()
+def card(names: Annotated[list[str], typer.Argument(help="Checkpoints that have been built.")]) -> None:
+    """Write model cards again, after their recipes' words have changed."""
+    for name in names:
+        recipes.write_card(recipes.find(name))
+
+
+@app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Which; all by default.")] = None,
     data: Data = DATA,

@@ -30,6 +30,7 @@ class Card:
         limits: What it is not good for.
         tags: The Hub's tags, beside those of the library and the method.
         usage: Python that uses it; empty for the method's usual lines.
+        measured: What the metrics were measured on.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Card:
     limits: str
     tags: tuple[str, ...] = ()
     usage: str = ""
+    measured: str = "On what was held out of the training"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -78,8 +80,8 @@ Source: {card.source}.
 
 ## Training
 
-Trained for artmodels in {file.schedule.steps} steps on {result.data_files} images, whose names and contents have the
-sha256 `{result.data_sha256}`.
+Trained for artmodels in {file.schedule.steps} steps on {_count(result.data_files, "image")}; names and contents have
+the sha256 `{result.data_sha256}`.
 `recipe.toml` has every setting; in a checkout of artmodels this makes the weights again:
 
 ```
@@ -91,7 +93,7 @@ instructions. There the first 20 steps can be repeated bit by bit: `python -m we
 
 ## Metrics
 
-On what was held out of the training, measured by `python -m weights build {name}`:
+{card.measured}, by `python -m weights build {name}`:
 
 | metric | value |
 | --- | --- |
@@ -132,6 +134,9 @@ def check(path: Path, method: str) -> str:
     return f"complete, {data.license}"
 
 
+_CALLS = {"arbitrary_style": '"photo.jpg", "painting.jpg"', "texture_network": "size=(512, 512), seed=0"}
+
+
 def _usage(name: str, method: str) -> str:
     if method == "features":
         return f"""from artmodels import features, images
@@ -141,7 +146,7 @@ found = extractor(images.load("photo.jpg").tensor(), ["relu3_1"])  # {{"relu3_1"
     return f"""import artmodels
 
 model = artmodels.{artmodels.METHODS.get(method, method)}.from_pretrained("{name}")
-model("photo.jpg").save("result.png")"""
+model({_CALLS.get(method, '"photo.jpg"')}).save("result.png")"""
 
 
 def _count(number: int, what: str) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "read",
     "recover",
     "threads",
+    "write_card",
 ]
 
 ROOT = Path(__file__).parent
@@ -184,6 +185,20 @@ def built(folder: Path) -> tuple[RecipeFile, Result]:
     if file.result is None:
         raise MissingWeights(f"{folder.name} was never built: python -m weights build {folder.name}")
     return file, file.result
+
+
+def write_card(folder: Path) -> None:
+    """Write the card of a checkpoint from its recipe and what its build found.
+
+    Raises:
+        ConfigError: See `read`.
+        MissingWeights: It has not been built.
+    """
+    file, result = built(folder)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    draft = folder / ".card.tmp"
+    draft.write_text(cards.render(folder.name, file, result, config), encoding="utf-8")
+    draft.replace(folder / "README.md")
 
 
 @contextmanager

@@ -3,19 +3,15 @@
 import time
 from typing import overload
 
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import images
-from artmodels.errors import ConfigError, ImageError
+from artmodels.errors import ConfigError
 from artmodels.fast_style.model import FastStyleConfig, TransformerNet
-from artmodels.feedforward import FeedForward, Graph, each
-from artmodels.multiscale import resized
+from artmodels.feedforward import FeedForward, Graph, at_size, check_size, each, picture
 from artmodels.results import ImageResult
 
 __all__ = ["FastStyle"]
-
-SMALLEST = 8  # px: fewer hold no picture
 
 
 class FastStyle(FeedForward):
@@ -72,8 +68,7 @@ class FastStyle(FeedForward):
         """
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise ConfigError(f"strength={strength!r} must be from 0 (the picture itself) to 1 (all style)")
-        if size is not None and not all(isinstance(side, int) and side >= SMALLEST for side in size):
-            raise ConfigError(f"size={size} must be (height, width) of at least {SMALLEST} px each")
+        check_size(size)
         many = each(image)
         if many is not None:
             return [self._one(source, strength, size) for source in tqdm(many, disable=not progress, unit="image")]
@@ -81,16 +76,8 @@ class FastStyle(FeedForward):
 
     def _one(self, source: images.Source, strength: float, size: tuple[int, int] | None) -> ImageResult:
         start = time.perf_counter()
-        loaded = images.load(source)
-        height, width = loaded.height, loaded.width
-        if min(height, width) < SMALLEST:
-            raise ImageError(
-                f"the picture is {width} x {height} px, too small to repaint: use one of at least {SMALLEST} px on "
-                "each side, better 256"
-            )
-        content: Tensor = loaded.tensor()
-        if size is not None and size != (height, width):
-            content = resized(content, size).clamp(0, 1)
+        loaded = picture(source)
+        content = at_size(loaded, size)
         result = content.lerp(self._infer(content), strength) if strength else content
         options = {"strength": strength, "size": list(content.shape[-2:])}
         return self._result(result, options=options, start=start, notes=loaded.notes)

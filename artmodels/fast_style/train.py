@@ -7,6 +7,7 @@ published weights learn from the compressed VGG-19 of Wang et al. 2020.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from artmodels import datasets, images, teachers
 from artmodels.checkpoints import WEIGHTS, load_tensors
 from artmodels.datasets import Crops, ImageSet
 from artmodels.fast_style.model import FastStyleConfig, TransformerNet
-from artmodels.features import FeatureExtractor
+from artmodels.features import FeatureExtractor, moments
 from artmodels.multiscale import resized
 from artmodels.runtime import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["FastStyleRecipe", "Objective", "Settings", "reduced"]
+__all__ = ["FastStyleRecipe", "Objective", "Settings", "Statistics", "reduced"]
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]  # by tap
 
 STYLE_TAPS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.5, "relu4_1": 1.5, "relu5_1": 0.5}
 
@@ -57,21 +60,44 @@ class Settings:
 
 
 class Objective:
-    """Content, style and smoothness of stylised images, for one style."""
+    """Content, style and smoothness of stylised images."""
 
-    def __init__(self, extractor: FeatureExtractor, style: Tensor, *, content_tap: str = "relu3_3") -> None:
-        """Measure the style, [1, 3, H, W]."""
+    def __init__(self, extractor: FeatureExtractor, *, content_tap: str = "relu3_3") -> None:
+        """Measure with these features."""
         self.extractor, self.content_tap = extractor, content_tap
-        with torch.no_grad():
-            self.targets = {tap: statistics(value) for tap, value in extractor(style, list(STYLE_TAPS)).items()}
+        self.floors = dict.fromkeys(STYLE_TAPS, (0.0, 0.0))
 
     def content_of(self, x: Tensor) -> Tensor:
         """Features that content is compared by."""
         features: Tensor = self.extractor(x, [self.content_tap])[self.content_tap]
         return features
 
-    def __call__(self, output: Tensor, content: Tensor, wanted: Tensor | None = None) -> dict[str, Tensor]:
-        """The three terms, unweighted; `wanted` are the content's features, if they are at hand."""
+    def style_of(self, x: Tensor) -> Statistics:
+        """Means and covariances that style is compared by, for each of styles [N, 3, H, W]."""
+        return {tap: moments(value) for tap, value in self.extractor(x, list(STYLE_TAPS)).items()}
+
+    def set_floors(self, typical: Sequence[Statistics], share: float) -> None:
+        """Measure distances relative to no less than a share of what is typical: a blank style has little of its own.
+
+        Args:
+            typical: Statistics of many styles.
+            share: Of the mean square of theirs.
+        """
+        for tap in STYLE_TAPS:
+            mean, covariance = (torch.cat([styles[tap][part] for styles in typical]) for part in (0, 1))
+            self.floors[tap] = share * float(_square(mean).mean()), share * float(_square(covariance).mean())
+
+    def __call__(
+        self, output: Tensor, content: Tensor, styles: Statistics, wanted: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The three terms, unweighted, the mean of N images.
+
+        Args:
+            output: What the content became, [N, 3, H, W].
+            content: [N, 3, H, W].
+            styles: From `style_of`, of N styles or of one for all.
+            wanted: The content's features, if they are at hand.
+        """
         found = self.extractor(output, [*STYLE_TAPS, self.content_tap])
         if wanted is None:
             with torch.no_grad():
@@ -79,8 +105,8 @@ class Objective:
         error = (found[self.content_tap] - wanted).square().mean((1, 2, 3))
         style = output.new_zeros(())
         for tap, weight in STYLE_TAPS.items():
-            for ours, theirs in zip(statistics(found[tap]), self.targets[tap], strict=True):
-                distance = (ours - theirs).square().flatten(1).sum(1) / theirs.square().sum()
+            for ours, theirs, floor in zip(moments(found[tap]), styles[tap], self.floors[tap], strict=True):
+                distance = _square(ours - theirs) / _square(theirs).clamp_min(floor)
                 style = style + weight * distance.mean() / (2 * sum(STYLE_TAPS.values()))
         return {
             "content": (error / wanted.square().mean((1, 2, 3)).clamp_min(1e-3)).mean(),
@@ -89,12 +115,9 @@ class Objective:
         }
 
 
-def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Means [N, C] and covariances [N, C, C] of features [N, C, H, W] over positions."""
-    flat = features.flatten(2)
-    mean = flat.mean(2, keepdim=True)
-    flat = flat - mean
-    return mean[:, :, 0], flat @ flat.transpose(1, 2) / flat.shape[2]
+def _square(x: Tensor) -> Tensor:
+    """Squared length of each of N vectors or matrices."""
+    return x.square().flatten(1).sum(1)
 
 
 def flatness(output: Tensor, content: Tensor) -> Tensor:
@@ -124,7 +147,9 @@ class FastStyleRecipe(Recipe):
         self.crops = Crops(size=settings.crop, smallest=0.4)
         style = images.load(sources.data / settings.style).tensor()
         self.style = reduced(style, settings.style_side)
-        self.objective = Objective(extractor, self.style)
+        self.objective = Objective(extractor)
+        with torch.no_grad():
+            self.target = self.objective.style_of(self.style)
         self.network = TransformerNet(settings.network)
         if settings.start:
             file = sources.weights / settings.start / WEIGHTS
@@ -146,7 +171,7 @@ class FastStyleRecipe(Recipe):
         """Content, style and flatness on photographs and, a third of the time, paintings."""
         source = self.paintings if float(torch.rand((), generator=rng)) < 1 / 3 else self.photographs
         batch = self.crops(source, self.settings.batch, rng)
-        terms = self.objective(self.network(batch), batch)
+        terms = self.objective(self.network(batch), batch, self.target)
         return {
             "content": terms["content"],
             "style": self.settings.style_weight * terms["style"],
@@ -166,7 +191,7 @@ class FastStyleRecipe(Recipe):
         for path in self.unseen:
             content = reduced(images.load(path).tensor(), 384)
             for label, output in (("", self.network(content)), (" of the photograph itself", content)):
-                for name, value in self.objective(output, content).items():
+                for name, value in self.objective(output, content, self.target).items():
                     sums[name + label] = sums.get(name + label, 0.0) + float(value) / len(self.unseen)
         return sums
 

@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 
 from artmodels import images
+from artmodels.colour import linearly_matched, luminance, with_chroma
 from artmodels.errors import ConfigError, ImageError
 from artmodels.matching import FeatureMatching, run_to_the_end
 from artmodels.multiscale import Level, Progress, coarse_to_fine, coloured_noise, resized
 from artmodels.neural_style.config import SMALLEST, StyleConfig
-from artmodels.neural_style.model import (
-    CONTENT_TERMS,
-    histogram_matched,
-    linearly_matched,
-    luminance,
-    palette_matched,
-    shares,
-    with_chroma,
-)
+from artmodels.neural_style.model import CONTENT_TERMS, histogram_matched, palette_matched, shares
 from artmodels.optimise import Deadline, Step, levels
 from artmodels.results import ImageResult
 from artmodels.texture_synthesis import algebra

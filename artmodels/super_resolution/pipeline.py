@@ -1,13 +1,9 @@
 """Pictures two or four times as large."""
 
 import os
-import secrets
-import struct
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -16,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from artmodels import images, runtime
+from artmodels import images
 from artmodels.decoding import Array
-from artmodels.errors import ArtModelsError, ConfigError, ImageTooLarge
+from artmodels.errors import ConfigError, ImageTooLarge
 from artmodels.feedforward import FeedForward, Graph, each
 from artmodels.results import ImageResult
 from artmodels.super_resolution.model import SuperResolutionConfig, make_network
@@ -63,12 +59,10 @@ class Upscaled(ImageResult):
         if bits not in (8, 16):
             raise ConfigError(f"bits={bits!r} must be 8 or 16")
         pixels = self._pixels(bits)
-        if bits == 8:
-            images.save_png(Image.fromarray(pixels), path, metadata=self.metadata)
-        elif pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all()):
-            images.save_png(Image.fromarray(pixels[..., 0]), path, metadata=self.metadata)
-        else:
-            _save_png16(pixels, path, self.metadata)
+        grey = bits == 16 and pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
+        deep_colour = bits == 16 and not grey
+        image = pixels if deep_colour else Image.fromarray(pixels[..., 0] if grey else pixels)
+        images.save_png(image, path, metadata=self.metadata)
 
     def _pixels(self, bits: int) -> Array:
         """[H, W, 3 or 4] of 8 or 16 bits; colours that are partly transparent are those before they lay on white."""
@@ -97,23 +91,9 @@ class SuperResolution(FeedForward):
     config_class = SuperResolutionConfig
     config: SuperResolutionConfig
 
-    def __init__(
-        self,
-        config: SuperResolutionConfig | None = None,
-        *,
-        network: Graph | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        runner: runtime.Runner | None = None,
-    ) -> None:
-        """As for every feed-forward method, but RRDB is computed in float32 unless another type is asked for.
-
-        Its activations may pass what float16 can hold, and the result would be black.
-        """
-        config = config or SuperResolutionConfig()
-        if config.architecture == "rrdb" and dtype is None:
-            dtype = torch.float32
-        super().__init__(config, network=network, device=device, dtype=dtype, runner=runner)
+    def _usual_dtype(self) -> torch.dtype | None:
+        """As for every feed-forward method, but RRDB's activations may pass what float16 can hold: all black."""
+        return torch.float32 if self.config.architecture == "rrdb" else super()._usual_dtype()
 
     @classmethod
     def _network(cls, config: SuperResolutionConfig) -> Graph:
@@ -191,37 +171,3 @@ class SuperResolution(FeedForward):
             # Opaque must stay opaque to the last bit, which a network does not promise.
             return grey[..., :1, :1].expand(1, 1, *(length * self.config.scale for length in alpha.shape)).clone()
         return self._infer(grey.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
-
-
-# --- 16-bit colour, which Pillow does not write ---------------------------------------------------
-
-
-def _save_png16(pixels: Array, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    """Write uint16 [H, W, 3 or 4] as a PNG file (ISO/IEC 15948), whole or not at all."""
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise ConfigError(f"{str(target)!r} does not end in .png; only PNG is written, without loss")
-    height, width, channels = pixels.shape
-    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
-    # Filter 2, the difference to the row above, suits pictures that are smooth, as enlarged ones are.
-    differences = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
-    lines = np.concatenate([np.full((height, 1), 2, np.uint8), differences], axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    texts = [(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")) for key, text in metadata.items()]
-    parts = [(b"IHDR", header), *texts, (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(b"\x89PNG\r\n\x1a\n")
-            for kind, body in parts:
-                file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ArtModelsError(
-            f"could not write {str(target)!r}: {reason}; check its folder and the space left"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

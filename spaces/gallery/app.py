@@ -37,6 +37,12 @@ CARDS = (
         "Johnson 2016, one small network for each painting",
     ),
     Card(
+        "arbitrary_style",
+        "Arbitrary style",
+        "A photograph repainted in the manner of any picture that you upload, or of a blend of four, within moments.",
+        "Ghiasi 2017, one small network for all styles",
+    ),
+    Card(
         "super_resolution",
         "Super-resolution",
         "A scan or a photograph two or four times as large: sharper than plain enlargement, and nothing invented.",
@@ -47,6 +53,12 @@ CARDS = (
         "Texture synthesis",
         "More of a material, at any size, from one picture of it: cloth, stone, wallpaper, brushwork.",
         "Gatys 2015, Gonthier 2022, nearest and sliced patches",
+    ),
+    Card(
+        "texture_network",
+        "Texture network",
+        "Wood, gravel or sand without a picture of it: any size, any number of samples, without a seam.",
+        "Ulyanov 2016, one small network for each texture",
     ),
     Card(
         "neural_style",

@@ -1,9 +1,10 @@
-"""Make the landing page's thumbnails: a result of each method, with its input in the corner.
+"""Make the landing page's thumbnails: a result of each method, with its input, if it has one, in the corner.
 
 `python spaces/gallery/thumbnails.py` makes all, `python spaces/gallery/thumbnails.py fast_style` only one.
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -15,11 +16,12 @@ HERE = Path(__file__).parent
 SIZE = 480, 300  # width, height
 
 
-def save(method: str, result: Image.Image, source: Image.Image) -> None:
+def save(method: str, result: Image.Image, source: Image.Image | None) -> None:
     """Write a thumbnail under 30 kB."""
-    inset = ImageOps.expand(ImageOps.fit(source, (96, 96)), 4, "white")
     picture = ImageOps.fit(result, SIZE)
-    picture.paste(inset, (SIZE[0] - inset.width - 14, SIZE[1] - inset.height - 14))
+    if source is not None:
+        inset = ImageOps.expand(ImageOps.fit(source, (96, 96)), 4, "white")
+        picture.paste(inset, (SIZE[0] - inset.width - 14, SIZE[1] - inset.height - 14))
     quality = 85
     file = HERE / f"{method}.jpg"
     picture.save(file, quality=quality, optimize=True)
@@ -32,6 +34,12 @@ def fast_style() -> None:
     """Repaint the astronaut; the painting itself is not ours to show."""
     photo = example("astronaut", 480)
     save("fast_style", artmodels.load("fast-style-starry-night")(photo).image, photo)
+
+
+def arbitrary_style() -> None:
+    """Repaint the coffee like a floor, which shows that any picture will do."""
+    style = example("terrazzo")
+    save("arbitrary_style", artmodels.load("arbitrary-style")(example("coffee", 480), style).image, style)
 
 
 def super_resolution() -> None:
@@ -47,6 +55,17 @@ def texture_synthesis() -> None:
     save("texture_synthesis", texture.image, exemplar)
 
 
+def texture_network() -> None:
+    """Show a strip of each texture; they are made from nothing that could stand in the corner."""
+    entries = artmodels.list_models("texture_network")
+    edges = [round(SIZE[0] * index / len(entries)) for index in range(len(entries) + 1)]
+    strips = Image.new("RGB", SIZE)
+    for entry, (left, right) in zip(entries, pairwise(edges), strict=True):
+        strip = artmodels.load(entry.name)(size=(SIZE[1], right - left), tileable=False)
+        strips.paste(strip.image, (left, 0))
+    save("texture_network", strips, None)
+
+
 def neural_style() -> None:
     """Repaint the cat with combed ink."""
     style = example("marbling")
@@ -55,6 +74,7 @@ def neural_style() -> None:
 
 
 if __name__ == "__main__":
-    made = {function.__name__: function for function in (fast_style, super_resolution, texture_synthesis, neural_style)}
+    methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style
+    made = {function.__name__: function for function in methods}
     for name in sys.argv[1:] or made:
         made[name]()

@@ -1,0 +1,174 @@
+"""Arbitrary style: a photograph repainted in the manner of any other picture, in one pass."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import gradio as gr
+
+from artmodels import catalogue, serving
+from artmodels.patterns import example
+from artmodels.results import ImageResult
+from artmodels.serving import MODELS, Update
+from artmodels.serving_checks import file_list, picture, read, whole_number
+from artmodels.serving_launch import launch_options
+from artmodels.serving_once import FILES, LONGEST, at_size, batch, batch_results, once, upload_files
+
+COLOURS = {
+    "From the style": "none",
+    "Keep the photograph's colours": "luminance",
+    "Style recoloured like the photograph": "transfer",
+}
+STYLES = 4
+MODEL = catalogue.default("arbitrary_style").name
+
+Slots = tuple[tuple[str | None, float], ...]
+
+
+def painter(slots: Slots, strength: float, colour: str, style_size: int, size: int) -> Callable[[str], ImageResult]:
+    """Return what repaints a file in the manner of the styles that were given."""
+    given = [(path, weight) for path, weight in slots if path is not None]
+
+    def run(path: str) -> ImageResult:
+        styles = [read(style) for style, _ in given]
+        weights = [weight for _, weight in given]
+        options = {"style_weights": weights, "strength": strength, "colour": colour, "style_size": style_size}
+        return at_size(partial(MODELS(MODEL), styles=styles), read(path), size, **options)
+
+    return run
+
+
+def arbitrary_style_run(
+    photo: str,
+    style_1: str,
+    strength: float = 1.0,
+    colour: str = "none",
+    style_size: int = 256,
+    size: int = 0,
+    weight_1: float = 1.0,
+    style_2: str | None = None,
+    weight_2: float = 1.0,
+    style_3: str | None = None,
+    weight_3: float = 1.0,
+    style_4: str | None = None,
+    weight_4: float = 1.0,
+) -> Iterator[Update]:
+    """Repaint a picture in the manner of another, or of a blend of up to four.
+
+    Args:
+        photo: Picture to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        style_1: Picture to take the style from.
+        strength: 1 is the style, 0 the picture's own.
+        colour: "none" takes the style's colours, "luminance" keeps the picture's, "transfer" recolours the style first.
+        style_size: Size in pixels at which styles are looked at, 32 to 1024: larger gives broader strokes.
+        size: Longest side of the result, in pixels; 0 is the picture's own.
+        weight_1: Share of the first style.
+        style_2: A second style, or nothing.
+        weight_2: Its share.
+        style_3: A third style, or nothing.
+        weight_3: Its share.
+        style_4: A fourth style, or nothing.
+        weight_4: Its share.
+
+    Returns:
+        The picture (PNG), its settings, and the PNG file with the settings inside.
+    """
+    slots = ((style_1, weight_1), (style_2, weight_2), (style_3, weight_3), (style_4, weight_4))
+    run = painter(slots, strength, colour, style_size, size)
+    yield from once(partial(run, photo), name="arbitrary-style", before=photo)
+
+
+def arbitrary_style_batch(
+    photos: list[str],
+    style_1: str,
+    strength: float = 1.0,
+    colour: str = "none",
+    style_size: int = 256,
+    size: int = 0,
+    weight_1: float = 1.0,
+    style_2: str | None = None,
+    weight_2: float = 1.0,
+    style_3: str | None = None,
+    weight_3: float = 1.0,
+    style_4: str | None = None,
+    weight_4: float = 1.0,
+) -> Iterator[Update]:
+    """Repaint several pictures in one manner; what cannot be read is reported, the rest is done.
+
+    Args:
+        photos: Pictures to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        style_1: Picture to take the style from.
+        strength: 1 is the style, 0 each picture's own.
+        colour: "none" takes the style's colours, "luminance" keeps the picture's, "transfer" recolours the style first.
+        style_size: Size in pixels at which styles are looked at, 32 to 1024: larger gives broader strokes.
+        size: Longest side of the results, in pixels; 0 is each picture's own.
+        weight_1: Share of the first style.
+        style_2: A second style, or nothing.
+        weight_2: Its share.
+        style_3: A third style, or nothing.
+        weight_3: Its share.
+        style_4: A fourth style, or nothing.
+        weight_4: Its share.
+
+    Returns:
+        A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
+    """
+    slots = ((style_1, weight_1), (style_2, weight_2), (style_3, weight_3), (style_4, weight_4))
+    yield from batch(painter(slots, strength, colour, style_size, size), photos, name="arbitrary-style")
+
+
+CHECKS = {
+    "style_1": picture("a picture to take the style from", smallest=8),
+    "style_size": whole_number("Stroke size", 32, 1024, ""),
+    "size": whole_number("Longest side", 64, LONGEST, f"The limit is {LONGEST} pixels a side.", or_zero=True),
+    **{f"style_{i}": picture("a style", smallest=8, optional=True) for i in range(2, STYLES + 1)},
+}
+PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
+
+with serving.blocks("Arbitrary style") as demo:
+    gr.Markdown(
+        "# Arbitrary style\n"
+        "Repaint a photograph in the manner of any other picture, in one pass. Blend up to four styles, and set how "
+        "strong they are and how broad their strokes."
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320) as left:
+            style = serving.upload("Style", height=220)
+            strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="0: nearly the photograph itself.")
+            colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
+            style_size = gr.Number(
+                256, label="Stroke size", info="32 to 1024: larger gives broader strokes.", precision=0
+            )
+            size = gr.Number(
+                0, label="Longest side", info=f"64 to {LONGEST} pixels, or 0: the picture's own.", precision=0
+            )
+            slots = []
+            with gr.Accordion("More styles", open=False):
+                for i in range(1, STYLES + 1):
+                    picked = [serving.upload(f"Style {i}", height=170)] if i > 1 else []
+                    slots += [*picked, gr.Slider(0.1, 5, 1, step=0.1, label=f"Weight of style {i}")]
+            controls = [style, strength, colour, style_size, size, *slots]
+        with gr.Column(scale=3, min_width=320), gr.Tabs():
+            with gr.Tab("One picture"):
+                photo = serving.upload("Photograph", height=220)
+                panel = serving.results("Photograph", steps=False)
+                check = picture("the picture to repaint", smallest=8)
+                serving.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS | {"photo": check})
+            with gr.Tab("Several pictures"):
+                photos = upload_files(f"Photographs, up to {FILES}")
+                panel = batch_results()
+                checks = CHECKS | {"photos": file_list(FILES)}
+                serving.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
+    with left:
+        gr.Examples(
+            [[example(subject), example(manner)] for subject, manner in PAIRS],
+            [photo, style],
+            label="Examples",
+            cache_examples=False,
+            api_visibility="private",
+        )
+
+demo.queue(**serving.QUEUE)
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)
