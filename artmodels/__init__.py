@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from artmodels.arbitrary_style import ArbitraryStyle
     from artmodels.catalogue import list_models
     from artmodels.fast_style import FastStyle
+    from artmodels.mimax import Detector, MIMax
     from artmodels.neural_style import NeuralStyle
+    from artmodels.region_features import RegionFeatures
     from artmodels.super_resolution import SuperResolution
     from artmodels.texture_network import TextureNetwork
     from artmodels.texture_synthesis import TextureSynthesizer
@@ -40,13 +42,16 @@ __all__ = [
     "ConfigError",
     "DatasetError",
     "DeadlineExceeded",
+    "Detector",
     "DeviceError",
     "FastStyle",
     "HashMismatch",
     "ImageError",
     "ImageTooLarge",
+    "MIMax",
     "MissingWeights",
     "NeuralStyle",
+    "RegionFeatures",
     "SuperResolution",
     "TextureNetwork",
     "TextureSynthesizer",
@@ -63,13 +68,17 @@ __all__ = [
 METHODS = {
     "arbitrary_style": "ArbitraryStyle",
     "fast_style": "FastStyle",
+    "mimax": "Detector",
     "neural_style": "NeuralStyle",
     "super_resolution": "SuperResolution",
     "texture_network": "TextureNetwork",
     "texture_synthesis": "TextureSynthesizer",
 }
 
-_LAZY = {"list_models": "catalogue"} | {name: method for method, name in METHODS.items()}
+# The same for what methods are made of, which has no page of its own.
+PARTS = {"region_features": "RegionFeatures"}
+
+_LAZY = {"list_models": "catalogue", "MIMax": "mimax"} | {name: key for key, name in (METHODS | PARTS).items()}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
@@ -107,4 +116,4 @@ def load(name: str, **options: Any) -> Any:  # noqa: ANN401 - each method has a 
         from artmodels import features
 
         return features.load(name, **options)
-    return __getattr__(METHODS[method]).from_pretrained(name, **options)
+    return __getattr__((METHODS | PARTS)[method]).from_pretrained(name, **options)

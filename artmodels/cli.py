@@ -179,7 +179,10 @@ def weights_text(entry: Entry) -> str:
     fetched = catalogue.download(entry)
     if fetched is not None:
         return f"{fetched.size_mb:g} MB"
-    return "in the package" if entry.embedded else "none needed"
+    if entry.embedded:
+        return "in the package"
+    # Regions have networks, whose weights are published in a format that is never opened here.
+    return "converted by you" if entry.method == "region_features" else "none needed"
 
 
 def _beside(folder: str) -> Path | None:

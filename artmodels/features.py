@@ -263,9 +263,9 @@ def build(
     """An extractor with seeded random weights (He), or one that has none.
 
     Args:
-        name: "art-vgg", "vgg16", "vgg19", "resnet18", "resnet50", "random-filters" or "patches".
+        name: "art-vgg", "art-resnet", "vgg16", "vgg19", "resnet18", "resnet50", "random-filters" or "patches".
         pooling: "avg" or "max": the pools of a VGG. Average gives better textures (Gatys et al. 2015); the
-            networks were trained with max. A ResNet and art-vgg keep their own.
+            networks were trained with max. A ResNet, art-resnet and art-vgg keep their own.
         padding: Default padding mode; see `FeatureExtractor.forward`.
         seed: Seed of the weights; the same seed gives the same weights.
         maps: Feature maps per size of "random-filters" (the paper has 128).

@@ -120,8 +120,8 @@ class Pretrained(ABC):
             raise ConfigError(f"The {CONFIG} of {name} names no method: it was not saved by artmodels.")
         if method == "features":
             right = "load it with artmodels.features.load"
-        elif method in artmodels.METHODS:
-            right = f"load it with artmodels.{artmodels.METHODS[method]}.from_pretrained"
+        elif method in (classes := artmodels.METHODS | artmodels.PARTS):
+            right = f"load it with artmodels.{classes[method]}.from_pretrained"
         else:
             right = "this version of artmodels does not have that method"
         raise ConfigError(f"{name} is a checkpoint of {method!r}, not of {cls.__name__}: {right}.")

@@ -34,9 +34,11 @@ __all__ = [
     "TORCHVISION",
     "TRAINED",
     "WEIGHT_FREE",
+    "ART_RESNET_TAPS",
     "ART_VGG_TAPS",
     "Node",
     "Preprocessing",
+    "art_resnet_nodes",
     "art_vgg_nodes",
     "checkpoint_layout",
     "convolutions",
@@ -98,7 +100,11 @@ ART_VGG = "art-vgg"
 ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))
 ART_VGG_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")
 
-TRAINED = (*VGG_WIDTHS, *RESNET_BLOCKS, ART_VGG)
+ART_RESNET = "art-resnet"
+ART_RESNET_BLOCKS = (2, 2, 2)
+ART_RESNET_TAPS = ("layer1", "layer2", "layer3")
+
+TRAINED = (*VGG_WIDTHS, *RESNET_BLOCKS, ART_VGG, ART_RESNET)
 WEIGHT_FREE = ("random-filters", "patches")
 NETWORKS = (*TRAINED, *WEIGHT_FREE)
 # torchvision's classifier -> timm's, which applies it as convolutions over a grid of features
@@ -145,9 +151,11 @@ def art_vgg_nodes() -> list[Node]:
     return nodes
 
 
-def resnet_nodes(blocks: Sequence[int], *, bottleneck: bool) -> list[Node]:
+def resnet_nodes(
+    blocks: Sequence[int], *, bottleneck: bool, layer_class: type[Convolution] = Convolution
+) -> list[Node]:
     """A ResNet: taps stem, maxpool, layer1.0, layer1.1, …; "layer1" is another name of its last block."""
-    stem = Convolution(3, 64, 7, stride=2, key="conv1", norm="bn1")
+    stem = layer_class(3, 64, 7, stride=2, key="conv1", norm="bn1")
     nodes = [Node(stem, ("stem",), -1), Node(Pool(64, Window(3, 2, 1), "max"), ("maxpool",), 0)]
     inputs = 64
     for layer, count in enumerate(blocks, start=1):
@@ -162,15 +170,38 @@ def resnet_nodes(blocks: Sequence[int], *, bottleneck: bool) -> list[Node]:
             for i, (kernel, outputs, step) in enumerate(plan, start=1):
                 key, norm = f"{name}.conv{i}", f"{name}.bn{i}"
                 relu = i < len(plan)
-                path.append(Convolution(channels, outputs, kernel, stride=step, relu=relu, key=key, norm=norm))
+                path.append(layer_class(channels, outputs, kernel, stride=step, relu=relu, key=key, norm=norm))
                 channels = outputs
             shortcut = None
             if stride > 1 or channels != inputs:
                 key, norm = f"{name}.downsample.0", f"{name}.downsample.1"
-                shortcut = Convolution(inputs, channels, 1, stride=stride, relu=False, key=key, norm=norm)
+                shortcut = layer_class(inputs, channels, 1, stride=stride, relu=False, key=key, norm=norm)
             taps = (name, f"layer{layer}") if block == count - 1 else (name,)
             nodes.append(Node(Residual(path, shortcut), taps, len(nodes) - 1))
             inputs = channels
+    return nodes
+
+
+def art_resnet_nodes(layer_class: type[Convolution] = Convolution) -> list[Node]:
+    """Our own backbone: ResNet-18 without its last stage; taps layer1, layer2 and layer3, at strides 4, 8 and 16.
+
+    A tap is a square 1 x 1 map of its stage, R with RᵀR in proportion to HᵀH for the head H that maps the stage to the
+    teacher's channels: inner products and cosines between features are those of H's many channels, but for one factor.
+    See `artmodels.art_resnet`.
+
+    Args:
+        layer_class: What the convolutions of the stages are made of: training has one that normalises.
+    """
+    nodes: list[Node] = []
+    last = -1
+    for node in resnet_nodes(ART_RESNET_BLOCKS, bottleneck=False, layer_class=layer_class):
+        nodes.append(Node(node.stage, (), last))
+        last = len(nodes) - 1
+        for tap in node.taps:
+            if tap in ART_RESNET_TAPS:
+                width = node.stage.channels
+                head = Convolution(width, width, 1, relu=False, bias=False, key=tap.replace("layer", "head"))
+                nodes.append(Node(head, (tap,), last))
     return nodes
 
 
@@ -208,6 +239,8 @@ def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:
     """Every key and shape of the published file of a network: torchvision's, with timm's head for a VGG."""
     if name == ART_VGG:
         return layout(convolutions(art_vgg_nodes()))
+    if name == ART_RESNET:
+        return layout(convolutions(art_resnet_nodes()))
     import torchvision  # as slow to import as PyTorch itself, and nothing else here needs it
 
     with torch.device("meta"):
@@ -222,11 +255,11 @@ def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def layout(layers: Iterable[Convolution]) -> dict[str, tuple[int, ...]]:
-    """Key and shape of each tensor that layers without normalisation read from a checkpoint."""
+    """Key and shape of each tensor that layers read from a checkpoint: a weight, and as many numbers as channels."""
     return {
-        key: tuple(tensor.shape)
+        key: tuple((layer.bias if number else layer.weight).shape)
         for layer in layers
-        for key, tensor in zip(layer.keys(), (layer.weight, layer.bias), strict=False)
+        for number, key in enumerate(layer.keys())
     }
 
 
@@ -251,6 +284,8 @@ def named_nodes(name: str, *, pooling: str, until: str | None, maps: int = 1) ->
         nodes = resnet_nodes(RESNET_BLOCKS[name], bottleneck=name == "resnet50")
     elif name == ART_VGG:
         nodes, preprocessing = art_vgg_nodes(), CENTRED
+    elif name == ART_RESNET:
+        nodes, preprocessing = art_resnet_nodes(), CENTRED
     elif name == "random-filters":
         nodes, preprocessing = filter_nodes(maps), CENTRED
     else:

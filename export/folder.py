@@ -70,6 +70,10 @@ def _require_graph(name: str, method: object) -> None:
         return
     if method == "features":
         reason = "features are a part of other methods, with taps instead of an image as their result"
+    elif method == "mimax":
+        reason = "a detector finds any number of boxes; MIMax.head() is the part of it that is a network"
+    elif method == "region_features":
+        reason = "regions are any number of boxes, found in several passes"
     elif method in artmodels.METHODS:
         reason = f"{method} is an optimisation, not one pass of a network"
     else:

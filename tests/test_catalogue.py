@@ -19,7 +19,7 @@ def test_names_are_unique_and_never_look_like_repositories():
 
 def test_each_method_has_a_class_and_at_most_one_default():
     methods = {entry.method for entry in catalogue.ENTRIES}
-    assert methods == {"features", *artmodels.METHODS}
+    assert methods == {"features", *artmodels.METHODS, *artmodels.PARTS}
     for method in methods - {"features"}:
         assert sum(entry.default for entry in catalogue.list_models(method)) == 1
 

@@ -70,13 +70,16 @@ def test_exported_names() -> None:
         "ConfigError",
         "DatasetError",
         "DeadlineExceeded",
+        "Detector",
         "DeviceError",
         "FastStyle",
         "HashMismatch",
         "ImageError",
         "ImageTooLarge",
+        "MIMax",
         "MissingWeights",
         "NeuralStyle",
+        "RegionFeatures",
         "SuperResolution",
         "TextureNetwork",
         "TextureSynthesizer",
@@ -104,8 +107,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_every_method_of_the_catalogue_has_a_loader() -> None:
-    assert {entry.method for entry in catalogue.ENTRIES} == {*artmodels.METHODS, "features"}
-    for method, name in artmodels.METHODS.items():
+    assert {entry.method for entry in catalogue.ENTRIES} == {*artmodels.METHODS, *artmodels.PARTS, "features"}
+    for method, name in (artmodels.METHODS | artmodels.PARTS).items():
         assert getattr(artmodels, name).method == method
 
 

@@ -65,6 +65,14 @@ CASES = {
         seeded=False,
         stepwise=False,
     ),
+    "mimax": Case(
+        inputs=lambda: (picture(33, 45),),
+        quick={"threshold": -0.99, "limit": 3},
+        retold=frozenset({"model", "objects"}),
+        seeded=False,
+        stepwise=False,
+        sized=False,
+    ),
     "super_resolution": Case(
         inputs=lambda: (picture(33, 45),),
         retold=frozenset({"model", *(item.name for item in dataclasses.fields(SuperResolutionConfig))}),
@@ -87,7 +95,7 @@ CASES = {
 }
 
 # Checkpoints that are here.
-OFFLINE = [entry for entry in catalogue.ENTRIES if entry.method != "features" and catalogue.download(entry) is None]
+OFFLINE = [entry for entry in catalogue.ENTRIES if entry.method in CASES and catalogue.download(entry) is None]
 
 
 def run(model: Any, entry: Entry, **changes: object) -> ImageResult:
@@ -117,7 +125,8 @@ def fits(model: Any, entry: Entry, size: tuple[int, int]) -> None:
         result = run(model, entry, size=size)
     else:
         result = model(picture(*size))
-        size = size[0] * model.config.scale, size[1] * model.config.scale
+        scale = getattr(model.config, "scale", 1)
+        size = size[0] * scale, size[1] * scale
     assert result.tensor.shape == (1, 3, *size)
     assert result.tensor.dtype == torch.float32 and result.tensor.isfinite().all()
     assert result.tensor.min() >= 0 and result.tensor.max() <= 1

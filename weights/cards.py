@@ -139,13 +139,19 @@ _CALLS = {"arbitrary_style": '"photo.jpg", "painting.jpg"', "texture_network": "
 
 def _usage(name: str, method: str) -> str:
     if method == "features":
+        tap = "layer3" if "resnet" in name else "relu3_1"
         return f"""from artmodels import features, images
 
 extractor = features.load("{name}")
-found = extractor(images.load("photo.jpg").tensor(), ["relu3_1"])  # {{"relu3_1": [1, C, H, W]}}"""
+found = extractor(images.load("photo.jpg").tensor(), ["{tap}"])  # {{"{tap}": [1, C, H, W]}}"""
+    if method == "region_features":
+        return f"""import artmodels
+
+regions = artmodels.RegionFeatures.from_pretrained("{name}")("photo.jpg")
+regions.boxes, regions.objectness, regions.features  # [K, 4] in pixels, [K], [K, M]"""
     return f"""import artmodels
 
-model = artmodels.{artmodels.METHODS.get(method, method)}.from_pretrained("{name}")
+model = artmodels.{(artmodels.METHODS | artmodels.PARTS).get(method, method)}.from_pretrained("{name}")
 model({_CALLS.get(method, '"photo.jpg"')}).save("result.png")"""
 
 

@@ -240,9 +240,10 @@ class _Checkpoint:
 
 
 def _method_class(method: str) -> Any:  # noqa: ANN401 - a class with a config_class, made lazily
-    if method not in artmodels.METHODS:
+    classes = artmodels.METHODS | artmodels.PARTS
+    if method not in classes:
         raise ConfigError(f"config.json is for {method!r}, which artmodels does not have")
-    return getattr(artmodels, artmodels.METHODS[method])
+    return getattr(artmodels, classes[method])
 
 
 def _settings(method: str, config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - each method has its own

@@ -167,8 +167,7 @@ with serving.blocks("Arbitrary style") as demo:
             api_visibility="private",
         )
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

@@ -100,8 +100,7 @@ with serving.blocks("Fast style") as demo:
                 checks = CHECKS | {"photos": file_list(FILES)}
                 serving.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

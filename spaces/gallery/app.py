@@ -66,6 +66,12 @@ CARDS = (
         "A picture repainted with the colours, strokes and grain of up to four others, each where you want it.",
         "Gatys 2016, with masks, colour control and several scales",
     ),
+    Card(
+        "mimax",
+        "Find things",
+        "Say of some pictures whether they show a thing, and see where it is in the whole collection.",
+        "Gonthier 2018, MI-max on regions of our own",
+    ),
 )
 
 

@@ -66,6 +66,12 @@ def texture_network() -> None:
     save("texture_network", strips, None)
 
 
+def mimax() -> None:
+    """Find what the example collection shows, in a picture that shows two things."""
+    photo = HERE.parent / "mimax" / "examples" / "seascape-09.jpg"
+    save("mimax", artmodels.load("mimax-seascapes")(photo).image, None)
+
+
 def neural_style() -> None:
     """Repaint the cat with combed ink."""
     style = example("marbling")
@@ -74,7 +80,7 @@ def neural_style() -> None:
 
 
 if __name__ == "__main__":
-    methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style
+    methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style, mimax
     made = {function.__name__: function for function in methods}
     for name in sys.argv[1:] or made:
         made[name]()

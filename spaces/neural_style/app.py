@@ -161,8 +161,7 @@ with serving.blocks("Neural style") as demo:
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
             serving.connect(neural_style_run, inputs, panel, CHECKS)
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

@@ -130,8 +130,7 @@ with serving.blocks("Super-resolution") as demo:
                 checks = CHECKS | {"photos": file_list(FILES)}
                 serving.connect(super_resolution_batch, [photos, model], panel, checks)
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

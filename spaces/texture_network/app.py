@@ -164,8 +164,7 @@ with serving.blocks("Texture network") as demo:
                 checks = CHECKS | {"count": whole_number("Count", 1, MOST, "For more, run again with another seed.")}
                 serving.connect(texture_network_batch, [*inputs, count], panel, checks)
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

@@ -98,8 +98,7 @@ with serving.blocks("Texture synthesis") as demo:
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
             serving.connect(texture_synthesis_run, inputs, panel, CHECKS)
 
-demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

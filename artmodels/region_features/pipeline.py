@@ -1,0 +1,184 @@
+"""Images in, regions out."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self, overload
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from artmodels import features, hub, images, runtime
+from artmodels.errors import ConfigError, MissingWeights
+from artmodels.feedforward import each
+from artmodels.region_features.faster_rcnn import C4, PUBLISHED, Pyramid
+from artmodels.region_features.model import ArtRegions, Detector, RegionFeaturesConfig
+
+__all__ = ["RegionFeatures", "Regions"]
+
+FIXED = ("network", "width")  # what weights depend on: the rest may be overridden
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Where one image may show an object.
+
+    Attributes:
+        boxes: [K, 4] float32: left, top, right, bottom in pixels of the original image.
+        objectness: [K] float32 in [0, 1], descending; how likely a box is to hold an object, of whatever kind.
+        features: [K, M] float32, a descriptor of each.
+        width: Of the image, upright, in pixels.
+        height: Of it.
+        notes: What was done to the image when it was loaded, in plain sentences.
+    """
+
+    boxes: Tensor
+    objectness: Tensor
+    features: Tensor
+    width: int = 0
+    height: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """K, at least 1 where an image was looked at."""
+        return len(self.boxes)
+
+
+class RegionFeatures(hub.Pretrained):
+    """Propose up to K regions of an image, and describe each: the bags of multiple-instance learning.
+
+    Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569), section 3.1. The regions
+    are the proposals of a Faster R-CNN, or of a small network of ours that needs no download.
+
+        regions = RegionFeatures.from_pretrained()("painting.jpg")
+        regions.boxes, regions.objectness, regions.features
+    """
+
+    method = "region_features"
+    config_class = RegionFeaturesConfig
+    config: RegionFeaturesConfig
+
+    def __init__(
+        self,
+        config: RegionFeaturesConfig | None = None,
+        *,
+        network: Detector,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Put it together; `from_pretrained` is the usual way.
+
+        Args:
+            config: Settings; None takes the network's.
+            network: With the weights that it is to have.
+            device: Where to compute; None picks CUDA, then MPS, then CPU.
+        """
+        self.config = config or network.config
+        self.device = runtime.pick_device(device)
+        self.network = network.requires_grad_(False).eval().to(self.device)
+
+    @classmethod
+    def _build(
+        cls,
+        config: RegionFeaturesConfig,
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        if dtype not in (None, torch.float32):
+            raise ConfigError(f"dtype={dtype} is not available for {cls.__name__}, which computes in float32.")
+        if resolved.origin == "built-in":
+            raise MissingWeights(how_to_get(resolved.name, config.network))
+        network = make_network(config, local_files_only=local_files_only)
+        stored = network.stored
+        state = stored.state_dict()
+        tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
+        stored.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        return cls(config, network=network, device=device)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        half = self.config.network == "art-regions"  # as it is published; the others keep what was converted
+        state = self.network.stored.state_dict()
+        return {key: value.half() if half else value for key, value in state.items()}
+
+    @property
+    def features(self) -> int:
+        """M, the length of a descriptor."""
+        return self.network.features
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the settings and of all weights: regions with the same one can stand in one store."""
+        total = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        for key, value in sorted(self.network.state_dict().items()):
+            total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
+            total.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+    @overload
+    def __call__(self, image: list[images.Source], *, progress: bool = ...) -> list[Regions]: ...
+    @overload
+    def __call__(self, image: images.Source, *, progress: bool = ...) -> Regions: ...
+    def __call__(
+        self, image: images.Source | list[images.Source], *, progress: bool = False
+    ) -> Regions | list[Regions]:
+        """Find the regions of one image, or of each of a list.
+
+        Args:
+            image: What `artmodels.images.load` reads, or a list of such.
+            progress: Show a bar, for lists.
+
+        Returns:
+            At most `config.regions` of them. An image in which nothing is proposed is one region itself, with
+            objectness 0, so that no bag is empty.
+
+        Raises:
+            ImageError: The image cannot be read.
+            ImageTooLarge: It has more pixels than `images.LIMIT`.
+        """
+        many = each(image)
+        if many is not None:
+            return [self._one(source) for source in tqdm(many, disable=not progress, unit="image")]
+        return self._one(image)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def _one(self, source: images.Source) -> Regions:
+        loaded = images.load(source)
+        found = self.network(loaded.tensor().to(self.device))
+        # Clones: tensors of the inference mode cannot be used where gradients are computed.
+        with torch.inference_mode(False):
+            boxes, objectness, numbers = (part.float().cpu().clone() for part in found)
+        return Regions(boxes, objectness, numbers, width=loaded.width, height=loaded.height, notes=loaded.notes)
+
+
+def make_network(config: RegionFeaturesConfig, *, local_files_only: bool = False) -> Detector:
+    """The network of a configuration: its backbone has weights, the rest is random.
+
+    Raises:
+        ConfigError: The backbone does not do.
+        WeightsError: The backbone's weights are not there.
+    """
+    if config.network == "art-regions":
+        return ArtRegions(config, features.load(config.backbone, local_files_only=local_files_only))
+    return C4(config) if config.network == "fasterrcnn_resnet152_c4" else Pyramid(config)
+
+
+def how_to_get(name: str, network: str) -> str:
+    """What to do where the published weights are a file that is never opened here."""
+    if network in PUBLISHED:
+        url = PUBLISHED[network]
+        file = os.path.basename(url)
+        source = f"torchvision publishes its weights as {url}"
+    else:
+        file, source = "res152.safetensors", "its authors publish it as a checkpoint of TensorFlow's"
+    return (
+        f"{name} is not fetched by itself: {source}, a format that can run code when opened or that needs TensorFlow, "
+        f"and artmodels opens neither. Download it, and in a checkout of artmodels run `python -m "
+        f"weights.convert.region_features {file} my-{name}`, which says how to make safetensors of it and converts "
+        f"that; then load the folder 'my-{name}'. For regions without any download use 'art-regions'."
+    )

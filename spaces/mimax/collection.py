@@ -1,0 +1,163 @@
+"""What a visitor of the page works on: pictures, labels of whole pictures, and what was learnt from them."""
+
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from artmodels import drawing
+from artmodels.annotations import Detections
+from artmodels.datasets import SUFFIXES
+from artmodels.errors import DatasetError, ImageError
+from artmodels.serving_checks import read
+
+if TYPE_CHECKING:
+    from artmodels.mimax import Detector
+
+FILES = 400  # pictures of a collection
+LARGEST = 64 * 2**20  # bytes of one file inside an archive
+THUMBNAIL = 480  # px: longest side of what the page shows
+SHOWN = 60  # detections on the page; an export has all
+
+
+@dataclass(eq=False)
+class Collection:
+    """One visitor's.
+
+    Attributes:
+        folder: Where it is, until the server deletes it.
+        files: Names of the pictures.
+        sizes: Width and height of each, upright.
+        skipped: Files that cannot be used, and why.
+        labels: For each class, whether a picture shows it; a picture that is not named is not learnt from.
+        detectors: What was learnt, for each class.
+    """
+
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, bool]] = field(default_factory=dict)
+    detectors: "dict[str, Detector]" = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the files as they came."""
+        return self.folder / "pictures"
+
+    @property
+    def store(self) -> Path:
+        """The folder of their regions."""
+        return self.folder / "regions"
+
+    def thumbnail(self, name: str) -> Path:
+        """The file of a small version."""
+        return self.folder / "small" / f"{self.files.index(name):04}.jpg"
+
+    def answer(self, label: str, name: str) -> str:
+        """Give the label of a picture: "yes", "no" or "?"."""
+        return {True: "yes", False: "no", None: "?"}[self.labels.get(label, {}).get(name)]
+
+    def turn(self, label: str, name: str) -> None:
+        """Change the label of a picture, from ? to yes, to no, and back to ?."""
+        known = self.labels.setdefault(label, {})
+        if name not in known:
+            known[name] = True
+        elif known[name]:
+            known[name] = False
+        else:
+            del known[name]
+
+    def found(self, label: str, threshold: float) -> list[Detections]:
+        """Give the pictures in which something was found, the highest score first."""
+        detector = self.detectors.get(label)
+        if detector is None:
+            return []
+        kept = [found for found in detector.collection(threshold=threshold) if len(found)]
+        return sorted(kept, key=lambda found: -float(found.scores[0]))
+
+    def overlay(self, found: Detections) -> Image.Image:
+        """Draw boxes over the small version of a picture."""
+        with Image.open(self.thumbnail(found.image)) as small:
+            picture = small.convert("RGB")
+        scale = picture.width / found.width, picture.height / found.height
+        reduced = Detections(
+            image=found.image,
+            width=picture.width,
+            height=picture.height,
+            boxes=np.clip(found.boxes * (scale * 2), 0, picture.size * 2),
+            scores=found.scores,
+            labels=found.labels,
+        )
+        return drawing.boxes_over(picture, reduced)
+
+
+def collect(paths: Sequence[str], folder: Path) -> Collection:
+    """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
+
+    Raises:
+        DatasetError: Nothing can be used, or there is too much.
+    """
+    made = Collection(folder)
+    made.pictures.mkdir(parents=True)
+    (folder / "small").mkdir()
+    for name, source in _incoming(paths, made):
+        if len(made.files) == FILES:
+            raise DatasetError(f"The collection has more than {FILES} pictures: give fewer at a time.")
+        target = made.pictures / name
+        if isinstance(source, Path):
+            shutil.copyfile(source, target)
+        else:
+            target.write_bytes(source)
+        try:
+            picture = read(str(target)).pil()
+        except ImageError as error:
+            made.skipped[name] = str(error)
+            target.unlink()
+            continue
+        made.files.append(name)
+        made.sizes[name] = picture.size
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        picture.save(made.thumbnail(name), quality=85)
+    if not made.files:
+        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
+        raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
+    return made
+
+
+def _incoming(paths: Sequence[str], made: Collection) -> Iterator[tuple[str, Path | bytes]]:
+    """Every file with a name of its own, archives opened."""
+    taken = set[str]()
+    for path in map(Path, paths):
+        if path.suffix.lower() != ".zip":
+            yield _unused(path.name, taken), path
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    name = PurePosixPath(entry.filename.replace("\\", "/")).name
+                    # macOS adds files of its own, whose names begin so.
+                    if entry.is_dir() or name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
+                        continue
+                    if entry.file_size > LARGEST:
+                        made.skipped[name] = f"it has more than {LARGEST >> 20} MB inside {path.name}"
+                        continue
+                    with archive.open(entry) as file:
+                        yield _unused(name, taken), file.read(LARGEST + 1)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+            made.skipped[path.name] = f"the archive cannot be read: {error}"
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    stem, suffix = Path(name).stem, Path(name).suffix
+    number = 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name.lower())
+    return name
