@@ -69,7 +69,7 @@ def texture_network() -> None:
 def mimax() -> None:
     """Find what the example collection shows, in a picture that shows two things."""
     photo = HERE.parent / "mimax" / "examples" / "seascape-09.jpg"
-    save("mimax", artmodels.load("mimax-seascapes")(photo).image, None)
+    save("mimax", artmodels.load("mimax-seascapes")(photo, threshold=0.4, limit=4).image, None)
 
 
 def neural_style() -> None:

@@ -357,7 +357,7 @@ def _trained(photos: list[str], table: str, threshold: float) -> Iterator[Update
     yield gr.update(value=str(archive), interactive=True), report, tiles, status + faults
 
 
-def mimax_run(photo: str, model: str, threshold: float = 0.05) -> Iterator[Update]:
+def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[Update]:
     """Find what a trained model knows in a picture.
 
     Args:
@@ -396,7 +396,7 @@ with serving.blocks("Find things in a collection") as demo:
                         run = gr.Button("Train", variant="primary", size="lg", min_width=120)
                         stop = gr.Button("Stop", size="lg", min_width=120)
                     status = gr.Markdown("Nothing has run yet.", elem_classes="status")
-                    threshold = gr.Slider(-1, 1, 0.05, step=0.05, label="Show what scores above")
+                    threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
                     results = gr.Gallery(
                         label="Found, best first; click to change a mark", columns=2, height=520, allow_preview=False,
                         format="jpeg", interactive=False, buttons=[], elem_classes="found",
@@ -455,9 +455,9 @@ with serving.blocks("Find things in a collection") as demo:
             with gr.Column(scale=2, min_width=320):
                 photo = serving.upload("Picture")
                 choices = serving.model_choices("mimax")
-                model = gr.Dropdown(choices, value=choices[0][1], label="Trained model")
+                model = gr.Radio(choices, value=choices[0][1], label="Trained model", elem_classes="stacked")
                 model.preprocess = lambda payload: payload  # a check says what is wrong with another one
-                score = gr.Slider(-1, 1, 0.05, step=0.05, label="Report what scores above")
+                score = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
                 gr.Examples(
                     [[str(file)] for file in sorted(EXAMPLES.glob("*.jpg"))[-4:]],
                     photo,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILES = 400  # pictures of a collection
 LARGEST = 64 * 2**20  # bytes of one file inside an archive
 THUMBNAIL = 480  # px: longest side of what the page shows
-SHOWN = 60  # detections on the page; an export has all
+SHOWN, DRAWN = 60, 3  # pictures with detections on the page, and boxes on each; an export has all
 
 
 @dataclass(eq=False)
@@ -82,7 +82,7 @@ class Collection:
         return sorted(kept, key=lambda found: -float(found.scores[0]))
 
     def overlay(self, found: Detections) -> Image.Image:
-        """Draw boxes over the small version of a picture."""
+        """Draw the best boxes over the small version of a picture."""
         with Image.open(self.thumbnail(found.image)) as small:
             picture = small.convert("RGB")
         scale = picture.width / found.width, picture.height / found.height
@@ -90,9 +90,9 @@ class Collection:
             image=found.image,
             width=picture.width,
             height=picture.height,
-            boxes=np.clip(found.boxes * (scale * 2), 0, picture.size * 2),
-            scores=found.scores,
-            labels=found.labels,
+            boxes=np.clip(found.boxes[:DRAWN] * (scale * 2), 0, picture.size * 2),
+            scores=found.scores[:DRAWN],
+            labels=found.labels[:DRAWN],
         )
         return drawing.boxes_over(picture, reduced)
 
