@@ -175,7 +175,7 @@ def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
     count = len(reports)
     time.sleep(0.05)
     assert count == len(reports) < 100
-    assert not [thread for thread in threading.enumerate() if thread.name.endswith("(run)") and thread.is_alive()]
+    assert not [thread for thread in threading.enumerate() if thread.name == "mimax-training"]
 
 
 # --- programs

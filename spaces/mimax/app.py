@@ -77,7 +77,7 @@ def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
         except BaseException as error:
             reports.put((None, error))
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name="mimax-training", daemon=True)
     thread.start()
     try:
         while True:
