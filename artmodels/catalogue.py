@@ -45,6 +45,7 @@ class Entry:
         config: Fields of the method's config dataclass that differ from their defaults.
         weights: The pinned file, or None where the checkpoint is only a configuration.
         embedded: Whether the folder travels inside the package.
+        converted: Whether the weights are published as files that are never opened here, and the user converts them.
         default: Whether `from_pretrained()` without a name picks it; one entry a method.
     """
 
@@ -56,6 +57,7 @@ class Entry:
     config: Mapping[str, object] = field(default_factory=dict)
     weights: Weights | None = None
     embedded: bool = False
+    converted: bool = False
     default: bool = False
 
 
@@ -441,6 +443,7 @@ ENTRIES: tuple[Entry, ...] = (
         source="Ren et al. 2015, arXiv:1506.01497; https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
         licence="BSD-3-Clause",
         config={"network": "fasterrcnn_resnet50_fpn"},
+        converted=True,
     ),
     Entry(
         name="fasterrcnn-resnet50-fpn-v2",
@@ -449,6 +452,7 @@ ENTRIES: tuple[Entry, ...] = (
         source="Li et al. 2021, arXiv:2111.11429; https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
         licence="BSD-3-Clause",
         config={"network": "fasterrcnn_resnet50_fpn_v2"},
+        converted=True,
     ),
     Entry(
         name="fasterrcnn-resnet152-c4",
@@ -457,6 +461,7 @@ ENTRIES: tuple[Entry, ...] = (
         source="Gonthier et al. 2018, arXiv:1810.02569; endernewton/tf-faster-rcnn, res152_faster_rcnn_iter_1190000",
         licence="MIT",
         config={"network": "fasterrcnn_resnet152_c4"},
+        converted=True,
     ),
 )
 

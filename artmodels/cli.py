@@ -181,8 +181,7 @@ def weights_text(entry: Entry) -> str:
         return f"{fetched.size_mb:g} MB"
     if entry.embedded:
         return "in the package"
-    # Regions have networks, whose weights are published in a format that is never opened here.
-    return "converted by you" if entry.method == "region_features" else "none needed"
+    return "converted by you" if entry.converted else "none needed"
 
 
 def _beside(folder: str) -> Path | None:

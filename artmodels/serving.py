@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from artmodels import catalogue, images
 from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.modelcache import ModelCache
 from artmodels.optimise import Step
+from artmodels.patterns import example
 from artmodels.runtime import pick_device
 from artmodels.serving_checks import Check, read, validator
 
@@ -49,6 +50,7 @@ __all__ = [
     "Update",
     "blocks",
     "connect",
+    "example_file",
     "explained",
     "finish",
     "follow",
@@ -306,6 +308,14 @@ def finish(result: Any, file: Path, before: str, *, steps: int = 0) -> Update:  
         (str(original), path),
         "  \n".join([f"**{status}**", *result.notes]),
     )
+
+
+@cache
+def example_file(name: str, side: int = 384) -> str:
+    """Write what `patterns.example` gives to a file, once: gradio copies files, but would encode a picture twice."""
+    file = run_folder() / f"{name}.png"
+    example(name, side).save(file, compress_level=1)
+    return str(file)
 
 
 def run_folder() -> Path:

@@ -98,7 +98,7 @@ def against_plain(console: Console) -> None:
     slow = plain(list(bags), signs, vectors, bias, steps=steps, rate=rate)
     middle = time.perf_counter()
     problem = Objective(bags, balanced(signs), torch.ones(problems), scaling=Scaling.of(bags, standardize=False))
-    plan = MIMaxConfig(optimiser="gd", learning_rate=rate, iterations=steps, scan_every=1).descent()
+    plan = MIMaxConfig(optimiser="gd", learning_rate=rate, iterations=steps, scan_every=1).descent(0)
     for _ in descend(problem, vectors, bias, plan):
         pass
     fast = problem(vectors, bias).total

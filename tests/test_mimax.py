@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from artmodels.bags import BagsError
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.mimax import Bags, MIMax
+from artmodels.mimax.config import MIMaxConfig
 from artmodels.mimax.model import Descent, Objective, Scaling, balanced, descend, initial
 from artmodels.mimax.search import GRID, Search
 
@@ -330,6 +331,14 @@ def test_looking_at_the_recent_best_comes_to_nearly_the_same_end() -> None:
     # A working set that does not fit is not used: every pass then is exact.
     tight = MIMax(scan_every=10, memory=1, iterations=10).fit(bags, labels)
     np.testing.assert_allclose(tight.coef_, MIMax(scan_every=1, iterations=10).fit(bags, labels).coef_, atol=1e-4)
+
+
+def test_cheap_passes_are_exact_unless_asked_otherwise() -> None:
+    bags, labels = toy()
+    default, exact = (MIMax(iterations=20, **given).fit(bags, labels) for given in ({}, {"scan_every": 1}))
+    assert default.coef_.tobytes() == exact.coef_.tobytes()
+    assert [MIMaxConfig().descent(work).scan_every for work in (10**9, 10**9 + 1)] == [1, 10]
+    assert MIMaxConfig(scan_every=3).descent(1).scan_every == 3
 
 
 # --- The estimator

@@ -169,7 +169,7 @@ def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
             report(number)
             reports.append(number)
 
-    steps = app.live(work)
+    steps = app.learning.live(work)
     assert next(steps) == 0
     steps.close()
     count = len(reports)

@@ -15,6 +15,7 @@ Select = Literal["full", "reference"]
 RATES = {"gd": 0.01, "momentum": 1.0, "adam": 0.1}
 STOCHASTIC = 0.3  # share of the rate with mini-batches, whose gradients are noisy
 SCAN_EVERY = 10
+EXACT = 10**9  # multiplications of a pass up to which each one looks at everything: 300 take some ten seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,9 @@ class MIMaxConfig:
         """J, hyper-planes of a model: a polyhedral one keeps all its vectors."""
         return 1 if self.kind == "linear" else self.restarts + 1
 
-    def descent(self) -> Descent:
-        """How to descend."""
+    def descent(self, work: int) -> Descent:
+        """How to descend, where a pass over all instances takes `work` multiplications."""
+        scan_every = SCAN_EVERY if work > EXACT else 1
         usual = RATES[self.optimiser] * (1 if self.batch_size is None else STOCHASTIC)
         return Descent(
             optimiser=self.optimiser,
@@ -96,6 +98,6 @@ class MIMaxConfig:
             rate_end=1.0 if self.optimiser == "gd" else 0.1,
             iterations=self.iterations,
             batch_size=self.batch_size,
-            scan_every=SCAN_EVERY if self.scan_every is None else self.scan_every,
+            scan_every=scan_every if self.scan_every is None else self.scan_every,
             seed=self.seed,
         )

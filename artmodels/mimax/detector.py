@@ -37,7 +37,9 @@ from artmodels.results import ImageResult
 
 __all__ = ["Detected", "Detector"]
 
-THRESHOLD, OVERLAP, LIMIT = 0.05, 0.3, 100  # the published code's
+THRESHOLD = 0.5  # to look at; the published code keeps all above 0.05, as average precision wants it
+OVERLAP, LIMIT = 0.3, 100  # the published code's
+FAINT = 0.05  # a highest score below this is not shown in full heat
 FOLDS = 3  # of the calibration
 UNNAMED = "image"
 
@@ -76,7 +78,7 @@ class Detected(ImageResult):
             raise ConfigError(f"{label!r} is not one of the classes {', '.join(classes)}")
         scores = self.scores[:, classes.index(label)].numpy()
         heat = drawing.score_map(self.regions.boxes.numpy(), scores, self.picture.width, self.picture.height)
-        return drawing.heat_over(self.picture, heat, low=0.0, high=max(float(heat.max()), THRESHOLD))
+        return drawing.heat_over(self.picture, heat, low=0.0, high=max(float(heat.max()), FAINT))
 
 
 class Detector(hub.Pretrained):

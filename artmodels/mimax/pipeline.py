@@ -113,7 +113,8 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
             batch_size: Bags a step; None for all of them. Large collections need fewer passes with mini-batches: 20,
                 with a tenth of the bags a step, instead of 300. See benchmarks/mimax_speed.py.
             scan_every: With full batches, of so many passes one looks at all instances, the others at the recent best
-                of each bag; see `Descent`. 1 is exact; None takes 10. The last pass, which selects, is always full.
+                of each bag; see `Descent`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications,
+                else 10. The last pass, which selects, is always full.
             folds: Of the search for C.
             seed: Same seed, bags and settings: same bytes, on a CPU.
             device: Where to compute; None picks CUDA, then MPS, then CPU.
@@ -179,7 +180,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
         deviation = 1.0 if settings.init == "reference" else FIRST / scaling.norm
         vectors, bias = initial(outputs * starts, planes, held.features, deviation=deviation, seed=settings.seed)
         vectors, bias = vectors.to(device), bias.to(device)
-        plan = settings.descent()
+        plan = settings.descent(held.instances.numel() * outputs * starts * planes)
         steps = plan.iterations * (1 if plan.batch_size is None else -(-len(held) // plan.batch_size))
 
         def objective(labels: Tensor, strength: Tensor) -> Objective:

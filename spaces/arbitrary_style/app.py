@@ -6,7 +6,6 @@ from functools import partial
 import gradio as gr
 
 from artmodels import catalogue, serving
-from artmodels.patterns import example
 from artmodels.results import ImageResult
 from artmodels.serving import MODELS, Update
 from artmodels.serving_checks import file_list, picture, read, whole_number
@@ -160,7 +159,7 @@ with serving.blocks("Arbitrary style") as demo:
                 serving.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
     with left:
         gr.Examples(
-            [[example(subject), example(manner)] for subject, manner in PAIRS],
+            [[serving.example_file(subject), serving.example_file(manner)] for subject, manner in PAIRS],
             [photo, style],
             label="Examples",
             cache_examples=False,

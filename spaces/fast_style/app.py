@@ -82,7 +82,7 @@ with serving.blocks("Fast style") as demo:
             with gr.Column(scale=2, min_width=320):
                 photo = serving.upload("Photograph")
                 gr.Examples(
-                    [[example(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
+                    [[serving.example_file(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
                     photo,
                     label="Examples",
                     cache_examples=False,

@@ -1,17 +1,12 @@
 """Find things in a collection: say of some pictures whether they show one, train, and see where it is in all."""
 
 import importlib.util
-import json
-import queue
 import sys
-import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -24,12 +19,8 @@ from artmodels.serving_launch import launch_options
 from artmodels.serving_once import batch_results, once, upload_files
 
 HERE = Path(__file__).parent
-REGIONS = "art-regions"
 EXAMPLES = HERE / "examples"
-PAUSE = 0.4  # seconds between reports of progress
 MARKS = {"yes": "✓ yes", "no": "✗ no", "?": "?"}
-FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
-IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 INTRODUCTION = (
     "# Find things in a collection\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -49,78 +40,8 @@ def beside(name: str) -> ModuleType:
     return module
 
 
-collections = beside("collection")
+collections, learning = beside("collection"), beside("learning")
 Collection = collections.Collection
-
-
-# --- training
-
-
-class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
-    """Ends the thread that works for a page that no longer waits."""
-
-
-def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
-    """Run in a thread what reports by a call, and give its reports; closing this ends it at the next one."""
-    reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    closed = threading.Event()
-
-    def report(item: object) -> None:
-        if closed.is_set():
-            raise Stopped
-        reports.put((item, None))
-
-    def run() -> None:
-        try:
-            work(report)
-            reports.put((None, None))
-        except BaseException as error:
-            reports.put((None, error))
-
-    thread = threading.Thread(target=run, name="mimax-training", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = reports.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        closed.set()
-        thread.join()
-
-
-def learning(work: Collection, labels: list[str]) -> Iterator[str]:
-    """Train a detector for each of some classes, and say how far it is."""
-    # Not at the top: the gallery is to be up before anybody trains.
-    from artmodels.mimax import Detector, MIMax, MIMaxStep
-    from artmodels.region_features import Extraction
-
-    following = 0.0
-    for number, label in enumerate(labels, start=1):
-        answers = work.labels.get(label, {})
-        for kind, words in ((True, "✓ yes"), (False, "✗ no")):
-            if kind not in answers.values():
-                raise DatasetError(f"No picture is marked “{words}” for “{label}”: mark at least one, then train.")
-        given = {name: [label] if shown else [] for name, shown in answers.items()}
-        detector = Detector(MODELS(REGIONS), MIMax(standardize=True))
-
-        def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:  # noqa: ANN401
-            detector.fit(work.pictures, given, classes=[label], store=work.store, report=report)  # noqa: B023 - run at once
-
-        of = f" ({number} of {len(labels)}: {label})" if len(labels) > 1 else ""
-        kind = None
-        for step in live(fit):
-            if type(step) is kind and time.monotonic() < following:
-                continue
-            kind, following = type(step), time.monotonic() + PAUSE
-            if isinstance(step, Extraction):
-                yield f"Looking at picture {step.done} of {step.total}…"
-            elif isinstance(step, MIMaxStep):
-                yield f"Training{of}: step {step.index} of {step.total}, loss {step.loss:.3f}."
-        work.detectors[label] = detector
 
 
 # --- the page
@@ -249,7 +170,7 @@ def train(work: Collection | None, label: str | None, threshold: float) -> Itera
     if not label:
         raise ConfigError("Name what you look for first, such as “ship”.")
     start = time.monotonic()
-    for text in learning(work, [label]):
+    for text in learning.train(work, [label]):
         yield gr.skip(), gr.skip(), text
     tiles, names, text = shown(work, label, threshold)
     yield tiles, names, f"Finished after {time.monotonic() - start:.1f} s: {text}"
@@ -266,54 +187,14 @@ def export(work: Collection | None, label: str | None, threshold: float, form: s
     if not label or label not in work.detectors:
         raise ConfigError("Nothing has been learnt yet: train first, then export.")
     archive = run_folder() / f"{'-'.join(label.split())}.zip"
-    pack(archive, work, [label], threshold, (form,))
+    learning.pack(archive, work, [label], threshold, (form,))
     yield gr.update(value=str(archive), interactive=True), f"{archive.name} has the boxes and the classifier."
-
-
-def pack(archive: Path, work: Collection, labels: list[str], threshold: float, formats: tuple[str, ...]) -> None:
-    """Write annotations of all pictures and the classifiers into a ZIP file."""
-    folder = archive.parent
-    found = merged(work, labels, threshold)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-        if "JSON" in formats:
-            packed.writestr("detections.json", json.dumps(annotations.plain(found), indent=1))
-        if "COCO" in formats:
-            packed.writestr("coco.json", json.dumps(annotations.coco(found, labels)))
-        if "IIIF" in formats:
-            for one in found:
-                address = quote(one.image)
-                page = annotations.iiif_page(one, page=f"{IIIF}/annotations/{address}", canvas=f"{IIIF}/{address}")
-                packed.writestr(f"iiif/{one.image}.json", json.dumps(page, indent=1))
-        if "Pascal VOC" in formats:
-            for one in found:
-                packed.writestr(f"voc/{Path(one.image).stem}.xml", annotations.voc(one))
-        for label in labels:
-            name = "-".join(label.split())
-            work.detectors[label].save_pretrained(folder / name)
-            for file in sorted((folder / name).iterdir()):
-                packed.write(file, f"classifier-{name}/{file.name}")
-
-
-def merged(work: Collection, labels: list[str], threshold: float) -> list[annotations.Detections]:
-    """Give the detections of all classes, one an image."""
-    per_class = [work.detectors[label].collection(threshold=threshold) for label in labels]
-    return [
-        annotations.Detections(
-            image=parts[0].image,
-            width=parts[0].width,
-            height=parts[0].height,
-            boxes=[box for part in parts for box in part.boxes.tolist()],
-            scores=[score for part in parts for score in part.scores.tolist()],
-            labels=tuple(name for part in parts for name in part.labels),
-        )
-        for parts in zip(*per_class, strict=True)
-    ]
 
 
 # --- for programs, and for tables of labels
 
 
-def mimax_batch(photos: list[str], table: str, threshold: float = 0.05) -> Iterator[Update]:
+def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterator[Update]:
     """Learn classes from labels of whole pictures, and find them in all pictures.
 
     Args:
@@ -340,11 +221,11 @@ def _trained(photos: list[str], table: str, threshold: float) -> Iterator[Update
     for label in given.classes:
         work.labels[label] = {item.path.name: label in item.labels for item in given.items}
     labels = list(given.classes)
-    for text in learning(work, labels):
+    for text in learning.train(work, labels):
         yield nothing, nothing, nothing, text
     archive = run_folder() / "mimax.zip"
-    pack(archive, work, labels, threshold, FORMATS)
-    found = merged(work, labels, threshold)
+    learning.pack(archive, work, labels, threshold, learning.FORMATS)
+    found = learning.merged(work, labels, threshold)
     tiles = []
     for number, one in enumerate(sorted(found, key=lambda one: -max([*one.scores.tolist(), -1.0]))):
         if len(one) and number < collections.SHOWN:
@@ -401,7 +282,7 @@ with serving.blocks("Find things in a collection") as demo:
                         label="Found, best first; click to change a mark", columns=2, height=520, allow_preview=False,
                         format="jpeg", interactive=False, buttons=[], elem_classes="found",
                     )  # fmt: skip
-                    form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
+                    form = gr.Dropdown(list(learning.FORMATS), value=learning.FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
                     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
 
@@ -446,7 +327,7 @@ with serving.blocks("Find things in a collection") as demo:
             with gr.Column(scale=2, min_width=320):
                 photos = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
                 table = gr.File(label="Labels: a CSV file", file_count="single", type="filepath", height=120)
-                least = gr.Slider(-1, 1, 0.05, step=0.05, label="Report what scores above")
+                least = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
             with gr.Column(scale=3, min_width=320):
                 panel: Panel = batch_results()
                 checks = {"photos": file_list(collections.FILES), "table": a_table}

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import gradio as gr
 
 from artmodels import serving
-from artmodels.patterns import example
 from artmodels.serving import LARGEST, MODELS, SEEDS, Update
 from artmodels.serving_checks import picture, read, same_size_as, whole_number
 from artmodels.serving_launch import launch_options
@@ -120,7 +119,7 @@ with serving.blocks("Neural style") as demo:
                 content = serving.upload("Content", height=220, min_width=120)
                 style = serving.upload("Style", height=220, min_width=120)
             gr.Examples(
-                [[example(subject), example(manner)] for subject, manner in PAIRS],
+                [[serving.example_file(subject), serving.example_file(manner)] for subject, manner in PAIRS],
                 [content, style],
                 label="Examples",
                 cache_examples=False,

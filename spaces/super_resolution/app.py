@@ -9,7 +9,6 @@ import gradio as gr
 from artmodels import catalogue, serving
 from artmodels.errors import ImageTooLarge
 from artmodels.images import LoadedImage
-from artmodels.patterns import example
 from artmodels.results import ImageResult
 from artmodels.runtime import pick_device
 from artmodels.serving import MODELS, Update
@@ -113,7 +112,7 @@ with serving.blocks("Super-resolution") as demo:
             with gr.Column(scale=2, min_width=320):
                 photo = serving.upload("Picture")
                 gr.Examples(
-                    [[example(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
+                    [[serving.example_file(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
                     photo,
                     label="Examples",
                     cache_examples=False,

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import gradio as gr
 
 from artmodels import serving
-from artmodels.patterns import example
 from artmodels.serving import LARGEST, MODELS, SEEDS, Update
 from artmodels.serving_checks import picture, read, whole_number
 from artmodels.serving_launch import launch_options
@@ -71,7 +70,7 @@ with serving.blocks("Texture synthesis") as demo:
         with gr.Column(scale=2, min_width=320):
             exemplar = serving.upload("Exemplar: a picture of the texture")
             gr.Examples(
-                [[example(name)] for name in ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")],
+                [[serving.example_file(name)] for name in ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")],
                 exemplar,
                 label="Examples",
                 cache_examples=False,

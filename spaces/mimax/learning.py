@@ -1,0 +1,130 @@
+"""Training a detector while somebody watches, and packing what it found."""
+
+import json
+import queue
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from artmodels import annotations
+from artmodels.errors import DatasetError
+from artmodels.serving import MODELS
+
+if TYPE_CHECKING:
+    from collection import Collection  # of this folder, loaded by its path
+
+REGIONS = "art-regions"
+PAUSE = 0.4  # seconds between reports of progress
+FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
+IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
+
+
+class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
+    """Ends the thread that works for a page that no longer waits."""
+
+
+def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
+    """Run in a thread what reports by a call, and give its reports; closing this ends it at the next one."""
+    reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    def report(item: object) -> None:
+        if closed.is_set():
+            raise Stopped
+        reports.put((item, None))
+
+    def run() -> None:
+        try:
+            work(report)
+            reports.put((None, None))
+        except BaseException as error:
+            reports.put((None, error))
+
+    thread = threading.Thread(target=run, name="mimax-training", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = reports.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def train(work: "Collection", labels: list[str]) -> Iterator[str]:
+    """Train a detector for each of some classes, and say how far it is."""
+    # Not at the top: the gallery is to be up before anybody trains.
+    from artmodels.mimax import Detector, MIMax, MIMaxStep
+    from artmodels.region_features import Extraction
+
+    following = 0.0
+    for number, label in enumerate(labels, start=1):
+        answers = work.labels.get(label, {})
+        for kind, words in ((True, "✓ yes"), (False, "✗ no")):
+            if kind not in answers.values():
+                raise DatasetError(f"No picture is marked “{words}” for “{label}”: mark at least one, then train.")
+        given = {name: [label] if shown else [] for name, shown in answers.items()}
+        detector = Detector(MODELS(REGIONS), MIMax(standardize=True))
+
+        def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:  # noqa: ANN401
+            detector.fit(work.pictures, given, classes=[label], store=work.store, report=report)  # noqa: B023 - run at once
+
+        of = f" ({number} of {len(labels)}: {label})" if len(labels) > 1 else ""
+        kind = None
+        for step in live(fit):
+            if type(step) is kind and time.monotonic() < following:
+                continue
+            kind, following = type(step), time.monotonic() + PAUSE
+            if isinstance(step, Extraction):
+                yield f"Looking at picture {step.done} of {step.total}…"
+            elif isinstance(step, MIMaxStep):
+                yield f"Training{of}: step {step.index} of {step.total}, loss {step.loss:.3f}."
+        work.detectors[label] = detector
+
+
+def pack(archive: Path, work: "Collection", labels: list[str], threshold: float, formats: tuple[str, ...]) -> None:
+    """Write annotations of all pictures and the classifiers into a ZIP file."""
+    folder = archive.parent
+    found = merged(work, labels, threshold)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        if "JSON" in formats:
+            packed.writestr("detections.json", json.dumps(annotations.plain(found), indent=1))
+        if "COCO" in formats:
+            packed.writestr("coco.json", json.dumps(annotations.coco(found, labels)))
+        if "IIIF" in formats:
+            for one in found:
+                address = quote(one.image)
+                page = annotations.iiif_page(one, page=f"{IIIF}/annotations/{address}", canvas=f"{IIIF}/{address}")
+                packed.writestr(f"iiif/{one.image}.json", json.dumps(page, indent=1))
+        if "Pascal VOC" in formats:
+            for one in found:
+                packed.writestr(f"voc/{Path(one.image).stem}.xml", annotations.voc(one))
+        for label in labels:
+            name = "-".join(label.split())
+            work.detectors[label].save_pretrained(folder / name)
+            for file in sorted((folder / name).iterdir()):
+                packed.write(file, f"classifier-{name}/{file.name}")
+
+
+def merged(work: "Collection", labels: list[str], threshold: float) -> list[annotations.Detections]:
+    """Give the detections of all classes, one an image."""
+    per_class = [work.detectors[label].collection(threshold=threshold) for label in labels]
+    return [
+        annotations.Detections(
+            image=parts[0].image,
+            width=parts[0].width,
+            height=parts[0].height,
+            boxes=[box for part in parts for box in part.boxes.tolist()],
+            scores=[score for part in parts for score in part.scores.tolist()],
+            labels=tuple(name for part in parts for name in part.labels),
+        )
+        for parts in zip(*per_class, strict=True)
+    ]
