@@ -16,7 +16,7 @@ from artmodels.errors import DatasetError
 
 __all__ = ["Bags", "BagsError"]
 
-BLOCK = 2**24  # values: what is checked at a time
+BLOCK = 2**22  # values: what is checked at a time
 
 
 class BagsError(DatasetError, ValueError):
@@ -259,17 +259,24 @@ class Bags:
             self._bag_of = torch.arange(len(self)).repeat_interleave(self.sizes)
         return self._bag_of
 
-    def chunks(self, rows: int) -> Iterator[tuple[int, "Bags"]]:
-        """Walk through the bags in order, as views of at most `rows` instances, or of one bag if it has more.
+    def chunks(self, rows: int, chosen: Tensor | None = None) -> Iterator[tuple[int, "Bags"]]:
+        """Walk through the bags in order, at most `rows` instances at a time, or one bag if it has more.
+
+        Args:
+            rows: Instances at a time.
+            chosen: [N] numbers of the bags to walk through; None for all, which are not copied.
 
         Yields:
-            The number of the first bag, and the bags.
+            The place of the first bag among those walked through, and the bags.
         """
-        start = 0
-        while start < len(self):
-            end = int(torch.searchsorted(self.offsets, self.offsets[start] + rows, right=True)) - 1
+        offsets = self.offsets
+        if chosen is not None:
+            offsets = torch.cat([offsets.new_zeros(1), self.sizes[chosen].cumsum(0)])
+        start, count = 0, len(offsets) - 1
+        while start < count:
+            end = int(torch.searchsorted(offsets, offsets[start] + rows, right=True)) - 1
             end = max(end, start + 1)
-            yield start, self._span(start, end)
+            yield start, self._span(start, end) if chosen is None else self.take(chosen[start:end])
             start = end
 
     # --- Over the instances of each bag

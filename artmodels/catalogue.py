@@ -418,7 +418,7 @@ ENTRIES: tuple[Entry, ...] = (
             "uses_objectness": True,
             "names": ("ship", "tower", "bird"),
             "regions": "art-regions",
-            "regions_sha256": "e288df9a5a94347a10824f2346814b16117768de6d0016f6dea5522be455ed15",
+            "regions_sha256": "6fcde82f8ff59c549b499e76f4892badffa3fde2cf8ed8b6b1e683b95e603c0b",
         },
         weights=_embedded("mimax-seascapes", "bf019472f4e14c5fdfce55b29239b7637c0c6a3f25310e2f462fb22aae50886c", 0.01),
         embedded=True,

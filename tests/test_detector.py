@@ -27,13 +27,17 @@ class Tiles:
 
     features = 3
     fingerprint = hashlib.sha256(b"tiles").hexdigest()
+    batch = 3
     _entry = None
 
     def __init__(self) -> None:
         self.looked = 0
 
-    def __call__(self, image: LoadedImage) -> Regions:
-        self.looked += 1
+    def __call__(self, images: list[LoadedImage]) -> list[Regions]:
+        self.looked += len(images)
+        return [self.tiles(image) for image in images]
+
+    def tiles(self, image: LoadedImage) -> Regions:
         pixels = image.tensor()
         means = torch.nn.functional.avg_pool2d(pixels, TILE)[0].flatten(1).T.contiguous()
         rows, columns = torch.meshgrid(*(torch.arange(0, side, TILE) for side in pixels.shape[-2:]), indexing="ij")
@@ -203,7 +207,7 @@ def test_an_exception_of_the_report_ends_it_and_what_was_extracted_stays(
     tiles = Tiles()
     with pytest.raises(EnoughError):
         Detector(tiles).fit(folder, labels, store=tmp_path / "store", report=stop)
-    assert tiles.looked == 5
+    assert tiles.looked == 6  # two groups of three
     Detector(tiles, MIMax(standardize=True, iterations=5)).fit(folder, labels, store=tmp_path / "store")
     assert tiles.looked == len(SHOWS)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.region_features import FeatureStore, Regions
+from artmodels.region_features import FeatureStore, Regions, extraction
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,10 +24,15 @@ class Toy:
 
     features = 7
 
-    def __init__(self, fingerprint: str = "toy", fail: bool = False) -> None:
-        self.fingerprint, self.fail, self.seen = fingerprint, fail, list[int]()
+    def __init__(self, fingerprint: str = "toy", fail: bool = False, batch: int = 1) -> None:
+        self.fingerprint, self.fail, self.batch = fingerprint, fail, batch
+        self.seen, self.together = list[int](), list[int]()
 
-    def __call__(self, image: LoadedImage) -> Regions:
+    def __call__(self, images: list[LoadedImage]) -> list[Regions]:
+        self.together.append(len(images))
+        return [self.one(image) for image in images]
+
+    def one(self, image: LoadedImage) -> Regions:
         red = int(image.pixels[0, 0, 0])
         self.seen.append(red)
         draw = torch.Generator().manual_seed(red)
@@ -55,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def same(store: FeatureStore, name: str, red: int) -> bool:
     """Whether what is stored for a file is what the toy gives, to float16."""
-    found, wanted = store.regions(name), Toy()(LoadedImage(np.full((5, 9, 3), red, np.uint8)))
+    found, wanted = store.regions(name), Toy().one(LoadedImage(np.full((5, 9, 3), red, np.uint8)))
     return (
         torch.equal(found.boxes, wanted.boxes)
         and torch.equal(found.objectness, wanted.objectness)
@@ -74,6 +79,28 @@ def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(store.regions(-1).boxes, store.regions("sub/5.png").boxes)
     with pytest.raises(IndexError):
         store.regions(6)
+
+
+def test_images_that_are_computed_together_are_stored_as_if_one_by_one(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "sub" / "1.png", folder / "sub" / "2 again.png")  # in one group with its original
+    (folder / "sub" / "0.jpg").write_bytes(b"no picture")
+    reports, toy = [], Toy(batch=4)
+    FeatureStore.extract(folder, toy, tmp_path / "four", report=reports.append)
+    FeatureStore.extract(folder, Toy(), tmp_path / "one")
+    for name in ("features.f16", "regions.f32", "index.log"):
+        assert (tmp_path / "four" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert sorted(toy.seen) == [0, 1, 2, 3, 4, 5] and toy.together == [3, 3]
+    assert [each.done for each in reports] == list(range(1, 9)) and reports[-1].skipped == 1
+    again = Toy(batch=4)
+    FeatureStore.extract(folder, again, tmp_path / "four")
+    assert again.together == []
+
+
+def test_large_images_are_not_held_in_numbers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "PIXELS", 2 * 45)
+    toy = Toy(batch=4)
+    FeatureStore.extract(folder, toy, tmp_path / "store")
+    assert toy.together == [2, 2, 2]
 
 
 def test_bags_are_views_of_the_file(folder: Path, tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def test_reductions_equal_loops(even: bool) -> None:
     assert (bags.argmax(scores).numpy() == expected).all(), "the first of equal ones"
     assert [start for start, _ in bags.chunks(1)] == list(range(len(bags)))
     assert torch.equal(torch.cat([part.instances for _, part in bags.chunks(5)]), bags.instances)
+    some = torch.tensor([3, 1, 2])
+    walked = list(bags.chunks(5, some))
+    assert torch.equal(torch.cat([part.instances for _, part in walked]), bags.take(some).instances)
+    assert len(walked) > 1 and sum(len(part) for _, part in walked) == 3
+    assert [start for start, _ in bags.chunks(1, some)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,8 @@ def test_data_term_reaches_its_bounds() -> None:
     problem = Objective(held, balanced(signs), torch.ones(1), scaling=Scaling.of(held, standardize=False))
     bias = torch.full((1, 1), -2500.0)
     assert float(problem(far, bias).data) == pytest.approx(-2, abs=1e-6)
-    assert float(problem.on(held, -problem.coefficients)(far, bias).data) == pytest.approx(2, abs=1e-6)
+    wrong = Objective(held, balanced(-signs), torch.ones(1), scaling=problem.scaling)
+    assert float(wrong(far, bias).data) == pytest.approx(2, abs=1e-6)
 
 
 def test_chunks_and_half_precision_give_the_same() -> None:
@@ -244,6 +250,19 @@ def test_chunks_and_half_precision_give_the_same() -> None:
     half = Bags(bags.instances.half(), bags.sizes, bags.objectness)
     rounded = Bags(half.instances.float(), bags.sizes, bags.objectness)
     assert torch.equal(objective(half, 3)(vectors, bias).data, objective(rounded, 3)(vectors, bias).data)
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_mini_batch_is_its_bags_and_weighs_as_all(memory: int | None) -> None:
+    bags = ragged(9)
+    vectors, bias = initial(3, 2, WIDTH, deviation=1.0, seed=0)
+    chosen = torch.tensor([7, 0, 3])
+    whole = objective(bags, 3, memory=memory)
+    part, taken = whole.batch(chosen)(vectors, bias), whole.on(bags.take(chosen))
+    taken.coefficients = 3 * whole.coefficients[chosen]  # 9 bags, of which these are 3
+    for got, wanted in zip(vars(part).values(), vars(taken(vectors, bias)).values(), strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert torch.equal(part.values, whole(vectors, bias).values[chosen])
 
 
 def test_standardising_equals_standardised_features() -> None:
@@ -308,13 +327,13 @@ def test_plain_descent_is_the_papers() -> None:
 def test_every_bag_is_in_one_mini_batch_of_a_pass_and_the_order_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     bags = Bags.of(np.random.default_rng(0).normal(size=(10, 3, 4)))
     seen = []
-    take = Bags.take
+    batch = Objective.batch
 
-    def spy(self: Bags, chosen: torch.Tensor) -> Bags:
+    def spy(self: Objective, chosen: torch.Tensor) -> Objective:
         seen.append(chosen.tolist())
-        return take(self, chosen)
+        return batch(self, chosen)
 
-    monkeypatch.setattr(Bags, "take", spy)
+    monkeypatch.setattr(Objective, "batch", spy)
     plan = Descent(optimiser="gd", rate=0.01, iterations=3, batch_size=4)
     losses = list(descend(objective(bags, 2), *initial(2, 1, 4, deviation=1.0, seed=0), plan))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 3 and len(losses) == 9

@@ -39,6 +39,7 @@ from artmodels.region_features.model import (
     region_means,
     scaled_size,
     select,
+    spread,
 )
 from artmodels.region_features.scenes import Annotated, Composites, Scene, annotated_crop, cropped, outline
 from artmodels.region_features.train import ArtRegionsRecipe, Settings, recall, targets
@@ -209,7 +210,7 @@ def test_boxes_are_in_pixels_of_the_original(frozen: features.FeatureExtractor, 
     for value in detector.head.deltas.parameters():
         value.data.zero_()
     with torch.no_grad():
-        found = detector(torch.from_numpy(noise(height, width)).permute(2, 0, 1)[None] / 255)
+        (found,) = detector([torch.from_numpy(noise(height, width)).permute(2, 0, 1)[None] / 255])
     # Boxes that nothing moves are the anchors, cut to the picture and brought back to the original's size.
     low, wide = scaled_size(height, width, shorter=96, longer=128)
     wanted = []
@@ -286,6 +287,77 @@ def test_the_same_picture_has_the_same_regions(frozen: features.FeatureExtractor
     assert RegionFeatures(network=network(backbone(1)), device="cpu").fingerprint != model.fingerprint
 
 
+def pair(*, height: int = 70, width: int = 90) -> list[Tensor]:
+    return [torch.from_numpy(noise(height, width, seed)).permute(2, 0, 1)[None] / 255 for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["ours", "pyramid", "c4"])
+def test_together_as_one_by_one(kind: str, frozen: features.FeatureExtractor) -> None:
+    if kind == "ours":
+        made: torch.nn.Module = network(frozen)
+    elif kind == "c4":
+        made = tiny_c4()
+    else:
+        made = Pyramid(RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn", regions=9, shorter=64, longer=96)).eval()
+        head = made.detector.rpn.head
+        temper(made, pair()[0], head.conv, head.cls_logits, head.bbox_pred)
+    with torch.no_grad():
+        both = made(pair())
+        alone = [made([image])[0] for image in pair()]
+    assert not torch.equal(alone[0].boxes, alone[1].boxes)
+    for one, other in zip(both, alone, strict=True):
+        for got, wanted in zip(one, other, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * max(1, float(wanted.abs().max())))
+
+
+def test_pictures_of_one_size_go_together(model: RegionFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [noise(*size, seed) for seed, size in enumerate([(70, 90), (50, 80), (70, 90), (140, 180), (70, 90)])]
+    alone = model(pictures)
+    seen, forward = [], model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda images: seen.append(len(images)) or forward(images))
+    model.batch = 4
+    for found, wanted, picture in zip(model(pictures), alone, pictures, strict=True):
+        assert (found.height, found.width) == picture.shape[:2]
+        torch.testing.assert_close(found.boxes, wanted.boxes, rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(found.features, wanted.features, rtol=1e-3, atol=1e-4)
+    assert sorted(seen) == [1, 1, 3]  # 140 x 180 is brought to the size of 70 x 90; the fifth is the next group's
+
+
+def test_few_regions_are_spread() -> None:
+    boxes = torch.tensor(
+        [
+            [0.0, 0, 100, 100],
+            [0, 0, 100, 90],
+            [300, 0, 400, 100],
+            [60, 0, 160, 100],
+            [500, 0, 530, 30],
+            [0, 300, 99, 399],
+        ]
+    )
+    objectness = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.09])
+    # No overlap allowed; the fifth is smaller than 36 px, the sixth is not sure.
+    assert spread(boxes, objectness, 2).tolist() == [0, 2]
+    assert spread(boxes, objectness, 1).tolist() == [0]
+    # IoU of the first and the fourth is 0.25; the second is never allowed beside the first.
+    assert spread(boxes, objectness, 3).tolist() == [0, 2, 3] == spread(boxes, objectness, 9).tolist()
+    assert spread(boxes[4:], objectness[4:], 3).tolist() == [0], "no bag is empty"
+
+
+def test_the_rule_for_few_regions_is_a_setting(frozen: features.FeatureExtractor) -> None:
+    usual, few = (
+        RegionFeatures(
+            network=network(frozen, dataclasses.replace(SMALL, shorter=200, longer=400, **given)), device="cpu"
+        )
+        for given in ({"regions": 300}, {"regions": 5, "spread": True})
+    )
+    picture = noise(100, 150)
+    every, chosen = usual(picture), few(picture)
+    rows = spread(2 * every.boxes, every.objectness, 5)
+    assert len(rows) == 5 and rows.tolist() != list(range(5))
+    torch.testing.assert_close(chosen.boxes, every.boxes[rows], rtol=1e-4, atol=1e-3)
+    assert torch.equal(chosen.objectness, every.objectness[rows])
+
+
 def test_a_backbone_that_does_not_do_is_refused() -> None:
     with pytest.raises(ConfigError, match="backbone='vgg16' does not do"):
         ArtRegions(dataclasses.replace(SMALL, backbone="vgg16"), features.build("vgg16", until="relu2_1"))
@@ -337,7 +409,7 @@ def temper(
     seen = []
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(float(output.square().mean())))
     with torch.no_grad():
-        made(image)
+        made([image])
         hook.remove()
         for part, strength in ((logits, 2.0), (deltas, 0.3)):
             part.weight.normal_(0, strength / math.sqrt(max(seen) * part.weight.shape[1]), generator=generator(2))
@@ -369,11 +441,15 @@ def test_torchvisions_network_layer_by_layer(name: str) -> None:
             module.eps = 1e-5  # torch has no batch normalisation without one
     theirs.eval()
 
+    assert all(
+        ours.size(*size) == ours.detector.transform([torch.zeros(3, *size)])[0].image_sizes[0]
+        for size in ((90, 120), (71, 33), (500, 41), (64, 96))
+    )
     image = torch.from_numpy(noise(90, 120)).permute(2, 0, 1)[None] / 255
     head = ours.detector.rpn.head
     temper(ours, image, head.conv, head.cls_logits, head.bbox_pred)
     with torch.no_grad():
-        found = ours(image)
+        (found,) = ours([image])
         pictures, _ = theirs.transform([image[0]])
         maps = theirs.backbone(pictures.tensors)
         logits, deltas = theirs.rpn.head(list(maps.values()))
@@ -438,7 +514,7 @@ def tiny_c4() -> C4:
 def test_the_papers_network() -> None:
     made = tiny_c4()
     assert C4.__init__.__kwdefaults__["units"] == (3, 8, 36, 3)
-    found = made(torch.from_numpy(noise(100, 75)).permute(2, 0, 1)[None] / 255)
+    (found,) = made([torch.from_numpy(noise(100, 75)).permute(2, 0, 1)[None] / 255])
     assert found.features.shape == (9, 128) and float(found.features.min()) >= 0 and float(found.features.std()) > 0
     assert bool((found.boxes <= torch.tensor([75.0, 100, 75, 100])).all()) and bool((found.boxes >= 0).all())
     assert bool((found.objectness[1:] <= found.objectness[:-1]).all())
@@ -449,7 +525,7 @@ def test_the_papers_network() -> None:
     seen = []
     made.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     colour = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
-    made(colour)
+    made([colour])
     wanted = [229.5 - 102.9801, 127.5 - 115.9465, 25.5 - 122.7717]
     torch.testing.assert_close(seen[0][0, :, 5, 5], torch.tensor(wanted))
 
@@ -504,7 +580,7 @@ def test_tensorflows_variables_become_the_papers_network() -> None:
     again = C4(made.config, **TINY).eval().requires_grad_(False)
     again.load_state_dict(tensors)
     image = torch.from_numpy(noise(64, 96)).permute(2, 0, 1)[None] / 255
-    for ours, theirs in zip(again(image), made(image), strict=True):
+    for ours, theirs in zip(again([image])[0], made([image])[0], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     variables = tensorflow_variables(made)
     del variables["resnet_v1_152/block2/unit_2/bottleneck_v1/conv3/weights"]
@@ -535,7 +611,7 @@ def test_torchvisions_file_becomes_a_checkpoint(tmp_path: Path) -> None:
     ours.config = model.config
     ours.detector.transform.min_size, ours.detector.transform.max_size = (64,), 64
     with torch.no_grad():
-        wanted = ours.eval()(image)
+        (wanted,) = ours.eval()([image])
     assert torch.equal(model(image).features, wanted.features)
     state.pop("roi_heads.box_head.fc6.bias")
     with pytest.raises(WeightsMismatch, match=r"torchvision's fasterrcnn_resnet50_fpn:.* roi_heads.box_head.fc6.bias"):

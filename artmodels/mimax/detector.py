@@ -265,7 +265,7 @@ class Detector(hub.Pretrained):
     ) -> Detected:
         start = time.perf_counter()
         loaded = images.load(source)
-        regions = self.regions(loaded)
+        (regions,) = self.regions([loaded])
         name = Path(source).name if isinstance(source, str | os.PathLike) else UNNAMED
         scores = self._scores(regions)
         found = self._found(regions, scores, name, threshold, overlap, limit)

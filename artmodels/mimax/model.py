@@ -21,13 +21,20 @@ from artmodels.bags import Bags, BagsError
 from artmodels.errors import ConfigError
 from artmodels.runtime import generator
 
-__all__ = ["CHUNKS", "MEMORY", "Descent", "Evaluation", "Objective", "Scaling", "balanced", "descend", "initial"]
+__all__ = ["Descent", "Evaluation", "Objective", "Scaling", "at_once", "balanced", "descend", "initial"]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
 MEMORY = 2**30  # bytes
 CHUNKS = 4  # a chunk of instances may take this part of the memory: 1 / CHUNKS
+REUSED = 2**22  # bytes of a chunk on a CPU: larger blocks are given back to the system, and each costs page faults anew
 REMEMBERED = 3  # full passes whose best instances stay among those that are looked at in between
+
+
+def at_once(row_bytes: int, memory: int | None, device: torch.device) -> int:
+    """How many instances to look at together, at least 1; `memory` in bytes, None for 1 GiB."""
+    chunk = (memory or MEMORY) // CHUNKS
+    return max(1, (min(chunk, REUSED) if device.type == "cpu" else chunk) // row_bytes)
 
 
 def balanced(labels: Tensor) -> Tensor:
@@ -61,7 +68,7 @@ class Scaling:
     def of(cls, bags: Bags, *, standardize: bool, memory: int | None = None) -> "Scaling":
         """Measure instances: with `standardize`, to mean 0 and variance 1 for each feature; otherwise as they are."""
         width, total = bags.features, len(bags.instances)
-        rows = max(1, (memory or MEMORY) // (CHUNKS * 16 * width))
+        rows = at_once(16 * width, memory, bags.instances.device)
         mean, square = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
         for start in range(0, total, rows):
             block = bags.instances[start : start + rows].double()
@@ -92,7 +99,7 @@ class Evaluation:
 
     Attributes:
         values: [B, P] the largest score of each bag, (s + epsilon) f, before tanh.
-        rows: [B, P] the instance that has it, among all T.
+        rows: [B, P] the instance that has it, among all T that were looked at.
         data: [P] the data term; in [-2, 2] with tanh.
         total: [P] with the regulariser.
         vectors: [P, J, M] gradient of `total`.
@@ -124,6 +131,7 @@ class Objective:
         loss: LossName = "tanh",
         device: torch.device | str = "cpu",
         memory: int | None = None,
+        chosen: Tensor | None = None,
     ) -> None:
         """Describe the problems.
 
@@ -136,25 +144,35 @@ class Objective:
             loss: "tanh", or "hinge": sum_i |c_i| max(0, 1 - y_i max_k ...).
             device: Where to compute.
             memory: Bytes that may be taken beside the bags; None for 1 GiB. A bag at a time always is.
+            chosen: [B'] the numbers of those bags that count, which the coefficients are for; None for all.
         """
         if epsilon is not None and bags.objectness is None:
             raise BagsError("the bags have no objectness: give it to Bags.of, or set objectness=False")
         self.bags, self.loss, self.epsilon = bags, loss, epsilon
-        self.device, self.memory = torch.device(device), memory or MEMORY
+        self.device, self.memory, self.chosen = torch.device(device), memory or MEMORY, chosen
         self.coefficients, self.strength = coefficients.to(device), strength.to(device)
         self.scaling = Scaling(scaling.shift.to(device), scaling.scale.to(device), scaling.norm)
 
-    def on(self, bags: Bags, coefficients: Tensor | None = None) -> "Objective":
-        """The same problems on other bags, such as a mini-batch or the instances that matter."""
+    def on(self, bags: Bags) -> "Objective":
+        """The same problems on other bags, such as those with the instances that matter."""
+        return self._like(bags, self.coefficients, None)
+
+    def batch(self, chosen: Tensor) -> "Objective":
+        """The same problems on some of the bags [B'], which stand for all: the regulariser keeps its weight."""
+        share = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
+        return self._like(self.bags, share, chosen)
+
+    def _like(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "Objective":
         return Objective(
             bags,
-            self.coefficients if coefficients is None else coefficients,
+            coefficients,
             self.strength,
             scaling=self.scaling,
             epsilon=self.epsilon,
             loss=self.loss,
             device=self.device,
             memory=self.memory,
+            chosen=chosen,
         )
 
     def data_term(self, values: Tensor, coefficients: Tensor | None = None) -> Tensor:
@@ -179,12 +197,14 @@ class Objective:
         problems, planes, width = vectors.shape
         weights, offset = self.scaling.fold(vectors, bias)
         flat, offset = weights.reshape(problems * planes, width), offset.reshape(-1)
-        values = torch.empty(len(self.bags), problems, dtype=vectors.dtype, device=self.device)
-        rows = torch.empty(len(self.bags), problems, dtype=torch.int64, device=self.device)
+        count = len(self.coefficients)
+        values = torch.empty(count, problems, dtype=vectors.dtype, device=self.device)
+        rows = torch.empty(count, problems, dtype=torch.int64, device=self.device)
         to_weights, to_offset = torch.zeros_like(flat), torch.zeros_like(offset)
         # Of each instance: its features as float32, its scores, their product with objectness, and temporaries.
         row_bytes = 4 * (width + 3 * problems * planes)
-        for start, part in self.bags.chunks(max(1, self.memory // (CHUNKS * row_bytes))):
+        seen = 0
+        for start, part in self.bags.chunks(at_once(row_bytes, self.memory, self.device), self.chosen):
             x = part.instances.to(self.device, vectors.dtype)
             scores = torch.addmm(offset, x, flat.T)  # [t, P * J]
             plane = None
@@ -197,7 +217,8 @@ class Objective:
             best = part.argmax(scores)  # [b, P]
             span = slice(start, start + len(part))
             values[span] = scores.gather(0, best)
-            rows[span] = best + int(self.bags.offsets[start])
+            rows[span] = best + seen
+            seen += len(x)
             slope = self._slope(values[span], self.coefficients[span])
             if factor is not None:
                 slope = slope * factor[best]
@@ -304,7 +325,7 @@ def descend(objective: Objective, vectors: Tensor, bias: Tensor, plan: Descent) 
     Raises:
         ConfigError: A loss is not finite any more: the rate is too high.
     """
-    bags, count = objective.bags, len(objective.bags)
+    count = len(objective.bags)
     optimiser = _Optimiser(plan, objective, (vectors, bias))
     batch = plan.batch_size if plan.batch_size is not None and plan.batch_size < count else None
     total = plan.iterations * (1 if batch is None else -(-count // batch))
@@ -316,9 +337,7 @@ def descend(objective: Objective, vectors: Tensor, bias: Tensor, plan: Descent) 
             if not len(order):
                 order = torch.randperm(count, generator=random)
             chosen, order = order[:batch].sort().values, order[batch:]
-            # Without bias: the batch stands for all bags, and the regulariser keeps its weight beside it.
-            weights = objective.coefficients[chosen.to(objective.device)] * (count / len(chosen))
-            part = objective.on(bags.take(chosen), weights)
+            part = objective.batch(chosen)
         elif working is None or number % plan.scan_every == 0:
             part = objective
         else:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from artmodels.bags import Bags
-from artmodels.mimax.model import CHUNKS, MEMORY
+from artmodels.mimax.model import at_once
 
 __all__ = ["ScoringHead", "score"]
 
@@ -31,7 +31,7 @@ def score(
     """
     outputs, planes, width = weights.shape
     scores = torch.empty(len(bags.instances), outputs)
-    for start, part in bags.chunks(max(1, (memory or MEMORY) // (CHUNKS * 4 * (width + 2 * outputs * planes)))):
+    for start, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
         x = part.instances.to(weights.device, weights.dtype)
         values = torch.addmm(bias.reshape(-1), x, weights.reshape(-1, width).T)
         values = values.view(-1, outputs, planes).amax(2)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,10 @@ from artmodels.decoding import LoadedImage
 from artmodels.errors import DatasetError, ImageError
 from artmodels.region_features.pipeline import Regions
 
-__all__ = ["Extraction", "Extractor", "listed", "name_of", "read_ahead"]
+__all__ = ["Extraction", "Extractor", "grouped", "listed", "name_of", "read_ahead"]
+
+PIXELS = 2**28  # of images that are held at a time: 0.8 GB
+Read = tuple[str, str, LoadedImage | str | None]
 
 
 class Extractor(Protocol):
@@ -27,8 +30,12 @@ class Extractor(Protocol):
     def features(self) -> int:
         """M, the length of a descriptor."""
 
-    def __call__(self, image: LoadedImage) -> Regions:
-        """The regions of one image."""
+    @property
+    def batch(self) -> int:
+        """How many images it likes to have at a time."""
+
+    def __call__(self, image: list[images.Source]) -> list[Regions]:
+        """The regions of each image."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,7 @@ def name_of(path: str | os.PathLike[str]) -> str:
     return Path(path).as_posix()
 
 
-def read_ahead(
-    files: Sequence[tuple[str, Path]], known: Container[str]
-) -> Iterator[tuple[str, str, LoadedImage | str | None]]:
+def read_ahead(files: Sequence[tuple[str, Path]], known: Container[str]) -> Iterator[Read]:
     """Each file's name, sha256, and image; None for an image that is known, or the reason why there is none.
 
     One file ahead is read while the last one is computed.
@@ -95,3 +100,17 @@ def read_ahead(
             if following is not None:
                 ahead = pool.submit(load, following[1])
             yield name, sha, loaded
+
+
+def grouped(files: Iterable[Read], count: int) -> Iterator[list[Read]]:
+    """Files in order, as many at a time as hold `count` new images, or fewer where those are large or there is none."""
+    group, images_held, pixels = list[Read](), 0, 0
+    for each in files:
+        group.append(each)
+        if isinstance(each[2], LoadedImage):
+            images_held, pixels = images_held + 1, pixels + each[2].width * each[2].height
+        if not images_held or images_held >= count or pixels >= PIXELS:
+            yield group
+            group, images_held, pixels = [], 0, 0
+    if group:
+        yield group

@@ -5,6 +5,7 @@ and the proposals are the result. Source: Ren et al. 2015 (arXiv:1506.01497); Li
 pyramid; Gonthier et al. 2018 (arXiv:1810.02569), section 3.1, for the descriptor of a region.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,6 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.resnet import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
-from artmodels import boxes as box_ops
 from artmodels.region_features.model import (
     CELLS,
     RATIOS,
@@ -25,8 +25,8 @@ from artmodels.region_features.model import (
     Found,
     RegionFeaturesConfig,
     decoded,
-    scaled_size,
     select,
+    unscaled,
 )
 
 __all__ = ["C4", "PUBLISHED", "Pyramid", "caffe_anchor_shapes", "crop_and_resize"]
@@ -92,24 +92,30 @@ class Pyramid(Detector):
         detector: nn.Module = self.detector
         return detector
 
-    def forward(self, image: Tensor) -> Found:
+    def forward(self, images: Sequence[Tensor]) -> list[Found]:
         """See `Detector`."""
         detector = self.detector
-        pictures, _ = detector.transform([image[0]])
-        size = pictures.image_sizes[0]
+        pictures, _ = detector.transform([image[0] for image in images])
         maps = detector.backbone(pictures.tensors)
         logits, deltas = detector.rpn.head(list(maps.values()))
-        anchors = detector.rpn.anchor_generator(pictures, list(maps.values()))[0]
-        counts = [level[0].numel() for level in logits]
-        scores = [level[0].permute(1, 2, 0).flatten().sigmoid() for level in logits]
-        moves = [level[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4) for level in deltas]
-        boxes = [decoded(move, part) for move, part in zip(moves, anchors.split(counts), strict=True)]
-        chosen, objectness = select(boxes, scores, height=size[0], width=size[1], config=self.config)
-        regions = detector.roi_heads.box_roi_pool(maps, [chosen], pictures.image_sizes)
-        features = detector.roi_heads.box_head(regions)
-        height, width = image.shape[-2:]
-        ratio = chosen.new_tensor([width / size[1], height / size[0]]).repeat(2)
-        return Found(box_ops.clip(chosen * ratio, width, height), objectness, features)
+        anchors = detector.rpn.anchor_generator(pictures, list(maps.values()))
+        found = []
+        for number, (image, size) in enumerate(zip(images, pictures.image_sizes, strict=True)):
+            counts = [level[number].numel() for level in logits]
+            scores = [level[number].permute(1, 2, 0).flatten().sigmoid() for level in logits]
+            moves = [level[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4) for level in deltas]
+            boxes = [decoded(move, part) for move, part in zip(moves, anchors[number].split(counts), strict=True)]
+            chosen, objectness = select(boxes, scores, height=size[0], width=size[1], config=self.config)
+            own = {name: level[number : number + 1] for name, level in maps.items()}
+            regions = detector.roi_heads.box_roi_pool(own, [chosen], [size])
+            features = detector.roi_heads.box_head(regions)
+            found.append(Found(unscaled(chosen, image, size), objectness, features))
+        return found
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """See `Detector`: torchvision rounds down."""
+        ratio = min(self.config.shorter / min(height, width), self.config.longer / max(height, width))
+        return math.floor(height * ratio), math.floor(width * ratio)
 
 
 # --- The paper's network
@@ -182,26 +188,28 @@ class C4(Detector):
         self.features = inputs
         self.register_buffer("means", torch.tensor(MEANS).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> Found:
+    def forward(self, images: Sequence[Tensor]) -> list[Found]:
         """See `Detector`."""
-        height, width = image.shape[-2:]
-        size = scaled_size(height, width, shorter=self.config.shorter, longer=self.config.longer)
-        x = F.interpolate(255 * image.flip(1) - self.means, size, mode="bilinear")
+        size = self.size(*images[0].shape[-2:])
+        x = torch.cat([F.interpolate(255 * image.flip(1) - self.means, size, mode="bilinear") for image in images])
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)
         for block in self.blocks[:3]:
             x = block(x)
         y = F.relu(self.proposals(x))
-        scores = self.objectness(y)[0].permute(1, 2, 0).flatten().sigmoid()
-        deltas = self.deltas(y)[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-        boxes = decoded(deltas, self.anchors(x))
+        logits, deltas = self.objectness(y), self.deltas(y)
         # Boxes end at the last pixel in the code of that time.
         right, bottom = (max(1, side - 1) for side in reversed(size))
-        chosen, objectness = select([boxes], [scores], height=bottom, width=right, config=self.config)
-        regions = crop_and_resize(x, chosen / STRIDE, CELLS)
-        features = self.blocks[3](regions).mean((2, 3))
-        ratio = chosen.new_tensor([width / size[1], height / size[0]]).repeat(2)
-        return Found(box_ops.clip(chosen * ratio, width, height), objectness, features)
+        found = []
+        for number, image in enumerate(images):
+            scores = logits[number].permute(1, 2, 0).flatten().sigmoid()
+            moves = deltas[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+            boxes = decoded(moves, self.anchors(x))
+            chosen, objectness = select([boxes], [scores], height=bottom, width=right, config=self.config)
+            regions = crop_and_resize(x[number : number + 1], chosen / STRIDE, CELLS)
+            features = self.blocks[3](regions).mean((2, 3))
+            found.append(Found(unscaled(chosen, image, size), objectness, features))
+        return found
 
 
 def caffe_anchor_shapes() -> Tensor:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
-from torchvision.ops import batched_nms, roi_align
+from torchvision.ops import batched_nms, nms, roi_align
 
 from artmodels import boxes as box_ops
 from artmodels.errors import ConfigError
@@ -35,6 +35,8 @@ __all__ = [
     "region_means",
     "scaled_size",
     "select",
+    "spread",
+    "unscaled",
 ]
 
 Network = Literal["art-regions", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet152_c4"]
@@ -44,6 +46,7 @@ STRIDES = (8, 16, 32, 64, 128)  # of the head's levels: the two taps, and three 
 RATIOS = (0.5, 1.0, 2.0)  # height over width
 SIZES = (2.5, 3.75)  # of anchors, in strides: 20 to 480 px over all levels
 LARGEST = math.log(1000 / 16)  # of the factor by which a side may change, as Faster R-CNN bounds it
+MANY, SURE, LARGE = 300, 0.1, 36  # of `spread`: regions to choose from, objectness, px
 LEAST = 1e-3  # px: narrower boxes are none
 SMALLEST = 64  # px that a side is padded to at least, so that every border has pixels to copy
 CELLS, SAMPLES = 7, 2  # of a region, to each side, and of a cell
@@ -59,6 +62,7 @@ class RegionFeaturesConfig:
         backbone: Of "art-regions": a name or folder that `artmodels.features.load` takes, with layer2 and layer3.
         width: Channels of the head of "art-regions".
         regions: K, the most regions of an image.
+        spread: Choose those K of the paper's 300 by its authors' rule for fewer, see `spread`.
         before: Best boxes that non-maximum suppression looks at; of each level, where there are several.
         overlap: IoU above which of two boxes the lesser goes.
         least: Objectness below which a box is none, from 0 to 1.
@@ -70,6 +74,7 @@ class RegionFeaturesConfig:
     backbone: str = "art-resnet"
     width: int = 96
     regions: int = 300
+    spread: bool = False
     before: int = 6000
     overlap: float = 0.7
     least: float = 0.0
@@ -106,9 +111,16 @@ class Detector(nn.Module):
     config: RegionFeaturesConfig
     features: int
 
-    def forward(self, image: Tensor) -> Found:
-        """Find the regions of one image [1, 3, H, W] in [0, 1]; where there is none, the whole image is one."""
+    def forward(self, images: Sequence[Tensor]) -> list[Found]:
+        """Find the regions of images [1, 3, H, W] in [0, 1]; where there is none, the whole image is one.
+
+        They go through the network together: `size` must be the same for all.
+        """
         raise NotImplementedError
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that an image is brought to."""
+        return scaled_size(height, width, shorter=self.config.shorter, longer=self.config.longer)
 
     @property
     def stored(self) -> nn.Module:
@@ -123,6 +135,13 @@ def scaled_size(height: int, width: int, *, shorter: int, longer: int) -> tuple[
     """The (height, width) at which the shorter side is `shorter`, or the longer one `longer` if that is less."""
     ratio = min(shorter / min(height, width), longer / max(height, width))
     return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def unscaled(boxes: Tensor, image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [K, 4] in the pixels of an image [..., H, W] which was brought to this (height, width) when they were."""
+    height, width = image.shape[-2:]
+    ratio = boxes.new_tensor([width / size[1], height / size[0]]).repeat(2)
+    return box_ops.clip(boxes * ratio, width, height)
 
 
 def anchor_shapes(size: float, ratios: Sequence[float] = RATIOS) -> Tensor:
@@ -188,10 +207,38 @@ def select(
     kept, objectness, levels = kept[usable], objectness[usable], levels[usable]
     # Its order among equals is not promised: sorted anew.
     rows = batched_nms(kept, objectness, levels, config.overlap).sort().values
-    rows = rows[objectness[rows].sort(descending=True, stable=True).indices][: config.regions]
+    rows = rows[objectness[rows].sort(descending=True, stable=True).indices]
+    rows = rows[: MANY if config.spread else config.regions]
     if not len(rows):
         return kept.new_tensor([[0.0, 0.0, width, height]]), objectness.new_zeros(1)
+    if config.spread:
+        rows = rows[spread(kept[rows], objectness[rows], config.regions)]
     return kept[rows], objectness[rows]
+
+
+def spread(boxes: Tensor, objectness: Tensor, count: int) -> Tensor:
+    """Which of the best regions to keep where fewer are wanted: the rule of the research code of Gonthier et al.
+
+    Of those with an objectness above 0.1 that are larger than 36 x 36 px, none may overlap; if that leaves fewer than
+    `count`, IoU up to 0.1 is allowed, and so on up to 0.6. Bags may differ in size: none is repeated to fill one up.
+
+    Args:
+        boxes: [N, 4] in pixels of the scaled image, best first.
+        objectness: [N], descending.
+        count: K.
+
+    Returns:
+        [K'] rows, K' <= K, ascending; the first where none is sure and large enough.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    usable = ((objectness > SURE) & (sides.prod(1) > LARGE**2)).nonzero()[:, 0]
+    if not len(usable):
+        return usable.new_zeros(1)
+    for tenths in range(7):
+        rows = usable[nms(boxes[usable], objectness[usable], tenths / 10)].sort().values
+        if len(rows) >= count:
+            break
+    return rows[:count]
 
 
 # --- Our network
@@ -275,21 +322,30 @@ class ArtRegions(Detector):
         found = self.backbone(picture, TAPS)
         return [found[tap] for tap in TAPS]
 
-    def forward(self, image: Tensor) -> Found:
+    def forward(self, images: Sequence[Tensor]) -> list[Found]:
         """See `Detector`."""
-        height, width = image.shape[-2:]
-        size = scaled_size(height, width, shorter=self.config.shorter, longer=self.config.longer)
-        picture = resized(image, size).clamp(0, 1)
+        size = self.size(*images[0].shape[-2:])
+        pictures = torch.cat([resized(image, size).clamp(0, 1) for image in images])
         below, right = (-(-max(SMALLEST, side) // STRIDES[1]) * STRIDES[1] - side for side in size)
-        taps = self.taps(F.pad(picture, (0, right, 0, below), mode="replicate"))
+        taps = self.taps(F.pad(pictures, (0, right, 0, below), mode="replicate"))
         levels = self.head(*taps)
-        boxes = [decoded(deltas[0], anchors) for _, deltas, anchors in levels]
-        scores = [logits[0].sigmoid() for logits, _, _ in levels]
+        return [self._one(image, size, taps, levels, number) for number, image in enumerate(images)]
+
+    def _one(
+        self,
+        image: Tensor,
+        size: tuple[int, int],
+        taps: list[Tensor],
+        levels: list[tuple[Tensor, Tensor, Tensor]],
+        number: int,
+    ) -> Found:
+        boxes = [decoded(deltas[number], anchors) for _, deltas, anchors in levels]
+        scores = [logits[number].sigmoid() for logits, _, _ in levels]
         # An object may be found on two levels: here they are one.
         chosen, objectness = select(
             [torch.cat(boxes)], [torch.cat(scores)], height=size[0], width=size[1], config=self.config
         )
-        means = [region_means(tap, chosen, stride) for tap, stride in zip(taps, STRIDES, strict=False)]
+        maps = [tap[number : number + 1] for tap in taps]
+        means = [region_means(tap, chosen, stride) for tap, stride in zip(maps, STRIDES, strict=False)]
         features = torch.cat([F.normalize(mean, dim=1) for mean in means], 1)
-        ratio = chosen.new_tensor([width / size[1], height / size[0]]).repeat(2)
-        return Found(box_ops.clip(chosen * ratio, width, height), objectness, features)
+        return Found(unscaled(chosen, image, size), objectness, features)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, overload
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import features, hub, images, runtime
+from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import each
 from artmodels.region_features.faster_rcnn import C4, PUBLISHED, Pyramid
@@ -20,6 +22,7 @@ from artmodels.region_features.model import ArtRegions, Detector, RegionFeatures
 
 __all__ = ["RegionFeatures", "Regions"]
 
+BATCH = 32
 FIXED = ("network", "width")  # what weights depend on: the rest may be overridden
 
 
@@ -56,6 +59,10 @@ class RegionFeatures(hub.Pretrained):
 
         regions = RegionFeatures.from_pretrained()("painting.jpg")
         regions.boxes, regions.objectness, regions.features
+
+    Attributes:
+        batch: Of so many images those that are brought to the same size go through the network together. By default 1
+            on a CPU, where more was no faster, and 32 elsewhere; regions differ by rounding only.
     """
 
     method = "region_features"
@@ -79,6 +86,7 @@ class RegionFeatures(hub.Pretrained):
         self.config = config or network.config
         self.device = runtime.pick_device(device)
         self.network = network.requires_grad_(False).eval().to(self.device)
+        self.batch = 1 if self.device.type == "cpu" else BATCH
 
     @classmethod
     def _build(
@@ -114,7 +122,10 @@ class RegionFeatures(hub.Pretrained):
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of the settings and of all weights: regions with the same one can stand in one store."""
-        total = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        # Settings that are the default are left out: a later version may have more of them.
+        usual = dataclasses.asdict(RegionFeaturesConfig())
+        chosen = {name: value for name, value in dataclasses.asdict(self.config).items() if value != usual[name]}
+        total = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
         for key, value in sorted(self.network.state_dict().items()):
             total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
             total.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -142,18 +153,32 @@ class RegionFeatures(hub.Pretrained):
             ImageTooLarge: It has more pixels than `images.LIMIT`.
         """
         many = each(image)
-        if many is not None:
-            return [self._one(source) for source in tqdm(many, disable=not progress, unit="image")]
-        return self._one(image)  # type: ignore[arg-type]
+        if many is None:
+            return self._together([images.load(image)])[0]  # type: ignore[arg-type]
+        found = list[Regions]()
+        with tqdm(total=len(many), disable=not progress, unit="image") as bar:
+            for start in range(0, len(many), self.batch):
+                found += self._together([images.load(source) for source in many[start : start + self.batch]])
+                bar.update(len(found) - bar.n)
+        return found
 
     @torch.inference_mode()
-    def _one(self, source: images.Source) -> Regions:
-        loaded = images.load(source)
-        found = self.network(loaded.tensor().to(self.device))
-        # Clones: tensors of the inference mode cannot be used where gradients are computed.
-        with torch.inference_mode(False):
-            boxes, objectness, numbers = (part.float().cpu().clone() for part in found)
-        return Regions(boxes, objectness, numbers, width=loaded.width, height=loaded.height, notes=loaded.notes)
+    def _together(self, loaded: list[LoadedImage]) -> list[Regions]:
+        groups = defaultdict[tuple[int, int], list[int]](list)
+        for number, image in enumerate(loaded):
+            groups[self.network.size(image.height, image.width)].append(number)
+        regions = dict[int, Regions]()
+        for numbers in groups.values():
+            found = self.network([loaded[number].tensor().to(self.device) for number in numbers])
+            # Clones: tensors of the inference mode cannot be used where gradients are computed.
+            with torch.inference_mode(False):
+                for number, one in zip(numbers, found, strict=True):
+                    image = loaded[number]
+                    boxes, objectness, described = (part.float().cpu().clone() for part in one)
+                    regions[number] = Regions(
+                        boxes, objectness, described, width=image.width, height=image.height, notes=image.notes
+                    )
+        return [regions[number] for number in range(len(loaded))]
 
 
 def make_network(config: RegionFeaturesConfig, *, local_files_only: bool = False) -> Detector:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.region_features.extraction import Extraction, Extractor, listed, name_of, read_ahead
+from artmodels.region_features.extraction import Extraction, Extractor, grouped, listed, name_of, read_ahead
 from artmodels.region_features.filelock import FileLock
 from artmodels.region_features.pipeline import Regions
 from artmodels.region_features.storelog import (
@@ -223,13 +223,19 @@ class FeatureStore:
         with FileLock(root / LOCK, f"the store {root}"):
             store = cls._prepared(root, extractor)
             with _Writer(store) as writer:
-                total, skipped = len(files), 0
-                looked = tqdm(read_ahead(files, store._index.number), total=total, disable=not progress, unit="image")
-                for done, (name, sha, loaded) in enumerate(looked, start=1):
-                    reason = writer.take(name, sha, loaded, extractor)
-                    skipped += reason is not None
-                    if report is not None:
-                        report(Extraction(done, total, name, skipped))
+                done, skipped = 0, 0
+                with tqdm(total=len(files), disable=not progress, unit="image") as bar:
+                    for group in grouped(read_ahead(files, store._index.number), extractor.batch):
+                        new = {sha: image for _, sha, image in group if isinstance(image, LoadedImage)}
+                        regions = dict(zip(new, extractor([*new.values()]), strict=True)) if new else {}
+                        for name, sha, image in group:
+                            writer.take(name, sha, image if isinstance(image, str) else None, regions.get(sha))
+                        # Only now: what a report ends has been kept.
+                        for name, _, image in group:
+                            done, skipped = done + 1, skipped + isinstance(image, str)
+                            bar.update()
+                            if report is not None:
+                                report(Extraction(done, len(files), name, skipped))
         return store
 
     @classmethod
@@ -276,17 +282,16 @@ class _Writer:
         for file in self.open.values():
             file.close()
 
-    def take(self, name: str, sha: str, loaded: LoadedImage | str | None, extractor: Extractor) -> str | None:
-        """Record a file, and its image if it is new; the reason why it was skipped, if it was."""
-        if isinstance(loaded, str):
-            if self.index.skipped.get(name) != loaded:
-                self._append({"file": name, "skipped": loaded})
-            return loaded
-        if loaded is not None and sha not in self.index.number:
-            self._add(name, sha, extractor(loaded))
+    def take(self, name: str, sha: str, reason: str | None, regions: Regions | None) -> None:
+        """Record a file, and its image if that is new; or the reason why it is skipped."""
+        if reason is not None:
+            if self.index.skipped.get(name) != reason:
+                self._append({"file": name, "skipped": reason})
+            return
+        if regions is not None and sha not in self.index.number:
+            self._add(name, sha, regions)
         if self.index.files.get(name) != sha:
             self._append({"file": name, "image": sha})
-        return None
 
     def _add(self, name: str, sha: str, regions: Regions) -> None:
         features = regions.features.half().numpy()

@@ -156,7 +156,7 @@ class ArtRegionsRecipe(Recipe):
     def evaluate(self) -> dict[str, float]:
         """Recall of the boxes of the held-out icons by the best 10 to 300 proposals."""
         unseen = Annotated.load(self.held_out, self.annotations)
-        proposals = [self.detector(pixels[None] / 255).boxes for pixels in unseen.images]
+        proposals = [self.detector([pixels[None] / 255])[0].boxes for pixels in unseen.images]
         return {
             f"recall@{count} at IoU {threshold}": recall(proposals, unseen.boxes, count, threshold)
             for threshold in (0.5, 0.7)
