@@ -1,12 +1,14 @@
 """MAX, MAXA, MI-SVM, mi-SVM and MI-Net against references of their own."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import StandardScaler
@@ -15,7 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from artmodels.bags import Bags
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.mimax import primal
+from artmodels.mimax import MIMax, primal
 from artmodels.mimax.baselines import MAX, MAXA, MISVM, miSVM
 from artmodels.mimax.labels import folds_of, read_labels
 from artmodels.mimax.minet import MINet
@@ -284,6 +286,23 @@ def test_the_toy_is_learnt_in_cross_validation(kind) -> None:
     model = kind().fit(bags, words)
     assert model.classes_.tolist() == ["none", "saint"] and model.score(bags, words) > 0.8
     assert clone(model).get_params() == model.get_params()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("kind", [MAX, MAXA, MISVM, miSVM])
+def test_what_was_fitted_is_saved_as_mi_max(kind, columns: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bags = Bags.of(rng.normal(size=(20, 4, 5)), rng.random((20, 4)))
+    y = np.array(["no", "yes"] * 10) if columns == 1 else np.stack([np.arange(20) % 2, np.arange(20) % 3 == 0], 1)
+    model = kind(C=0.1).fit(bags, y)
+    model.as_mimax().save_pretrained(tmp_path / "saved")
+    again = MIMax.from_pretrained(tmp_path / "saved", device="cpu")
+    np.testing.assert_allclose(again.decision_function(bags), model.decision_function(bags), atol=1e-5)
+    assert np.array_equal(again.predict(bags), model.predict(bags))
+    scores, _ = again.head()(bags.instances.view(20, 4, 5), bags.objectness.view(20, 4), torch.ones(20, 4, dtype=bool))
+    np.testing.assert_allclose(scores.flatten(0, 1).squeeze(1), model.instance_scores(bags), atol=1e-5)
+    with pytest.raises(NotFittedError):
+        kind().as_mimax()
 
 
 def test_the_scale_is_one_over_the_mean_squared_length() -> None:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import average_precision_score
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from artmodels.bags import Bags
 from artmodels.errors import ConfigError
 from artmodels.mimax.labels import Decisions, folds_of, read_labels
+from artmodels.mimax.pipeline import MIMax
 from artmodels.mimax.primal import BLOCK, Rows, State, Transform, solve
 from artmodels.runtime import generator
 
@@ -86,6 +88,17 @@ class _Linear(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self._set_classes(classes, len(self.coef_), bags.features)
         self._settle(int(found.iterations[best].max()), int((~found.settled[best]).sum()))
         return self
+
+    def as_mimax(self) -> MIMax:
+        """The same classifiers as a `MIMax`, which can be saved, published on the Hub, and exported to ONNX.
+
+        Its scores are the same, and predictions of the same sign; what it was fitted by is not kept.
+        """
+        check_is_fitted(self)
+        model = MIMax("linear", restarts=0, loss="hinge", objectness=False)  # hinge: scores do not pass through tanh
+        weights, bias = torch.from_numpy(self.coef_).float(), torch.from_numpy(self.intercept_).float()
+        model._fitted(weights[:, None], bias[:, None], self.classes_ if self._binary else None, False)
+        return model
 
     def _check(self) -> None:
         if self.C not in ("cv", "scale"):
