@@ -25,6 +25,7 @@ from artmodels.errors import (
 
 if TYPE_CHECKING:
     from artmodels.arbitrary_style import ArbitraryStyle
+    from artmodels.artminer import ArtMiner
     from artmodels.catalogue import list_models
     from artmodels.fast_style import FastStyle
     from artmodels.mimax import Detector, MIMax
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArbitraryStyle",
+    "ArtMiner",
     "ArtModelsError",
     "ConfigError",
     "DatasetError",
@@ -67,6 +69,7 @@ __all__ = [
 # Method id, as in the catalogue and in config.json -> its class, which its package of the same name exports.
 METHODS = {
     "arbitrary_style": "ArbitraryStyle",
+    "artminer": "ArtMiner",
     "fast_style": "FastStyle",
     "mimax": "Detector",
     "neural_style": "NeuralStyle",

@@ -21,7 +21,7 @@ from artmodels.decoding import Array
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.label_files import some
 
-__all__ = ["Detections", "coco", "iiif_page", "plain", "save", "save_voc", "voc"]
+__all__ = ["Detections", "coco", "iiif_page", "plain", "save", "save_voc", "voc", "write_whole"]
 
 IIIF_CONTEXT = "http://iiif.io/api/presentation/3/context.json"
 _DIGITS = 3  # of a pixel, in COCO
@@ -229,7 +229,7 @@ def save(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     if target.suffix.lower() != ".json":
         raise ConfigError(f"{str(target)!r} does not end in .json")
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
-    _write({target: text + "\n"})
+    write_whole({target: text + "\n"})
 
 
 def save_voc(detections: Sequence[Detections], folder: str | os.PathLike[str]) -> list[Path]:
@@ -248,12 +248,16 @@ def save_voc(detections: Sequence[Detections], folder: str | os.PathLike[str]) -
         if target in texts:
             raise DatasetError(f"two images would be written to {target}; give each a name of its own")
         texts[target] = voc(found)
-    _write(texts)
+    write_whole(texts)
     return list(texts)
 
 
-def _write(texts: Mapping[Path, str]) -> None:
-    """Write all files beside their places first, then rename them: what can fail comes before the first change."""
+def write_whole(texts: Mapping[Path, str]) -> None:
+    """Write text files, all or none: beside their places first, then renamed, so that what can fail comes before.
+
+    Raises:
+        ArtModelsError: One cannot be written.
+    """
     temporary = {target: target.with_name(f".{secrets.token_hex(8)}.tmp") for target in texts}
     try:
         for target, text in texts.items():

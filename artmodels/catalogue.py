@@ -425,6 +425,35 @@ ENTRIES: tuple[Entry, ...] = (
         default=True,
     ),
     Entry(
+        name="artminer-paintings",
+        method="artminer",
+        summary="Finds a detail again in other hands; art-resnet tuned to that on paintings, 64 numbers a cell.",
+        source="Shen et al. 2019, arXiv:1903.02678",
+        licence="Apache-2.0",
+        config={"dims": 64, "tuned": True},
+        weights=_embedded(
+            "artminer-paintings", "a7812d32e1b8380880c0be1b8a3eb69a7371a3530171c2b1401007ff0e50010b", 5.77
+        ),
+        embedded=True,
+        default=True,
+    ),
+    Entry(
+        name="artminer-art-resnet",
+        method="artminer",
+        summary="Finds details again with art-resnet's features as they are, 256 numbers a cell.",
+        source="Shen et al. 2019, arXiv:1903.02678",
+        licence="Apache-2.0",
+        config={"backbone": "art-resnet"},
+    ),
+    Entry(
+        name="artminer-resnet18",
+        method="artminer",
+        summary="As published before tuning: ResNet-18 trained on ImageNet, fetched from the Hub.",
+        source="Shen et al. 2019, arXiv:1903.02678; He et al. 2016, arXiv:1512.03385",
+        licence="Apache-2.0",
+        config={"backbone": "resnet18", "padding": "zeros", "views": ("",)},
+    ),
+    Entry(
         name="art-regions",
         method="region_features",
         summary="Up to 300 boxes that may hold an object, and 384 numbers for each; on art-resnet; works offline.",
@@ -468,7 +497,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 def download(entry: Entry) -> Weights | None:
     """Return what must be fetched before an entry can run, its own weights or its features'; None if nothing."""
-    features = entry.config.get("features")
+    features = entry.config.get("features", entry.config.get("backbone"))
     parts = [entry, get(features)] if isinstance(features, str) else [entry]
     return next((part.weights for part in parts if part.weights and not part.embedded), None)
 

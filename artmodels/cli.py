@@ -9,9 +9,10 @@ import json
 import os
 import re
 from collections.abc import Container, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -74,12 +75,12 @@ def info() -> None:
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help=" or ".join(sorted(artmodels.METHODS)))],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The PNG file to write; for several images, a folder.")
-    ],
     image: Annotated[
         list[Path] | None,
         typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The PNG file to write; for several images, a folder.")
     ] = None,
     style: Annotated[
         list[str] | None,
@@ -96,6 +97,11 @@ def run(
         float | None, typer.Option(metavar="SECONDS", help="Stop there with the best result so far.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest by default.")] = None,
+    query: Annotated[Path | None, typer.Option(help="For artminer: the picture that shows a detail.")] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="For artminer: where, in pixels from the top left corner.")
+    ] = None,
+    collection: Annotated[Path | None, typer.Option(help="For artminer: the folder to look for it in.")] = None,
 ) -> None:
     """Run a method on image files.
 
@@ -106,14 +112,30 @@ def run(
     artmodels run fast_style photo.jpg --style starry-night -o night.png
 
     artmodels run texture_network --name texture-network-gravel --size 1024x512 -o gravel.png
+
+    artmodels run artminer --query painting.jpg --box 120,40,140,160 --collection pictures -o found.html
     """
     if method not in artmodels.METHODS:
         hint = catalogue.suggest(method, artmodels.METHODS)
         raise typer.BadParameter(
             f"{method!r} is not one of {', '.join(sorted(artmodels.METHODS))}.{hint}", param_hint="METHOD"
         )
-    given = {"seed": seed, "deadline": deadline, "size": None if size is None else _size(size)}
     knobs = dict(map(_setting, settings or []))
+    if method == "artminer":
+        unused = {"IMAGE": image, "--style": style, "--size": size, "--seed": seed, "--deadline": deadline}
+        for option, value in unused.items():
+            if value is not None:
+                raise typer.BadParameter(
+                    "artminer takes none: give --query, --box and --collection.", param_hint=option
+                )
+        _mine(query, box, collection, output or Path("artminer.html"), name=name, device=device, knobs=knobs)
+        return
+    for option, found in {"--query": query, "--box": box, "--collection": collection}.items():
+        if found is not None:
+            raise typer.BadParameter(f"{method} takes none: it is for artminer.", param_hint=option)
+    if output is None:
+        raise typer.BadParameter("name the PNG file to write.", param_hint="--output")
+    given = {"seed": seed, "deadline": deadline, "size": None if size is None else _size(size)}
 
     model_class = getattr(artmodels, artmodels.METHODS[method])
     # What a method can be told is data of the method: the signature of its call.
@@ -172,6 +194,49 @@ def gallery(
     }
     typer.echo(f"The gallery starts on http://{host}:{port} (Ctrl-C stops it)")
     runpy.run_path(str(spaces / "gallery" / "app.py"), run_name="__main__")
+
+
+def _mine(
+    query: Path | None,
+    box: str | None,
+    collection: Path | None,
+    output: Path,
+    *,
+    name: str | None,
+    device: str | None,
+    knobs: dict[str, Any],
+) -> None:
+    """Look for a detail in a folder, print what was found, and write it as a page."""
+    for option, value in {"--query": query, "--box": box, "--collection": collection}.items():
+        if value is None:
+            raise typer.BadParameter("artminer needs it.", param_hint=option)
+    assert query is not None and box is not None and collection is not None  # noqa: S101 - for the type checker
+    numbers = re.fullmatch(r"([\d.]+),([\d.]+),([\d.]+),([\d.]+)", box)
+    if numbers is None:
+        raise typer.BadParameter(f"{box!r} is not X,Y,W,H, such as 120,40,140,160.", param_hint="--box")
+    if output.suffix.lower() not in (".html", ".htm") or not output.parent.is_dir():
+        raise typer.BadParameter(
+            f"the report is an HTML file in a folder that exists, not {output}.", param_hint="--output"
+        )
+    left, top, width, height = (float(number) for number in numbers.groups())
+
+    command = import_module("artmodels.artminer.command")  # other commands are to start at once
+    miner = artmodels.ArtMiner.from_pretrained(name, device=device, **knobs)
+    held = command.collection_of(collection, miner, progress=True)
+    for file, reason in held.skipped.items():
+        typer.echo(f"artmodels: {file} was skipped: {reason}", err=True)
+    found = command.search_folder(query, (left, top, width, height), held, miner)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("rank", "picture", "x,y,w,h", "cosine", "cells", "turned"):
+        table.add_column(column, justify="right" if column in ("rank", "cosine", "cells") else "left")
+    for rank, hit in enumerate(found.hits[:20], start=1):
+        x, y, right, bottom = hit.box
+        cells = "" if hit.match is None else str(len(hit.match.similarity))
+        place = f"{x:.0f},{y:.0f},{right - x:.0f},{bottom - y:.0f}"
+        table.add_row(str(rank), hit.image, place, f"{hit.score:.3f}", cells, hit.view)
+    Console().print(table)
+    command.write_report(output, query, found, held, miner)
+    typer.echo(f"{output}: {min(len(found.hits), 50)} of {len(found.hits)} places in {len(held)} pictures")
 
 
 def weights_text(entry: Entry) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from artmodels.errors import ConfigError
 
@@ -58,6 +59,7 @@ __all__ = [
     "models",
     "results",
     "run_folder",
+    "unrouted",
     "upload",
 ]
 
@@ -308,6 +310,16 @@ def finish(result: Any, file: Path, before: str, *, steps: int = 0) -> Update:  
         (str(original), path),
         "  \n".join([f"**{status}**", *result.notes]),
     )
+
+
+@contextlib.contextmanager
+def unrouted() -> Iterator[None]:
+    """Put pages together without routes, for a gallery that is given them by its own `queue` or `launch` at the end.
+
+    gradio builds all routes whenever a page is begun, ended or queued, each time for nothing but the last.
+    """
+    with patch.object(gr.routes.App, "create_app", lambda *_, **__: None):
+        yield
 
 
 @cache

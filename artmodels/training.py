@@ -38,6 +38,7 @@ class TrainingConfig:
         rate: Adam's learning rate after the warm-up.
         rate_end: What remains of it at the end, on a half cosine.
         warmup: Steps over which the rate rises from zero.
+        momentum: Weight of the past in Adam's average of gradients.
         clip: Longest gradient, as a Euclidean norm over all weights.
         average: Weight of the past in the average of weights that is the result; 0 takes the last ones.
         seed: Of the initial weights and of every batch.
@@ -47,6 +48,7 @@ class TrainingConfig:
     rate: float = 1e-3
     rate_end: float = 0.01
     warmup: int = 50
+    momentum: float = 0.9
     clip: float = 1.0
     average: float = 0.0
     seed: int = 0
@@ -59,6 +61,8 @@ class TrainingConfig:
             raise ConfigError(f"rate={self.rate} must be above 0, and rate_end={self.rate_end} from 0 to 1")
         if not self.clip > 0 or self.warmup < 0:
             raise ConfigError(f"clip={self.clip} must be above 0, and warmup={self.warmup} not below it")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum={self.momentum} must be from 0 to below 1")
         if not 0 <= self.average < 1:
             raise ConfigError(f"average={self.average} must be from 0 to below 1")
 
@@ -156,7 +160,7 @@ def fit(
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
     network = recipe.network.to(torch.device(device))
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
-    optimiser = torch.optim.Adam(parameters.values(), lr=config.rate)
+    optimiser = torch.optim.Adam(parameters.values(), lr=config.rate, betas=(config.momentum, 0.999))
     # Running statistics are not trained, but a run that goes on without them is another run.
     kept = network.state_dict().keys()
     state = {**parameters, **{name: value for name, value in network.named_buffers() if name in kept}}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -275,3 +276,71 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("artmodels.catalogue.list_models", fail)
     assert isinstance(CliRunner().invoke(cli.app, ["list"]).exception, ZeroDivisionError)
     assert not issubclass(ZeroDivisionError, ConfigError)
+
+
+# --- a detail in a folder
+
+
+def collage(path: Path, seed: int, detail: Image.Image | None = None, at: tuple[int, int] = (0, 0)) -> Image.Image:
+    """Blots of colour, with a detail pasted in."""
+    rng = np.random.default_rng(seed)
+    blots = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (240, 180), Image.Resampling.BICUBIC
+    )
+    made = Image.fromarray((np.asarray(blots) + rng.integers(-25, 26, (180, 240, 3))).clip(0, 255).astype(np.uint8))
+    if detail is not None:
+        made.paste(detail, at)
+    made.save(path)
+    return made
+
+
+MINE = ["--set", "scales=[30, 20]", "--set", 'views=[""]']
+
+
+def test_a_detail_is_looked_for_in_a_folder(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "works").mkdir()
+    first = collage(tmp_path / "works" / "first.png", 0)
+    collage(tmp_path / "works" / "second.png", 1, first.crop((40, 30, 120, 100)), (100, 60))
+    collage(tmp_path / "works" / "third.png", 2)
+    (tmp_path / "works" / "broken.png").write_bytes(b"no picture")
+    asked = ["--query", tmp_path / "works" / "first.png", "--box", "40,30,80,70", "--collection", tmp_path / "works"]
+    report = tmp_path / "found.html"
+    done = invoke("run", "artminer", *asked, "-o", report, *MINE)
+    assert done.code == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    assert lines[0] == ["rank", "picture", "x,y,w,h", "cosine", "cells", "turned"]
+    assert lines[1][:2] == ["1", "second.png"] and float(lines[1][3]) > 0.5 and "first.png" not in done.out
+    assert "broken.png was skipped" in done.err and str(report) in done.out
+    page = report.read_text(encoding="utf-8")
+    assert "second.png" in page and page.count("data:image/") >= 3
+    # Features are kept, and what is gone from the folder is gone from the results.
+    (tmp_path / "works" / "second.png").unlink()
+    again = invoke("run", "artminer", *asked, "-o", report, *MINE)
+    assert again.code == 0 and "second.png" not in again.out and "third.png" in again.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--box", "1,2,3,4", "--collection", "."], "artminer needs it"),
+        (["--query", "a.png", "--box", "1,2,3", "--collection", "."], "is not X,Y,W,H"),
+        (
+            ["--query", "a.png", "--box", "1,2,3,4", "--collection", ".", "-o", "found.png"],
+            "the report is an HTML file",
+        ),
+        (["--query", "a.png", "--box", "1,2,3,4", "--collection", ".", "--size", "3x4"], "artminer takes none"),
+    ],
+)
+def test_a_search_that_cannot_be(invoke, arguments: list[str], says: str) -> None:
+    done = invoke("run", "artminer", *arguments)
+    assert done.code == 2 and says in done.err
+
+
+def test_other_methods_take_no_collection(invoke, tmp_path: Path) -> None:
+    done = invoke("run", "fast_style", "a.png", "-o", tmp_path / "b.png", "--collection", tmp_path)
+    assert done.code == 2 and "it is for artminer" in done.err
+    done = invoke(
+        "run", "artminer", "--query", tmp_path / "a.png", "--box", "1,2,3,4", "--collection", tmp_path / "none"
+    )
+    assert done.code == 1 and "is not a folder: name one with pictures" in done.err

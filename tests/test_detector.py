@@ -15,8 +15,8 @@ from artmodels.labelled import Item, LabelledSet
 from artmodels.mimax import Detector, MIMax
 from artmodels.mimax import detector as module
 from artmodels.mimax.pipeline import MIMaxStep
+from artmodels.reading import Extraction
 from artmodels.region_features import Regions
-from artmodels.region_features.extraction import Extraction
 
 SIDE, TILE = 96, 24
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}

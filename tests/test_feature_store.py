@@ -343,6 +343,22 @@ def test_a_beginning_cut_short_is_begun_again(folder: Path, tmp_path: Path) -> N
     assert len(FeatureStore.extract(folder, Toy(), tmp_path / "store")) == 6
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs sparse files and the memory's size")
+def test_a_store_larger_than_the_memory_is_opened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore.extract(folder, Toy(), tmp_path / "store")
+    total = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rows = total // (2 * store.features)
+    try:
+        os.truncate(tmp_path / "store" / "features.f16", 2 * store.features * rows)
+    except OSError:
+        pytest.skip("this file system holds no file of that size")
+    monkeypatch.setattr(type(store._index), "rows", rows)
+    mapped = store._map("features.f16")
+    assert mapped.shape == (rows, 7) and float(mapped[-1, -1]) == 0
+
+
 def test_numbers_that_float16_cannot_hold_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"sub/0.png are not finite, or above float16's 65504"):
         FeatureStore.extract(folder, Toy(fail=True), tmp_path / "store")

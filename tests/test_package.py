@@ -66,6 +66,7 @@ def test_the_command_line_starts_without_torch() -> None:
 def test_exported_names() -> None:
     assert artmodels.__all__ == [
         "ArbitraryStyle",
+        "ArtMiner",
         "ArtModelsError",
         "ConfigError",
         "DatasetError",

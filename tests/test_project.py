@@ -116,7 +116,7 @@ def test_constraints_pin_everything_that_make_installs() -> None:
 
 
 def test_ranges_have_a_floor_and_a_ceiling() -> None:
-    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "train", "dev"}
+    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "train", "search", "dev"}
     for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]:
         operators = {specifier.operator for specifier in Requirement(text).specifier}
         assert operators == {">=", "<"}, text
@@ -162,6 +162,9 @@ BUILDS_ON = {
     ("arbitrary_style", "fast_style"),
     ("art_resnet", "arbitrary_style"),  # what its features are to withstand
     ("art_resnet", "fast_style"),
+    ("artminer", "art_resnet"),  # how its features are taught to withstand styles
+    ("artminer", "fast_style"),
+    ("artminer", "region_features"),  # what reads a folder, and a lock
     ("mimax", "region_features"),
     ("neural_style", "texture_synthesis"),
     ("texture_network", "texture_synthesis"),

@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
 import artmodels
-from artmodels import images
+from artmodels import images, serving_uploads
 from artmodels.errors import DatasetError
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, mo
     paths = [str(small(tmp_path / f"{n}.png")) for n in range(2)]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
         app.collections.collect(paths, tmp_path / "two")
-    monkeypatch.setattr(app.collections, "LARGEST", 10)
+    monkeypatch.setattr(serving_uploads, "LARGEST", 10)
     with zipfile.ZipFile(tmp_path / "big.zip", "w") as archive:
         archive.write(tmp_path / "0.png")
     with pytest.raises(DatasetError, match="more than 0 MB inside big.zip"):

@@ -82,6 +82,7 @@ def test_rate_rises_then_falls_on_a_cosine() -> None:
         ({"clip": 0.0}, "clip=0.0"),
         ({"warmup": -1}, "warmup=-1"),
         ({"average": 1.0}, "average=1.0"),
+        ({"momentum": 1.0}, "momentum=1.0"),
     ],
 )
 def test_wrong_settings_are_named(fields, text) -> None:

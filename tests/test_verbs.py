@@ -17,7 +17,7 @@ def entry(request: pytest.FixtureRequest) -> Entry:
 
 @pytest.fixture(scope="module")
 def model(entry: Entry) -> Any:
-    return artmodels.load(entry.name, device="cpu")
+    return artmodels.load(entry.name, device="cpu", **verbs.CASES[entry.method].loaded)
 
 
 def test_every_method_has_a_case_and_an_entry() -> None:

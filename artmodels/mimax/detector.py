@@ -31,8 +31,8 @@ from artmodels.labelled import LabelledSet
 from artmodels.mimax.config import MIMaxConfig
 from artmodels.mimax.labels import folds_of
 from artmodels.mimax.pipeline import MIMax, MIMaxStep
+from artmodels.reading import Extraction, listed
 from artmodels.region_features import FeatureStore, RegionFeatures, Regions
-from artmodels.region_features.extraction import Extraction, listed
 from artmodels.results import ImageResult
 
 __all__ = ["Detected", "Detector"]

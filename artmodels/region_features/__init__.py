@@ -1,6 +1,6 @@
 """Region features: where an image may show an object, how likely it is one, and numbers that describe it."""
 
-from artmodels.region_features.extraction import Extraction
+from artmodels.reading import Extraction
 from artmodels.region_features.model import RegionFeaturesConfig
 from artmodels.region_features.pipeline import RegionFeatures, Regions
 from artmodels.region_features.store import FeatureStore

@@ -11,7 +11,9 @@ a checksum of its own: what a crash leaves behind is an end that does not count,
 
 import json
 import logging
+import mmap
 import os
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +27,9 @@ from tqdm.auto import tqdm
 
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.region_features.extraction import Extraction, Extractor, grouped, listed, name_of, read_ahead
-from artmodels.region_features.filelock import FileLock
+from artmodels.filelock import FileLock
+from artmodels.reading import Extraction, listed, name_of, read_ahead
+from artmodels.region_features.extraction import Extractor, grouped
 from artmodels.region_features.pipeline import Regions
 from artmodels.region_features.storelog import (
     AGAIN,
@@ -46,6 +49,7 @@ from artmodels.region_features.storelog import (
 __all__ = ["FeatureStore"]
 
 LOCK = "lock"
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # in Python from 3.12 on
 BLOCK = 2**24  # bytes that a checksum reads at a time
 
 if TYPE_CHECKING:
@@ -155,8 +159,16 @@ class FeatureStore:
 
     def _map(self, name: str) -> Any:  # noqa: ANN401 - a memory map of either type
         width, kind = (self.features, np.float16) if name == FEATURES else (COLUMNS, np.float32)
-        # Copy on write: PyTorch wants memory that may be written to, and the file must not be.
-        return np.memmap(self.folder / name, dtype=kind, mode="c", shape=(self._index.rows, width))
+        with (self.folder / name).open("rb") as file:
+            # Private pages: PyTorch wants memory that may be written to, and the file must not be. No space is set
+            # aside for them, or a store larger than the memory could not be mapped.
+            length = self._bytes(self._index.rows)[name]
+            if sys.platform == "win32":
+                mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY)
+            else:
+                protection = mmap.PROT_READ | mmap.PROT_WRITE
+                mapped = mmap.mmap(file.fileno(), length, flags=mmap.MAP_PRIVATE | NORESERVE, prot=protection)
+        return np.frombuffer(mapped, kind).reshape(self._index.rows, width)
 
     def _bytes(self, rows: int) -> dict[str, int]:
         return data_bytes(rows, self.features)

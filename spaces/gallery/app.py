@@ -72,6 +72,12 @@ CARDS = (
         "Say of some pictures whether they show a thing, and see where it is in the whole collection.",
         "Gonthier 2018, MI-max on regions of our own",
     ),
+    Card(
+        "artminer",
+        "Find a detail",
+        "Draw a box around a detail, and see every picture that shows it too; or let the page find what repeats.",
+        "Shen 2019, ArtMiner on features of our own",
+    ),
 )
 
 
@@ -95,23 +101,24 @@ def card(item: Card) -> str:
     )
 
 
-# Loaded before any page is open, or their components would land on it.
-SPACES = {item.method: space(item.method) for item in CARDS}
+with serving.unrouted():
+    # Loaded before any page is open, or their components would land on it.
+    SPACES = {item.method: space(item.method) for item in CARDS}
 
-with serving.blocks("artmodels: a gallery of methods") as demo:
-    gr.HTML(
-        '<div class="gallery-head"><h1>A gallery of methods</h1><p>Computer vision for art, ready to use: choose a '
-        "method, upload a picture, and take the result home with the settings and the seed that made it. Everything "
-        "runs on this machine; pictures are deleted after an hour.</p></div>"
-        f'<div class="cards">{"".join(map(card, CARDS))}</div>'
-        "<p>Every page can be called from a program: see “Use via API” below. "
-        '<a href="health">State of the server</a></p>',
-        padding=False,
-    )
+    with serving.blocks("artmodels: a gallery of methods") as demo:
+        gr.HTML(
+            '<div class="gallery-head"><h1>A gallery of methods</h1><p>Computer vision for art, ready to use: choose a '
+            "method, upload a picture, and take the result home with the settings and the seed that made it. "
+            "Everything runs on this machine; pictures are deleted after an hour.</p></div>"
+            f'<div class="cards">{"".join(map(card, CARDS))}</div>'
+            "<p>Every page can be called from a program: see “Use via API” below. "
+            '<a href="health">State of the server</a></p>',
+            padding=False,
+        )
 
-for item in CARDS:
-    with demo.route(item.title, f"/{item.method}"):
-        SPACES[item.method].demo.render()
+    for item in CARDS:
+        with demo.route(item.title, f"/{item.method}"):
+            SPACES[item.method].demo.render()
 
 demo.queue(**serving.QUEUE)
 LAUNCH = launch_options()

@@ -7,7 +7,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 import artmodels
 from artmodels.patterns import example
@@ -72,6 +72,16 @@ def mimax() -> None:
     save("mimax", artmodels.load("mimax-seascapes")(photo, threshold=0.4, limit=4).image, None)
 
 
+def artminer() -> None:
+    """Find the bird of a chart in an orchard; the corner shows what was asked for."""
+    chart, orchard = (HERE.parent / "artminer" / "examples" / f"{name}.jpg" for name in ("chart", "orchard"))
+    miner, box = artmodels.ArtMiner.from_pretrained(scales=(49, 36, 28, 20)), (25, 77, 175, 223)
+    hit = miner.search(chart, box, miner.describe({"orchard": orchard}), count=1).hits[0]
+    photo = Image.open(orchard)
+    ImageDraw.Draw(photo).rectangle(hit.box, outline="white", width=5)
+    save("artminer", photo, Image.open(chart).crop(box))
+
+
 def neural_style() -> None:
     """Repaint the cat with combed ink."""
     style = example("marbling")
@@ -81,6 +91,7 @@ def neural_style() -> None:
 
 if __name__ == "__main__":
     methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style, mimax
+    methods = *methods, artminer
     made = {function.__name__: function for function in methods}
     for name in sys.argv[1:] or made:
         made[name]()

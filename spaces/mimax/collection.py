@@ -1,10 +1,9 @@
 """What a visitor of the page works on: pictures, labels of whole pictures, and what was learnt from them."""
 
 import shutil
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +11,14 @@ from PIL import Image
 
 from artmodels import drawing
 from artmodels.annotations import Detections
-from artmodels.datasets import SUFFIXES
 from artmodels.errors import DatasetError, ImageError
 from artmodels.serving_checks import read
+from artmodels.serving_uploads import pictures_in
 
 if TYPE_CHECKING:
     from artmodels.mimax import Detector
 
 FILES = 400  # pictures of a collection
-LARGEST = 64 * 2**20  # bytes of one file inside an archive
 THUMBNAIL = 480  # px: longest side of what the page shows
 SHOWN, DRAWN = 60, 3  # pictures with detections on the page, and boxes on each; an export has all
 
@@ -106,7 +104,7 @@ def collect(paths: Sequence[str], folder: Path) -> Collection:
     made = Collection(folder)
     made.pictures.mkdir(parents=True)
     (folder / "small").mkdir()
-    for name, source in _incoming(paths, made):
+    for name, source in pictures_in(paths, made.skipped):
         if len(made.files) == FILES:
             raise DatasetError(f"The collection has more than {FILES} pictures: give fewer at a time.")
         target = made.pictures / name
@@ -128,36 +126,3 @@ def collect(paths: Sequence[str], folder: Path) -> Collection:
         reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
         raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
     return made
-
-
-def _incoming(paths: Sequence[str], made: Collection) -> Iterator[tuple[str, Path | bytes]]:
-    """Every file with a name of its own, archives opened."""
-    taken = set[str]()
-    for path in map(Path, paths):
-        if path.suffix.lower() != ".zip":
-            yield _unused(path.name, taken), path
-            continue
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
-                    name = PurePosixPath(entry.filename.replace("\\", "/")).name
-                    # macOS adds files of its own, whose names begin so.
-                    if entry.is_dir() or name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
-                        continue
-                    if entry.file_size > LARGEST:
-                        made.skipped[name] = f"it has more than {LARGEST >> 20} MB inside {path.name}"
-                        continue
-                    with archive.open(entry) as file:
-                        yield _unused(name, taken), file.read(LARGEST + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-            made.skipped[path.name] = f"the archive cannot be read: {error}"
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    stem, suffix = Path(name).stem, Path(name).suffix
-    number = 1
-    while name.lower() in taken:
-        number += 1
-        name = f"{stem}-{number}{suffix}"
-    taken.add(name.lower())
-    return name

@@ -1,8 +1,6 @@
 """Training a detector while somebody watches, and packing what it found."""
 
 import json
-import queue
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from urllib.parse import quote
 from artmodels import annotations
 from artmodels.errors import DatasetError
 from artmodels.serving import MODELS
+from artmodels.serving_live import live
 
 if TYPE_CHECKING:
     from collection import Collection  # of this folder, loaded by its path
@@ -21,42 +20,6 @@ REGIONS = "art-regions"
 PAUSE = 0.4  # seconds between reports of progress
 FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
-
-
-class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
-    """Ends the thread that works for a page that no longer waits."""
-
-
-def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
-    """Run in a thread what reports by a call, and give its reports; closing this ends it at the next one."""
-    reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    closed = threading.Event()
-
-    def report(item: object) -> None:
-        if closed.is_set():
-            raise Stopped
-        reports.put((item, None))
-
-    def run() -> None:
-        try:
-            work(report)
-            reports.put((None, None))
-        except BaseException as error:
-            reports.put((None, error))
-
-    thread = threading.Thread(target=run, name="mimax-training", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = reports.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        closed.set()
-        thread.join()
 
 
 def train(work: "Collection", labels: list[str]) -> Iterator[str]:

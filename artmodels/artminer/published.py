@@ -1,0 +1,130 @@
+"""The published figures of ArtMiner, beside ours.
+
+A published figure and ours compare only where network and images are the same: each table names the networks. Figures
+that we only remember are marked and not given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from artmodels.errors import ConfigError
+
+__all__ = ["BENCHMARKS", "PUBLISHED", "Published", "published_table"]
+
+BENCHMARKS = {
+    "Brueghel": "one-shot detection, mAP % at IoU > 0.3",
+    "LTLL": "top-1 accuracy %",
+    "Oxford5K": "mAP % as the released code measures it, junk not removed",
+}
+REMEMBERED = "from memory, unverified: not quoted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One figure of the literature.
+
+    Attributes:
+        benchmark: One of `BENCHMARKS`.
+        features: What describes the pictures.
+        method: How they are compared.
+        value: In per cent; None where it is known from memory alone.
+        note: What a reader must know of it.
+    """
+
+    benchmark: str
+    features: str
+    method: str
+    value: float | None
+    note: str = ""
+
+
+def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[Published, ...]:
+    return tuple(
+        Published(benchmark=benchmark, features=features, method=method, value=value, note=note)
+        for features, method, value, note in rows
+    )
+
+
+IMAGENET, CONTEXT = "ResNet-18, ImageNet", "ResNet-18, context prediction (Doersch)"
+TUNED = "ResNet-18, trained on"
+COSINE, DISCOVERY, POOLED = "cosine", "discovery", "max-pooled, image level"
+# Published as mAP; which of the measures of `landmarks` the authors of the other methods took is not said.
+OFFICIAL = "the measure is most likely the official one"
+
+# X. Shen, defence of the thesis, 2021: the tables of the slides.
+PUBLISHED: tuple[Published, ...] = (
+    *_rows(
+        "Brueghel",
+        (IMAGENET, COSINE, 58.0, ""),
+        (IMAGENET, DISCOVERY, 54.8, ""),
+        (CONTEXT, COSINE, 58.8, ""),
+        (CONTEXT, DISCOVERY, 64.29, ""),
+        (f"{TUNED} LTLL", COSINE, None, REMEMBERED),
+        (f"{TUNED} LTLL", DISCOVERY, None, REMEMBERED),
+        (f"{TUNED} Brueghel", COSINE, 75.3, ""),
+        (f"{TUNED} Brueghel", DISCOVERY, 76.4, ""),
+    ),
+    *_rows(
+        "LTLL",
+        ("Fernando et al.", "", 56.1, ""),
+        (IMAGENET, POOLED, 59.8, ""),
+        (IMAGENET, DISCOVERY, 80.9, ""),
+        (f"{TUNED} LTLL", DISCOVERY, 88.5, ""),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.6, ""),
+    ),
+    *_rows(
+        "Oxford5K",
+        ("Radenovic et al.", "", 87.8, OFFICIAL),
+        (IMAGENET, POOLED, 14.0, ""),
+        (IMAGENET, DISCOVERY, 85.0, ""),
+        (f"{TUNED} LTLL", DISCOVERY, 83.6, ""),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.7, ""),
+    ),
+)
+
+
+def published_table(
+    benchmark: str, ours: Mapping[tuple[str, str], float] | None = None, *, network: str | None = None
+) -> str:
+    """A table in Markdown: the published figures of a benchmark, and ours.
+
+    A figure of ours stands beside the published one where features and method have its names, in a row of its own
+    otherwise.
+
+    Args:
+        benchmark: One of `BENCHMARKS`.
+        ours: Shares in [0, 1] by (features, method), such as `OneShotScores.category_mean`.
+        network: The network and weights that our figures come from, to be given with `ours`.
+
+    Raises:
+        ConfigError: The benchmark is unknown, a figure is no share, or one of `ours` and `network` is missing.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ConfigError(f"nothing is published on {benchmark!r}; name {', '.join(BENCHMARKS)}")
+    if (not ours) != (not network):
+        raise ConfigError("give our figures together with the network that they come from; or neither")
+    left = dict(ours or {})
+    wrong = [value for value in left.values() if not 0 <= value <= 1]
+    if wrong:
+        raise ConfigError(f"our figure {wrong[0]} is no share in [0, 1]; divide per cents by 100")
+    lines = [
+        f"{benchmark}: {BENCHMARKS[benchmark]}",
+        "",
+        "| features | method | published | ours | our network | note |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in PUBLISHED:
+        if row.benchmark == benchmark:
+            mine = left.pop((row.features, row.method), None)
+            value = "-" if row.value is None else str(row.value)
+            lines.append(_line(row.features, row.method, value, *_ours(mine, network), row.note))
+    lines += [_line(*key, "-", *_ours(value, network), "") for key, value in left.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _ours(value: float | None, network: str | None) -> tuple[str, str]:
+    return ("-", "-") if value is None else (f"{100 * value:.1f}", str(network))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell or ' ' for cell in cells)} |"

@@ -1,0 +1,132 @@
+"""Descriptors of regions: windows of cells in a few sizes, weighted by how much a place differs from its neighbours.
+
+The weights are those of the first step of the pair score of Shen, Efros and Aubry 2019 (arXiv:1903.02678, section 3.2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+
+from artmodels.artminer.cells import Pyramid
+from artmodels.errors import ConfigError
+
+__all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions", "saliency"]
+
+COLUMNS = 5
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """Which windows are described.
+
+    Attributes:
+        scales: Cells of the longer side of the maps whose windows are taken.
+        sizes: Cells of the side of a window; neighbours overlap by half, rounded down.
+        saliency: Windows whose mean weight is below this are dropped.
+        most: The most salient ones of a view that are kept.
+    """
+
+    scales: tuple[int, ...] = (36, 20)
+    sizes: tuple[int, ...] = (3, 5, 8)
+    saliency: float = 0.02
+    most: int = 300
+
+    def __post_init__(self) -> None:
+        """Check.
+
+        Raises:
+            ConfigError: A value out of range.
+        """
+        if not self.scales or not self.sizes or min(*self.scales, *self.sizes) < 1 or self.most < 1:
+            raise ConfigError(f"{self}: give scales, sizes and most of at least 1")
+        if not 0 <= self.saliency <= 2:
+            raise ConfigError(f"saliency={self.saliency} must be from 0 to 2")
+
+    @classmethod
+    def of(cls, scales: Sequence[int]) -> Self:
+        """The usual windows, of those scales that are nearest to the usual ones."""
+        usual = cls().scales
+        return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - each)) for each in usual)))
+
+    def at(self, scales: Sequence[int]) -> None:
+        """Check that a collection has these scales.
+
+        Raises:
+            ConfigError: One is missing.
+        """
+        for scale in self.scales:
+            if scale not in scales:
+                there = ", ".join(map(str, scales))
+                raise ConfigError(f"regions are to come from {scale} cells and there are {there}: choose among these")
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of one picture, the most salient first.
+
+    Attributes:
+        descriptors: [n, D] of length 1.
+        table: [n, 5] float32: number of the view, relative x and y of the centre, side as a share of the longer side of
+            the picture, saliency.
+    """
+
+    descriptors: Tensor
+    table: Tensor
+
+
+def saliency(cells: Tensor) -> Tensor:
+    """How much each cell of [D, R, C], of length 1, differs from its neighbours: [R, C] in [0, 2].
+
+    One minus the mean cosine with the two to four cells beside, above and below (a cell without any: weight 1).
+    """
+    total, count = cells.new_zeros(cells.shape[1:]), cells.new_zeros(cells.shape[1:])
+    for dim in (0, 1):
+        length = cells.shape[dim + 1] - 1
+        cosine = (cells.narrow(dim + 1, 0, length) * cells.narrow(dim + 1, 1, length)).sum(0)
+        for start in (0, 1):
+            total.narrow(dim, start, length).add_(cosine)
+            count.narrow(dim, start, length).add_(1)
+    return 1 - total / count.clamp_min(1)
+
+
+def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> Regions:
+    """Weighted means of the cells of windows, of length 1; none where nothing differs from its neighbours.
+
+    Args:
+        pyramid: Of a picture, in that view.
+        config: Which windows.
+        view: Its number, for the table.
+
+    Raises:
+        ConfigError: The pyramid lacks a scale.
+    """
+    descriptors, tables = list[Tensor](), list[Tensor]()
+    for scale in config.scales:
+        cells = pyramid.at(scale).float()
+        weight = saliency(cells)
+        for size in config.sizes:
+            sides = [min(size, length) for length in cells.shape[1:]]
+            starts = [_starts(length, side) for length, side in zip(cells.shape[1:], sides, strict=True)]
+            pick = torch.cartesian_prod(*starts)
+            means = F.avg_pool2d(torch.cat([cells * weight, weight[None]]), sides, stride=1)[:, pick[:, 0], pick[:, 1]]
+            centres = (pick.float() + torch.tensor(sides) / 2) / torch.tensor(cells.shape[1:])
+            share = means.new_full((len(pick),), max(sides) / scale)
+            number = torch.full_like(share, view)
+            descriptors.append(means[:-1].T)
+            tables.append(torch.stack([number, centres[:, 1], centres[:, 0], share, means[-1]], 1))
+    found, table = torch.cat(descriptors), torch.cat(tables)
+    # Opposite neighbours may cancel out: without a direction there is nothing to compare.
+    kept = ((table[:, 4] >= config.saliency) & (found.norm(dim=1) > EPSILON)).nonzero()[:, 0]
+    order = table[kept, 4].sort(descending=True, stable=True).indices[: config.most]
+    return Regions(F.normalize(found[kept[order]], dim=1), table[kept[order]])
+
+
+def _starts(length: int, side: int) -> Tensor:
+    """First cells of windows that overlap by half and reach both ends."""
+    starts = torch.arange(0, length - side + 1, (side + 1) // 2)
+    return starts if starts[-1] == length - side else torch.cat([starts, starts.new_tensor([length - side])])

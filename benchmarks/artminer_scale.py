@@ -1,0 +1,276 @@
+"""Collections at scale: seconds and memory against the number of images, and what the shortlist loses.
+
+Real paintings give feature maps by art-resnet, brought to fewer numbers by their principal directions. As many more
+images as are wanted are made of these: blocks of cells from anywhere, laid in two layers, blended, and noise is added;
+they look like paintings to the search, and share no larger piece. Pairs are planted among the first images: a piece of
+one, with noise, is put into another. A size N takes the first N of all. Index and shortlist are measured from the
+descriptors on the disk to the list of pairs; the exponent is the slope of log seconds over log N. Recall is the share
+of the planted pairs that matching cell by cell accepts (more mutual neighbours at one shift than in 999 of 1000
+unrelated pairs) which the shortlist has.
+
+    python benchmarks/artminer_scale.py --sizes 200 --sizes 500
+    python benchmarks/artminer_scale.py
+"""
+
+import hashlib
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
+
+from artmodels import features, images
+from artmodels.artminer.cells import Describer, Pyramid, grid
+from artmodels.artminer.collection import Collection
+from artmodels.artminer.regions import RegionConfig
+from artmodels.artminer.shortlist import Candidates, candidates, index_regions
+from artmodels.datasets import image_files
+from artmodels.decoding import LoadedImage
+from artmodels.index import ExactIndex, FaissConfig, FaissIndex, Index, WhitenedIndex, Whitening
+from artmodels.runtime import generator
+
+ROOT = Path(__file__).parent.parent
+SCALES = (36, 20)
+PIECE = 10  # cells of the side of what is planted, of 36
+BLOCK = 4  # cells of the side of a block
+PLANTED = 50
+SIZES = [200, 500, 1000, 2000, 5000, 10000]
+
+
+class Made:
+    """Maps of real paintings, and of images made of them; a picture's first pixel says which."""
+
+    views = ("",)
+    scales = SCALES
+
+    def __init__(self, real: list[Tensor], count: int, noise: float) -> None:
+        """For so many images, of whose cells the noise is that share."""
+        self.real, self.count, self.noise = real, count, noise
+        self.dims = len(real[0])
+        cut = [
+            each.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK).permute(1, 2, 0, 3, 4).flatten(0, 1) for each in real
+        ]
+        self.blocks = torch.cat(cut)  # [B, D, BLOCK, BLOCK]
+        self.fingerprint = hashlib.sha256(f"{len(real)} {count} {noise}".encode()).hexdigest()
+        order = torch.randperm(min(count, SIZES[0]), generator=generator(5)).tolist()
+        half = min(PLANTED, len(order) // 2)
+        self.pairs = [(order[n], order[n + half]) for n in range(half)]
+        self.source = {second: first for first, second in self.pairs}
+
+    def whole(self, number: int) -> Tensor:
+        """The map [D, R, C] of an image without what is planted."""
+        if number < len(self.real):
+            return self.real[number]
+        random = generator(number)
+        rows, columns = self._shape(number)
+        layers = [self._layer(rows, columns, random) for _ in range(2)]
+        return self._noisy(layers[0] + layers[1], random)
+
+    def _layer(self, rows: int, columns: int, random: torch.Generator) -> Tensor:
+        """Blocks of cells from any place of any painting, side by side from a corner that is drawn too."""
+        down, across = rows // BLOCK + 2, columns // BLOCK + 2
+        found = self.blocks[torch.randint(len(self.blocks), (down, across), generator=random)]
+        found = found.permute(2, 0, 3, 1, 4).reshape(self.dims, down * BLOCK, across * BLOCK)
+        top, left = torch.randint(BLOCK, (2,), generator=random).tolist()
+        return found[:, top : top + rows, left : left + columns]
+
+    def _noisy(self, cells: Tensor, random: torch.Generator) -> Tensor:
+        noise = torch.randn(cells.shape, generator=random) * (self.noise / self.dims**0.5)
+        return F.normalize(F.normalize(cells, dim=0) + noise, dim=0)
+
+    def full(self, number: int) -> Tensor:
+        """The map of an image."""
+        cells = self.whole(number)
+        if number in self.source:
+            piece, random = self.whole(self.source[number]), generator(number + 10**6)
+            room = [min(PIECE, *lengths) for lengths in zip(piece.shape[1:], cells.shape[1:], strict=True)]
+            starts = torch.rand(2, 2, generator=random)
+            (a, b), (c, d) = (
+                [int(each * (length - side + 1)) for each, length, side in zip(row, part.shape[1:], room, strict=True)]
+                for row, part in zip(starts.tolist(), (piece, cells), strict=True)
+            )
+            cells = cells.clone()
+            chosen = piece[:, a : a + room[0], b : b + room[1]]
+            cells[:, c : c + room[0], d : d + room[1]] = self._noisy(chosen, random)
+        return cells
+
+    def pyramids(self, loaded: LoadedImage) -> dict[str, Pyramid]:
+        """As a describer of a collection."""
+        red, green, blue = loaded.pixels[0, 0].tolist()
+        cells = self.full((red * 256 + green) * 256 + blue)
+        small = grid(*cells.shape[1:], SCALES[1])
+        maps = (cells, F.normalize(F.interpolate(cells[None], small, mode="bilinear", antialias=True)[0], dim=0))
+        return {"": Pyramid(maps, loaded.width, loaded.height)}
+
+    def files(self, folder: Path) -> list[Path]:
+        """A picture of a few pixels for each image, which names it."""
+        made = list[Path]()
+        for number in range(self.count):
+            height, width = self.real[number].shape[1:] if number < len(self.real) else self._shape(number)
+            pixels = np.empty((height, width, 3), np.uint8)
+            pixels[:] = (number >> 16, number >> 8 & 255, number & 255)
+            made.append(folder / f"{number:06d}.png")
+            images.save_png(images.load(pixels), made[-1])
+        return made
+
+    def _shape(self, number: int) -> tuple[int, int]:
+        tall = torch.rand((), generator=generator(number)) < 0.5
+        return grid(*((4, 3) if tall else (3, 4)), SCALES[0])
+
+
+def real_maps(data: Path, count: int, dims: int) -> list[Tensor]:
+    """Maps [D, R, C] of so many paintings, spread over those that there are, in their principal directions."""
+    files = image_files(data / "paintings")
+    files = files[:: max(len(files) // count, 1)][:count]
+    describe = Describer(features.load("art-resnet", until="layer3"), "layer3")
+    with torch.inference_mode():
+        found = [describe.pyramid(images.load(path).tensor(), SCALES[:1]).maps[0] for path in files]
+    cells = torch.cat([each.flatten(1) for each in found], 1).T.clone()
+    whitening = Whitening.fit(cells, dims, power=0.0)
+    return [whitening(each.flatten(1).T).T.reshape(-1, *each.shape[1:]) for each in found]
+
+
+class Peak:
+    """Most anonymous memory of this process, in MiB beyond what it had, while it runs."""
+
+    def __enter__(self) -> "Peak":
+        """Begin to watch."""
+        self._before, self._over = self._now(), threading.Event()
+        self._most = self._before
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def mib(self) -> float:
+        """What it was."""
+        return (self._most - self._before) / 2**20
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self._most = max(self._most, self._now())
+
+    @staticmethod
+    def _now() -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def agreeing(one: Tensor, other: Tensor) -> int:
+    """Mutual nearest neighbours of two maps that agree on a shift to two cells."""
+    scores = one.flatten(1).T @ other.flatten(1)
+    there, back = scores.argmax(1).numpy(), scores.argmax(0).numpy()
+    cell = np.flatnonzero(back[there] == np.arange(len(there)))
+    down = there[cell] // other.shape[2] - cell // one.shape[2]
+    across = there[cell] % other.shape[2] - cell % one.shape[2]
+    shifts = np.zeros((80, 80), int)
+    np.add.at(shifts, (down + 40, across + 40), 1)
+    return int(np.lib.stride_tricks.sliding_window_view(shifts, (5, 5)).sum((2, 3)).max())
+
+
+def accepted(made: Made) -> list[tuple[int, int]]:
+    """The planted pairs that matching finds."""
+    random = generator(9)
+    drawn = torch.randint(min(made.count, 1000), (2000, 2), generator=random).tolist()
+    planted = {*made.pairs, *(pair[::-1] for pair in made.pairs)}
+    maps = {number: made.full(number) for number in {n for pair in (*drawn, *made.pairs) for n in pair}}
+    chance = np.quantile([agreeing(maps[a], maps[b]) for a, b in drawn if a != b and (a, b) not in planted], 0.999)
+    return [(a, b) for a, b in made.pairs if agreeing(maps[a], maps[b]) > chance]
+
+
+def one_index(collection: Collection, kind: str, dims: int, probes: int) -> Index:
+    """An empty index, whitened by the regions of the collection."""
+    whitening = Whitening.fit(collection.descriptors(), dims)
+    inner = ExactIndex(dims) if kind == "exact" else FaissIndex(dims, FaissConfig(kind=kind, probes=probes))
+    return WhitenedIndex(inner, whitening)
+
+
+def share(found: Candidates, wanted: list[tuple[int, int]]) -> float:
+    """Recall of pairs of numbers."""
+    listed = {(int(Path(a).stem), int(Path(b).stem)) for a, b, _ in found}
+    return sum((a, b) in listed or (b, a) in listed for a, b in wanted) / max(len(wanted), 1)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
+    sizes: Annotated[list[int] | None, typer.Option(help="Numbers of images; again for each.")] = None,
+    paintings: Annotated[int, typer.Option(help="Real ones among them.")] = 200,
+    kind: Annotated[str, typer.Option(help="ivf, hnsw or exact.")] = "ivf",
+    dims: Annotated[int, typer.Option(help="Numbers of a cell, and of a region in the index.")] = 64,
+    probes: Annotated[int, typer.Option(help="Cells that ivf searches.")] = 8,
+    most: Annotated[int, typer.Option(help="Regions of an image.")] = 150,
+    k: Annotated[int, typer.Option(help="Regions that are found for each.")] = 30,
+    keep: Annotated[int, typer.Option(help="Images on the list of each.")] = 50,
+    noise: Annotated[float, typer.Option(help="Of cells, as a share of their length.")] = 0.5,
+    folder: Annotated[Path | None, typer.Option(help="Where the collection goes; it is removed again.")] = None,
+) -> None:
+    """Print seconds, memory, recall and the exponent."""
+    if not data.is_dir():
+        print(f"Skipped: needs the images of {data} (--data).")
+        return
+    torch.set_num_threads(1)
+    console, wanted = Console(width=140), sorted(sizes or SIZES)
+    start = time.perf_counter()
+    real = real_maps(data, paintings, dims)
+    console.print(f"{len(real)} paintings described in {time.perf_counter() - start:.1f} s")
+    made = Made(real, wanted[-1], noise)
+    pairs = accepted(made)
+    console.print(f"{len(made.pairs)} pairs are planted; matching cell by cell finds {len(pairs)}")
+    table = Table(title=f"{kind}, {dims} numbers a region, at most {most} an image, k {k}, keep {keep}; one thread")
+    for heading in ("N", "add, s", "on disk, MB", "regions", "index, s", "shortlist, s", "both, s", "peak, MiB"):
+        table.add_column(heading, justify="right")
+    for heading in ("pairs", "recall", "recall, exact index"):
+        table.add_column(heading, justify="right")
+    times = list[float]()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, torch.inference_mode():
+        (pictures := Path(scratch, "pictures")).mkdir()
+        files = made.files(pictures)
+        collection = Collection.create(Path(scratch, "store"), made, regions=RegionConfig(scales=SCALES, most=most))
+        added = 0.0
+        for size in wanted:
+            start = time.perf_counter()
+            collection.add(files[len(collection) : size], made)
+            added += time.perf_counter() - start
+            with Peak() as peak:
+                start = time.perf_counter()
+                index = one_index(collection, kind, dims, probes)
+                index_regions(collection, index)
+                middle = time.perf_counter()
+                found = candidates(collection, index, k=k, keep=keep, exhaustive=0)
+                end = time.perf_counter()
+            times.append(end - start)
+            exact = "-"
+            if size <= 1000:
+                index = one_index(collection, "exact", dims, probes)
+                index_regions(collection, index)
+                exact = f"{share(candidates(collection, index, k=k, keep=keep, exhaustive=0), pairs):.3f}"
+            stored = sum(path.stat().st_size for path in collection.folder.iterdir()) / 1e6
+            table.add_row(
+                *(str(size), f"{added:.1f}", f"{stored:.0f}", str(len(collection.windows()))),
+                *(f"{middle - start:.1f}", f"{end - middle:.1f}", f"{end - start:.1f}", f"{peak.mib:.0f}"),
+                *(str(len(found)), f"{share(found, pairs):.3f}", exact),
+            )
+    console.print(table)
+    if len(wanted) > 1:
+        slope = np.polyfit(np.log(wanted), np.log(times), 1)[0]
+        console.print(f"seconds of index and shortlist grow as N to the power {slope:.2f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,206 @@
+"""Find a detail in a whole collection, or whatever repeats in it, with the evidence for each place."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+
+from artmodels import serving
+from artmodels.serving import Update, explained
+from artmodels.serving_launch import launch_options
+from artmodels.serving_once import upload_files
+
+HERE = Path(__file__).parent
+BOX = ("x", "y", "width", "height")
+VERDICTS = {"same": "✓ Same", "similar": "≈ Similar", "no": "✗ No"}
+THRESHOLD, PAIR_THRESHOLD = 0.28, 0.02
+# Nobody can judge what is not shown; and gradio keeps its columns on a telephone.
+STYLE = """
+.judging:not(:has(.sides)) .verdicts { display: none; }
+.collection .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
+.pairs .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }
+"""
+SCROLL = """() => {
+  const all = [...document.querySelectorAll('.evidence .sides')];
+  all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
+}"""
+INTRODUCTION = (
+    "# Find a detail elsewhere\n"
+    "1. Upload pictures, or take the example collection.\n"
+    "2. Click a picture to open it, and **draw a box** around a detail: every other picture is searched for it, at any "
+    "size and mirrored.\n"
+    "3. Or let the page find **whatever repeats**, without asking for anything.\n"
+    "4. Look at the evidence, say what you think of it, and take everything home."
+)
+
+
+def beside(name: str) -> ModuleType:
+    """Load a file of this Space by its path: on the Hub a Space is a folder, not a package."""
+    spec = importlib.util.spec_from_file_location(f"artminer_space_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+collections, searching = beside("collection"), beside("searching")
+canvas, evidence, programs = beside("canvas"), beside("evidence"), beside("programs")
+handlers = beside("handlers")
+
+
+# --- the page
+
+
+def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
+    """Make errors of a handler the last of its outputs, the status."""
+
+    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(*values), outputs=outputs)
+
+    return run
+
+
+def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
+    """As `answered`, for what also takes the place of a click."""
+
+    def run(event: gr.SelectData, *values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(event, *values), outputs=outputs)
+
+    return run
+
+
+with serving.blocks("Find a detail elsewhere") as demo:
+    gr.Markdown(INTRODUCTION)
+    state = gr.State(None, time_to_live=3600)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            files = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
+            sample = gr.Button("Take the example collection")
+        with gr.Column(scale=2, min_width=320):
+            pictures = gr.Gallery(
+                label="Click a picture to open it", columns=6, height=300, allow_preview=False, format="jpeg",
+                interactive=False, buttons=[], elem_classes="collection",
+            )  # fmt: skip
+    status = gr.Markdown("There is no collection yet.", elem_classes="status")
+    with gr.Tabs():
+        with gr.Tab("A detail"):
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=1, min_width=320):
+                    page = canvas.canvas()
+                    with gr.Row():
+                        box = [gr.Number(None, label=name, precision=0, min_width=110) for name in BOX]
+                    with gr.Row():
+                        run = gr.Button("Find it elsewhere", variant="primary", size="lg", min_width=180)
+                        stop = gr.Button("Stop", size="lg", min_width=90)
+                    told_of_search = gr.Markdown("", elem_classes="status")
+                with gr.Column(scale=1, min_width=320):
+                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label="Show places with a cosine of at least")
+                    hits = gr.Gallery(
+                        label="Found, best first: click one to see why", columns=3, height=560, allow_preview=False,
+                        format="jpeg", interactive=False, buttons=[], elem_classes="found", object_fit="contain",
+                    )  # fmt: skip
+            with gr.Column(elem_classes="judging"):
+                why = gr.HTML(
+                    "", css_template=evidence.STYLE, js_on_load=None, elem_classes="evidence", apply_default_css=False
+                )
+                with gr.Row(elem_classes="verdicts"):
+                    verdicts = [gr.Button(words, min_width=100) for words in VERDICTS.values()]
+                told_of_verdict = gr.Markdown("", elem_classes="status")
+        with gr.Tab("Repeats"):
+            with gr.Row():
+                run_all = gr.Button("Find whatever repeats", variant="primary", size="lg", min_width=180)
+                stop_all = gr.Button("Stop", size="lg", min_width=90)
+            told_of_pairs = gr.Markdown(
+                f"All pairs of up to {searching.ALL_PAIRS} pictures are compared; of more, those that share similar "
+                "regions.",
+                elem_classes="status",
+            )
+            least = gr.Slider(0, 0.1, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above")
+            rows = gr.HTML(
+                "", css_template=evidence.ROWS, js_on_load=None, elem_classes="clusters", apply_default_css=False
+            )
+            pairs = gr.Gallery(
+                label="Pairs, best first: click one to see why", columns=4, height=420, allow_preview=False,
+                format="jpeg", interactive=False, buttons=[], elem_classes="pairs", object_fit="contain",
+            )  # fmt: skip
+            with gr.Column(elem_classes="judging"):
+                why_pair = gr.HTML(
+                    "", css_template=evidence.STYLE, js_on_load=None, elem_classes="evidence", apply_default_css=False
+                )
+                with gr.Row(elem_classes="verdicts"):
+                    pair_verdicts = [gr.Button(words, min_width=100) for words in VERDICTS.values()]
+                told_of_pair = gr.Markdown("", elem_classes="status")
+        with gr.Tab("Take home"):
+            gr.Markdown(
+                "Verdicts calibrate the thresholds, decide which pictures are linked, and are examples to learn from: "
+                "take the file with you, and bring it again."
+            )
+            with gr.Row(equal_height=False):
+                with gr.Column(min_width=300):
+                    weigh = gr.Button("Calibrate thresholds from verdicts")
+                    save_verdicts = gr.Button("Write verdicts")
+                    verdict_file = gr.DownloadButton("Download verdicts", interactive=False, elem_classes="download")
+                    brought = gr.File(label="Verdicts from before (.jsonl)", type="filepath", height=120)
+                with gr.Column(min_width=300):
+                    save = gr.Button("Export what was found")
+                    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    gr.Markdown(
+                        "Tables (CSV), everything (JSON), a graph for Gephi or Cytoscape (GraphML), IIIF annotations "
+                        "of each picture, and a report (HTML) that opens anywhere."
+                    )
+            told_of_files = gr.Markdown("", elem_classes="status")
+
+    gr.HTML(f"<style>{STYLE}</style>", padding=False)
+
+    def on(event: Any, handler: Any, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:  # noqa: ANN401
+        """Connect a control; the status, the last output, tells of errors."""
+        made = clicked if more.pop("select", False) else answered
+        return event(
+            made(handler, outputs=len(outputs)), inputs, outputs, api_visibility="private", show_progress="hidden",
+            **more,
+        )  # fmt: skip
+
+    everything = [
+        state, pictures, page, *box, hits, why, told_of_search, pairs, rows, why_pair, told_of_verdict, told_of_pair,
+        download, status,
+    ]  # fmt: skip
+    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
+    on(files.upload, handlers.take, [files], everything)
+    on(sample.click, handlers.example, [], everything)
+    on(pictures.select, handlers.choose, [state], [page, *box, status], select=True)
+    page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)
+    for number in box:
+        number.change(None, box, None, js=canvas.FOLLOW, api_visibility="private")
+
+    running = on(run.click, handlers.find, [state, *box, threshold], [hits, why, told_of_search], **lane)
+    on(threshold.change, handlers.browse, [state, threshold], [hits, told_of_search], trigger_mode="always_last")
+    explaining = on(hits.select, handlers.explain, [state], [why, told_of_verdict], select=True)
+    comparing = on(run_all.click, handlers.repeat, [state, least], [rows, pairs, why_pair, told_of_pairs], **lane)
+    on(least.change, handlers.regroup, [state, least], [rows, pairs, told_of_pairs], trigger_mode="always_last")
+    explaining_pair = on(pairs.select, handlers.explain_pair, [state], [why_pair, told_of_pair], select=True)
+    for event in (explaining, explaining_pair):
+        event.then(None, None, None, js=SCROLL, api_visibility="private")
+    for value, button, pair_button in zip(VERDICTS, verdicts, pair_verdicts, strict=True):
+        what = gr.State(value)
+        on(button.click, handlers.said, [state, what, threshold], [hits, why, told_of_verdict])
+        on(pair_button.click, handlers.said_of_pair, [state, what, least], [rows, pairs, why_pair, told_of_pair])
+    on(weigh.click, handlers.calibrate, [state], [threshold, least, told_of_files])
+    on(save_verdicts.click, handlers.keep, [state], [verdict_file, told_of_files])
+    on(brought.upload, handlers.bring, [state, brought], [brought, told_of_files])
+    on(save.click, handlers.export, [state, threshold, least], [download, told_of_files])
+    for button, event, text in ((stop, running, told_of_search), (stop_all, comparing, told_of_pairs)):
+        button.click(
+            lambda: "Stopped. Start again to go on: pictures that were looked at are not looked at again.",
+            outputs=text, cancels=[event], api_visibility="private", queue=False,
+        )  # fmt: skip
+
+    programs.add(collections, searching, handlers.shown, (THRESHOLD, PAIR_THRESHOLD))
+
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

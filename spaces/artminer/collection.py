@@ -1,0 +1,124 @@
+"""What a visitor of the page works on: pictures, what was found in them, and what the visitor says of it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from artmodels.errors import DatasetError, ImageError
+from artmodels.serving_checks import read
+from artmodels.serving_uploads import pictures_in
+
+if TYPE_CHECKING:
+    from artmodels.artminer.clusters import Pair
+    from artmodels.artminer.oneshot import Hit
+    from artmodels.artminer.pipeline import Searched
+    from artmodels.artminer.verdicts import VerdictFile
+
+FILES = 100  # pictures of a collection: some 2 s of a core each
+THUMBNAIL = 480  # px: longest side of what the page shows
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(eq=False)
+class Work:
+    """One visitor's.
+
+    Attributes:
+        folder: Where it is, until the server deletes it.
+        store: The folder of the features, which may be one that others read, too.
+        files: Names of the pictures, each with other bytes.
+        sizes: Width and height of each, upright.
+        skipped: Files that cannot be used, and why.
+        twins: Files with the bytes of one that came before, and its name.
+        features: The `Collection` with the features of all; None before they are computed.
+        open: Name of the picture that is looked at.
+        searched: What the last search found.
+        shown: Those of its hits that the page shows.
+        pairs: Of pictures that show the same, the best first; None before they are looked for.
+        judging: What a verdict is about: a hit, a pair, or nothing.
+        scores: Of each detail (picture and box) in each picture where it was found: what verdicts calibrate.
+    """
+
+    folder: Path
+    store: Path
+    files: list[str] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+    features: Any = None
+    open: str = ""
+    searched: "Searched | None" = None
+    shown: "list[Hit]" = field(default_factory=list)
+    pairs: "list[Pair] | None" = None
+    judging: "Hit | Pair | None" = None
+    scores: dict[tuple[str, str, Box], float] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the files as they came."""
+        return self.folder / "pictures"
+
+    @property
+    def verdicts(self) -> "VerdictFile":
+        """What the visitor said."""
+        from artmodels.artminer.verdicts import VerdictFile
+
+        return VerdictFile(self.folder / "verdicts.jsonl")
+
+    def thumbnail(self, name: str) -> Path:
+        """The file of a small version."""
+        return self.folder / "small" / f"{list(self.sizes).index(name):04}.jpg"
+
+    def verdict_on(self, first: str, second: str, box: Box | None = None) -> str:
+        """The last verdict on two pictures, or on a detail of the first in the second; "" for none."""
+        subject = tuple(sorted((first, second))) if box is None else (first, second, box)
+        found = {verdict.subject: verdict.verdict for verdict in self.verdicts.current()}
+        return found.get(subject, "")
+
+
+def collect(paths: Sequence[str], folder: Path, *, store: Path | None = None) -> Work:
+    """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
+
+    Args:
+        paths: The files.
+        folder: A new one, for everything.
+        store: Where the features are or will be; None for inside the folder.
+
+    Raises:
+        DatasetError: Nothing can be used, or there is too much.
+    """
+    made = Work(folder, store or folder / "features")
+    made.pictures.mkdir(parents=True)
+    (folder / "small").mkdir()
+    known = dict[str, str]()
+    for name, source in pictures_in(paths, made.skipped):
+        content = source.read_bytes() if isinstance(source, Path) else source
+        first = known.setdefault(hashlib.sha256(content).hexdigest(), name)
+        if first != name:
+            made.twins[name] = first
+            continue
+        if len(made.files) == FILES:
+            raise DatasetError(
+                f"The collection has more than {FILES} pictures: give fewer here; in Python there is no such limit."
+            )
+        target = made.pictures / name
+        target.write_bytes(content)
+        try:
+            picture = read(str(target)).pil()
+        except ImageError as error:
+            made.skipped[name] = str(error)
+            target.unlink()
+            continue
+        made.files.append(name)
+        made.sizes[name] = picture.size  # of every file that ever was in the list: their order numbers the thumbnails
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        picture.save(made.thumbnail(name), quality=85)
+    if not made.files:
+        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
+        raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
+    return made

@@ -1,0 +1,151 @@
+"""The page that finds a detail, as a visitor meets it: in Chromium, at the width of a desk and of a telephone."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, load_script
+
+from artmodels import serving
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
+]
+WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
+TRUTH = json.loads((ROOT / "spaces" / "artminer" / "examples" / "boxes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of the Space, launched alone."""
+    app = load_script(ROOT / "spaces" / "artminer" / "app.py")
+    quiet = {"prevent_thread_lock": True, "quiet": True, "inbrowser": False}
+    _, address, _ = app.demo.queue(**serving.QUEUE).launch(**app.LAUNCH | quiet)
+    try:
+        yield address
+    finally:
+        app.demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # A container has no sandbox of its own to give, and little shared memory.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, browser, url: str, tmp_path: Path) -> Iterator[object]:
+    """A page that must not complain, fail a request or leave the machine."""
+    width, height = WIDTHS[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(20_000)
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda r: None if "ERR_ABORTED" in (r.failure or "") else faults.append(r.url))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(f"external: {r.url}"),
+    )
+    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.goto(url)
+    yield page
+    folder = Path(os.environ.get("ARTMODELS_SCREENSHOTS", tmp_path))
+    page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
+    page.close()
+    assert faults == []
+
+
+def overflow(page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def numbers(page) -> list[str]:
+    return [page.get_by_label(name, exact=True).input_value() for name in ("x", "y", "width", "height")]
+
+
+def drag(page, box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
+    """Draw a box, given in pixels of a picture of some size, from its lower right to its upper left."""
+    picture = page.locator(".artminer-canvas .picture")
+    picture.scroll_into_view_if_needed()
+    area = picture.bounding_box()
+    left, right = (area["x"] + area["width"] * value / size[0] for value in (box[0], box[2]))
+    top, bottom = (area["y"] + area["height"] * value / size[1] for value in (box[1], box[3]))
+    page.mouse.move(right, bottom)
+    page.mouse.down()
+    page.mouse.move((left + right) / 2, (top + bottom) / 2, steps=3)
+    page.mouse.move(left, top, steps=3)
+    page.mouse.up()
+
+
+def test_a_detail_is_drawn_found_judged_and_taken_home(page, tmp_path: Path) -> None:
+    page.get_by_role("button", name="Take the example collection").click()
+    page.get_by_text("A box is around the bird").wait_for()
+    page.wait_for_function("document.querySelector('.artminer-canvas .box.drawn')")
+    assert numbers(page) == ["175", "59", "310", "302"]
+    assert not page.get_by_role("button", name="✓ Same").first.is_visible(), "nothing is shown yet"
+
+    page.locator(".collection button:has(img)").nth(2).click()
+    page.get_by_text("chart.jpg: draw a box").wait_for()
+    page.wait_for_function("!document.querySelector('.artminer-canvas .box.drawn')")
+    wanted = TRUTH["chart.jpg"]["compass"]
+    drag(page, wanted, (640, 480))
+    page.wait_for_function("[...document.querySelectorAll('input[type=number]')].some((one) => one.value > 300)")
+    x, y, width, height = map(int, numbers(page))
+    for given, drawn in zip(wanted, (x, y, x + width, y + height), strict=True):
+        assert abs(given - drawn) <= 4
+
+    frame = page.locator(".artminer-canvas .box")
+    before = frame.bounding_box()["width"]
+    field = page.get_by_label("width", exact=True)
+    field.fill(str(width // 2))
+    field.press("Tab")
+    page.wait_for_function(f"document.querySelector('.artminer-canvas .box').offsetWidth < {0.6 * before}")
+    field.fill(str(width))
+    field.press("Tab")
+
+    page.get_by_role("button", name="Find it elsewhere").click()
+    page.get_by_text("Finished after").first.wait_for(timeout=120_000)  # features are computed once
+    found = page.locator(".found button:has(img)")
+    found.first.wait_for()
+    assert "table.jpg" in found.first.inner_text()
+    found.first.click()
+    page.get_by_text("Say below what you think of it").wait_for()
+    shown = page.locator(".evidence img:visible")
+    assert shown.count() == 5
+    assert shown.evaluate_all("all => all.every((one) => one.complete && one.naturalWidth > 100)")
+    assert page.get_by_text("Correspondences").is_visible()
+    page.get_by_role("button", name="✓ Same").first.click()
+    page.get_by_text("1 verdict so far").wait_for()
+    found.first.get_by_text("✓ 0.").wait_for()
+    assert overflow(page) <= 0
+
+    page.get_by_role("tab", name="Take home").click()
+    page.get_by_role("button", name="Export what was found").click()
+    page.get_by_text("artminer.zip has").wait_for()
+    with page.expect_download() as download:
+        page.get_by_text("Download ZIP").click()
+    download.value.save_as(tmp_path / "result.zip")
+    with zipfile.ZipFile(tmp_path / "result.zip") as packed:
+        rows = list(csv.DictReader(io.StringIO(packed.read("detail/hits.csv").decode())))
+        verdict = json.loads(packed.read("verdicts.jsonl"))
+        assert "detail/report.html" in packed.namelist()
+    assert rows[0]["image"] == "table.jpg"
+    assert (verdict["first"], verdict["second"], verdict["verdict"]) == ("chart.jpg", "table.jpg", "same")
+    assert overflow(page) <= 0
