@@ -1,7 +1,7 @@
 """ArtMiner's one-shot search on copies of details with known places: networks, and cosine against discovery score.
 
 Details are cut from paintings that no network was trained on and copied into others: blended, scaled, bent, mirrored,
-recoloured, engraved, or restyled by two styles that none of them was trained to withstand, at three difficulties. Mean
+recoloured, engraved, or restyled by two styles that none of them was trained to withstand, at two difficulties. Mean
 over categories of the average precision of all instances as queries (IoU > 0.3), in per cent. With `--folder DIR` and
 `--queries FILE` the same for the user's own download of Brueghel.
 

@@ -26,7 +26,7 @@ from artmodels.errors import ConfigError
 
 __all__ = ["ArtMiner", "ArtMinerConfig", "Searched"]
 
-# Details are small: of the models with few parameters this one found most copies, see benchmarks/artminer.py.
+# A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
 TOGETHER = 16  # pictures that are compared with one at a time
 
