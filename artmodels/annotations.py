@@ -252,8 +252,8 @@ def save_voc(detections: Sequence[Detections], folder: str | os.PathLike[str]) -
     return list(texts)
 
 
-def write_whole(texts: Mapping[Path, str]) -> None:
-    """Write text files, all or none: beside their places first, then renamed, so that what can fail comes before.
+def write_whole(texts: Mapping[Path, str | bytes]) -> None:
+    """Write files, all or none: beside their places first, then renamed, so that what can fail comes before.
 
     Raises:
         ArtModelsError: One cannot be written.
@@ -262,7 +262,7 @@ def write_whole(texts: Mapping[Path, str]) -> None:
     try:
         for target, text in texts.items():
             with open(temporary[target], "xb") as file:
-                file.write(text.encode())
+                file.write(text.encode() if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())  # a full disk may show only here
         for target in texts:

@@ -127,7 +127,7 @@ class FaissIndex:
         else:
             index = faiss.IndexIVFFlat(cells, self.dims, lists, inner)
         # FAISS prints a warning below 39 vectors a cell, which small collections have.
-        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
+        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 32
         index.cp.niter, index.cp.seed, index.cp.spherical = 10, config.seed + 1, True
         index.train(sample.float().contiguous().numpy())
         self._index = index

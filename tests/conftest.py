@@ -1,5 +1,6 @@
-"""What every test stands on: no network, no cache of the user's, small pictures, and one running gallery."""
+"""What every test stands on: no network, no cache of the user's, small pictures, running apps, and a browser."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -9,9 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IN_BROWSER = [
+    pytest.mark.browser,
+    # gradio opens an example that is clicked, and leaves closing it to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
+]
+WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
 ROOT = Path(__file__).parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="artmodels-tests-"))
 
@@ -89,12 +99,70 @@ def load_script(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.fixture(scope="session")
-def gallery_url() -> Iterator[str]:
-    """The address of `spaces/gallery/app.py`, launched once, as the file itself would do it."""
-    app = load_script(ROOT / "spaces" / "gallery" / "app.py")
-    _, url, _ = app.demo.launch(**app.LAUNCH | {"prevent_thread_lock": True, "quiet": True, "inbrowser": False})
+@contextlib.contextmanager
+def launched(demo: Any, options: dict[str, Any]) -> Iterator[str]:
+    """Serve a page as its own file would do it, and give its address."""
+    _, url, _ = demo.launch(**options | {"prevent_thread_lock": True, "quiet": True, "inbrowser": False})
     try:
         yield url
     finally:
-        app.demo.close()
+        demo.close()
+
+
+@pytest.fixture(scope="session")
+def gallery_url() -> Iterator[str]:
+    """The address of `spaces/gallery/app.py`."""
+    app = load_script(ROOT / "spaces" / "gallery" / "app.py")
+    with launched(app.demo, app.LAUNCH) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def artminer_url() -> Iterator[str]:
+    """The address of `spaces/artminer/app.py`, alone."""
+    from artmodels import serving
+
+    app = load_script(ROOT / "spaces" / "artminer" / "app.py")
+    with launched(app.demo.queue(**serving.QUEUE), app.LAUNCH) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; a module's, since its event loop must not run under the tests of others."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # A container has no sandbox of its own to give, and little shared memory.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, browser: Any, site: str, tmp_path: Path) -> Iterator[Any]:
+    """A page that must not complain, fail a request or leave the `site`, an address that the module's fixture gives."""
+    width, height = WIDTHS[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(20_000)
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda r: None if "ERR_ABORTED" in (r.failure or "") else faults.append(r.url))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((site, "data:", "blob:")) else faults.append(f"external: {r.url}"),
+    )
+    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.faults = faults
+    yield page
+    folder = Path(os.environ.get("ARTMODELS_SCREENSHOTS", tmp_path))
+    page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
+    page.close()
+    assert faults == []
+
+
+def overflow(page: Any) -> int:
+    """Pixels by which a page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from artmodels.artminer.cells import Pyramid, grid
 from artmodels.artminer.collection import Collection
 from artmodels.artminer.regions import RegionConfig, describe_regions, saliency
-from artmodels.artminer.shortlist import candidates, index_regions
+from artmodels.artminer.shortlist import candidates, index_regions, region_index
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.index import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening
@@ -451,11 +452,34 @@ def test_regions_are_weighted_means_of_windows() -> None:
     assert torch.allclose(found.descriptors, torch.stack([each[3] for each in wanted]), atol=1e-5)
     table = torch.tensor([(2, *centre, share, weight) for weight, centre, share, _ in wanted])
     assert torch.allclose(found.table, table, atol=1e-5)
-    fewer = describe_regions(Pyramid((cells,), 80, 40), RegionConfig(scales=(8,), sizes=(3, 6), most=4))
-    assert torch.equal(fewer.descriptors, found.descriptors[:4])
     least = float(found.table[3, 4])
     some = describe_regions(Pyramid((cells,), 80, 40), RegionConfig(scales=(8,), sizes=(3, 6), saliency=least))
     assert len(some.table) == 4
+
+
+def test_each_part_scale_and_size_gives_its_share_of_the_regions() -> None:
+    # A busy corner, which alone would fill the list, and a quiet rest.
+    random = torch.Generator().manual_seed(4)
+    cells = torch.ones(6, 32, 32) + 0.2 * torch.randn(6, 32, 32, generator=random)
+    cells[:, :10, :10] = torch.randn(6, 10, 10, generator=random)
+    pyramid = Pyramid((F.normalize(cells, dim=0),), 320, 320)
+    config = RegionConfig(scales=(32,), sizes=(3, 5), saliency=0.0, most=90)
+    every = describe_regions(pyramid, dataclasses.replace(config, most=10_000)).table
+    found = describe_regions(pyramid, config).table
+    assert len(found) == 90 and bool((found[1:, 4] <= found[:-1, 4]).all())
+    assert every[:20, 1:3].max() < 0.4, "the most salient of all are in the corner"
+
+    def kinds(table: Tensor) -> dict[tuple[int, ...], list[float]]:
+        grouped: dict[tuple[int, ...], list[float]] = {}
+        for _, x, y, side, weight in table.tolist():
+            grouped.setdefault((int(4 * x), int(4 * y), round(side * 32)), []).append(weight)
+        return grouped
+
+    kept, whole = kinds(found), kinds(every)
+    assert len(kept) == len(whole) == 2 * 16
+    for kind, weights in whole.items():
+        assert kept[kind] == weights[: len(kept[kind])], "the most salient of its kind"
+        assert abs(len(kept[kind]) - len(weights) * 90 / len(every)) <= 1
 
 
 # --- The shortlist
@@ -544,6 +568,18 @@ def test_the_shortlist_has_what_exhaustive_matching_finds(tmp_path: Path, kind: 
     assert bool((found.votes[1:] <= found.votes[:-1]).all())
 
 
+def test_the_index_that_is_made_for_a_collection_finds_the_pairs(tmp_path: Path) -> None:
+    collection, describer, files = planted(tmp_path, 60, 20)
+    collection.add(files, describer)
+    index = region_index(collection, dims=16)
+    assert index.dims == 24 and sorted(index.ids) == list(range(len(collection.windows())))
+    assert isinstance(index, WhitenedIndex) and index.inner.dims == 16
+    found = candidates(collection, index, keep=3, exhaustive=0)
+    assert len(exhaustive(60, 20) & numbered(found)) >= 0.95 * 20
+    nothing = Collection.create(tmp_path / "nothing", describer, regions=collection.layout.regions)
+    assert len(candidates(nothing, region_index(nothing), exhaustive=0)) == 0
+
+
 def test_mirrored_pieces_are_found_in_the_mirror_view_once(tmp_path: Path) -> None:
     collection, describer, files = planted(tmp_path, 30, 8, views=("", "mirror"))
     collection.add(files, describer)
@@ -562,7 +598,7 @@ def test_all_pairs_below_the_limit(folder: Path, tmp_path: Path) -> None:
     assert [*found] == wanted and not found.votes.any()
     new = candidates(collection, names=["sub/3.png"])
     assert [*new] == [pair for pair in wanted if "sub/3.png" in pair]
-    with pytest.raises(ConfigError, match="5 images need an index"):
+    with pytest.raises(ConfigError, match="5 images need an index: make one by region_index"):
         candidates(collection, exhaustive=5)
     with pytest.raises(ConfigError, match="takes vectors of 7 numbers and the collection has 12"):
         index_regions(collection, ExactIndex(7))

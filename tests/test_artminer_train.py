@@ -447,7 +447,8 @@ def test_cells_of_a_view_are_told_in_the_order_of_the_picture() -> None:
 def test_the_checkpoint_is_an_extractor_with_a_projection_and_small(trained) -> None:
     fields, tensors = trained[0].checkpoint()
     assert fields == {
-        "method": "artminer", "backbone": "art-resnet", "tap": "layer3", "padding": "reflect", "dims": 16, "tuned": True
+        "method": "artminer", "backbone": "art-resnet", "tap": "layer3", "padding": "reflect", "dims": 16,
+        "tuned": True, "threshold": -1.0, "pair_threshold": 0.015,
     }  # fmt: skip
     projection = tensors.pop("projection")
     assert projection.shape == (256, 16) and projection.dtype == torch.float16
@@ -515,7 +516,7 @@ def test_tuning_a_folder_goes_on_where_it_was_stopped(sources, trained, tmp_path
     assert same(one, two)
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     assert config == trained[0].checkpoint()[0]
-    with pytest.raises(ConfigError, match="belongs to a tuning of other pictures or settings"):
+    with pytest.raises(ConfigError, match="belongs to a tuning of other pictures, settings or verdicts"):
         tune(
             folder,
             tmp_path / "mine",

@@ -1,73 +1,28 @@
 """The gallery as a visitor meets it: in Chromium, at the width of a desk and of a telephone."""
 
 import json
-import os
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import IN_BROWSER, overflow
 from PIL import Image
 
 import artmodels
 from artmodels import images
 from artmodels.patterns import example
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    # gradio opens an example that is clicked, and leaves closing it to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
-]
-WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
+pytestmark = IN_BROWSER
 PAGES = ("fast_style", "arbitrary_style", "super_resolution", "texture_synthesis", "texture_network", "neural_style")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # A container has no sandbox of its own to give, and little shared memory.
-        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+@pytest.fixture
+def site(gallery_url: str) -> str:
+    return gallery_url
 
 
-@pytest.fixture(params=WIDTHS)
-def page(request: pytest.FixtureRequest, browser, gallery_url: str, tmp_path: Path) -> Iterator[object]:
-    """A page that must not complain, fail a request or leave the machine."""
-    width, height = WIDTHS[request.param]
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("requestfailed", lambda r: None if "ERR_ABORTED" in (r.failure or "") else faults.append(r.url))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith((gallery_url, "data:", "blob:")) else faults.append(f"external: {r.url}"),
-    )
-    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.faults = faults
-    page.gallery = gallery_url
-    yield page
-    folder = Path(os.environ.get("ARTMODELS_SCREENSHOTS", tmp_path))
-    page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
-    page.close()
-    assert faults == []
-
-
-def overflow(page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-
-
-def open_page(page, name: str) -> None:
-    page.goto(f"{page.gallery}{name}")
+def open_page(page, site: str, name: str) -> None:
+    page.goto(f"{site}{name}")
     page.get_by_role("button", name="Run", exact=True).wait_for()
 
 
@@ -123,15 +78,15 @@ def check_result(page, tmp_path: Path, size: tuple[int, int], *, steps: bool = T
     return settings
 
 
-def test_landing_leads_to_every_page(page) -> None:
-    page.goto(page.gallery)
+def test_landing_leads_to_every_page(page, site: str) -> None:
+    page.goto(site)
     for name in PAGES:
         card = page.locator(f".cards a[href='{name}']")
         assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
         assert overflow(page) <= 0
         card.click()
         page.get_by_role("button", name="Run", exact=True).wait_for()
-        assert page.url == page.gallery + name
+        assert page.url == site + name
         assert overflow(page) <= 0
         page.go_back()
         card.wait_for()
@@ -139,8 +94,8 @@ def test_landing_leads_to_every_page(page) -> None:
     assert json.loads(page.locator("pre").inner_text())["ok"] is True
 
 
-def test_texture_from_upload_to_download(page, tmp_path: Path) -> None:
-    open_page(page, "texture_synthesis")
+def test_texture_from_upload_to_download(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "texture_synthesis")
     path = tmp_path / "brick.png"
     example("bricks").resize((64, 64)).save(path)
     upload(page, 0, path)
@@ -152,8 +107,8 @@ def test_texture_from_upload_to_download(page, tmp_path: Path) -> None:
     assert overflow(page) <= 0
 
 
-def test_style_from_upload_to_download(page, tmp_path: Path) -> None:
-    open_page(page, "neural_style")
+def test_style_from_upload_to_download(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "neural_style")
     for index, name in enumerate(("bricks", "marbling")):
         path = tmp_path / f"{name}.png"
         example(name).resize((64, 64)).save(path)
@@ -171,8 +126,8 @@ def choose(page, title: str) -> None:
     assert page.get_by_role("radio", name=title).is_checked()
 
 
-def test_photograph_from_the_wall_to_the_download(page, tmp_path: Path) -> None:
-    open_page(page, "fast_style")
+def test_photograph_from_the_wall_to_the_download(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "fast_style")
     tiles = page.locator(".wall label")
     look = "tile => getComputedStyle(tile, '::before').backgroundImage"
     assert tiles.count() == len(artmodels.list_models("fast_style"))
@@ -190,8 +145,8 @@ def test_photograph_from_the_wall_to_the_download(page, tmp_path: Path) -> None:
     assert overflow(page) <= 0
 
 
-def test_several_photographs_come_back_as_an_archive(page, tmp_path: Path) -> None:
-    open_page(page, "fast_style")
+def test_several_photographs_come_back_as_an_archive(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "fast_style")
     choose(page, "The City Rises")
     page.get_by_role("tab", name="Several pictures").click()
     for name in ("astronaut", "coffee"):
@@ -212,8 +167,8 @@ def test_several_photographs_come_back_as_an_archive(page, tmp_path: Path) -> No
     assert overflow(page) <= 0
 
 
-def test_any_picture_is_a_style(page, tmp_path: Path) -> None:
-    open_page(page, "arbitrary_style")
+def test_any_picture_is_a_style(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "arbitrary_style")
     for index, name in enumerate(("marbling", "astronaut")):  # the style's control is the first
         path = tmp_path / f"{name}.png"
         example(name).resize((96, 64)).save(path)
@@ -226,8 +181,8 @@ def test_any_picture_is_a_style(page, tmp_path: Path) -> None:
     assert overflow(page) <= 0
 
 
-def test_samples_of_texture_network_from_the_wall_to_the_downloads(page, tmp_path: Path) -> None:
-    open_page(page, "texture_network")
+def test_samples_of_texture_network_from_the_wall_to_the_downloads(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "texture_network")
     assert page.locator(".wall label").count() == len(artmodels.list_models("texture_network"))
     choose(page, "Gravel")
     set_number(page, "Width", 96)
@@ -257,9 +212,9 @@ def test_samples_of_texture_network_from_the_wall_to_the_downloads(page, tmp_pat
     assert overflow(page) <= 0
 
 
-def test_things_are_found_in_a_collection_by_clicking(page, tmp_path: Path) -> None:
+def test_things_are_found_in_a_collection_by_clicking(page, site: str, tmp_path: Path) -> None:
     """Nine seascapes, towers in five of them: mark two with and the rest without, train, correct, and take it home."""
-    page.goto(f"{page.gallery}mimax")
+    page.goto(f"{site}mimax")
     examples = Path(__file__).parent.parent / "spaces" / "mimax" / "examples"
     files = [examples / f"seascape-{number:02}.jpg" for number in range(9)]  # towers in 0, 1, 3, 5 and 8
     page.locator("input[type=file]").first.set_input_files(files)
@@ -298,8 +253,8 @@ def test_things_are_found_in_a_collection_by_clicking(page, tmp_path: Path) -> N
     page.faults[:] = [fault for fault in page.faults if "422" not in fault]
 
 
-def test_an_example_previews_and_stops(page) -> None:
-    open_page(page, "texture_synthesis")
+def test_an_example_previews_and_stops(page, site: str) -> None:
+    open_page(page, site, "texture_synthesis")
     page.locator("button.gallery-item").first.click()
     page.locator(".image-container img, .image-frame img").first.wait_for()
     page.get_by_label("Fine", exact=True).check()
@@ -313,8 +268,8 @@ def test_an_example_previews_and_stops(page) -> None:
     assert not page.locator(".status span.error").is_visible()
 
 
-def test_messages_stand_beside_their_controls(page, tmp_path: Path) -> None:
-    open_page(page, "texture_synthesis")
+def test_messages_stand_beside_their_controls(page, site: str, tmp_path: Path) -> None:
+    open_page(page, site, "texture_synthesis")
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("There is no picture: upload a picture of the texture").first.wait_for()
     path = tmp_path / "one.png"

@@ -3,77 +3,19 @@
 import csv
 import io
 import json
-import os
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load_script
+from conftest import IN_BROWSER, ROOT, overflow
 
-from artmodels import serving
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
-]
-WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
+pytestmark = IN_BROWSER
 TRUTH = json.loads((ROOT / "spaces" / "artminer" / "examples" / "boxes.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The address of the Space, launched alone."""
-    app = load_script(ROOT / "spaces" / "artminer" / "app.py")
-    quiet = {"prevent_thread_lock": True, "quiet": True, "inbrowser": False}
-    _, address, _ = app.demo.queue(**serving.QUEUE).launch(**app.LAUNCH | quiet)
-    try:
-        yield address
-    finally:
-        app.demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # A container has no sandbox of its own to give, and little shared memory.
-        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=WIDTHS)
-def page(request: pytest.FixtureRequest, browser, url: str, tmp_path: Path) -> Iterator[object]:
-    """A page that must not complain, fail a request or leave the machine."""
-    width, height = WIDTHS[request.param]
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("requestfailed", lambda r: None if "ERR_ABORTED" in (r.failure or "") else faults.append(r.url))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(f"external: {r.url}"),
-    )
-    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.goto(url)
-    yield page
-    folder = Path(os.environ.get("ARTMODELS_SCREENSHOTS", tmp_path))
-    page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
-    page.close()
-    assert faults == []
-
-
-def overflow(page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+@pytest.fixture
+def site(artminer_url: str) -> str:
+    return artminer_url
 
 
 def numbers(page) -> list[str]:
@@ -94,7 +36,8 @@ def drag(page, box: tuple[float, float, float, float], size: tuple[int, int]) ->
     page.mouse.up()
 
 
-def test_a_detail_is_drawn_found_judged_and_taken_home(page, tmp_path: Path) -> None:
+def test_a_detail_is_drawn_found_judged_and_taken_home(page, site: str, tmp_path: Path) -> None:
+    page.goto(site)
     page.get_by_role("button", name="Take the example collection").click()
     page.get_by_text("A box is around the bird").wait_for()
     page.wait_for_function("document.querySelector('.artminer-canvas .box.drawn')")
@@ -126,7 +69,7 @@ def test_a_detail_is_drawn_found_judged_and_taken_home(page, tmp_path: Path) -> 
     found.first.wait_for()
     assert "table.jpg" in found.first.inner_text()
     found.first.click()
-    page.get_by_text("Say below what you think of it").wait_for()
+    page.get_by_text("Does it show the same detail?").wait_for()
     shown = page.locator(".evidence img:visible")
     assert shown.count() == 5
     assert shown.evaluate_all("all => all.every((one) => one.complete && one.naturalWidth > 100)")

@@ -1,10 +1,12 @@
 """The page that finds a detail in a collection: its handlers, and its endpoints as a program calls them."""
 
 import csv
+import gc
 import io
 import json
 import threading
 import time
+import weakref
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,9 @@ from PIL import Image
 
 import artmodels
 from artmodels import serving
+from artmodels.artminer.verdicts import Verdict
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.modelcache import ModelCache
 
 SPACE = ROOT / "spaces" / "artminer"
 EXAMPLES = SPACE / "examples"
@@ -136,11 +140,31 @@ def test_blank_and_tiny_pictures_are_searched_all_the_same(app: ModuleType, tmp_
     assert "**0 groups" in status
 
 
+def test_the_networks_are_those_of_the_shared_cache(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ModelCache(artmodels.load, limit=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(app.searching, "MODELS", cache)
+        held = weakref.ref(app.searching.miner().backbone)
+        assert held() is cache(app.searching.MODEL).backbone
+        cache("mimax-seascapes")  # takes its place
+        gc.collect()
+        assert held() is None, "nothing else keeps it"
+    model = app.searching.miner()
+    assert app.searching.MODEL in serving.MODELS.names
+    kept = serving.MODELS(app.searching.MODEL)
+    assert model.backbone is kept.backbone and model.projection is kept.projection
+    assert (model.scales, model.views) == ((49, 36, 28, 20, 40), ("", "mirror")) != (kept.scales, kept.views)
+    assert (app.searching.THRESHOLD, app.searching.PAIR_THRESHOLD) == (
+        kept.config.threshold,
+        kept.config.pair_threshold,
+    )
+
+
 # --- a detail
 
 
 def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
-    start, *texts = app.handlers.find(work, *xywh("orchard.jpg", "bird"), 0.28)
+    start, *texts = app.handlers.find(work, *xywh("orchard.jpg", "bird"), 0.2)
     assert start[-1] == "Preparing…" and texts[0][-1].startswith("Searching picture 1 of 11")
     tiles, _, status = texts[-1]
     assert status.startswith("Finished after") and "in 2 other pictures" in status
@@ -148,15 +172,15 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
     assert found == [("chart.jpg", ""), ("tapestry.jpg", "mirror")]
     for hit in work.shown:
         assert overlap(hit.box, TRUTH[hit.image]["bird"]) > 0.5
-    assert tiles[0][1].startswith("0.5") and "⇆" in tiles[1][1] and "⇆" not in tiles[0][1]
+    assert tiles[0][1].startswith("0.4") and "⇆" in tiles[1][1] and "⇆" not in tiles[0][1]
     assert len(last(app.handlers.browse(work, 0.1))[0]) > 2
 
-    last(app.handlers.browse(work, 0.28))
+    last(app.handlers.browse(work, 0.2))
     why, _ = last(app.handlers.explain(click(1), work))
     for part in (
         "Found in tapestry.jpg",
         "mirrored",
-        "Cosine",
+        "<dt>Score</dt>",
         "artminer-paintings, sha256",
         "Correspondences",
         "by turns",
@@ -164,12 +188,12 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
         assert part in why, part
     assert why.count("data:image/jpeg;base64,") == 5
     assert "<dd>none yet</dd>" in why
-    tiles, why, status = last(app.handlers.said(work, "similar", 0.28))
+    tiles, why, status = last(app.handlers.said(work, "similar", 0.2))
     assert "<dd>similar</dd>" in why and "1 verdict so far" in status and tiles[1][1].startswith("≈ ")
-    last(app.handlers.said(work, "same", 0.28))
+    last(app.handlers.said(work, "same", 0.2))
     assert [(each.verdict, each.second) for each in work.verdicts.current()] == [("same", "tapestry.jpg")]
 
-    download, status = last(app.handlers.export(work, 0.28, 0.02))
+    download, status = last(app.handlers.export(work, 0.2, 0.02))
     with zipfile.ZipFile(download["value"]) as packed:
         assert packed.testzip() is None
         rows = list(csv.DictReader(io.StringIO(packed.read("detail/hits.csv").decode())))
@@ -179,7 +203,7 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
         verdict = json.loads(packed.read("verdicts.jsonl").splitlines()[-1])
     assert [row["image"] for row in rows] == ["chart.jpg", "tapestry.jpg"]
     assert listed["query"]["image"] == "orchard.jpg" and listed["model"] == app.searching.miner().fingerprint
-    assert listed["parameters"]["threshold"] == 0.28
+    assert listed["parameters"]["threshold"] == 0.2
     assert "#xywh=" in json.dumps(page) and "tapestry.jpg" in report
     assert (verdict["first"], verdict["verdict"]) == ("orchard.jpg", "same")
 
@@ -199,7 +223,7 @@ def test_verdicts_go_home_and_come_again(app: ModuleType, work, tmp_path: Path) 
     assert "0 verdicts taken up. 2 are about pictures that are not" in status, "orchard.jpg is not among the six"
     again = app.collections.collect(app.handlers.example_files(), tmp_path / "again")
     _, status = last(app.handlers.bring(again, str(tmp_path / "mine.jsonl")))
-    assert "1 verdicts taken up. 1 are" in status
+    assert "1 verdict taken up. 1 are" in status and "look for the same details" in status
     assert again.verdict_on("orchard.jpg", "chart.jpg", work.searched.box) == "same"
     (tmp_path / "wrong.jsonl").write_text('{"first": "a"}\n')
     with pytest.raises(DatasetError, match="^wrong.jsonl, line 1 is no verdict"):
@@ -207,8 +231,12 @@ def test_verdicts_go_home_and_come_again(app: ModuleType, work, tmp_path: Path) 
 
 
 def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
-    _, _, status = last(app.handlers.calibrate(work))
-    assert "details: 0 pairs with a score" in status and "judge at least 5" in status
+    threshold, least, status = last(app.handlers.calibrate(work))
+    assert (
+        "The threshold of details stays as it is: of what has a score 0 are judged" in status
+        and "judge at least 5" in status
+    )
+    assert "value" not in threshold and "value" not in least, "nothing moves"
     for name, what in (("orchard.jpg", "bird"), ("chapel.jpg", "rose window"), ("quay.jpg", "lantern")):
         work.open = name
         list(app.handlers.find(work, *xywh(name, what), 0.3))
@@ -217,11 +245,38 @@ def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
             if hit.image not in seen and len(seen) < 4:
                 seen.add(hit.image)
                 work.judging = hit
-                last(app.handlers.said(work, "same" if what in TRUTH[hit.image] else "no", 0.3))
-    threshold, _, status = last(app.handlers.calibrate(work))
+                _, _, said = last(app.handlers.said(work, "same" if what in TRUTH[hit.image] else "no", 0.3))
+                given = [each.verdict for each in work.verdicts.current()]
+                enough = min(given.count("same"), given.count("no")) >= 5
+                assert ("enough to **calibrate the threshold**" if enough else "5 “same” and 5 others") in said
+    update, least, status = last(app.handlers.calibrate(work))
     scores = list(work.scores.values())
-    assert min(scores) < threshold < max(scores)
-    assert "from 6 judged the same and 6 not" in status
+    assert min(scores) < update["value"] < max(scores) and update["value"] != app.searching.THRESHOLD
+    assert f"details is now **{update['value']}**, from 6 judged the same and 6 not" in status
+    assert update["info"].startswith(f"Calibrated to {update['value']} by your verdicts: 6 judged the same")
+    assert "The threshold of pairs stays as it is" in status and "value" not in least
+    above = [hit for hit in work.searched.hits if hit.score >= update["value"]]
+    assert len(last(app.handlers.browse(work, update["value"]))[0]) == len(above) > 0
+    *_, places, pairs, _ = last(app.handlers.example())
+    assert (places["value"], pairs["value"]) == (app.searching.THRESHOLD, app.searching.PAIR_THRESHOLD), "forgotten"
+
+
+def test_a_calibrated_threshold_of_pairs_fits_its_slider(app: ModuleType, work) -> None:
+    match = SimpleNamespace(score=0.0)
+    work.pairs = [
+        SimpleNamespace(first="lake.jpg", second=name, match=SimpleNamespace(score=0.5 - 0.09 * number), view="")
+        for number, name in enumerate(name for name in work.files[:6] if name != "lake.jpg")
+    ]
+    work.pairs += [
+        SimpleNamespace(first="floor.jpg", second=name, match=match, view="")
+        for name in work.files
+        if name > "floor.jpg" and name != "lake.jpg"
+    ]
+    for pair in work.pairs:
+        verdict = "same" if pair.match.score else "no"
+        work.verdicts.add(Verdict(first=pair.first, second=pair.second, verdict=verdict))
+    _, least, _ = last(app.handlers.calibrate(work))
+    assert least["value"] > app.handlers.STRICTEST and least["maximum"] == least["value"]
 
 
 def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> None:
@@ -238,10 +293,12 @@ def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> Non
     [
         ((None, None, None, None), "There is no box yet"),
         ((10, 10, None, 20), "There is no box yet"),
-        ((700, 10, 50, 50), "lies outside the picture of 640 x 480 px"),
-        ((10, 10, 1, 1), "less than 2 px wide or high"),
-        ((10, 10, 0, 20), "has no area"),
-        ((10, 10, -5, 20), "has no area"),
+        ((700, 10, 50, 50), "The box at x 700, y 10 lies outside the picture, which has 640 x 480 px: draw it inside"),
+        ((639, 10, 50, 50), "lies outside the picture"),
+        ((10, -60, 50, 50), "The box at x 10, y -60 lies outside the picture"),
+        ((10, 10, 1, 1), "The box is 1 x 1 px: draw one of at least 2 x 2 px"),
+        ((10, 10, 0, 20), "The box is 0 x 20 px"),
+        ((10, 10, -5, 20), "The box is -5 x 20 px"),
     ],
 )
 def test_boxes_that_are_none_are_explained(app: ModuleType, work, box: tuple, message: str) -> None:
@@ -257,9 +314,9 @@ def test_boxes_that_are_none_are_explained(app: ModuleType, work, box: tuple, me
 
 
 def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
-    rows, tiles, _, status = last(app.handlers.repeat(work, 0.02))
+    rows, tiles, _, status = last(app.handlers.repeat(work, 0.024))
     assert "groups of pictures that share something" in status
-    groups, _ = app.searching.settled(work, 0.02)
+    groups, _ = app.searching.settled(work, 0.024)
     together = {group.images for group in groups}
     assert ("chart.jpg", "floor.jpg", "table.jpg") in together, "the compass rose"
     assert ("chart.jpg", "orchard.jpg", "tapestry.jpg") in together, "the bird"
@@ -268,11 +325,11 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
     assert rows.count('class="cluster"') == len(groups) and len(tiles) == min(24, len(work.pairs))
 
     why, _ = last(app.handlers.explain_pair(click(0), work))
-    assert "Discovery score" in why and "Cosine" not in why
+    assert "Discovery score" in why and "<dt>Score</dt>" not in why
     pair = work.judging
-    last(app.handlers.said_of_pair(work, "no", 0.02))
+    last(app.handlers.said_of_pair(work, "no", 0.024))
     assert work.verdict_on(pair.first, pair.second) == "no"
-    download, _ = last(app.handlers.export(work, 0.28, 0.02))
+    download, _ = last(app.handlers.export(work, 0.28, 0.024))
     with zipfile.ZipFile(download["value"]) as packed:
         graph = nx.parse_graphml(packed.read("repeats/pairs.graphml").decode(), force_multigraph=True)
         listed = json.loads(packed.read("repeats/pairs.json"))
@@ -286,12 +343,13 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 
 
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
-    compared = []
-    pairs = app.searching.miner().pairs
+    compared, pairs = [], artmodels.ArtMiner.pairs
     monkeypatch.setattr(app.searching, "ALL_PAIRS", 4)
     monkeypatch.setattr(app.searching, "SHORTLIST", 2)
     monkeypatch.setattr(
-        app.searching.miner(), "pairs", lambda among, chosen: compared.extend(chosen) or pairs(among, chosen[:4])
+        artmodels.ArtMiner,
+        "pairs",
+        lambda self, among, chosen: compared.extend(chosen) or pairs(self, among, chosen[:4]),
     )
     list(app.searching.compare(work))
     assert len(compared) == len(set(compared)) < 40, "of 66 pairs"
@@ -312,6 +370,24 @@ def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_
     texts = [update[-1] for update in app.handlers.find(work, 10, 10, 200, 200, 0.5)]
     assert texts[-1].startswith("Finished after")
     assert work.features.names == tuple(sorted(work.files))
+
+
+def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_path: Path, quick: None) -> None:
+    """gradio lets the next search begin while the thread of the stopped one still writes its picture."""
+    work = app.collections.collect(
+        [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w"
+    )
+    texts, writing = [], threading.Event()
+    hold = threading.Thread(target=lambda: [app.searching._describing.acquire(), writing.set()])
+    hold.start()
+    assert writing.wait(5)
+    again = threading.Thread(target=lambda: texts.extend(app.searching.describe(work)))
+    again.start()
+    again.join(0.5)
+    assert again.is_alive() and work.features is None
+    app.searching._describing.release()
+    again.join(30)
+    assert texts and set(work.features.names) == {"a.png", "b.png"}
 
 
 def test_reports_end_when_nobody_listens(app: ModuleType) -> None:
@@ -365,20 +441,9 @@ def test_a_collection_says_what_is_missing(app: ModuleType, tmp_path: Path) -> N
 # --- programs
 
 
-@pytest.fixture(scope="module")
-def url(app: ModuleType) -> Iterator[str]:
-    """The address of the Space, launched alone."""
-    quiet = {"prevent_thread_lock": True, "quiet": True, "inbrowser": False}
-    _, address, _ = app.demo.queue(**serving.QUEUE).launch(**app.LAUNCH | quiet)
-    try:
-        yield address
-    finally:
-        app.demo.close()
-
-
 @pytest.fixture
-def client(url: str, tmp_path: Path) -> Iterator[Client]:
-    client = Client(url, verbose=False, download_files=tmp_path / "downloads", analytics_enabled=False)
+def client(artminer_url: str, tmp_path: Path) -> Iterator[Client]:
+    client = Client(artminer_url, verbose=False, download_files=tmp_path / "downloads", analytics_enabled=False)
     yield client
     client.close()
 
@@ -414,8 +479,8 @@ def test_a_program_finds_what_repeats(client: Client, quick: None, some: list) -
 @pytest.mark.parametrize(
     ("picture", "box", "message"),
     [
-        ("orchard.jpg", (5000, 5, 9, 9), "lies outside the picture of 640 x 480 px"),
-        ("2", (5, 5, 1, 1), "less than 2 px wide or high"),
+        ("orchard.jpg", (5000, 5, 9, 9), "lies outside the picture, which has 640 x 480 px"),
+        ("2", (5, 5, 1, 1), "at least 2 x 2 px"),
         ("9", (5, 5, 20, 20), "'9' is none of the pictures: give a number from 1 to 3, or one of chart.jpg"),
     ],
 )

@@ -2,18 +2,20 @@
 
 Shen, Efros and Aubry 2019 (arXiv:1903.02678), section 5.3: pictures, or regions of them, are nodes of a graph that
 pairs link, and its connected components are clusters. One false pair joins two components, so `communities` asks for
-more: it weighs pairs by whether triangles of pictures agree, as the 3-cycles of Shen 2021 (arXiv:2110.15904) do, and
-cuts the graph where it hardly holds together.
+more: cores of pairs whose triangles of pictures agree, as the 3-cycles of Shen 2021 (arXiv:2110.15904) do, to which
+other pairs add regions but which they never join.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+from sklearn.isotonic import IsotonicRegression
 
 from artmodels.artminer.pairtable import (
-    IOU_CELLS,
     MASK_CELLS,
     THRESHOLD,
     Pair,
@@ -21,7 +23,7 @@ from artmodels.artminer.pairtable import (
     check,
     components,
     mapped,
-    overlaps,
+    overlapping,
     triangles,
 )
 from artmodels.artminer.propagation import Propagated, propagate
@@ -30,9 +32,12 @@ from artmodels.decoding import Array
 __all__ = ["Cluster", "Pair", "Propagated", "communities", "image_clusters", "propagate", "region_clusters", "support"]
 
 SAMPLES = 8  # cells of a pair that are followed around a triangle
-UNSUPPORTED = 0.1  # share of its score that counts for a pair in no consistent triangle
+SIGMA = 2.0  # cells, of 40, by which a way around a triangle may miss
 CONFIRMED = 0.5  # support of a pair that a triangle confirms
-SPLIT = 0.3  # modularity from which a division is one: Newman and Girvan 2004 find 0.3 to 0.7 where there is structure
+LEAST = 10  # pairs of each kind, below which what scores tell would be chance
+BELIEF = 0.8  # probability from which a pair is trusted; chosen on seed 0 of the planted groups in the tests
+FIRM = 4.0  # weight of a link that makes a core; of masks that overlap it is at most 2, of pairs 1
+ROWS = 2**21  # links that are held before they are thinned to a forest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,10 +47,13 @@ class Cluster:
     Attributes:
         images: Their names, sorted.
         pairs: What links them, the best first.
+        support: Of each picture, in [0, 1]: how well a triangle confirms the best of its pairs, see `support`. Where it
+            is below 0.5 the picture hangs on scores alone.
     """
 
     images: tuple[str, ...]
     pairs: tuple[Pair, ...]
+    support: tuple[float, ...]
 
     @property
     def score(self) -> float:
@@ -85,7 +93,7 @@ def image_clusters(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, least
     check(threshold=threshold, least=least)
     table = PairTable(pairs, threshold)
     picture = components(len(table.names), *table.ends.T)
-    return _clusters(table, picture[table.ends[:, 0]], least_images=least, least_pairs=1)
+    return _clusters(table, picture[table.ends[:, 0]], _support(table, SIGMA), least_images=least, least_pairs=1)
 
 
 def region_clusters(
@@ -115,9 +123,9 @@ def region_clusters(
     """
     check(threshold=threshold, least=least, least_images=least_images, overlap=overlap)
     table = PairTable(pairs, threshold)
-    regions = _regions(table, overlap)
-    node = components(2 * len(table), *regions.T)
-    return _clusters(table, node[regions[:, 0]], least_images=least_images, least_pairs=least)
+    every = np.ones(len(table), bool)
+    labels = _held_together(table, every, every, overlap)
+    return _clusters(table, labels, _support(table, SIGMA), least_images=least_images, least_pairs=least)
 
 
 def communities(
@@ -126,16 +134,17 @@ def communities(
     threshold: float = THRESHOLD,
     overlap: float = 0.3,
     least: int = 3,
-    sigma: float = 2.0,
+    sigma: float = SIGMA,
     confirmed: bool = False,
-    seed: int = 0,
 ) -> list[Cluster]:
     """Groups of regions that hold together, not merely hang together by a false link.
 
-    Nodes are regions: masks of one picture that overlap. A pair links two with a weight that is its score if a triangle
-    confirms it, see `support`, and a tenth of that if none does. Each component is divided by the Louvain method, and
-    each part again, as long as the modularity of the division reaches 0.3; dividing parts by themselves finds small
-    groups in large graphs, which one division of everything does not.
+    A pair is sure if a triangle confirms it, see `support`, or an expert said "same". Sure pairs that cover the same
+    region of a picture make a core. A pair that no triangle confirms is trusted if its score says that it is true with
+    a probability of 0.8: Elkan and Noto 2008 tell that from scores of pairs of which some are known to be true, which
+    are those that triangles confirm. Trusted pairs add regions to cores and make groups without one, the best first,
+    and never join two cores. A collection with less than 10 confirmed or 10 other pairs says nothing of scores: there
+    the best pairs make groups, and a lesser one adds a region to one of them, and never joins two.
 
     Args:
         pairs: As in `image_clusters`.
@@ -143,42 +152,31 @@ def communities(
         overlap: As in `region_clusters`.
         least: Pictures that make a cluster.
         sigma: Of `support`.
-        confirmed: Whether only pairs with a support of 0.5 or more count in the end. A picture that only one other is
-            matched with is then in no group, be the match true or false.
-        seed: Of the order in which nodes are visited.
+        confirmed: Whether only sure pairs count.
 
     Returns:
-        Clusters, the largest first. Pairs between two of them are in none.
+        Clusters, the largest first; their `support` tells what hangs on a score alone. Other pairs are in none.
 
     Raises:
         ConfigError: A setting is out of range.
     """
     check(threshold=threshold, least=least, overlap=overlap, sigma=sigma)
     table = PairTable(pairs, threshold)
-    regions = _regions(table, overlap)
     supported = _support(table, sigma)
-    weights = table.scores.clip(min=1e-6) * (UNSUPPORTED + (1 - UNSUPPORTED) * supported)
-    graph = nx.Graph()
-    for (one, other), weight in zip(regions.tolist(), weights.tolist(), strict=True):
-        known = graph[one][other]["weight"] if graph.has_edge(one, other) else 0.0
-        graph.add_edge(one, other, weight=max(weight, known))
-    labels = np.arange(2 * len(table))
-    waiting = [sorted(part) for part in nx.connected_components(graph)]
-    while waiting:
-        nodes = waiting.pop()
-        parts = _divided(graph, nodes, seed)
-        if len(parts) > 1:
-            waiting += parts
-        else:
-            labels[nodes] = nodes[0]
-    ends = labels[regions]
-    inside = ends[:, 0] == ends[:, 1]
+    judged = np.array([pair.verdict == "same" for pair in table.pairs], bool)
+    sure = judged | (supported >= CONFIRMED)
+    told = min(int(sure.sum()), int((~sure).sum())) >= LEAST
     if confirmed:
-        inside &= supported >= CONFIRMED
-    return _clusters(table, np.where(inside, ends[:, 0], -1), least_images=least, least_pairs=1)
+        trusted = np.zeros(len(table), bool)
+    else:
+        trusted = _believed(table.scores, sure) if told else np.ones(len(table), bool)
+    labels = _held_together(table, sure, trusted, overlap, told=told)
+    return _clusters(table, labels, supported, least_images=least, least_pairs=1)
 
 
-def support(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, sigma: float = 2.0) -> dict[tuple[str, str], float]:
+def support(
+    pairs: Sequence[Pair], *, threshold: float = THRESHOLD, sigma: float = SIGMA
+) -> dict[tuple[str, str], float]:
     """How well other pairs confirm each: the best of its triangles.
 
     In a triangle u, v, w the matched cells of u are followed to w, on to v and back. Where each comes home, the pairs
@@ -201,22 +199,72 @@ def support(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, sigma: float
     return {(pair.first, pair.second): value for pair, value in zip(table.pairs, found, strict=True)}
 
 
-def _regions(table: PairTable, overlap: float) -> Array:
-    """The region of each end of each pair, by the number of its first entry: [n, 2] int64."""
-    regions = np.arange(2 * len(table))
-    for picture in range(len(table.names)):
-        entries = table.entries(picture)
-        if len(entries) < 2:
-            continue
-        masks = table.masks(picture, entries, IOU_CELLS)
-        labels = np.arange(len(entries))
-        for part, common, union in overlaps(masks.reshape(len(entries), -1)):
-            one, other = np.nonzero(common > overlap * union)
-            # What is known already is kept as one link a mask, so that there are never more than a block's.
-            ends = np.concatenate([np.arange(len(labels)), one + part.start]), np.concatenate([labels, other])
-            labels = components(len(labels), *ends)
-        regions[entries] = entries[labels]
-    return regions.reshape(-1, 2)
+def _believed(scores: Array, sure: Array) -> Array:
+    """Which pairs are to be trusted for their scores: [n] bool.
+
+    Elkan and Noto 2008, "Learning classifiers from only positive and unlabeled data", equation 4: the probability that
+    a pair which was not confirmed is true, from that of being confirmed at its score and the mean of it over true
+    pairs.
+    """
+    share = IsotonicRegression().fit_transform(scores, sure)
+    mean = share[sure].mean()
+    # (1 - mean) / mean * share / (1 - share), which has no value where all are confirmed.
+    believed: Array = (1 - mean) * share >= BELIEF * mean * (1 - share)
+    return believed
+
+
+def _held_together(table: PairTable, sure: Array, trusted: Array, overlap: float, *, told: bool = True) -> Array:
+    """Numbers of the groups that pairs are in: [n] int64, -1 for none.
+
+    Nodes are entries. Links are pairs, and masks that overlap; among those of sure pairs they make cores. The rest is a
+    maximum spanning forest: a root that all cores hang on, by links above all others, keeps them in different trees.
+    Where nothing is told of scores, see `_added`.
+    """
+    count = 2 * len(table)
+    kept = np.flatnonzero(sure | trusted)
+    firm = np.repeat(sure, 2)
+    # Pairs weigh their score; masks that overlap more than any pair; what makes a core more than all.
+    forest = np.stack([2 * kept, 2 * kept + 1, np.where(sure[kept], FIRM, table.scores[kept].clip(1e-6, 1))], 1)
+    waiting = [forest]
+    for links in overlapping(table, np.stack([2 * kept, 2 * kept + 1], 1).reshape(-1), overlap):
+        both = firm[links[:, :2].astype(np.int64)].all(1)
+        links[:, 2] = np.where(both, FIRM, 1 + links[:, 2])
+        waiting.append(links)
+        if sum(map(len, waiting)) > ROWS:
+            waiting = [_forest(count, np.concatenate(waiting))]
+    links = np.concatenate(waiting)
+    strong = links[links[:, 2] == FIRM, :2].astype(np.int64)
+    core = components(count, *strong.T)
+    if not told:
+        ends = _added(core, firm, links[links[:, 2] < FIRM]).reshape(-1, 2)
+        return np.where((sure | trusted) & (ends[:, 0] == ends[:, 1]), ends[:, 0], -1)
+    roots = np.unique(core[firm])
+    hung = np.stack([roots, np.full(len(roots), count), np.full(len(roots), 2 * FIRM)], 1)
+    tree = _forest(count + 1, np.concatenate([links, hung]))
+    tree = tree[tree[:, 1] < count, :2].astype(np.int64)
+    ends = components(count, *tree.T).reshape(-1, 2)
+    # A trusted pair between two groups is in none.
+    return np.where((sure | trusted) & (ends[:, 0] == ends[:, 1]), ends[:, 0], -1)
+
+
+def _added(core: Array, firm: Array, links: Array) -> Array:
+    """Groups of nodes [n] to which links (node, node, weight) have added what is in none, the best first."""
+    sets = DisjointSet(np.unique(core).tolist())
+    grouped = set(core[firm].tolist())
+    for one, other in core[links[np.argsort(-links[:, 2], kind="stable"), :2].astype(np.int64)].tolist():
+        one, other = sets[one], sets[other]
+        if one != other and not {one, other} <= grouped:
+            sets.merge(one, other)
+            grouped.add(sets[one])
+    return np.array([sets[node] for node in core.tolist()], np.int64)
+
+
+def _forest(count: int, links: Array) -> Array:
+    """Those of links (node, larger node, weight) in a spanning forest of most weight."""
+    ends = links[:, :2].astype(np.int64)
+    graph = coo_array((-links[:, 2], (ends[:, 0], ends[:, 1])), shape=(count, count))
+    tree = minimum_spanning_tree(graph).tocoo()
+    return np.stack([tree.row, tree.col, -tree.data], 1)
 
 
 def _support(table: PairTable, sigma: float) -> Array:
@@ -257,25 +305,19 @@ def _support(table: PairTable, sigma: float) -> Array:
     return result
 
 
-def _divided(graph: "nx.Graph[int]", nodes: list[int], seed: int) -> list[list[int]]:
-    """Connected nodes in parts, if there is a division that is one; otherwise together."""
-    if len(nodes) < 4:
-        return [nodes]
-    part = graph.subgraph(nodes)
-    parts = nx.community.louvain_communities(part, weight="weight", seed=seed)
-    if len(parts) < 2 or nx.community.modularity(part, parts, weight="weight") < SPLIT:
-        return [nodes]
-    return sorted(sorted(each) for each in parts)
-
-
-def _clusters(table: PairTable, labels: Array, *, least_images: int, least_pairs: int) -> list[Cluster]:
+def _clusters(
+    table: PairTable, labels: Array, supported: Array, *, least_images: int, least_pairs: int
+) -> list[Cluster]:
     """Pairs with the same label as clusters; -1 is none."""
     order = np.lexsort((-table.scores, labels))
     order = order[labels[order] >= 0]
     found = list[Cluster]()
     for group in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        pictures = np.unique(table.ends[group])
+        pictures, place = np.unique(table.ends[group], return_inverse=True)
         if len(group) >= least_pairs and len(pictures) >= least_images:
+            best = np.zeros(len(pictures))
+            np.maximum.at(best, place.reshape(-1), np.repeat(supported[group], 2))
             names = tuple(table.names[number] for number in pictures)
-            found.append(Cluster(images=names, pairs=tuple(table.pairs[number] for number in group)))
+            chosen = tuple(table.pairs[number] for number in group)
+            found.append(Cluster(images=names, pairs=chosen, support=tuple(best.tolist())))
     return sorted(found, key=lambda cluster: (-len(cluster.images), -len(cluster.pairs), cluster.images))

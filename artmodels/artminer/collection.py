@@ -14,9 +14,8 @@ call writes anew.
 import hashlib
 import logging
 import os
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ from artmodels.artminer.collectionlog import (
     read_log,
     write_layout,
 )
-from artmodels.artminer.collectionwriter import CollectionDescriber, Writer, blocks_of, clear, numbers_of
+from artmodels.artminer.collectionnumbers import DESCRIPTORS, MAPS, WINDOWS, Numbers
+from artmodels.artminer.collectionwriter import CollectionDescriber, Writer, numbers_of
 from artmodels.artminer.regions import COLUMNS, RegionConfig, Regions
 from artmodels.artminer.views import sideways
 from artmodels.decoding import LoadedImage
@@ -106,10 +106,10 @@ class Collection:
         root = Path(folder).expanduser()
         layout = read_layout(root)
         found = cls(root, layout, read_log(root, layout))
-        found._check_sizes()
+        found._numbers.check_sizes(found._log)
         if verify:
             for record in found._log.images:
-                if found._checksum(record) != record.crc:
+                if not found._numbers.intact(record):
                     raise DatasetError(
                         f"The numbers of an image (sha256 {record.image[:12]}) in {root} are not those that were "
                         f"written: the collection is damaged; {AGAIN}."
@@ -185,7 +185,7 @@ class Collection:
         total, dims = record.total(1), self.layout.dims
         start = (record.start + self.layout.views.index(view) * total) * dims
         # Each image is mapped by itself: systems refuse to map more than they have memory for, copy on write.
-        numbers = torch.from_numpy(self._map(0, start, (total * dims,), mode="c"))
+        numbers = torch.from_numpy(self._numbers.map(MAPS, start, (total * dims,), mode="c"))
         parts = torch.split(numbers, [rows * columns * dims for rows, columns in shapes])
         maps = tuple(part.view(dims, *shape) for part, shape in zip(parts, shapes, strict=True))
         return Pyramid(maps, width, height)
@@ -208,8 +208,8 @@ class Collection:
         record = self._record(name)
         shape, table = (record.count, self.layout.dims), (record.count, COLUMNS)
         return Regions(
-            torch.from_numpy(self._map(1, record.row * shape[1], shape, mode="c")),
-            torch.from_numpy(self._map(2, record.row * COLUMNS, table, mode="c")),
+            torch.from_numpy(self._numbers.map(DESCRIPTORS, record.row * shape[1], shape, mode="c")),
+            torch.from_numpy(self._numbers.map(WINDOWS, record.row * COLUMNS, table, mode="c")),
         )
 
     def spans(self) -> Array:
@@ -219,23 +219,15 @@ class Collection:
 
     def descriptors(self) -> Array:
         """Descriptors [T, D] float16 of all regions that are on the disk, memory-mapped."""
-        return self._map(1, 0, (self._log.rows, self.layout.dims), mode="r")
+        return self._numbers.map(DESCRIPTORS, 0, (self._log.rows, self.layout.dims), mode="r")
 
     def windows(self) -> Array:
         """Where they are, [T, 5] float32; see `Regions`."""
-        return self._map(2, 0, (self._log.rows, COLUMNS), mode="r")
+        return self._numbers.map(WINDOWS, 0, (self._log.rows, COLUMNS), mode="r")
 
-    def _map(self, which: int, start: int, shape: tuple[int, ...], *, mode: Any) -> Array:  # noqa: ANN401 - a Literal
-        kind: Any = np.float32 if which == 2 else np.float16
-        path = self.folder / self.layout.names[which]
-        if 0 in shape:  # which cannot be mapped
-            return np.empty(shape, kind)
-        try:
-            return np.memmap(path, dtype=kind, mode=mode, offset=start * np.dtype(kind).itemsize, shape=shape)
-        except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be read: {error.strerror}. If the collection was compacted meanwhile, open it again."
-            ) from error
+    @property
+    def _numbers(self) -> Numbers:
+        return Numbers(self.folder, self.layout)
 
     def _take(self, log: Log) -> None:
         """Use a log, and note which files each image has."""
@@ -253,27 +245,6 @@ class Collection:
             why = f"was skipped: {reason}" if reason else "is not in it: add the folder that has it"
             raise DatasetError(f"The collection {self.folder} has no features of {called}, which {why}")
         return self._log.images[self._log.files[called]]
-
-    def _parts(self, record: Record) -> Iterator[tuple[Path, int, int]]:
-        """File, first byte and length of the numbers of an image."""
-        starts = self.layout.bytes(record.start, record.row)
-        lengths = self.layout.bytes(record.total(len(self.layout.views)), record.count)
-        for name, start, length in zip(self.layout.names[:3], starts, lengths, strict=True):
-            yield self.folder / name, start, length
-
-    def _checksum(self, record: Record) -> int:
-        crc = 0
-        for path, start, length in self._parts(record):
-            for block in blocks_of(path, start, length):
-                crc = zlib.crc32(block, crc)
-        return crc
-
-    def _check_sizes(self) -> None:
-        for name, wanted in zip(self.layout.names[:3], self.layout.bytes(self._log.cells, self._log.rows), strict=True):
-            path = self.folder / name
-            size = path.stat().st_size if path.is_file() else 0
-            if size < wanted:
-                raise DatasetError(f"{path} has {size} bytes and {wanted} are in the log: it is damaged; {AGAIN}.")
 
     # --- Writing
 
@@ -357,11 +328,11 @@ class Collection:
             layout = replace(self.layout, generation=self.layout.generation + 1)
             for name in layout.names:
                 (self.folder / name).unlink(missing_ok=True)  # of a compaction that was cut short
-            log = Log(len(layout.views))
+            old, log = self._numbers, Log(len(layout.views))
             with Writer(self.folder, layout, log, lambda: None) as writer:
                 for number in self._holders:
                     record = self._log.images[number]
-                    writer.image(record.entry(), [blocks_of(*where) for where in self._parts(record)])
+                    writer.image(record.entry(), old.blocks(record))
                 rest: list[dict[str, Any]] = [{"next": self._log.next}]
                 for name, number in self._log.files.items():
                     rest.append({"file": name, "image": self._log.images[number].image, "path": self._log.paths[name]})
@@ -370,7 +341,7 @@ class Collection:
             write_layout(self.folder, layout)
             self.layout = layout
             self._take(log)
-            clear(self.folder, self.layout)
+            self._numbers.clear()
 
     def _describe(
         self, writer: Writer, name: str, sha: str, loaded: LoadedImage | None, describer: CollectionDescriber
@@ -400,16 +371,13 @@ class Collection:
         self.layout = read_layout(self.folder)
         log = read_log(self.folder, self.layout)
         self._log = log
-        if log.images and self._checksum(log.images[-1]) != log.images[-1].crc:
+        if log.images and not self._numbers.intact(log.images[-1]):
             logger.warning("The last image in %s was not written completely: it is described again.", self.folder)
             log = read_log(self.folder, self.layout, until=log.last)
         self._take(log)
-        self._check_sizes()
+        self._numbers.check_sizes(log)
         self._cut()
-        clear(self.folder, self.layout)
+        self._numbers.clear()
 
     def _cut(self) -> None:
-        """End the files where what counts ends."""
-        ends = (*self.layout.bytes(self._log.cells, self._log.rows), self._log.bytes)
-        for name, size in zip(self.layout.names, ends, strict=True):
-            os.truncate(self.folder / name, size)
+        self._numbers.cut(self._log)

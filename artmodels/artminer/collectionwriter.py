@@ -1,9 +1,8 @@
 """Appends to the files of a collection; whatever fails, they end with the last complete image."""
 
-import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -19,11 +18,7 @@ from artmodels.artminer.views import sideways
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, DatasetError
 
-__all__ = ["CollectionDescriber", "Writer", "blocks_of", "clear", "numbers_of"]
-
-BLOCK = 2**24  # bytes that are copied or summed at a time
-
-logger = logging.getLogger(__name__)
+__all__ = ["CollectionDescriber", "Writer", "numbers_of"]
 
 
 class CollectionDescriber(Protocol):
@@ -176,23 +171,3 @@ def _promised(name: str, found: Mapping[str, Pyramid], size: tuple[int, int], la
                 f"{layout.dims} numbers a cell, scales {layout.scales} and the turned size were promised."
             )
     return shapes
-
-
-def blocks_of(path: Path, start: int, length: int) -> Iterator[bytes]:
-    """Bytes of a part of a file, some at a time; fewer where it ends before."""
-    with path.open("rb") as file:
-        file.seek(start)
-        while length and (block := file.read(min(length, BLOCK))):
-            yield block
-            length -= len(block)
-
-
-def clear(folder: Path, layout: Layout) -> None:
-    """Delete the files of other generations."""
-    begins = {name.split(".")[0] for name in layout.names}
-    for path in folder.iterdir():
-        if path.name not in layout.names and path.name.split(".")[0] in begins:
-            try:
-                path.unlink()
-            except OSError as error:  # Windows keeps what somebody still reads
-                logger.info("%s is not deleted yet: %s", path, error.strerror)

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from artmodels import images
 from artmodels.annotations import write_whole
 from artmodels.artminer.collection import Collection
-from artmodels.artminer.pipeline import ArtMiner, Searched
+from artmodels.artminer.oneshot import Searched
+from artmodels.artminer.pipeline import ArtMiner
 from artmodels.artminer.report import html_report
 from artmodels.errors import ConfigError
 
@@ -43,6 +45,8 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
 def search_folder(query: Path, box: tuple[float, float, float, float], held: Collection, miner: ArtMiner) -> Searched:
     """Look for a detail in a collection; the query's own picture, if it is there, is left out.
 
+    Places below the `threshold` of the miner's settings are left out, too.
+
     Args:
         query: Picture that shows it.
         box: Left, top, width, height in its pixels, from the top left corner.
@@ -54,7 +58,9 @@ def search_folder(query: Path, box: tuple[float, float, float, float], held: Col
     """
     left, top, width, height = box
     loaded = images.load(query)
-    return miner.search(loaded, (left, top, left + width, top + height), held, query=held.name_of_bytes(query) or "")
+    own = held.name_of_bytes(query) or ""
+    found = miner.search(loaded, (left, top, left + width, top + height), held, query=own)
+    return replace(found, hits=tuple(hit for hit in found.hits if hit.score >= miner.config.threshold))
 
 
 def write_report(file: Path, query: Path, found: Searched, held: Collection, miner: ArtMiner) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from artmodels.artminer.cells import SCALES
 from artmodels.artminer.discovery import DiscoveryConfig
 from artmodels.artminer.oneshot import CELLS
+from artmodels.artminer.pairtable import THRESHOLD
 from artmodels.artminer.views import check_views
 from artmodels.errors import ConfigError
 
@@ -28,6 +29,10 @@ class ArtMinerConfig:
             has "", the picture as it is.
         iterations: Hypotheses of a comparison, at most.
         seed: Of their choice.
+        threshold: Score of a search from which a place is shown to people. What a checkpoint has was measured by
+            `python benchmarks/artminer_thresholds.py`; -1, for features that were not, shows all. Searches and
+            evaluations rank everything: it is for whoever shows what they found.
+        pair_threshold: Discovery score above which two pictures are linked, measured by the same; else the paper's.
     """
 
     backbone: str = "art-resnet"
@@ -40,11 +45,18 @@ class ArtMinerConfig:
     views: tuple[str, ...] = ("", "mirror")
     iterations: int = 1000
     seed: int = 0
+    threshold: float = -1.0
+    pair_threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
         """Check the values."""
         if "" not in check_views(self.views):
             raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
+        if not (-1 <= self.threshold <= 1 and 0 <= self.pair_threshold <= 1):
+            raise ConfigError(
+                f"threshold={self.threshold} must be in [-1, 1], and pair_threshold={self.pair_threshold} a "
+                "score in [0, 1]"
+            )
         if self.dims is not None and self.dims < 1:
             raise ConfigError(f"dims={self.dims} must be at least 1, or None")
         if not self.scales or min(*self.scales, self.reference) < CELLS or len(set(self.scales)) < len(self.scales):

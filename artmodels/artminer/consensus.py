@@ -20,7 +20,18 @@ from torch import Tensor
 
 from artmodels.runtime import generator
 
-__all__ = ["SAMPLE", "Matches", "Model", "best_of_each", "draw", "plausible", "scores", "solve", "surviving"]
+__all__ = [
+    "SAMPLE",
+    "Matches",
+    "Model",
+    "best_of_each",
+    "draw",
+    "plausible",
+    "refitted",
+    "scores",
+    "solve",
+    "surviving",
+]
 
 Model = Literal["affine", "scaling", "similarity", "homography"]
 SAMPLE: dict[str, int] = {"affine": 3, "scaling": 2, "similarity": 2, "homography": 4}  # points that fix a model
@@ -227,6 +238,49 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
             offset += size
         torch.sum(best, 1, out=found[start : start + rows])
     return found.cpu()
+
+
+def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
+    """Fit a transform to the matches that agree with it, by least squares with the weights s exp(-e^2 / t^2).
+
+    A hypothesis goes through its few points exactly; this one has the errors of all. Of a homography the algebraic
+    error is made least. Where the matches that agree do not determine the model, the nearest of the solutions to 0 is
+    taken: see with `plausible` and `scores` whether the result is better.
+
+    Args:
+        model: See `solve`.
+        transform: [3, 3] float64, target to reference.
+        matches: Of all scales.
+
+    Returns:
+        [3, 3] float64; where nothing agrees, or the solution is not finite, the transform itself.
+    """
+    moved = torch.cat([matches.second, torch.ones_like(matches.second[:, :1])], 1) @ transform.T
+    away = (moved[:, :2] / moved[:, 2:] - matches.first) / matches.tolerance
+    square = away.square().sum(1)
+    agreeing = (square < 1 - ROUNDING) & (moved[:, 2] > DEGENERATE)
+    if not agreeing.any():
+        return transform
+    weight = (matches.similarity[agreeing] * (-square[agreeing]).exp()).sqrt()[None, :, None]  # of a residual
+    (x, y), (u, v) = matches.second[agreeing].T, matches.first[agreeing].T
+    one, nought = torch.ones_like(x), torch.zeros_like(x)
+    across, down = {  # what the parameters are multiplied by, of each of the two coordinates
+        "affine": ([x, y, one, nought, nought, nought], [nought, nought, nought, x, y, one]),
+        "scaling": ([x, one, nought, nought], [nought, nought, y, one]),
+        "similarity": ([x, -y, one, nought], [y, x, nought, one]),
+        "homography": ([x, y, one, nought, nought, nought, -x * u, -y * u], [*[nought] * 3, x, y, one, -x * v, -y * v]),
+    }[model]
+    system = torch.stack([torch.stack(across, 1), torch.stack(down, 1)])  # [2, m, parameters]
+    system, known = (system * weight).flatten(0, 1), (torch.stack([u, v])[..., None] * weight).flatten(0, 1)
+    p = torch.linalg.lstsq(system, known, driver="gelsd").solution[:, 0].tolist()
+    entries = {
+        "affine": lambda: [*p, 0, 0, 1],
+        "scaling": lambda: [p[0], 0, p[1], 0, p[2], p[3], 0, 0, 1],
+        "similarity": lambda: [p[0], -p[1], p[2], p[1], p[0], p[3], 0, 0, 1],
+        "homography": lambda: [*p, 1],
+    }[model]()
+    found = torch.tensor(entries, dtype=torch.float64).view(3, 3)
+    return found if bool(found.isfinite().all()) else transform
 
 
 def best_of_each(key: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from artmodels.artminer.consensus import SAMPLE, Matches, Model, draw, plausible, scores, solve, surviving
+from artmodels.artminer.consensus import SAMPLE, Matches, Model, draw, plausible, refitted, scores, solve, surviving
 from artmodels.errors import ConfigError
 from artmodels.runtime import generator
 
@@ -46,6 +46,8 @@ class DiscoveryConfig:
             shares of width and height, and the tolerance is a share of the reference's longer side with its margin.
         gates: Whether transforms that no copyist would make are refused, see `consensus.plausible`. Not published.
         least_component: Cells that touch which a patch must have in both pictures.
+        refits: How often the best transform is fitted again to the matches that agree with it, see
+            `consensus.refitted`; a fit that is refused or scores less is dropped. Not published.
         seed: Of the samples.
 
     Raises:
@@ -60,13 +62,19 @@ class DiscoveryConfig:
     isotropic: bool = True
     gates: bool = True
     least_component: int = 3
+    refits: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.model not in get_args(Model):
             raise ConfigError(f"model={self.model!r} is not one of {', '.join(get_args(Model))}")
-        for name, least, greatest in (("margin", 0, 100), ("iterations", 1, 100_000), ("least_component", 1, 10_000)):
+        for name, least, greatest in (
+            ("margin", 0, 100),
+            ("iterations", 1, 100_000),
+            ("least_component", 1, 10_000),
+            ("refits", 0, 100),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= greatest:
                 raise ConfigError(f"{name}={value!r} is not a whole number from {least} to {greatest}")
@@ -273,6 +281,16 @@ class _Reference:
             there[:2, 2] = -0.01 / torch.tensor([finest[1], finest[0]])
         return (back @ transform @ there).float()
 
+    def refined(self, best: Tensor, value: float, matches: Matches) -> Tensor:
+        """The transform [3, 3], fitted again as often as that does not lower its score."""
+        for _ in range(self.config.refits):
+            fitted = refitted(self.config.model, best, matches)[None]
+            score = float(scores(fitted, matches, self.cells.device))
+            if score < value or (self.config.gates and not plausible(fitted, matches)):
+                break
+            best, value = fitted[0], score
+        return best
+
     def match(self, target: Sequence[Tensor]) -> Match:
         config, size = self.config, SAMPLE[self.config.model]
         finest = _finest(target)
@@ -295,7 +313,8 @@ class _Reference:
         if not len(transforms):
             refused = f"{degenerate} degenerate and {len(drawn) - degenerate} implausible"
             return self.nothing(f"of {len(drawn)} hypotheses, {refused}", finest)
-        best = transforms[int(scores(transforms, matches, self.cells.device).numpy().argmax())]
+        values = scores(transforms, matches, self.cells.device).numpy()
+        best = self.refined(transforms[int(values.argmax())], float(values.max()), matches)
         kept, place, grid, reason = surviving(best, matches, self.inner, config.least_component)
         if reason:
             return self.nothing(reason, finest)

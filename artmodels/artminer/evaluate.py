@@ -14,7 +14,7 @@ from artmodels.artminer.protocols import OneShotScores, OneShotSet, score
 
 __all__ = ["By", "one_shot"]
 
-By = Literal["cosine", "discovery"]
+By = Literal["cosine", "verified", "discovery"]
 
 
 @torch.inference_mode()
@@ -34,7 +34,8 @@ def one_shot(
         queries: See `artmodels.artminer.protocols.read_queries`.
         among: All pictures, distractors too, by the names of the benchmark.
         path: Gives the file of a picture.
-        by: What ranks places: the cosine of stacked cells, or the discovery score of the detail with a picture.
+        by: What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and
+            the place, see `ArtMiner.search`; or the discovery score of the detail and the whole picture.
         report: Called after each picture, with how many are done and how many there are.
 
     Returns:
@@ -46,10 +47,11 @@ def one_shot(
         sizes[kernel.shape].append(number)
     found: list[list[Hit]] = [[] for _ in kernels]
     for done, name in enumerate(among.names, start=1):
-        if by == "cosine":
+        if by != "discovery":
             for numbers in sizes.values():
                 together = torch.stack([kernels[number] for number in numbers])
-                for number, hits in zip(numbers, miner.places(name, among, together), strict=True):
+                places = miner.places(name, among, together, by=by)
+                for number, hits in zip(numbers, places, strict=True):
                     found[number] += hits
         else:
             for number, kernel in enumerate(kernels):

@@ -2,11 +2,14 @@
 
 Shen, Efros and Aubry 2019 (arXiv:1903.02678), section 5.1. The detail is brought to 8 cells on its longer side and
 described with some of its surroundings, which are cut off again: what a cell looks like depends on its neighbours.
+
+The cosine of stacked cells compares each cell with exactly one. `agreement` also asks whether the cells find each other
+among those around the place: the discovery score of section 5, of the detail and the place alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,12 +24,14 @@ from artmodels.errors import ConfigError
 if TYPE_CHECKING:
     from artmodels.artminer.discovery import Match
 
-__all__ = ["CELLS", "Box", "Hit", "check_box", "detail", "found_in", "window_cosine"]
+__all__ = ["CELLS", "Box", "Hit", "Ranked", "Searched", "agreement", "check_box", "detail", "found_in", "window_cosine"]
 
 Box = tuple[float, float, float, float]
+Ranked = Literal["cosine", "verified"]
 
 CELLS, MARGIN = 8, 5
 PER_SCALE, PER_IMAGE = 8, 40  # best places of a scale, and of a picture
+RING, TOLERANCE = 1, 1.5  # cells: around a place, and that a match may be off; for benchmarks/artminer.py --seed 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Hit:
     Attributes:
         image: Name of the picture.
         box: Left, top, right, bottom in its pixels.
-        score: Cosine in [-1, 1]; 1 is the detail itself.
+        score: What ranks it, 1 is the detail itself: the cosine in [-1, 1], or the mean of it and the agreement.
         view: How the picture was turned before it was compared: "" for not at all, see `views`.
         match: Which cells of the turned picture correspond to which of the detail, where that was looked into.
     """
@@ -46,6 +51,25 @@ class Hit:
     score: float
     view: str = ""
     match: "Match | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What a search found.
+
+    Attributes:
+        hits: Best first.
+        query: Name of the picture that the detail is from, "" if it is not in the collection.
+        box: Of the detail, in its pixels.
+        cells: Rows and columns that the detail was brought to.
+        model: Fingerprint of what described it.
+    """
+
+    hits: tuple[Hit, ...]
+    query: str
+    box: Box
+    cells: tuple[int, int]
+    model: str
 
 
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
@@ -117,39 +141,77 @@ def window_cosine(target: Tensor, kernels: Tensor) -> Tensor:
     return (F.conv2d(target[None], scaled) / length)[0]
 
 
-def found_in(maps: Sequence[Tensor], kernels: Tensor, *, width: int, height: int) -> list[tuple[Tensor, Tensor]]:
+def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """The discovery score of details and places that were found for them, each place by itself.
+
+    As in `discovery`, cells that are each other's nearest neighbours match, and those near where the transform puts
+    them count s exp(-e^2 / t^2), over the number of the detail's cells. But here the place is the transform, and only
+    its own cells and those around it take part: a cell of a small detail need not be the nearest in a whole picture.
+
+    Args:
+        target: [D, R, C].
+        kernels: [Q, D, a, b], cells of length 1.
+        top: [Q, K] int64, first row of each place.
+        left: [Q, K], its first column.
+
+    Returns:
+        [Q, K] in [0, 1]; 1 is the detail itself.
+    """
+    a, b = kernels.shape[2:]
+    rows = top[..., None] + torch.arange(a + 2 * RING, device=top.device)  # [Q, K, A]
+    columns = left[..., None] + torch.arange(b + 2 * RING, device=top.device)  # [Q, K, B]
+    around = F.pad(target, (RING,) * 4)[:, rows[..., :, None], columns[..., None, :]]  # [D, Q, K, A, B]
+    similarity = torch.einsum("qdn,dqkm->qknm", kernels.flatten(2), around.flatten(3))
+    value, nearest = similarity.max(3)  # [Q, K, n]
+    own = torch.arange(a * b, device=top.device)
+    mutual = similarity.argmax(2).gather(2, nearest) == own
+    down = nearest // (b + 2 * RING) - RING - own // b
+    across = nearest % (b + 2 * RING) - RING - own % b
+    square = (down.square() + across.square()) / TOLERANCE**2
+    counted = value.clamp(min=0) * (-square).exp() * (mutual & (square < 1))
+    return counted.sum(2) / (a * b)
+
+
+def found_in(
+    maps: Sequence[Tensor], kernels: Tensor, *, width: int, height: int, verified: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     """The best places of one picture for details of one size.
 
-    The eight best places of each scale are pooled, forty are kept, and of two that overlap at all the lesser goes.
+    The eight places of each scale with the largest cosine are pooled, forty are kept, and of two that overlap at all
+    the lesser goes.
 
     Args:
         maps: [D, R_k, C_k] of each scale.
         kernels: [Q, D, a, b].
         width: Of the picture, in pixels.
         height: Of it.
+        verified: Whether the forty are scored by the mean of their cosine and their `agreement`. Not published.
 
     Returns:
         For each detail: boxes [N, 4] in pixels, and scores [N], descending. None where every scale is smaller than it.
     """
     a, b = kernels.shape[2:]
-    boxes, scores = list[Tensor](), list[Tensor]()
+    boxes, scores, ranks = list[Tensor](), list[Tensor](), list[Tensor]()
     for level in maps:
         rows, columns = level.shape[1:]
         if rows < a or columns < b:
             continue
-        cosine = window_cosine(level.float(), kernels).flatten(1)
+        level = level.float()
+        cosine = window_cosine(level, kernels).flatten(1)
         best = cosine.topk(min(PER_SCALE, cosine.shape[1]), dim=1)
         top, left = best.indices // (columns - b + 1), best.indices % (columns - b + 1)
         corners = torch.stack([left / columns, top / rows, (left + b) / columns, (top + a) / rows], 2)
         boxes.append(corners * corners.new_tensor([width, height, width, height]))
         scores.append(best.values)
+        ranks.append((best.values + agreement(level, kernels, top, left)) / 2 if verified else best.values)
     if not boxes:
         return [(kernels.new_zeros(0, 4), kernels.new_zeros(0)) for _ in kernels]
     pooled = torch.cat(scores, 1)
-    best = pooled.topk(min(PER_IMAGE, pooled.shape[1]), dim=1)
-    places = torch.cat(boxes, 1).gather(1, best.indices[:, :, None].expand(-1, -1, 4))
+    chosen = pooled.topk(min(PER_IMAGE, pooled.shape[1]), dim=1).indices
+    rank, order = torch.cat(ranks, 1).gather(1, chosen).sort(dim=1, descending=True, stable=True)
+    places = torch.cat(boxes, 1).gather(1, chosen.gather(1, order)[:, :, None].expand(-1, -1, 4))
     kept = _apart(places)
-    return [(place[keep], score[keep]) for place, score, keep in zip(places, best.values, kept, strict=True)]
+    return [(place[keep], score[keep]) for place, score, keep in zip(places, rank, kept, strict=True)]
 
 
 def _apart(boxes: Tensor) -> Tensor:

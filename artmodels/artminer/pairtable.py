@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "components",
     "mapped",
+    "overlapping",
     "overlaps",
     "triangles",
 ]
@@ -35,6 +36,7 @@ THRESHOLD = 0.015  # of the paper; 0.03 for its old and new photographs
 MASK_CELLS = 40  # of the longer side of a mask to be shown
 IOU_CELLS = 100  # of those that are compared
 BLOCK = 1024  # masks that are compared with all others of a picture at a time
+MASKS = 2**13  # masks that are compared as bits at a time
 WEDGES = 2**20  # candidates for triangles that are looked at together
 
 
@@ -110,31 +112,19 @@ class PairTable:
         return order, np.searchsorted(flat[order], np.arange(len(self.names) + 1))
 
     @cached_property
-    def _cells(self) -> tuple[Array, Array, Array]:
-        """Cells as rectangles, in relative coordinates of the picture that was not turned.
+    def _cells(self) -> tuple[Array, Array, Array, Array]:
+        """Cells as the views show them: [cells, 2] row and column, and [2 n + 1] where those of an entry start.
 
-        Returns:
-            [cells, 4] left, top, right, bottom; [2 n + 1] where those of an entry start; [2 n, 2] rows and columns of
-            an entry's map, not turned either.
+        Then [2 n, 2] rows and columns of an entry's map as the view shows it, and [2 n] its place in `VIEWS`.
         """
         shapes = np.array([s for p in self.pairs for s in (p.match.reference_shape, p.match.target_shape)], np.int64)
-        shapes = shapes.reshape(-1, 2)
         cells = [c for pair in self.pairs for c in (pair.match.reference_cells, pair.match.target_cells)]
-        starts = np.concatenate([[0], np.cumsum([len(each) for each in cells], dtype=np.int64)])
+        starts = np.concatenate([[0], np.cumsum([each.size(0) for each in cells], dtype=np.int64)])
         flat = torch.cat(cells).numpy() if cells else np.zeros((0, 2), np.int64)
-        owner = np.repeat(np.arange(len(cells)), np.diff(starts))
-        # x before y; the eight neighbours belong to a cell too, as in the mask that the paper shows.
-        low, high = ((flat + step) / shapes[owner] for step in (-1, 2))
-        boxes = np.concatenate([low[:, ::-1], high[:, ::-1]], 1)
-        views = np.array([view for pair in self.pairs for view in ("", pair.view)], object)
-        for view in set(views) - {""}:
-            here = (views == view)[owner]
-            matrix = from_view(view).double().numpy()
-            corners = mapped(matrix, boxes[here].reshape(-1, 2, 2))
-            boxes[here] = np.concatenate([corners.min(1), corners.max(1)], 1)
-            if VIEWS[view][1] % 2:
-                shapes[views == view] = shapes[views == view][:, ::-1]
-        return boxes, starts, shapes
+        place = {view: number for number, view in enumerate(VIEWS)}
+        views = np.zeros(2 * len(self), np.int64)
+        views[1::2] = [place[pair.view] for pair in self.pairs]
+        return flat, starts, shapes.reshape(-1, 2), views
 
     def entries(self, picture: int) -> Array:
         """Numbers of the entries of a picture."""
@@ -144,17 +134,22 @@ class PairTable:
 
     def points(self, count: int) -> Array:
         """Centres of `count` cells of each entry, evenly taken, relative: [2 n, count, 2]; NaN where it has none."""
-        boxes, starts, _ = self._cells
+        cells, starts, shapes, views = self._cells
         sizes = np.diff(starts)
         chosen = starts[:-1, None] + (((np.arange(count) + 0.5) / count) * sizes[:, None]).astype(np.int64)
         points = np.full((len(sizes), count, 2), np.nan)
-        points[sizes > 0] = (boxes[:, :2] + boxes[:, 2:])[chosen[sizes > 0]] / 2
+        points[sizes > 0] = ((cells[chosen[sizes > 0]] + 0.5) / shapes[sizes > 0, None])[..., ::-1]
+        for number, view in enumerate(VIEWS):
+            if view:
+                points[views == number] = mapped(from_view(view).double().numpy(), points[views == number])
         return points
 
     @cached_property
     def shapes(self) -> Array:
         """Rows and columns of the finest map of each picture, not turned: [names, 2]."""
-        flat, shapes = self.ends.reshape(-1), self._cells[2]
+        flat, (_, _, shapes, views) = self.ends.reshape(-1), self._cells
+        sideways = np.array([quarters % 2 == 1 for _, quarters in VIEWS.values()])[views]
+        shapes = np.where(sideways[:, None], shapes[:, ::-1], shapes)
         order = np.lexsort((shapes.prod(1), flat))
         last = np.searchsorted(flat[order], np.arange(len(self.names)), side="right") - 1
         found: Array = shapes[order[last]]
@@ -166,30 +161,135 @@ class PairTable:
         A surviving cell of a map covers itself and its eight neighbours; a cell of the grid is covered if its centre
         is.
         """
-        if len(entries) > BLOCK:
-            parts = [self.masks(picture, entries[at : at + BLOCK], cells) for at in range(0, len(entries), BLOCK)]
-            return np.concatenate(parts)
-        boxes, starts, _ = self._cells
         tall, wide = self.shapes[picture].tolist()
-        shape = np.array(grid(tall, wide, cells))
-        sizes = starts[entries + 1] - starts[entries]
-        owner = np.repeat(np.arange(len(entries)), sizes)
-        which = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + starts[entries][owner]
-        # A centre (g + 0.5) / n is inside from `low` to below `high`; the slack absorbs rounding of edges.
-        sides = np.ceil(boxes[which].reshape(-1, 2, 2) * shape[::-1] - 0.5 - 1e-9).astype(np.int64)
-        sides = sides.clip(0, shape[::-1])
-        (left, top), (right, bottom) = sides[:, 0].T, sides[:, 1].T
-        # Rectangles are painted by the sum of their corners: +1 where one starts, -1 where it ends.
-        rows, columns = (shape + 1).tolist()
-        painted = np.zeros((rows, columns, len(entries)), np.int16)
-        for y, x, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
-            np.add.at(painted.reshape(-1), (y * columns + x) * len(entries) + owner, np.int16(sign))
-        for row in range(1, rows):  # all masks at a time, which is several times as fast as np.cumsum
-            painted[row] += painted[row - 1]
-        for column in range(1, columns):
-            painted[:, column] += painted[:, column - 1]
-        covered: Array = np.ascontiguousarray(np.moveaxis(painted[:-1, :-1] > 0, 2, 0))
+        shape = grid(tall, wide, cells)
+        covered = np.zeros((len(entries), *shape), bool)
+        for members, maps in self.maps(entries):
+            rows, columns = (_nearest(*sizes) for sizes in zip(shape, maps.shape[1:], strict=True))
+            covered[members] = maps[:, rows[:, None], columns]
         return covered
+
+    def packed(self, entries: Array, cells: int) -> tuple[Array, Array]:
+        """The masks of entries of any pictures as bits, and what bounds them.
+
+        Returns:
+            [k, W] uint64 of each mask, row by row; those of one picture have the same layout. [k, 5] int64: how many
+            bits are set, and the first row and column that has one and those after the last.
+        """
+        pictures, place = np.unique(self.ends.reshape(-1)[entries], return_inverse=True)
+        shapes = np.array([grid(tall, wide, cells) for tall, wide in self.shapes[pictures].tolist()], np.int64)
+        shapes = shapes.reshape(-1, 2)[place]
+        longest = int((shapes[:, 0] * -(-shapes[:, 1] // 8)).max(initial=0))  # bytes
+        words = np.zeros((len(entries), -(-longest // 8)), np.uint64)
+        bounds = np.zeros((len(entries), 5), np.int64)
+        for members, maps in self.maps(entries, shapes):
+            rows, columns = (
+                _nearest(count, size) for count, size in zip(shapes[members[0]].tolist(), maps.shape[1:], strict=True)
+            )
+            # A line of the grid by its bits, from the bytes of a row of the map: a table is faster than bit by bit.
+            octets = np.packbits(maps, axis=2)
+            lines = np.zeros((*octets.shape[:2], -(-len(columns) // 8)), np.uint8)
+            for at in range(octets.shape[2]):
+                known = np.zeros((256, 8 * octets.shape[2]), np.uint8)
+                known[:, 8 * at : 8 * at + 8] = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+                lines |= np.packbits(known[:, columns], axis=1).take(octets[:, :, at], axis=0)
+            bits = np.zeros((len(members), words.shape[1] * 8), np.uint8)
+            bits[:, : len(rows) * lines.shape[2]] = lines.take(rows, axis=1).reshape(len(members), -1)
+            words[members] = bits.view(np.uint64)
+            across = np.unpackbits(np.bitwise_or.reduce(lines, axis=1), axis=1, count=len(columns)).astype(bool)
+            down = np.take(lines.any(2), rows, axis=1)
+            for at, along in ((1, down), (2, across)):
+                bounds[members, at] = along.argmax(1)
+                bounds[members, at + 2] = along.shape[1] - along[:, ::-1].argmax(1)
+        bounds[:, 0] = np.bitwise_count(words).sum(1, dtype=np.int64)
+        return words, bounds
+
+    def maps(self, entries: Array, kinds: Array | None = None) -> Iterator[tuple[Array, Array]]:
+        """What entries cover on their maps, a surviving cell with its eight neighbours; those of one shape together.
+
+        Args:
+            entries: [k] their numbers.
+            kinds: [k, 2] what else those together have in common, such as a grid; not negative.
+
+        Yields:
+            Places among the entries; their maps [b, r, c] bool of the picture as it is, not turned.
+        """
+        cells, starts, shapes, views = self._cells
+        kinds = np.zeros((len(entries), 0), np.int64) if kinds is None else kinds
+        keys = np.concatenate([views[entries, None], shapes[entries], kinds], 1)
+        kind = np.ravel_multi_index(tuple(keys.T), tuple((keys.max(0, initial=0) + 1).tolist()))
+        order = np.argsort(kind, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(kind[order])) + 1):
+            for at in range(0, len(group), BLOCK):
+                members = group[at : at + BLOCK]
+                chosen = entries[members]
+                sizes = starts[chosen + 1] - starts[chosen]
+                which = np.arange(sizes.sum()) + np.repeat(starts[chosen] - np.cumsum(sizes) + sizes, sizes)
+                rows, columns = (shapes[chosen[0]] + 2).tolist()
+                owner = np.repeat(np.arange(len(members)) * rows, sizes)
+                marked = np.zeros((len(members), rows, columns), bool)
+                row, column = cells[which].T
+                marked.reshape(-1)[(owner + row + 1) * columns + column + 1] = True
+                wide = marked[:, :, :-2] | marked[:, :, 1:-1] | marked[:, :, 2:]
+                seen = wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
+                mirrored, quarters = tuple(VIEWS.values())[views[chosen[0]]]
+                seen = np.rot90(seen, -quarters, axes=(1, 2))
+                yield members, seen[:, :, ::-1] if mirrored else seen
+
+
+def _nearest(count: int, size: int) -> Array:
+    """Which of `size` cells in a row has the centre of each of `count` cells."""
+    return (2 * np.arange(count) + 1) * size // (2 * count)
+
+
+def overlapping(table: PairTable, entries: Array, overlap: float, cells: int = IOU_CELLS) -> Iterator[Array]:
+    """Which entries cover the same part of the same picture.
+
+    Masks are compared bit by bit where their sizes and the boxes around them allow an intersection over union above
+    the one asked for. Memory does not grow with the pairs of entries.
+
+    Args:
+        table: Of pairs.
+        entries: Those to compare, each once.
+        overlap: Intersection over union to exceed, in [0, 1).
+        cells: Of the longer side of the grid.
+
+    Yields:
+        [b, 3] float64: two entries, the smaller number first, and their intersection over union.
+    """
+    pictures = table.ends.reshape(-1)[entries]
+    order = np.lexsort((entries, pictures))
+    entries, pictures = entries[order], pictures[order]
+    # Whole pictures at a time, about MASKS masks.
+    first = np.searchsorted(pictures, pictures)
+    for group in np.split(np.arange(len(entries)), np.flatnonzero(np.diff(first // MASKS)) + 1):
+        words, bounds = table.packed(entries[group], cells)
+        owner = pictures[group]
+        later = np.searchsorted(owner, owner, side="right") - np.arange(len(group)) - 1
+        ends = np.cumsum(later)
+        start = 0
+        while start < len(group):
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] - later[start] + WEDGES, side="right")))
+            counts = later[start:stop]
+            one = np.repeat(np.arange(start, stop), counts)
+            other = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts) + one + 1
+            areas = bounds[one, 0] + bounds[other, 0]
+            high, low = (
+                np.minimum(bounds[one, 3:], bounds[other, 3:]),
+                np.maximum(bounds[one, 1:3], bounds[other, 1:3]),
+            )
+            most = (high - low).clip(0).prod(1)
+            most = np.minimum(most, np.minimum(bounds[one, 0], bounds[other, 0]))
+            possible = np.flatnonzero(most > overlap * (areas - most))
+            for at in range(0, len(possible), MASKS):
+                these = possible[at : at + MASKS]
+                here, there = one[these], other[these]
+                common = np.bitwise_count(words[here] & words[there]).sum(1, dtype=np.int64)
+                union = areas[these] - common
+                above = common > overlap * union
+                here, there = entries[group[here[above]]], entries[group[there[above]]]
+                yield np.stack([here, there, common[above] / union[above]], 1)
+            start = stop
 
 
 def overlaps(masks: Array) -> Iterator[tuple[slice, Array, Array]]:

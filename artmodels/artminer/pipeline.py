@@ -5,7 +5,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
@@ -14,40 +13,24 @@ from torch import Tensor
 
 import artmodels
 from artmodels import features, hub, images, runtime
+from artmodels.artminer import shortlist
 from artmodels.artminer.cells import Describer, Pyramid
+from artmodels.artminer.collection import Collection
 from artmodels.artminer.comparison import Compared, pale, shared_part
 from artmodels.artminer.config import ArtMinerConfig
 from artmodels.artminer.described import Described, InMemory
 from artmodels.artminer.discovery import DiscoveryConfig, Match, discover_many
-from artmodels.artminer.oneshot import CELLS, Box, Hit, check_box, detail, found_in
+from artmodels.artminer.oneshot import CELLS, Box, Hit, Ranked, Searched, check_box, detail, found_in
 from artmodels.artminer.pairtable import Pair
 from artmodels.artminer.views import turned, unturned
 from artmodels.errors import ConfigError
+from artmodels.index import Index
 
-__all__ = ["ArtMiner", "ArtMinerConfig", "Searched"]
+__all__ = ["ArtMiner", "ArtMinerConfig"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
 TOGETHER = 16  # pictures that are compared with one at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """What a search found.
-
-    Attributes:
-        hits: Best first.
-        query: Name of the picture that the detail is from, "" if it is not in the collection.
-        box: Of the detail, in its pixels.
-        cells: Rows and columns that the detail was brought to.
-        model: Fingerprint of what described it.
-    """
-
-    hits: tuple[Hit, ...]
-    query: str
-    box: Box
-    cells: tuple[int, int]
-    model: str
 
 
 class ArtMiner(hub.Pretrained):
@@ -238,6 +221,7 @@ class ArtMiner(hub.Pretrained):
         query: str = "",
         count: int = 1000,
         verify: int = 20,
+        by: Ranked = "verified",
     ) -> Searched:
         """Find a detail in other pictures.
 
@@ -249,6 +233,8 @@ class ArtMiner(hub.Pretrained):
             count: Most hits.
             verify: Best hits for which the detail is also compared cell by cell: their `match` says which part of the
                 picture corresponds to which of the detail, and how well. It does not change their order.
+            by: What ranks places: the mean of their cosine and of the discovery score of the detail and the place, see
+                `oneshot.agreement`; or "cosine", as published, that alone.
 
         Raises:
             ConfigError: The box is no box inside the picture.
@@ -257,19 +243,21 @@ class ArtMiner(hub.Pretrained):
         loaded = images.load(image)
         place = check_box(box, loaded.width, loaded.height)
         kernel = self.kernel(loaded, place)
-        hits = [hit for name in among.names if name != query for hit in self.places(name, among, kernel[None])[0]]
+        others = [name for name in among.names if name != query]
+        hits = [hit for name in others for hit in self.places(name, among, kernel[None], by=by)[0]]
         hits.sort(key=lambda hit: -hit.score)
         if verify:
             hits = self._verified(hits[:count], verify, kernel, among)
         return Searched(tuple(hits[:count]), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
 
-    def places(self, name: str, among: Described, kernels: Tensor) -> list[list[Hit]]:
-        """Where one picture looks like details: the cosine of stacked cells.
+    def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
+        """Where one picture looks like details.
 
         Args:
             name: Of the picture.
             among: That it is in.
             kernels: [Q, D, a, b], of details of one size.
+            by: See `search`.
 
         Returns:
             For each detail its hits in all views, best first; of two that overlap the lesser goes.
@@ -278,7 +266,8 @@ class ArtMiner(hub.Pretrained):
         found: list[list[Hit]] = [[] for _ in kernels]
         for view in self.views:
             pyramid = among.pyramid(name, view)
-            places = found_in(self._searched(pyramid), kernels, width=pyramid.width, height=pyramid.height)
+            maps, shape = self._searched(pyramid), (pyramid.width, pyramid.height)
+            places = found_in(maps, kernels, width=shape[0], height=shape[1], verified=by == "verified")
             for hits, (boxes, scores) in zip(found, places, strict=True):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
@@ -350,17 +339,37 @@ class ArtMiner(hub.Pretrained):
         return among.pyramid(name).at(self.config.reference).float()
 
     def pairs(
-        self, among: Described, candidates: Iterable[Sequence[str]] | None = None, *, least: float = 0.0
+        self,
+        among: Described,
+        candidates: Iterable[Sequence[str]] | None = None,
+        *,
+        index: Index | None = None,
+        keep: int = 100,
+        exhaustive: int = shortlist.EXHAUSTIVE,
+        least: float = 0.0,
     ) -> Iterator[Pair]:
-        """Score pairs of pictures, each once.
+        """Score pairs of pictures, each once: all of them, or in a large `Collection` those of a shortlist.
 
         Args:
             among: The pictures.
             candidates: Which pairs, as first and second name; a third part, such as the view that
-                `artmodels.artminer.shortlist.candidates` gives, is not needed: all views are compared. None for all
-                pairs, whose number grows with the square of the pictures'.
+                `artmodels.artminer.shortlist.candidates` gives, is not needed: all views are compared. None chooses by
+                `exhaustive`.
+            index: For the shortlist, brought up to date first; None makes one by `shortlist.region_index`.
+            keep: For the shortlist, pictures and views that are compared with each.
+            exhaustive: All pairs of fewer pictures than this, and of what is no `Collection`, are compared; their
+                number grows with the square of the pictures'. `len(among.names) + 1` compares all in any case.
             least: Pairs with a lower score are left out, as are all that score 0.
+
+        Raises:
+            ConfigError: FAISS is not installed, or the index takes other vectors.
         """
+        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
+            if index is None:
+                index = shortlist.region_index(among)
+            else:
+                shortlist.index_regions(among, index)
+            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
         if candidates is None:
             names = list(among.names)
             groups = ((name, names[number + 1 :]) for number, name in enumerate(names))

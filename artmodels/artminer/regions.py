@@ -17,6 +17,7 @@ from artmodels.errors import ConfigError
 __all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions", "saliency"]
 
 COLUMNS = 5
+PARTS = 4  # of a picture along each side, of which each gives its share of the regions
 EPSILON = 1e-7
 
 
@@ -28,7 +29,9 @@ class RegionConfig:
         scales: Cells of the longer side of the maps whose windows are taken.
         sizes: Cells of the side of a window; neighbours overlap by half, rounded down.
         saliency: Windows whose mean weight is below this are dropped.
-        most: The most salient ones of a view that are kept.
+        most: Of a view that are kept: the most salient ones of each scale and size in each of 4 x 4 parts of the
+            picture, the same share of all. The most salient of all would be small windows in the busiest part, and
+            what two pictures share may be elsewhere.
     """
 
     scales: tuple[int, ...] = (36, 20)
@@ -105,28 +108,48 @@ def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -
     Raises:
         ConfigError: The pyramid lacks a scale.
     """
-    descriptors, tables = list[Tensor](), list[Tensor]()
+    descriptors, tables, kinds = list[Tensor](), list[Tensor](), list[Tensor]()
     for scale in config.scales:
         cells = pyramid.at(scale).float()
         weight = saliency(cells)
+        weighted = torch.cat([cells * weight, weight[None]])
         for size in config.sizes:
             sides = [min(size, length) for length in cells.shape[1:]]
             starts = [_starts(length, side) for length, side in zip(cells.shape[1:], sides, strict=True)]
+            down, across = (_means(*each) for each in zip(starts, cells.shape[1:], sides, strict=True))
+            means = (down @ weighted @ across.T).flatten(1)
             pick = torch.cartesian_prod(*starts)
-            means = F.avg_pool2d(torch.cat([cells * weight, weight[None]]), sides, stride=1)[:, pick[:, 0], pick[:, 1]]
             centres = (pick.float() + torch.tensor(sides) / 2) / torch.tensor(cells.shape[1:])
             share = means.new_full((len(pick),), max(sides) / scale)
             number = torch.full_like(share, view)
+            part = (centres * PARTS).long()
+            kinds.append((len(kinds) * PARTS + part[:, 0]) * PARTS + part[:, 1])
             descriptors.append(means[:-1].T)
             tables.append(torch.stack([number, centres[:, 1], centres[:, 0], share, means[-1]], 1))
-    found, table = torch.cat(descriptors), torch.cat(tables)
+    found, table, kind = torch.cat(descriptors), torch.cat(tables), torch.cat(kinds)
     # Opposite neighbours may cancel out: without a direction there is nothing to compare.
     kept = ((table[:, 4] >= config.saliency) & (found.norm(dim=1) > EPSILON)).nonzero()[:, 0]
-    order = table[kept, 4].sort(descending=True, stable=True).indices[: config.most]
-    return Regions(F.normalize(found[kept[order]], dim=1), table[kept[order]])
+    kept = kept[table[kept, 4].sort(descending=True, stable=True).indices]
+    kept = kept[_shared_out(kind[kept], config.most)]
+    return Regions(F.normalize(found[kept], dim=1), table[kept])
+
+
+def _shared_out(kind: Tensor, most: int) -> Tensor:
+    """Positions, rising, of the first ones of each kind [n]: the same share of each, `most` in all."""
+    order = kind.sort(stable=True).indices
+    first = torch.searchsorted(kind[order], kind[order])
+    share = torch.empty(len(kind), dtype=torch.float64)
+    share[order] = (torch.arange(len(kind)) - first + 0.5).double() / kind.bincount()[kind[order]]
+    return share.sort(stable=True).indices[:most].sort().values
 
 
 def _starts(length: int, side: int) -> Tensor:
     """First cells of windows that overlap by half and reach both ends."""
     starts = torch.arange(0, length - side + 1, (side + 1) // 2)
     return starts if starts[-1] == length - side else torch.cat([starts, starts.new_tensor([length - side])])
+
+
+def _means(starts: Tensor, length: int, side: int) -> Tensor:
+    """The matrix [n, length] that takes cells to means of the windows that begin there."""
+    cells = torch.arange(length) - starts[:, None]
+    return ((cells >= 0) & (cells < side)).float() / side

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from artmodels.artminer.views import VIEWS, sideways
 from artmodels.errors import ConfigError
-from artmodels.index import Index
+from artmodels.index import ExactIndex, FaissConfig, FaissIndex, Index, WhitenedIndex, Whitening
 from artmodels.index_parts import Array
 
 if TYPE_CHECKING:
     from artmodels.artminer.collection import Collection
 
-__all__ = ["EXHAUSTIVE", "Candidates", "candidates", "index_regions"]
+__all__ = ["EXHAUSTIVE", "Candidates", "candidates", "index_regions", "region_index"]
 
 EXHAUSTIVE = 2000
+DIMS = 128  # of a region in an index, at most
+PROBES = 8  # cells of an index that are searched
 SAMPLE = 200_000  # regions from which an index learns
 QUERIES = 4096  # regions that are looked up at a time
 OCTAVES = 2  # the scales of two pictures differ by at most 2 to this power
@@ -60,6 +62,29 @@ class Candidates:
         """First name, second name, and how the second is turned."""
         for (first, second), view in zip(self.pairs, self.view, strict=True):
             yield self.names[first], self.names[second], self.views[view]
+
+
+def region_index(collection: "Collection", *, dims: int = DIMS, faiss: FaissConfig | None = None) -> Index:
+    """The index that suits the regions of a collection, with all of them in it: whitened ones, searched with FAISS.
+
+    Args:
+        collection: Of images.
+        dims: Numbers of a region that are kept, at most; fewer where the collection has fewer.
+        faiss: How FAISS searches; None for inverted lists of which 8 are searched.
+
+    Raises:
+        ConfigError: FAISS is not installed, or the regions of the collection span fewer directions.
+    """
+    stored = collection.descriptors()
+    kept = min(dims, collection.layout.dims, len(stored) - 1)
+    index: Index
+    if kept < 1:  # nothing can be learned from one region
+        index = ExactIndex(collection.layout.dims)
+    else:
+        inner = FaissIndex(kept, faiss or FaissConfig(probes=PROBES))
+        index = WhitenedIndex(inner, Whitening.fit(stored, kept))
+    index_regions(collection, index)
+    return index
 
 
 def index_regions(collection: "Collection", index: Index) -> None:
@@ -104,7 +129,7 @@ def candidates(
     collection: "Collection",
     index: Index | None = None,
     *,
-    k: int = 50,
+    k: int = 30,
     keep: int = 100,
     names: Sequence[str] | None = None,
     exhaustive: int = EXHAUSTIVE,
@@ -113,7 +138,7 @@ def candidates(
 
     Args:
         collection: Of images; each picture as it is is looked up among all pictures in all views.
-        index: Its regions, see `index_regions`; not needed below `exhaustive` images.
+        index: Its regions, see `region_index` and `index_regions`; not needed below `exhaustive` images.
         k: Regions that are found for each region, those of its own image included, which are then dropped.
         keep: Second images with their views that are kept for each image.
         names: Only look up these images, such as those that were just added; None takes all. Then pairs come from
@@ -134,10 +159,10 @@ def candidates(
     if len(collection) < exhaustive:
         return _all_pairs(collection, numbers)
     if index is None:
-        raise ConfigError(f"{len(collection)} images need an index: make one, and call index_regions")
+        raise ConfigError(f"{len(collection)} images need an index: make one by region_index")
     spans, views = collection.spans(), collection.layout.views
     stored, windows = collection.descriptors(), torch.from_numpy(np.array(collection.windows()))
-    sides = torch.tensor([collection.size(name) for name in collection.names], dtype=torch.float32)
+    sides = torch.tensor([collection.size(name) for name in collection.names], dtype=torch.float32).reshape(-1, 2)
     sides = sides / sides.max(1, keepdim=True).values  # so that bins are square
     sides = torch.stack([sides.flip(1) if sideways(view) else sides for view in views], 1)
     pairs, votes = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]

@@ -6,11 +6,13 @@ Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with
 that was verified: what is easy to match is known, and what lies beside it is to become so.
 
 Our extensions. A small collection has few repeated details, so part of the pairs are copies: a crop, and the same
-crop in another manner, worn, turned or mirrored, whose correspondence is known and not guessed. Statistics of
-normalisation, which the original goes on estimating, are folded into the weights. The original trains 15 000 updates.
+crop in another manner, worn, turned or mirrored, whose correspondence is known and not guessed. An expert's "no" is a
+hard negative, and never a positive (`artmodels.artminer.rejected`). Statistics of normalisation, which the original
+goes on estimating, are folded into the weights. The original trains 15 000 updates.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,11 @@ from artmodels.art_resnet.retrieval import recall, squares, stylised
 from artmodels.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.art_resnet.views import Views
 from artmodels.artminer.cells import Describer, Pyramid, grid
+from artmodels.artminer.config import ArtMinerConfig
 from artmodels.artminer.mining import MiningConfig, Pairs, Places, corners, mine
 from artmodels.artminer.objective import contrast, principal
+from artmodels.artminer.rejected import apart, inside, rejected, taken
+from artmodels.artminer.verdicts import Verdict
 from artmodels.artminer.views import VIEWS, check_views
 from artmodels.datasets import Crops, ImageSet
 from artmodels.errors import ConfigError, DatasetError
@@ -71,6 +76,9 @@ class Settings:
         negatives: K, cells that count as the most similar wrong ones.
         threshold: lambda: positives are to be above it, negatives below 1 - lambda.
         masked: Whether the cells around the right one are left out of the negatives. The released code has them in.
+        judged: Pairs an update that an expert rejected, where verdicts are given.
+        shown_from: `ArtMinerConfig.threshold` of what is published; measured afterwards, it decides no weights.
+        linked_from: `ArtMinerConfig.pair_threshold` of the same.
     """
 
     backbone: str = "art-resnet"
@@ -97,11 +105,14 @@ class Settings:
     negatives: int = 10
     threshold: float = 0.8
     masked: bool = True
+    judged: int = 1
+    shown_from: float = ArtMinerConfig.threshold
+    linked_from: float = ArtMinerConfig.pair_threshold
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_views(self.views)
-        for name in ("dims", "searched", "described", "every", "batch", "anchors", "negatives"):
+        for name in ("dims", "searched", "described", "every", "batch", "anchors", "negatives", "judged"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("copies", "turned"):
@@ -139,12 +150,18 @@ class ArtMinerRecipe(Recipe):
     settings_class = Settings
     network: _Tuned
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: Settings, sources: Sources, *, seed: int, verdicts: Sequence[Verdict] = ()) -> None:
         """Read backbone, styles and pictures; nothing is drawn, so the seed is only that of the batches.
+
+        Args:
+            settings: How.
+            sources: Where everything is.
+            seed: See above.
+            verdicts: Of experts, on pictures named by their path inside `sources.data`.
 
         Raises:
             ConfigError: The backbone has no such tap, or fewer channels than `dims`.
-            DatasetError: There are fewer than two pictures to train on.
+            DatasetError: There are fewer than two pictures to train on, or verdicts "no", and none is about these.
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
@@ -165,6 +182,7 @@ class ArtMinerRecipe(Recipe):
                 f"cells={settings.cells} of {self.describer.stride} pixels must make a multiple of {BLOCK}"
             )
         self.images = ImageSet.load(self._train, side=settings.side)
+        self.rejected = rejected(verdicts, sources.data, self._train, read=len(self.images.images))
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -198,8 +216,10 @@ class ArtMinerRecipe(Recipe):
         chosen = torch.randint(max(1, len(known)), (settings.batch - copies,), generator=rng)
         terms = [self._copy(rng) for _ in range(copies)]
         terms += [self._found(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
-        alike, apart = (torch.stack(parts).mean() for parts in zip(*terms, strict=True))
-        return {"alike": alike, "apart": apart}
+        alike, wrong = zip(*terms, strict=True)
+        if self.rejected:
+            wrong += tuple(self._judged(rng) for _ in range(settings.judged))
+        return {"alike": torch.stack(alike).mean(), "apart": torch.stack(wrong).mean()}
 
     def _contrast(self, first: Tensor, second: Tensor, at: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.settings
@@ -237,6 +257,24 @@ class ArtMinerRecipe(Recipe):
             cells.append(torch.stack([place.row, place.column], 1) + corners(self.settings.mining.corners))
         return self._contrast(*maps, *cells)
 
+    def _judged(self, rng: torch.Generator) -> Tensor:
+        """The loss of one pair that an expert rejected, each picture at a scale of its own."""
+        settings = self.settings
+        pair = self.rejected[int(torch.randint(len(self.rejected), (), generator=rng))]
+        maps = []
+        for number in (pair.first, pair.second):
+            picture, scale = self._picture(number), int(torch.randint(len(settings.scales), (), generator=rng))
+            size = grid(picture.shape[2], picture.shape[3], settings.scales[scale], least=settings.least)
+            maps.append(self.describer(picture, *size))
+        return apart(
+            maps[0],
+            maps[1],
+            inside(pair.box, maps[0].shape[1:]),
+            hardest=settings.anchors,
+            negatives=settings.negatives,
+            threshold=settings.threshold,
+        )
+
     def _picture(self, number: int) -> Tensor:
         return self.images.images[number][None].to(self.device).float() / 255
 
@@ -250,7 +288,8 @@ class ArtMinerRecipe(Recipe):
         pyramids = [self._pyramid(describer, self._picture(number)) for number in chosen.tolist()]
         pairs = mine(pyramids, settings.mining, rng)
         first, second = (_renumbered(places, chosen) for places in (pairs.first, pairs.second))
-        table = Pairs(first, second, pairs.votes).table()
+        right = ~taken(pairs, chosen, pyramids, settings.mining.patch, self.rejected)
+        table = Pairs(first, second, pairs.votes).table()[right]
         self.network.mined.fill_(-1)
         self.network.mined[: len(table)] = table.to(self.device)
 
@@ -270,6 +309,7 @@ class ArtMinerRecipe(Recipe):
         """The backbone's tensors as an extractor up to the tap has them, and `projection` [C, dims]."""
         tensors = {key: value.detach().half() for key, value in self.network.backbone.state_dict().items()}
         chosen = {name: getattr(self.settings, name) for name in ("backbone", "tap", "padding", "dims")}
+        chosen |= {"threshold": self.settings.shown_from, "pair_threshold": self.settings.linked_from}
         return {"method": "artminer", **chosen, "tuned": True}, tensors | {"projection": self._projection().half()}
 
     @torch.no_grad()

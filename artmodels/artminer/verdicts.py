@@ -21,7 +21,7 @@ from artmodels.artminer.pairtable import Pair
 from artmodels.decoding import Array
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 
-__all__ = ["VERDICTS", "Calibration", "Verdict", "VerdictFile", "calibrate", "hard_negatives", "judged"]
+__all__ = ["LEAST", "VERDICTS", "Calibration", "Verdict", "VerdictFile", "calibrate", "hard_negatives", "judged"]
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def calibrate(
     positives, negatives = int(y.sum()), int((~y).sum())
     if min(positives, negatives) < LEAST:
         raise DatasetError(
-            f"{positives} pairs with a score are judged the same and {negatives} not; judge at least {LEAST} of each"
+            f"of what has a score {positives} are judged the same and {negatives} not; judge at least {LEAST} of each"
         )
     if not np.isfinite(x).all():
         raise DatasetError(f"{int((~np.isfinite(x)).sum())} scores of judged pairs are not finite; compute them again")
@@ -238,10 +238,10 @@ def judged(pairs: Iterable[Pair], verdicts: Iterable[Verdict]) -> list[Pair]:
     return [replace(pair, verdict=said.get(tuple(sorted((pair.first, pair.second))), pair.verdict)) for pair in pairs]
 
 
-def hard_negatives(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
-    """Pairs that were taken for a match and judged "no", each once, names in alphabetical order: for training."""
-    pairs = (tuple(sorted((v.first, v.second))) for v in verdicts if v.verdict == "no")
-    return [(one, other) for one, other in dict.fromkeys(pairs)]
+def hard_negatives(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """What was taken for a match and is judged "no" in the end, each once: for `artmodels.artminer.tuning.tune`."""
+    last = {verdict.subject: verdict for verdict in verdicts}
+    return [verdict for verdict in last.values() if verdict.verdict == "no"]
 
 
 def _logistic(x: Array, y: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:

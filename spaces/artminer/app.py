@@ -17,10 +17,10 @@ from artmodels.serving_once import upload_files
 HERE = Path(__file__).parent
 BOX = ("x", "y", "width", "height")
 VERDICTS = {"same": "✓ Same", "similar": "≈ Similar", "no": "✗ No"}
-THRESHOLD, PAIR_THRESHOLD = 0.28, 0.02
 # Nobody can judge what is not shown; and gradio keeps its columns on a telephone.
 STYLE = """
 .judging:not(:has(.sides)) .verdicts { display: none; }
+.collection .grid-wrap, .found .grid-wrap, .pairs .grid-wrap { padding-top: 2.4rem !important; }
 .collection .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
 .pairs .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }
 """
@@ -28,6 +28,8 @@ SCROLL = """() => {
   const all = [...document.querySelectorAll('.evidence .sides')];
   all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
 }"""
+# Said at once: another's search, or one that was stopped and ends its picture, may come before.
+WAITING = "() => 'Waiting for the machine…'"
 INTRODUCTION = (
     "# Find a detail elsewhere\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -98,7 +100,10 @@ with serving.blocks("Find a detail elsewhere") as demo:
                         stop = gr.Button("Stop", size="lg", min_width=90)
                     told_of_search = gr.Markdown("", elem_classes="status")
                 with gr.Column(scale=1, min_width=320):
-                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label="Show places with a cosine of at least")
+                    threshold = gr.Slider(
+                        -1, 1, searching.THRESHOLD, step=0.01, label="Show places with a score of at least",
+                        info=handlers.MEASURED,
+                    )  # fmt: skip
                     hits = gr.Gallery(
                         label="Found, best first: click one to see why", columns=3, height=560, allow_preview=False,
                         format="jpeg", interactive=False, buttons=[], elem_classes="found", object_fit="contain",
@@ -119,7 +124,10 @@ with serving.blocks("Find a detail elsewhere") as demo:
                 "regions.",
                 elem_classes="status",
             )
-            least = gr.Slider(0, 0.1, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above")
+            least = gr.Slider(
+                0, handlers.STRICTEST, searching.PAIR_THRESHOLD, step=0.001,
+                label="Link pictures with a discovery score above", info=handlers.MEASURED,
+            )  # fmt: skip
             rows = gr.HTML(
                 "", css_template=evidence.ROWS, js_on_load=None, elem_classes="clusters", apply_default_css=False
             )
@@ -137,7 +145,8 @@ with serving.blocks("Find a detail elsewhere") as demo:
         with gr.Tab("Take home"):
             gr.Markdown(
                 "Verdicts calibrate the thresholds, decide which pictures are linked, and are examples to learn from: "
-                "take the file with you, and bring it again."
+                "take the file with you, and bring it again. To tune the network to your pictures, with every “no” as "
+                "a hard negative: `python -m artmodels.artminer.tuning PICTURES TUNED --verdicts verdicts.jsonl`"
             )
             with gr.Row(equal_height=False):
                 with gr.Column(min_width=300):
@@ -166,9 +175,10 @@ with serving.blocks("Find a detail elsewhere") as demo:
 
     everything = [
         state, pictures, page, *box, hits, why, told_of_search, pairs, rows, why_pair, told_of_verdict, told_of_pair,
-        download, status,
+        download, threshold, least, status,
     ]  # fmt: skip
-    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
+    # A click right after Stop counts, too: gradio's own way is to ignore it until the stopped one has ended.
+    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1, "trigger_mode": "multiple"}
     on(files.upload, handlers.take, [files], everything)
     on(sample.click, handlers.example, [], everything)
     on(pictures.select, handlers.choose, [state], [page, *box, status], select=True)
@@ -176,6 +186,8 @@ with serving.blocks("Find a detail elsewhere") as demo:
     for number in box:
         number.change(None, box, None, js=canvas.FOLLOW, api_visibility="private")
 
+    for button, text in ((run, told_of_search), (run_all, told_of_pairs)):
+        button.click(None, None, text, js=WAITING, api_visibility="private")
     running = on(run.click, handlers.find, [state, *box, threshold], [hits, why, told_of_search], **lane)
     on(threshold.change, handlers.browse, [state, threshold], [hits, told_of_search], trigger_mode="always_last")
     explaining = on(hits.select, handlers.explain, [state], [why, told_of_verdict], select=True)
@@ -198,7 +210,7 @@ with serving.blocks("Find a detail elsewhere") as demo:
             outputs=text, cancels=[event], api_visibility="private", queue=False,
         )  # fmt: skip
 
-    programs.add(collections, searching, handlers.shown, (THRESHOLD, PAIR_THRESHOLD))
+    programs.add(collections, searching, handlers.shown)
 
 LAUNCH = launch_options()
 

@@ -14,8 +14,7 @@ from artmodels.serving_uploads import pictures_in
 
 if TYPE_CHECKING:
     from artmodels.artminer.clusters import Pair
-    from artmodels.artminer.oneshot import Hit
-    from artmodels.artminer.pipeline import Searched
+    from artmodels.artminer.oneshot import Hit, Searched
     from artmodels.artminer.verdicts import VerdictFile
 
 FILES = 100  # pictures of a collection: some 2 s of a core each

@@ -49,7 +49,8 @@ figure { margin: 0; flex: none; }
 img { display: block; height: 170px; width: auto; max-width: none; margin: 0; }
 figcaption { font-size: .8rem; padding-top: .25rem; color: var(--body-text-color-subdued); }
 .follows img { height: 110px; outline: 2px dashed var(--body-text-color-subdued); outline-offset: -2px; }
-.follows { padding: .5rem 0; }
+.follows { padding: .5rem 0; flex-wrap: wrap; }
+.follows > figcaption { flex: 1 1 14rem; }
 .nothing { color: var(--body-text-color-subdued); }
 """
 
@@ -180,7 +181,7 @@ def shown(
 def facts(hit: "Hit", settings: dict[str, Any], model: str, verdict: str, *, pair: bool) -> dict[str, str]:
     """What there is to say of a hit, or of a pair of pictures, in words and numbers."""
     match = hit.match
-    found = {} if pair else {"Cosine": f"{hit.score:.3f}"}
+    found = {} if pair else {"Score": f"{hit.score:.3f}"}
     if match is None:
         found["Correspondences"] = "not looked into: this picture has a better place"
     elif len(match.reference_cells):

@@ -25,6 +25,8 @@ EXAMPLES = Path(__file__).parent / "examples"
 FIRST = "orchard.jpg", (175, 59, 310, 302)  # what the example opens with: a picture, and a box x, y, width, height
 SHOWN = 24  # places, and pairs, on the page; an export has all
 TILE = 260  # px
+STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
+MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
 MARKS = {"": "", "same": "✓ ", "similar": "≈ ", "no": "✗ "}
 
 
@@ -59,11 +61,19 @@ def told(work: Work) -> str:
 
 
 def begun(work: Work, text: str, box: list[int] | None = None) -> Update:
-    """Show a new collection, and forget what was shown of another: see `everything`."""
+    """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
     numbers = box or [None] * 4
     page = canvas.opened(read(str(work.pictures / work.open)).pil(), box)
     empty: Update = ([], "", "", [], "", "", "", "", gr.update(value=None, interactive=False))
-    return work, wall(work), page, *numbers, *empty, text
+    return work, wall(work), page, *numbers, *empty, *usual(), text
+
+
+def usual() -> tuple[Any, Any]:
+    """Both thresholds as they were measured, before any verdict."""
+    return (
+        gr.update(value=searching.THRESHOLD, info=MEASURED),
+        gr.update(value=searching.PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST),
+    )
 
 
 def take(paths: list[str] | None) -> Iterator[Update]:
@@ -127,7 +137,12 @@ def shown(work: Work, threshold: float) -> tuple[list[tuple[str, str]], str]:
         tiles.append((str(file), caption(work, hit)))
     more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
     hint = " Click one to see why; ⇆ is mirrored." if above else " Lower the threshold to see more."
-    return tiles, f"**{len(above)} places in {len({hit.image for hit in above})} other pictures**{more}.{hint}"
+    counted = _count(len(above), "place"), _count(len({hit.image for hit in above}), "other picture")
+    return tiles, f"**{' in '.join(counted)}**{more}.{hint}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def caption(work: Work, hit: Any) -> str:  # noqa: ANN401 - a Hit, imported when needed
@@ -157,7 +172,7 @@ def explain(event: gr.SelectData, work: Work | None) -> Iterator[Update]:
     """Show the evidence for a hit: evidence, status."""
     work = present(work)
     work.judging = work.shown[event.index]
-    yield proof(work), f"Rank {event.index + 1}: {work.judging.image}. Say below what you think of it."
+    yield proof(work), f"Rank {event.index + 1}: {work.judging.image}. Does it show the same detail?"
 
 
 def proof(work: Work) -> str:
@@ -176,7 +191,7 @@ def proof(work: Work) -> str:
 
 def judge(work: Work | None, verdict: str) -> Iterator[Update]:
     """Keep what the visitor thinks: evidence, status."""
-    from artmodels.artminer.verdicts import Verdict
+    from artmodels.artminer.verdicts import LEAST, Verdict
 
     work = present(work)
     about = work.judging
@@ -189,8 +204,13 @@ def judge(work: Work | None, verdict: str) -> Iterator[Update]:
     box = None if pair else work.searched.box
     when = datetime.now(UTC).isoformat(timespec="seconds")
     work.verdicts.add(Verdict(first=first, second=second, verdict=verdict, when=when, box=box))
-    count = len(work.verdicts.current())
-    yield proof(work), f"Kept: “{verdict}”. {count} verdict{'' if count == 1 else 's'} so far."
+    given = [each.verdict for each in work.verdicts.current() if (each.box is None) == pair]
+    same, count = given.count("same"), len(given)
+    text = f"Kept: “{verdict}”. {_count(count, 'verdict')} so far"
+    if min(same, count - same) < LEAST:
+        yield proof(work), f"{text}: {LEAST} “same” and {LEAST} others can calibrate the threshold."
+    else:
+        yield proof(work), f"{text}, enough to **calibrate the threshold**: see Take home."
 
 
 def said(work: Work | None, verdict: str, threshold: float) -> Iterator[Update]:
@@ -228,7 +248,8 @@ def repeats(work: Work, threshold: float) -> tuple[str, list[tuple[str, str]], s
         evidence.joined(picture(pair.first), picture(pair.second), TILE).save(file, quality=86)
         mark = MARKS[work.verdict_on(pair.first, pair.second)]
         tiles.append((str(file), f"{mark}{pair.match.score:.4f}  {pair.first} – {pair.second}"))
-    text = f"**{len(groups)} groups of pictures that share something**, {len(further)} links propagated."
+    groups_of = _count(len(groups), "group")
+    text = f"**{groups_of} of pictures that share something**, {_count(len(further), 'link')} propagated."
     return rows, tiles, text
 
 
@@ -244,7 +265,7 @@ def explain_pair(event: gr.SelectData, work: Work | None) -> Iterator[Update]:
     """Show the evidence for a pair: evidence, status."""
     work = present(work)
     work.judging = pair = work.pairs[event.index]
-    yield proof(work), f"{pair.first} and {pair.second}. Say below what you think of it."
+    yield proof(work), f"{pair.first} and {pair.second}. Do they show the same?"
 
 
 def said_of_pair(work: Work | None, verdict: str, threshold: float) -> Iterator[Update]:
@@ -264,13 +285,14 @@ def calibrate(work: Work | None) -> Iterator[Update]:
         try:
             found = searching.calibrated(work, details=details)
         except DatasetError as error:
-            texts.append(f"{what}: {error}")
+            texts.append(f"The threshold of {what} stays as it is: {error}.")
             continue
-        values[place] = round(found.threshold, 4)
-        texts.append(
-            f"{what}: **{found.threshold:.4f}**, from {found.positives} judged the same and {found.negatives} not"
-        )
-    yield *values, "Calibrated. " + "; ".join(texts) + "."
+        value = round(min(max(found.threshold, 0), 1), 4)
+        rests = f"{found.positives} judged the same and {found.negatives} not"
+        more = {} if details else {"maximum": max(STRICTEST, value)}
+        values[place] = gr.update(value=value, info=f"Calibrated to {value} by your verdicts: {rests}.", **more)
+        texts.append(f"The threshold of {what} is now **{value}**, from {rests}.")
+    yield *values, "  \n".join(texts)
 
 
 def keep(work: Work | None) -> Iterator[Update]:
@@ -281,7 +303,7 @@ def keep(work: Work | None) -> Iterator[Update]:
         raise ConfigError("There is no verdict yet: open a place that was found, and say what you think of it.")
     file = run_folder() / "verdicts.jsonl"
     shutil.copyfile(work.verdicts.path, file)
-    yield gr.update(value=str(file), interactive=True), f"{file.name} has {len(verdicts)} verdicts."
+    yield gr.update(value=str(file), interactive=True), f"{file.name} has {_count(len(verdicts), 'verdict')}."
 
 
 def bring(work: Work | None, path: str | None) -> Iterator[Update]:
@@ -300,7 +322,8 @@ def bring(work: Work | None, path: str | None) -> Iterator[Update]:
         work.verdicts.add(verdict)
     others = len(given) - len(known)
     note = f" {others} are about pictures that are not in this collection, and left out." if others else ""
-    yield None, f"{len(known)} verdicts taken up.{note}"
+    again = " Before they can calibrate, look for the same details, or for whatever repeats, again." if known else ""
+    yield None, f"{_count(len(known), 'verdict')} taken up.{note}{again}"
 
 
 def export(work: Work | None, threshold: float, pair_threshold: float) -> Iterator[Update]:

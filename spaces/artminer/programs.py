@@ -15,14 +15,13 @@ from artmodels.serving_checks import file_list, validator
 from artmodels.serving_once import upload_files
 
 
-def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any], least: tuple[float, float]) -> None:
+def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any]) -> None:
     """Add the endpoints to the page.
 
     Args:
         collections: `collection.py`.
         searching: `searching.py`.
         shown: Gives the hits above a threshold as pictures, and a sentence.
-        least: The usual thresholds, of hits and of pairs.
     """
 
     def artminer_search(
@@ -37,7 +36,7 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
             y: Upper edge.
             width: Of the detail, in pixels.
             height: Of it.
-            threshold: Cosine from -1 to 1 from which a place is reported.
+            threshold: Score from -1 to 1 from which a place is reported.
 
         Returns:
             The places as pictures, best first; the places with boxes, scores and the model (JSON); and a ZIP file with
@@ -79,12 +78,12 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
         photos = upload_files("Pictures or ZIP files")
         picture = gr.Textbox(label="Picture with the detail")
         box = [gr.Number(label=name) for name in ("x", "y", "width", "height")]
-        cosine = gr.Slider(-1, 1, least[0], label="Least cosine")
-        score = gr.Slider(0, 1, least[1], label="Least discovery score")
+        place = gr.Slider(-1, 1, searching.THRESHOLD, label="Least score")
+        score = gr.Slider(0, 1, searching.PAIR_THRESHOLD, label="Least discovery score")
         tiles = gr.Gallery(label="Places, best first", format="jpeg")
         found, archive = gr.JSON(label="Found"), gr.File(label="ZIP file")
     most = file_list(collections.FILES)
-    _connect(artminer_search, [photos, picture, *box, cosine], [tiles, found, archive], most)
+    _connect(artminer_search, [photos, picture, *box, place], [tiles, found, archive], most)
     _connect(artminer_pairs, [photos, score], [found, archive], most)
 
 

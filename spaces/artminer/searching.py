@@ -4,16 +4,18 @@ import csv
 import io
 import json
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from artmodels import catalogue
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.serving import MODELS
 from artmodels.serving_live import live
 
 if TYPE_CHECKING:
@@ -23,23 +25,32 @@ if TYPE_CHECKING:
     from artmodels.artminer.pipeline import ArtMiner, Described
 
 MODEL, SCALES, VIEWS = "artminer-paintings", (49, 36, 28, 20), ("", "mirror")
+# Measured for these weights, scales and views: see `ArtMinerConfig`.
+THRESHOLD, PAIR_THRESHOLD = (catalogue.get(MODEL).config[name] for name in ("threshold", "pair_threshold"))
 PAUSE = 0.4  # seconds between reports of progress
 HITS, VERIFIED = 200, 20
+SMALLEST = 2  # px: sides of a box, as in `check_box`, whose messages speak of left, top, right and bottom
 ALL_PAIRS, SHORTLIST = 40, 12  # pictures up to which all pairs are compared; candidates a picture beyond
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 
 # Features of the example collection, which all visitors read: the gallery computes them once.
 _shared = tempfile.TemporaryDirectory(prefix="artminer-examples-", ignore_cleanup_errors=True)
 SHARED = Path(_shared.name) / "features"
+# What was stopped ends its picture first, and goes on writing to the features until then.
+_describing = threading.Lock()
 
 
-@cache
 def miner() -> "ArtMiner":
-    """What describes and compares pictures on this page: fewer scales than the paper's seven, which take far longer."""
+    """What describes and compares pictures on this page: fewer scales than the paper's seven, which take far longer.
+
+    The networks are those of the cache that all pages share; nothing else holds them.
+    """
     # Not at the top: the gallery is to be up before anybody searches.
     from artmodels.artminer import ArtMiner
 
-    return ArtMiner.from_pretrained(MODEL, scales=SCALES, views=VIEWS)
+    kept = MODELS(MODEL)
+    config = replace(kept.config, scales=SCALES, views=VIEWS)
+    return ArtMiner(config, backbone=kept.backbone, projection=kept.projection, device=kept.device)
 
 
 class Watched:
@@ -75,7 +86,12 @@ def describe(work: "Work") -> Iterator[str]:
     begun = (work.store / "collection.json").exists()
     found = Collection.open(work.store) if begun else Collection.create(work.store, model)
     if set(found.names) != set(work.files):
-        for step in calm(live(lambda report: found.add(work.pictures, model, report=report))):
+
+        def add(report: Callable[[Any], None]) -> None:
+            with _describing:
+                found.add(work.pictures, model, report=report)
+
+        for step in calm(live(add)):
             yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
     for name, reason in found.skipped.items():
         work.skipped[name] = reason
@@ -106,7 +122,14 @@ def search(work: "Work", name: str, box: Sequence[float | None]) -> Iterator[str
     if any(value is None for value in box):
         raise ConfigError("There is no box yet: draw one around a detail, or type x, y, width and height.")
     x, y, width, height = (float(value or 0) for value in box)
-    place = check_box((x, y, x + width, y + height), *work.sizes[name])
+    if min(width, height) < SMALLEST:
+        raise ConfigError(f"The box is {width:g} x {height:g} px: draw one of at least {SMALLEST} x {SMALLEST} px.")
+    wide, high = work.sizes[name]
+    if min(x + width, wide) - max(x, 0) < SMALLEST or min(y + height, high) - max(y, 0) < SMALLEST:
+        raise ConfigError(
+            f"The box at x {x:g}, y {y:g} lies outside the picture, which has {wide} x {high} px: draw it inside."
+        )
+    place = check_box((x, y, x + width, y + height), wide, high)
     yield from describe(work)
     results = list[Any]()
 
@@ -189,9 +212,9 @@ def calibrated(work: "Work", *, details: bool) -> Any:  # noqa: ANN401 - a Calib
 # --- files to take home
 
 
-def parameters(threshold: float) -> dict[str, Any]:
-    """What was chosen."""
-    return {"name": MODEL} | asdict(miner().config) | {"threshold": threshold}
+def parameters(**chosen: float) -> dict[str, Any]:
+    """All settings, with the threshold that was chosen."""
+    return {"name": MODEL} | asdict(miner().config) | chosen
 
 
 def brief() -> dict[str, Any]:
@@ -212,7 +235,7 @@ def search_files(work: "Work", threshold: float) -> dict[str, str]:
     if found is None:
         raise ConfigError("Nothing has been searched yet: draw a box and find it elsewhere, then export.")
     hits = [hit for hit in found.hits if hit.score >= threshold]
-    about: dict[str, Any] = {"model": found.model, "parameters": parameters(threshold)}
+    about: dict[str, Any] = {"model": found.model, "parameters": parameters(threshold=threshold)}
     pages = exports.hits_annotations(
         hits,
         work.sizes,
@@ -245,7 +268,7 @@ def pair_files(work: "Work", threshold: float) -> dict[str, str]:
     judged = verdicts.judged(work.pairs, work.verdicts.current())
     kept = [pair for pair in judged if pair.accepted or (pair.accepted is None and pair.match.score > threshold)]
     both = [*kept, *further]
-    about: dict[str, Any] = {"model": miner().fingerprint, "parameters": parameters(threshold)}
+    about: dict[str, Any] = {"model": miner().fingerprint, "parameters": parameters(pair_threshold=threshold)}
     pages = exports.pairs_annotations(
         both, work.sizes, canvas=_address, page=lambda name: _address(name, "annotations/")
     )
