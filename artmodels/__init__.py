@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from artmodels.fast_style import FastStyle
     from artmodels.mimax import Detector, MIMax
     from artmodels.neural_style import NeuralStyle
+    from artmodels.ransac_flow import RansacFlow
     from artmodels.region_features import RegionFeatures
     from artmodels.super_resolution import SuperResolution
     from artmodels.texture_network import TextureNetwork
@@ -53,6 +54,7 @@ __all__ = [
     "MIMax",
     "MissingWeights",
     "NeuralStyle",
+    "RansacFlow",
     "RegionFeatures",
     "SuperResolution",
     "TextureNetwork",
@@ -73,6 +75,7 @@ METHODS = {
     "fast_style": "FastStyle",
     "mimax": "Detector",
     "neural_style": "NeuralStyle",
+    "ransac_flow": "RansacFlow",
     "super_resolution": "SuperResolution",
     "texture_network": "TextureNetwork",
     "texture_synthesis": "TextureSynthesizer",

@@ -430,7 +430,7 @@ ENTRIES: tuple[Entry, ...] = (
         summary="Finds a detail again in other hands; art-resnet tuned to that on paintings, 64 numbers a cell.",
         source="Shen et al. 2019, arXiv:1903.02678",
         licence="Apache-2.0",
-        config={"dims": 64, "tuned": True},
+        config={"dims": 64, "tuned": True, "threshold": 0.2, "pair_threshold": 0.024},
         weights=_embedded(
             "artminer-paintings", "a7812d32e1b8380880c0be1b8a3eb69a7371a3530171c2b1401007ff0e50010b", 5.77
         ),
@@ -452,6 +452,16 @@ ENTRIES: tuple[Entry, ...] = (
         source="Shen et al. 2019, arXiv:1903.02678; He et al. 2016, arXiv:1512.03385",
         licence="Apache-2.0",
         config={"backbone": "resnet18", "padding": "zeros", "views": ("",)},
+    ),
+    Entry(
+        name="ransac-flow",
+        method="ransac_flow",
+        summary="Brings a picture onto another of the same thing, pixel by pixel, across copies and styles.",
+        source="Shen et al. 2020, arXiv:2004.01526",
+        licence="Apache-2.0",
+        weights=_embedded("ransac-flow", "8a3fbd93ad193b4538eeb97d3e91305eb2f5c3393c54a51c73f168ab908c5520", 3.4),
+        embedded=True,
+        default=True,
     ),
     Entry(
         name="art-regions",

@@ -102,6 +102,7 @@ def run(
         str | None, typer.Option(metavar="X,Y,W,H", help="For artminer: where, in pixels from the top left corner.")
     ] = None,
     collection: Annotated[Path | None, typer.Option(help="For artminer: the folder to look for it in.")] = None,
+    onto: Annotated[Path | None, typer.Option(help="For ransac_flow: the picture to bring the image onto.")] = None,
 ) -> None:
     """Run a method on image files.
 
@@ -114,6 +115,8 @@ def run(
     artmodels run texture_network --name texture-network-gravel --size 1024x512 -o gravel.png
 
     artmodels run artminer --query painting.jpg --box 120,40,140,160 --collection pictures -o found.html
+
+    artmodels run ransac_flow engraving.jpg --onto painting.jpg -o aligned.png
     """
     if method not in artmodels.METHODS:
         hint = catalogue.suggest(method, artmodels.METHODS)
@@ -122,7 +125,14 @@ def run(
         )
     knobs = dict(map(_setting, settings or []))
     if method == "artminer":
-        unused = {"IMAGE": image, "--style": style, "--size": size, "--seed": seed, "--deadline": deadline}
+        unused = {
+            "IMAGE": image,
+            "--style": style,
+            "--size": size,
+            "--seed": seed,
+            "--deadline": deadline,
+            "--onto": onto,
+        }
         for option, value in unused.items():
             if value is not None:
                 raise typer.BadParameter(
@@ -145,7 +155,12 @@ def run(
     if pictured != bool(image):
         fault = f"{method} needs a picture." if pictured else f"{method} takes no pictures."
         raise typer.BadParameter(fault, param_hint="IMAGE")
-    jobs = _jobs(output, image or [], [Path(path) for path in style or []])
+    target = any(parameter.name == "target" for parameter in parameters)
+    if target != bool(onto):
+        fault = f"{method} needs a picture." if target else f"{method} takes none: it is for ransac_flow."
+        raise typer.BadParameter(fault, param_hint="--onto")
+    others = [Path(path) for path in style or []] + ([onto] if onto else [])
+    jobs = _jobs(output, image or [], others, getattr(model_class, "formats", (".png",)))
     options = _options(method, takes, given)
     # A file is one result: no lists of them, and no bar for each.
     options |= {key: knobs.pop(key) for key in (takes - given.keys() - {"progress", "count"}) & knobs.keys()}
@@ -160,11 +175,11 @@ def run(
         options["progress"] = True
     model = model_class.from_pretrained(name, device=device, **knobs)
     failed = False
-    for target, sources in jobs.items():
+    for file, sources in jobs.items():
         try:
-            result = model(*sources, **options)
-            result.save(target)
-            typer.echo(f"{target}: {result.image.width}x{result.image.height}")
+            result = model(*sources, *([onto] if onto else []), **options)
+            result.save(file)
+            typer.echo(f"{file}: {result.image.width}x{result.image.height}")
         except ArtModelsError as error:
             if len(jobs) == 1:
                 raise
@@ -227,8 +242,8 @@ def _mine(
         typer.echo(f"artmodels: {file} was skipped: {reason}", err=True)
     found = command.search_folder(query, (left, top, width, height), held, miner)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("rank", "picture", "x,y,w,h", "cosine", "cells", "turned"):
-        table.add_column(column, justify="right" if column in ("rank", "cosine", "cells") else "left")
+    for column in ("rank", "picture", "x,y,w,h", "score", "cells", "turned"):
+        table.add_column(column, justify="right" if column in ("rank", "score", "cells") else "left")
     for rank, hit in enumerate(found.hits[:20], start=1):
         x, y, right, bottom = hit.box
         cells = "" if hit.match is None else str(len(hit.match.similarity))
@@ -287,7 +302,7 @@ def _options(method: str, takes: Container[str], given: Mapping[str, object]) ->
     return options
 
 
-def _jobs(output: Path, sources: list[Path], others: list[Path]) -> dict[Path, list[Path]]:
+def _jobs(output: Path, sources: list[Path], others: list[Path], formats: tuple[str, ...]) -> dict[Path, list[Path]]:
     """Return, for each file to write, the image it is made of, if any; refuse, before any work, what must not be."""
     if len(sources) < 2:
         jobs = {output: sources}
@@ -298,16 +313,17 @@ def _jobs(output: Path, sources: list[Path], others: list[Path]) -> dict[Path, l
         if len({str(target).lower() for target in jobs}) < len(sources):
             raise typer.BadParameter("two of the images have the same name.", param_hint="--output")
     for target in jobs:
-        _check_output(target, [*sources, *others])
+        _check_output(target, [*sources, *others], formats)
     return jobs
 
 
-def _check_output(output: Path, inputs: list[Path]) -> None:
+def _check_output(output: Path, inputs: list[Path], formats: tuple[str, ...]) -> None:
     """Refuse, before any work, an output that could not or must not be written."""
     if output.is_dir():
         fault = f"{output} is a folder: name the file to write in it."
-    elif output.suffix.lower() != ".png":
-        fault = f"results are PNG, and {output.name!r} does not end in .png."
+    elif output.suffix.lower() not in formats:
+        kinds = " or ".join(form[1:].upper() for form in formats)
+        fault = f"results are {kinds}, and {output.name!r} does not end in {' or '.join(formats)}."
     elif not output.parent.is_dir():
         fault = f"there is no folder {output.parent}."
     elif output.exists() and any(path.exists() and output.samefile(path) for path in inputs):

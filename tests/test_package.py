@@ -80,6 +80,7 @@ def test_exported_names() -> None:
         "MIMax",
         "MissingWeights",
         "NeuralStyle",
+        "RansacFlow",
         "RegionFeatures",
         "SuperResolution",
         "TextureNetwork",

@@ -116,7 +116,7 @@ def test_constraints_pin_everything_that_make_installs() -> None:
 
 
 def test_ranges_have_a_floor_and_a_ceiling() -> None:
-    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "train", "search", "dev"}
+    assert set(EXTRAS) == {"onnx", "onnx-gpu", "export", "demo", "batch", "train", "search", "align", "dev"}
     for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]:
         operators = {specifier.operator for specifier in Requirement(text).specifier}
         assert operators == {">=", "<"}, text
@@ -166,6 +166,8 @@ BUILDS_ON = {
     ("artminer", "fast_style"),
     ("artminer", "region_features"),  # what reads a folder, and a lock
     ("mimax", "region_features"),
+    ("ransac_flow", "art_resnet"),  # how its fine stage is taught to withstand styles
+    ("ransac_flow", "artminer"),  # whose details it aligns: cells, views, and how copies are drawn
     ("neural_style", "texture_synthesis"),
     ("texture_network", "texture_synthesis"),
 }

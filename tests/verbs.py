@@ -20,6 +20,7 @@ from artmodels.catalogue import Entry
 from artmodels.errors import ConfigError
 from artmodels.fast_style import FastStyleConfig
 from artmodels.feedforward import FeedForward
+from artmodels.ransac_flow import RansacFlowConfig
 from artmodels.results import ImageResult
 from artmodels.super_resolution import SuperResolutionConfig
 from artmodels.texture_network import TextureNetworkConfig
@@ -37,6 +38,7 @@ class Case:
         stepwise: Whether it works step by step, with something to show on the way.
         sized: Whether it can be asked for a size; otherwise the result is `scale` times its input.
         loaded: Settings to load it with that make it fast.
+        like: Which of the inputs the result is as large as.
     """
 
     inputs: Callable[[], tuple[Any, ...]]
@@ -46,6 +48,7 @@ class Case:
     stepwise: bool = True
     sized: bool = True
     loaded: Mapping[str, object] = field(default_factory=dict)
+    like: int = 0
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -83,6 +86,25 @@ CASES = {
         seeded=False,
         stepwise=False,
         sized=False,
+    ),
+    "ransac_flow": Case(
+        inputs=lambda: (picture(128, 160), picture(128, 160)[..., 4:, 6:]),
+        retold=frozenset(
+            {
+                "model",
+                "view",
+                "found",
+                "inliers",
+                "matches",
+                "certainty_found",
+                *(item.name for item in dataclasses.fields(RansacFlowConfig)),
+            }
+        ),
+        seeded=False,
+        stepwise=False,
+        sized=False,
+        loaded={"side": 128, "hypotheses": 500, "views": ("",)},
+        like=1,
     ),
     "super_resolution": Case(
         inputs=lambda: (picture(33, 45),),
@@ -136,7 +158,9 @@ def fits(model: Any, entry: Entry, size: tuple[int, int]) -> None:
     if CASES[entry.method].sized:
         result = run(model, entry, size=size)
     else:
-        result = model(picture(*size), *CASES[entry.method].inputs()[1:])
+        inputs = list(CASES[entry.method].inputs())
+        inputs[CASES[entry.method].like] = picture(*size)
+        result = model(*inputs)
         scale = getattr(model.config, "scale", 1)
         size = size[0] * scale, size[1] * scale
     assert result.tensor.shape == (1, 3, *size)

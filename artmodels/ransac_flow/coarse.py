@@ -1,0 +1,326 @@
+"""The coarse stage: features of cells at several scales, their mutual matches, and the transform that most agree on.
+
+Shen, Darmon, Efros and Aubry 2020, "RANSAC-Flow: generic two-stage image alignment" (arXiv:2004.01526), section 3.1:
+the target is described at one scale, the source at seven, and a cell of the target matches at most one of all the
+source's. Where the original resamples without a filter, antialiased bicubic interpolation is used here.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from artmodels.artminer.cells import Describer, grid, side
+from artmodels.artminer.views import VIEWS, check_views, from_view, sideways
+from artmodels.errors import ConfigError, ImageError
+from artmodels.features import FeatureExtractor
+from artmodels.multiscale import resized
+from artmodels.ransac_flow.geometry import apply, identity
+from artmodels.ransac_flow.ransac import Fit, RansacConfig, ransac
+
+__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "Described", "Matches", "scales"]
+
+BLOCK = 2**24  # bytes of similarities that are held at once
+HALF, ALMOST, HYPOTHESES = 0.5, 0.7, 2000  # of how views are chosen
+NEAR = 1.4  # times larger or smaller: scales that are looked at first
+LEAST = 1e-6  # similarity that is above 0, whatever the rounding
+
+
+def scales(reach: float, steps: int) -> tuple[float, ...]:
+    """Sizes of the source, largest first, by that of the target: reach to 1 in equal steps, then 1 to 1 / reach."""
+    above = [1 + (reach - 1) * k / steps for k in range(steps, 0, -1)]
+    return (*above, 1.0, *(1 - (1 - 1 / reach) * k / steps for k in range(1, steps + 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseConfig:
+    """How two pictures are brought together coarsely.
+
+    Attributes:
+        side: Pixels of the target's shorter side; what is no multiple of the stride is rounded to one.
+        longest: Times the shorter side that the longer is at most; a longer picture is described at less than `side`.
+        reach: R: the source is described from R times to 1 / R times the size of the target.
+        steps: Scales above 1, and as many below: 3 make 7.
+        views: Ways that the source may be turned to look like the target, see `artmodels.artminer.views`.
+        eager: Share of the matches from which a transform is taken that was found at the scales next to 1, without
+            looking at the others; 1 looks at all, as the paper does.
+        ransac: How each is fitted.
+    """
+
+    side: int = 480
+    longest: float = 4.0
+    reach: float = 2.0
+    steps: int = 3
+    views: tuple[str, ...] = ("",)
+    eager: float = 0.3
+    ransac: RansacConfig = field(default_factory=RansacConfig)
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: One is unknown or out of range.
+        """
+        check_views(self.views)
+        if self.side < 16 or not 1 <= self.longest <= 100 or not 0 < self.eager <= 1:
+            raise ConfigError(
+                f"side={self.side} must be at least 16 px, longest={self.longest} in [1, 100], and eager={self.eager} "
+                "in (0, 1]"
+            )
+        if not 1 <= self.reach <= 8 or not 0 <= self.steps <= 8:
+            raise ConfigError(f"reach={self.reach} must be in [1, 8], and steps={self.steps} in 0 ... 8")
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Mutual matches of two pictures, in relative coordinates.
+
+    Attributes:
+        target: [m, 2] float64, (x, y) of cells of the target, each once at most.
+        source: [m, 2] float64, of their partners in the source as it is, whatever the view.
+        similarity: [m] float32, cosine, above 0.
+        cells: (rows, columns) of the target.
+    """
+
+    target: Tensor
+    source: Tensor
+    similarity: Tensor
+    cells: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseFit:
+    """What the coarse stage found.
+
+    Attributes:
+        fit: Its matrix takes places of the target to places of the source as it is, whatever the view.
+        view: How the source must be turned to look like the target; "" for not at all.
+        matches: That it was fitted to.
+    """
+
+    fit: Fit
+    view: str
+    matches: Matches
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """One picture, and the features that were asked of it so far; made by `Coarse.describe`.
+
+    Attributes:
+        image: [1, 3, H, W] float32, at the size of the largest scale, or its own if that is smaller.
+        width: Of the picture, in pixels.
+        height: Of it.
+        maps: Unit-length features [D, rows, columns] by view and scale, as far as they were needed.
+    """
+
+    image: Tensor
+    width: int
+    height: int
+    maps: dict[tuple[str, float], Tensor] = field(default_factory=dict, repr=False)
+
+
+class Coarse:
+    """The coarse stage with its backbone: describe pictures once, then match and fit any two of them."""
+
+    def __init__(self, backbone: FeatureExtractor, tap: str = "layer3", config: CoarseConfig | None = None) -> None:
+        """Take a backbone.
+
+        Args:
+            backbone: With this tap, on the device that is to be used.
+            tap: Whose positions are the cells.
+            config: Settings.
+        """
+        self.config = config or CoarseConfig()
+        self.describer = Describer(backbone, tap)
+        self.factors = scales(self.config.reach, self.config.steps)
+        self.near = tuple(factor for factor in self.factors if 1 / NEAR <= factor <= NEAR)
+
+    def cells(self, width: int, height: int, factor: float = 1.0) -> tuple[int, int]:
+        """Rows and columns of a picture at a scale."""
+        shorter, longer = sorted((width, height))
+        # The shorter side has so many cells, or fewer where the longer one would have too many.
+        long = min(self.config.side * longer / shorter, self.config.side * self.config.longest) * factor
+        return grid(height, width, max(1, round(long / self.describer.stride)))
+
+    def describe(self, image: Tensor) -> Described:
+        """Take a picture in; its features are computed when they are first needed, and kept.
+
+        Args:
+            image: [1, 3, H, W] float32 in [0, 1].
+
+        Raises:
+            ImageError: It has another shape, or values that are not finite.
+        """
+        if image.ndim != 4 or image.shape[:2] != (1, 3) or 0 in image.shape or not image.is_floating_point():
+            raise ImageError(f"a picture is a float tensor [1, 3, H, W], not {image.dtype} {list(image.shape)}")
+        if not image.isfinite().all():
+            raise ImageError("the picture has values that are not finite: give RGB in [0, 1]")
+        height, width = image.shape[2:]
+        largest = [side(cells, self.describer.stride) for cells in self.cells(width, height, max(self.factors))]
+        size = min(height, largest[0]), min(width, largest[1])
+        return Described(resized(image.float(), size).clamp(0, 1).to(self.describer.device), width, height)
+
+    @torch.no_grad()
+    def map(self, picture: Described, view: str = "", factor: float = 1.0) -> Tensor:
+        """Unit-length features [D, rows, columns] of a picture turned as a view shows it, at a scale."""
+        if (view, factor) not in picture.maps:
+            rows, columns = self.cells(picture.width, picture.height, factor)
+            mirrored, quarters = VIEWS[view]
+            image = picture.image.flip(3) if mirrored else picture.image
+            image = image.rot90(quarters, (2, 3))
+            size = (columns, rows) if quarters % 2 else (rows, columns)
+            picture.maps[view, factor] = self.describer(image, *size)
+        return picture.maps[view, factor]
+
+    @torch.no_grad()
+    def matches(
+        self,
+        source: Described,
+        target: Described,
+        unexplained: Tensor | None = None,
+        *,
+        view: str = "",
+        factors: Sequence[float] | None = None,
+        size: float = 1.0,
+    ) -> Matches:
+        """Cells of the two that are each other's nearest.
+
+        It is the target that is turned, the other way, because it has one scale and the source has seven.
+
+        Args:
+            source: The picture that is moved.
+            target: That it is brought onto.
+            unexplained: [rows, columns] bool, the cells of the target that may match; None for all.
+            view: How the source would be turned to look like the target.
+            factors: Scales of the source; None for all.
+            size: Scale of the target.
+        """
+        back = inverse(view)
+        found = self.map(target, back, size)
+        places = apply(_relative(back), _places(*found.shape[1:]))  # of the target as it is
+        wanted = torch.ones(len(places), dtype=torch.bool, device=found.device)
+        cells = self.cells(target.width, target.height, size)
+        if unexplained is not None:
+            if unexplained.shape != cells or unexplained.dtype != torch.bool:
+                raise ConfigError(
+                    f"unexplained is {unexplained.dtype} {list(unexplained.shape)}: give bool {list(cells)}, one for "
+                    "each cell of the target"
+                )
+            mirrored, quarters = VIEWS[back]
+            mask = unexplained.to(found.device)
+            wanted = (mask.flip(1) if mirrored else mask).rot90(quarters, (0, 1)).flatten()
+        maps = [self.map(source, "", factor) for factor in factors or self.factors]
+        first, second, similarity = mutual([each.flatten(1) for each in maps], found.flatten(1)[:, wanted])
+        every = torch.cat([_places(*each.shape[1:]) for each in maps])
+        return Matches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
+
+    def fit(
+        self,
+        source: Described,
+        target: Described,
+        unexplained: Tensor | None = None,
+        *,
+        views: Sequence[str] | None = None,
+    ) -> CoarseFit:
+        """The transform that most matches agree on, in the view that has most.
+
+        Args:
+            source: The picture that is moved.
+            target: That it is brought onto.
+            unexplained: [rows, columns] bool, the cells of the target that may match; None for all. For several
+                transforms in turn, hand over what the last ones left.
+            views: Ways that the source may be turned; None for those of the settings.
+        """
+        views = self._likely(source, target, views or self.config.views)
+
+        def best(factors: Sequence[float]) -> CoarseFit:
+            found = [self._fit(source, target, unexplained, view, factors) for view in views]
+            return max(found, key=lambda each: (each.fit.matrix is not None, each.fit.score))
+
+        if self.config.eager < 1 and self.near != self.factors:
+            quick = best(self.near)
+            if quick.fit.matrix is not None and quick.fit.inliers.float().mean() >= self.config.eager:
+                return quick
+        return best(self.factors)
+
+    def _likely(self, source: Described, target: Described, views: Sequence[str]) -> Sequence[str]:
+        """The views in which pictures of half the size agree about as well as in the best."""
+        if len(views) == 1:
+            return views
+        scores = []
+        for view in views:
+            matches = self.matches(
+                source, target, view=view, factors=[HALF * factor for factor in self.near], size=HALF
+            )
+            scores.append(self._transform(source, target, matches, view, HYPOTHESES).score)
+        return [view for view, score in zip(views, scores, strict=True) if score >= ALMOST * max(scores)]
+
+    def _fit(
+        self,
+        source: Described,
+        target: Described,
+        unexplained: Tensor | None,
+        view: str,
+        factors: Sequence[float],
+    ) -> CoarseFit:
+        matches = self.matches(source, target, unexplained, view=view, factors=factors)
+        fit = self._transform(source, target, matches, view, self.config.ransac.hypotheses)
+        return CoarseFit(fit, view, matches)
+
+    def _transform(self, source: Described, target: Described, matches: Matches, view: str, hypotheses: int) -> Fit:
+        turn = _relative(view)  # samples keep their orientation, so that a mirrored source is mirrored first
+        seen = apply(torch.linalg.inv(turn), matches.source)
+        aspects = target.width / target.height, source.width / source.height
+        if sideways(view):
+            aspects = aspects[0], 1 / aspects[1]
+        config = dataclasses.replace(self.config.ransac, hypotheses=hypotheses)
+        fit = ransac(matches.target, seen, config, aspects=aspects)
+        return fit if fit.matrix is None else dataclasses.replace(fit, matrix=turn @ fit.matrix)
+
+
+def mutual(source: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs that are each other's nearest, by cosine, which is above 0.
+
+    Args:
+        source: Unit-length features [D, n_k] of each scale.
+        target: [D, m].
+
+    Returns:
+        Positions among all n of the source, those among the m, both int64, and their cosines; in the order of the m.
+    """
+    count = target.shape[1]
+    best, nearest = target.new_zeros(count), torch.zeros(count, dtype=torch.int64, device=target.device)
+    second, partner, start = torch.arange(count, device=target.device), list[Tensor](), 0
+    if not count:
+        return nearest, second, best
+    for block in (part for each in source for part in torch.split(each, max(1, BLOCK // (4 * count)), 1)):
+        similarity = block.T @ target  # [b, m]
+        partner.append(similarity.argmax(1))
+        value, row = similarity.max(0)
+        nearest = torch.where(value > best, row + start, nearest)
+        best = torch.maximum(value, best)
+        start += block.shape[1]
+    second = second[(torch.cat(partner)[nearest] == second) & (best > LEAST)]
+    return nearest[second], second, best[second]
+
+
+def _places(rows: int, columns: int) -> Tensor:
+    """Relative places (x, y) of the centres of cells, row by row: [rows * columns, 2] float64."""
+    return identity(rows, columns).view(-1, 2).double()
+
+
+def _relative(view: str) -> Tensor:
+    """The matrix [3, 3] float64 from relative coordinates of a view to those of the picture."""
+    centred = torch.tensor([[2.0, 0, -1], [0, 2, -1], [0, 0, 1]], dtype=torch.float64)
+    found: Tensor = centred @ from_view(view).double() @ torch.linalg.inv(centred)
+    return found
+
+
+def inverse(view: str) -> str:
+    """The view that undoes a view: a mirrored one undoes itself, and turns are turned back."""
+    mirrored, quarters = VIEWS[view]
+    undone = (mirrored, quarters if mirrored else -quarters % 4)
+    return next(name for name, found in VIEWS.items() if found == undone)
