@@ -98,11 +98,13 @@ class CoarseFit:
         fit: Its matrix takes places of the target to places of the source as it is, whatever the view.
         view: How the source must be turned to look like the target; "" for not at all.
         matches: That it was fitted to.
+        factors: Scales of the source that were looked at.
     """
 
     fit: Fit
     view: str
     matches: Matches
+    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +226,7 @@ class Coarse:
         unexplained: Tensor | None = None,
         *,
         views: Sequence[str] | None = None,
+        factors: tuple[float, ...] | None = None,
     ) -> CoarseFit:
         """The transform that most matches agree on, in the view that has most.
 
@@ -233,13 +236,16 @@ class Coarse:
             unexplained: [rows, columns] bool, the cells of the target that may match; None for all. For several
                 transforms in turn, hand over what the last ones left.
             views: Ways that the source may be turned; None for those of the settings.
+            factors: Scales of the source; None for those next to 1, and if that is not enough, all.
         """
         views = self._likely(source, target, views or self.config.views)
 
-        def best(factors: Sequence[float]) -> CoarseFit:
+        def best(factors: tuple[float, ...]) -> CoarseFit:
             found = [self._fit(source, target, unexplained, view, factors) for view in views]
             return max(found, key=lambda each: (each.fit.matrix is not None, each.fit.score))
 
+        if factors is not None:
+            return best(factors)
         if self.config.eager < 1 and self.near != self.factors:
             quick = best(self.near)
             if quick.fit.matrix is not None and quick.fit.inliers.float().mean() >= self.config.eager:
@@ -264,11 +270,11 @@ class Coarse:
         target: Described,
         unexplained: Tensor | None,
         view: str,
-        factors: Sequence[float],
+        factors: tuple[float, ...],
     ) -> CoarseFit:
         matches = self.matches(source, target, unexplained, view=view, factors=factors)
         fit = self._transform(source, target, matches, view, self.config.ransac.hypotheses)
-        return CoarseFit(fit, view, matches)
+        return CoarseFit(fit, view, matches, factors)
 
     def _transform(self, source: Described, target: Described, matches: Matches, view: str, hypotheses: int) -> Fit:
         turn = _relative(view)  # samples keep their orientation, so that a mirrored source is mirrored first

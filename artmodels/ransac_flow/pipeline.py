@@ -30,6 +30,7 @@ __all__ = ["Prepared", "RansacFlow", "RansacFlowConfig"]
 
 SPREAD, FADED = 16.0, 1e-3  # px of the working size, and the share of known places at which what is near fades
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
+LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +317,11 @@ class RansacFlow(FeedForward):
             matchable, error = torch.where(taken, trust, matchable), torch.where(taken, apart, error)
             which[taken] = number
             matrices.append(matrix)
-            unexplained = F.adaptive_avg_pool2d((matchable >= self.config.matchable).float()[None], first.matches.cells)
-            fit = self._coarse.fit(source.described, target.described, unexplained[0] < EXPLAINED, views=(first.view,))
+            explained = F.adaptive_avg_pool2d((matchable >= self.config.matchable).float()[None], first.matches.cells)
+            left = explained[0] < EXPLAINED
+            if float(left.float().mean()) < LEFT:
+                break
+            fit = self._coarse.fit(source.described, target.described, left, views=(first.view,), factors=first.factors)
         return Warp(torch.stack(matrices), which, displacement), matchable, error
 
     def _fine(self, source: Tensor, target: Tensor, matrix: Tensor, *, fine: bool) -> tuple[Tensor, Tensor, Tensor]:
