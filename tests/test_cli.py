@@ -298,7 +298,8 @@ MINE = ["--set", "scales=[30, 20]", "--set", 'views=[""]', "--set", "threshold=-
 
 
 def test_a_picture_is_brought_onto_another(invoke, pictures: Path) -> None:
-    whole = Image.open(Path(__file__).parent.parent / "spaces" / "artminer" / "examples" / "tapestry.jpg").resize((320, 240))
+    examples = Path(__file__).parent.parent / "spaces" / "artminer" / "examples"
+    whole = Image.open(examples / "tapestry.jpg").resize((320, 240))
     whole.save(pictures / "whole.png")
     whole.crop((20, 10, 310, 230)).save(pictures / "part.png")
     Image.effect_noise((200, 200), 60).convert("RGB").save(pictures / "noise.png")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+import artmodels
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.runtime import generator
@@ -147,6 +148,10 @@ def test_a_file_becomes_a_checkpoint(state: State, tmp_path: Path, capsys: pytes
     convert.main(tmp_path / "mega.safetensors", tmp_path / "mine")
     assert "'encoder': 'published'" in capsys.readouterr().out
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    aligner = artmodels.RansacFlow.from_pretrained(tmp_path / "mine", device="cpu")
+    assert aligner.network is not None
+    loaded, wanted = aligner.network.state_dict(), convert.convert(state)
+    assert all(torch.equal(loaded[key], value) for key, value in wanted.items())
     network = {"encoder": "published", "width": 64, "heads": [512, 256, 128], "window": 7, "corners": True}
     assert config == {"method": "ransac_flow", **network}
     tensors = load_file(tmp_path / "mine" / "model.safetensors")

@@ -54,7 +54,7 @@ class RansacFlowConfig(FineConfig):
         accepted: Share of the target that a further transform must newly match.
         matchable: Matchability from which a place counts as matched.
         certainty: Of the first transform at least: minus the decimal logarithm of how many that fit so well are to be
-            expected by chance, see `ransac.log_nfa`. Chosen by `python benchmarks/ransac_flow.py`.
+            expected by chance, see `ransac.log_nfa`. `python benchmarks/ransac_flow.py` shows what passes.
         least: Inliers of the first transform below which there is no alignment.
         share: Share of the matches that must be inliers.
         seed: Of the samples.
@@ -74,7 +74,7 @@ class RansacFlowConfig(FineConfig):
     most: int = 3
     accepted: float = 0.01
     matchable: float = 0.5
-    certainty: float = 10.0
+    certainty: float = 25.0
     least: int = 8
     share: float = 0.05
     seed: int = 0
