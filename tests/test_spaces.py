@@ -132,7 +132,7 @@ def test_the_api_is_the_one_that_was_promised(client: Client) -> None:
     if os.environ.get("ARTMODELS_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(surface, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert surface == json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert {re.sub("^/|_(run|batch|search|pairs)$", "", name) for name in surface} == set(artmodels.METHODS)
+    assert {re.sub("^/|_(run|batch|search|pairs|group)$", "", name) for name in surface} == set(artmodels.METHODS)
 
 
 @pytest.mark.parametrize(

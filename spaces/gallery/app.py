@@ -78,6 +78,12 @@ CARDS = (
         "Draw a box around a detail, and see every picture that shows it too; or let the page find what repeats.",
         "Shen 2019, ArtMiner on features of our own",
     ),
+    Card(
+        "ransac_flow",
+        "Align pictures",
+        "A painting and its engraving, copy or X-ray, laid on each other pixel by pixel: swipe, and see what differs.",
+        "Shen 2020, RANSAC-Flow on networks of our own",
+    ),
 )
 
 

@@ -82,6 +82,19 @@ def artminer() -> None:
     save("artminer", photo, Image.open(chart).crop(box))
 
 
+def ransac_flow() -> None:
+    """Lay an engraving on its painting, half of each; the corner shows the engraving as it is."""
+    engraving, painting = (
+        HERE.parent / "ransac_flow" / "examples" / f"{name}.jpg" for name in ("engraving", "painting")
+    )
+    both = Image.open(painting)
+    laid = artmodels.RansacFlow.from_pretrained()(engraving, painting).image
+    middle = both.width // 2
+    both.paste(laid.crop((middle, 0, *laid.size)), (middle, 0))
+    ImageDraw.Draw(both).line((middle, 0, middle, both.height), "white", 4)
+    save("ransac_flow", both, Image.open(engraving))
+
+
 def neural_style() -> None:
     """Repaint the cat with combed ink."""
     style = example("marbling")
@@ -91,7 +104,7 @@ def neural_style() -> None:
 
 if __name__ == "__main__":
     methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style, mimax
-    methods = *methods, artminer
+    methods = *methods, artminer, ransac_flow
     made = {function.__name__: function for function in methods}
     for name in sys.argv[1:] or made:
         made[name]()

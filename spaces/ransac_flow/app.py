@@ -1,0 +1,184 @@
+"""Bring a picture onto another of the same thing, see how they differ, and take the alignment home as data."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+
+from artmodels import serving
+from artmodels.serving import Update, explained
+from artmodels.serving_launch import launch_options
+from artmodels.serving_once import upload_files
+
+HERE = Path(__file__).parent
+INTRODUCTION = (
+    "# Align two pictures\n"
+    "A painting and its engraving, a copy, an X-ray, an old photograph: give two pictures of the same thing, and the "
+    "one is brought onto the other, pixel by pixel. Swipe between them, click a place to see its match, see what "
+    "differs, and take the alignment home as data. Mirror images and quarter turns are recognised."
+)
+FILES = {
+    "png": "Picture (PNG)",
+    "npz": "Flow (NPZ)",
+    "gif": "Flicker (GIF)",
+    "mp4": "Flicker (MP4)",
+    "json": "Matches (JSON)",
+}
+ABOUT_FILES = (
+    "- **PNG**: the source as the target shows it, at the target's full size, with the settings inside.\n"
+    "- **NPZ**: for NumPy: the flow of every pixel, where the source reaches, matchability, error there and back, and "
+    "the homographies.\n"
+    "- **GIF, MP4**: both by turns, at most 1000 pixels a side.\n"
+    "- **JSON**: score, homographies, correspondences on a lattice, the points that you clicked, and the settings."
+)
+# The buttons stand beside the fields, not beside their labels; all tabs fit on a telephone. The frames of an
+# animation must not be inside the rules of a component.
+STYLE = """
+.typed { align-items: end; }
+.typed button { flex: 0 1 140px; }
+@media (max-width: 640px) { .aligned .tab-container button { padding: .5rem .5rem !important; } }
+@keyframes ransac-flow-turns { 0%, 49% { visibility: hidden; } 50%, 100% { visibility: visible; } }
+"""
+# Said at once: another's alignment may come before.
+WAITING = "() => 'Waiting for the machine…'"
+
+
+def beside(name: str) -> ModuleType:
+    """Load a file of this Space by its path: on the Hub a Space is a folder, not a package."""
+    spec = importlib.util.spec_from_file_location(f"ransac_flow_space_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+aligning, grouping, viewers = beside("aligning"), beside("grouping"), beside("viewers")
+handlers, programs = beside("handlers"), beside("programs")
+
+
+def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
+    """Make errors of a handler the last of its outputs, the status."""
+
+    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(*values), outputs=outputs)
+
+    return run
+
+
+def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
+    """As `answered`, for what also takes the place of a click."""
+
+    def run(event: gr.EventData, *values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(event, *values), outputs=outputs)
+
+    return run
+
+
+def html(style: str, value: str = "") -> Any:  # noqa: ANN401 - gradio has no types
+    """Add a place for pictures or numbers."""
+    return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False)
+
+
+with serving.blocks("Align two pictures") as demo:
+    gr.Markdown(INTRODUCTION)
+    state = gr.State(None, time_to_live=3600)
+    with gr.Tabs():
+        with gr.Tab("Two pictures"):
+            with gr.Row(equal_height=False):
+                source = serving.upload("Source: the picture that is moved", min_width=280)
+                target = serving.upload("Target: the picture it is brought onto", min_width=280)
+            samples = viewers.choices(handlers.tiles())
+            run = gr.Button("Align", variant="primary", size="lg")
+            status = gr.Markdown("Nothing has been aligned yet.", elem_classes="status")
+            with gr.Column(visible=False, elem_classes="aligned") as results:
+                stage = gr.Radio(
+                    list(handlers.STAGES.items()), value="fine", label="Show the source as it was moved",
+                    info="For the eye and the PNG file; points, maps and the other files are of the fine stage.",
+                )  # fmt: skip
+                with gr.Tabs():
+                    with gr.Tab("Swipe"):
+                        slider = gr.ImageSlider(
+                            label="Target | source", interactive=False, max_height=560, buttons=["fullscreen"]
+                        )
+                    with gr.Tab("Overlay"):
+                        overlay = viewers.overlay()
+                    with gr.Tab("Points"):
+                        points = viewers.points()
+                        with gr.Row(elem_classes="typed"):
+                            place = [gr.Number(None, label=f"Target {name}", min_width=90) for name in "xy"]
+                            look = gr.Button("Look up", min_width=100)
+                            clear = gr.Button("Clear", min_width=100)
+                        table = html(viewers.TABLE_STYLE, viewers.NO_POINTS)
+                    with gr.Tab("Maps"):
+                        maps = html(viewers.FIGURES_STYLE)
+                    with gr.Tab("Files"):
+                        with gr.Row():
+                            downloads = [
+                                gr.DownloadButton(name, interactive=False, elem_classes="download", min_width=150)
+                                for name in FILES.values()
+                            ]
+                        gr.Markdown(ABOUT_FILES)
+        with gr.Tab("Several pictures"):
+            gr.Markdown(
+                "Give several pictures of one thing: all are brought onto one of them, and averaged. The sharper the "
+                "mean (the variance of its Laplacian, times 10 000), the better they fit; what cannot be aligned is "
+                "left out, and named."
+            )
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=300):
+                    photos = upload_files(f"Pictures or ZIP files, 2 to {grouping.PICTURES} pictures")
+                with gr.Column(scale=1, min_width=280):
+                    sample = gr.Button("Take the example group")
+                    reference = gr.Dropdown(
+                        [("Let the page choose", handlers.CHOOSE)], value=handlers.CHOOSE, label="Reference",
+                        info=f"The page chooses among {grouping.CHOOSING} pictures at most: all pairs are compared.",
+                    )  # fmt: skip
+                    with gr.Row():
+                        run_all = gr.Button("Align all", variant="primary", size="lg", min_width=120)
+                        stop = gr.Button("Stop", size="lg", min_width=90)
+            told_of_group = gr.Markdown("There are no pictures yet.", elem_classes="status")
+            means = html(viewers.FIGURES_STYLE)
+            archive = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+
+    gr.HTML(f"<style>{STYLE}</style>", padding=False)
+
+    def on(event: Any, handler: Any, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:  # noqa: ANN401
+        """Connect a control; the status, the last output, tells of errors."""
+        made = clicked if more.pop("place", False) else answered
+        return event(
+            made(handler, outputs=len(outputs)), inputs, outputs, api_visibility="private", show_progress="hidden",
+            **more,
+        )  # fmt: skip
+
+    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
+    everything = [state, results, stage, slider, overlay, points, table, maps, *downloads, status]
+    for button, text in ((run, status), (run_all, told_of_group)):
+        button.click(None, None, text, js=WAITING, api_visibility="private")
+    on(run.click, handlers.align, [source, target], everything, **lane)
+    on(stage.input, handlers.restage, [state, stage], [slider, overlay, downloads[0], status])
+    on(samples.chosen, handlers.example, [], [source, target, status], place=True)
+    on(points.picked, handlers.picked, [state], [*place, points, table, status], place=True, trigger_mode="multiple")
+    on(look.click, handlers.look_up, [state, *place], [points, table, status])
+    on(clear.click, handlers.clear, [state], [points, table, status])
+
+    on(photos.change, handlers.name_them, [photos], [reference, told_of_group])
+    sample.click(handlers.example_group, None, photos, api_visibility="private", show_progress="hidden")
+    running = on(
+        run_all.click, handlers.group, [photos, reference], [means, archive, told_of_group],
+        trigger_mode="multiple", **lane,
+    )  # fmt: skip
+    stop.click(
+        lambda: "Stopped. Nothing is kept of what was not finished.",
+        outputs=told_of_group, cancels=[running], api_visibility="private", queue=False,
+    )  # fmt: skip
+
+    programs.add(aligning, grouping, handlers)
+
+LAUNCH = launch_options()
+
+if __name__ == "__main__":
+    demo.queue(**serving.QUEUE).launch(**LAUNCH)

@@ -1,0 +1,187 @@
+"""Several pictures of one thing: taken in, brought onto one of them, averaged, and packed."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from artmodels import catalogue
+from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.serving import MODELS, run_folder
+from artmodels.serving_checks import read
+from artmodels.serving_live import live
+from artmodels.serving_uploads import pictures_in
+
+if TYPE_CHECKING:
+    from artmodels.ransac_flow import Group
+
+MODEL = catalogue.default("ransac_flow").name
+PICTURES = 20  # of a group
+CHOOSING = 8  # pictures up to which the page looks for the best reference, for which all pairs are compared
+SIDE = 1200  # px: longest side of a picture of a group, all of which are in memory at a time
+SMALLEST = 8  # px, as of what the method reads
+STAGES = {
+    "unaligned": ("Unaligned", "All of them only brought to one size."),
+    "coarse": ("Coarse", "Moved by a homography each."),
+    "fine": ("Fine", "Every pixel moved by itself, and weighed by its matchability."),
+}
+
+
+@dataclass(eq=False)
+class Gathered:
+    """A group before it is aligned.
+
+    Attributes:
+        pictures: By name, at most `SIDE` pixels a side.
+        skipped: Files that cannot be used, and why.
+        reduced: Whether some were larger.
+    """
+
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    reduced: bool = False
+
+
+def gather(paths: Sequence[str], folder: Path) -> Gathered:
+    """Read pictures, and those inside ZIP files.
+
+    Raises:
+        DatasetError: There are fewer than two, or too many.
+    """
+    made = Gathered()
+    for name, source in pictures_in(paths, made.skipped):
+        if len(made.pictures) == PICTURES:
+            raise DatasetError(
+                f"A group has at most {PICTURES} pictures here: give fewer; in Python there is no limit."
+            )
+        file = folder / name
+        file.write_bytes(source.read_bytes() if isinstance(source, Path) else source)
+        try:
+            picture = read(str(file)).pil()
+            if min(picture.size) < SMALLEST:
+                raise ImageError(f"it is {picture.width} x {picture.height} px, and {SMALLEST} a side are needed")
+        except ImageError as error:
+            made.skipped[name] = str(error)
+            continue
+        finally:
+            file.unlink()
+        made.reduced |= max(picture.size) > SIDE
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        made.pictures[name] = picture
+    if len(made.pictures) < 2:
+        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
+        have = "There is one picture" if made.pictures else "There is no picture that can be used"
+        raise DatasetError(f"{have}: a group needs two or more, as PNG, JPEG, WebP or TIFF files.{reasons}")
+    return made
+
+
+def check_reference(gathered: Gathered, reference: str) -> str | None:
+    """The name of the picture that the others are brought onto, or None where it is to be found.
+
+    Raises:
+        ConfigError: There is no such picture, or there are too many to look for one.
+    """
+    names = list(gathered.pictures)
+    if reference in names:
+        return reference
+    if reference:
+        raise ConfigError(f"{reference!r} is none of the pictures: choose one of {', '.join(names)}.")
+    if len(names) > CHOOSING:
+        raise ConfigError(
+            f"Of more than {CHOOSING} pictures the page does not look for the reference, for which all pairs are "
+            f"compared: choose one of {', '.join(names)}."
+        )
+    return None
+
+
+def aligned(gathered: Gathered, reference: str | None) -> Iterator["str | Group"]:
+    """Align a group: texts that say how far it is, and the group, last; closing this ends it after the next pair."""
+    from artmodels.ransac_flow import align_group
+
+    def work(report: Callable[[Any], None]) -> None:
+        def step(done: int, total: int) -> None:
+            report(f"Comparing pair {min(done + 1, total)} of {total}…")
+
+        report("Looking at each picture…")
+        report(align_group(MODELS(MODEL), gathered.pictures, reference=reference, report=step))
+
+    yield from live(work)
+
+
+def sentence(group: "Group", gathered: Gathered) -> str:
+    """Say what came out."""
+    left, count = group.left_out, len(gathered.pictures)
+    means = group.means
+    if len(left) == count - 1:
+        head = f"**No alignment was found**: none of the others fits {group.reference}, and there is no mean."
+    else:
+        gain = means["fine"].sharpness / max(means["unaligned"].sharpness, 1e-12)
+        head = (
+            f"**{count - len(left)} of {count} pictures are aligned** with {group.reference}. The fine mean is "
+            f"{gain:.1f} times as sharp as that of the unaligned pictures."
+        )
+    out = "".join(
+        f"\n- {name} is left out, score {group.alignments[name].score:.2f}: {group.alignments[name].reason}."
+        for name in left
+    )
+    faults = "".join(f"\n- {name} cannot be used: {reason}" for name, reason in gathered.skipped.items())
+    note = f"\n- Pictures were reduced to {SIDE} pixels a side; in Python there is no such limit."
+    return head + out + faults + (note if gathered.reduced else "")
+
+
+def summary(group: "Group", gathered: Gathered) -> dict[str, Any]:
+    """Everything there is to say of a group, as JSON."""
+    return {
+        "reference": group.reference,
+        "sharpness": {stage: mean.sharpness for stage, mean in means(group).items()},
+        "left_out": list(group.left_out),
+        "skipped": gathered.skipped,
+        "alignments": {
+            name: {
+                "found": each.found,
+                "score": round(each.score, 4),
+                "reason": each.reason,
+                "view": each.view,
+                "inliers": each.inliers,
+                "matches": each.matches,
+                "homographies": each.matrices.tolist() if each.found else [],
+            }
+            for name, each in group.alignments.items()
+        },
+    }
+
+
+def means(group: "Group") -> dict[str, Any]:
+    """The means by stage, none where nothing could be aligned."""
+    return dict(group.means) if len(group.left_out) < len(group.alignments) else {}
+
+
+def shown(group: "Group") -> list[tuple[str, Image.Image, str]]:
+    """Title, picture and explanation of the means, and of what was brought onto the reference."""
+    parts = [
+        (f"{STAGES[stage][0]}: sharpness {1e4 * mean.sharpness:.1f}", mean.image, STAGES[stage][1])
+        for stage, mean in means(group).items()
+    ]
+    return parts + [
+        (name, each.image, f"On {group.reference}; score {each.score:.2f}.")
+        for name, each in group.alignments.items()
+        if each.found
+    ]
+
+
+def packed(group: "Group", gathered: Gathered) -> Path:
+    """Write the means, every aligned picture and the JSON into a ZIP file."""
+    folder = run_folder()
+    archive = folder / "group.zip"
+    with zipfile.ZipFile(archive, "w") as target:  # stored: PNG is compressed already
+        target.writestr("group.json", json.dumps(summary(group, gathered), indent=1))
+        pictures = {f"mean-{stage}.png": mean.image for stage, mean in means(group).items()}
+        pictures |= {f"aligned/{name}.png": each.image for name, each in group.alignments.items() if each.found}
+        for name, picture in pictures.items():
+            picture.save(folder / "one.png", compress_level=3)
+            target.write(folder / "one.png", name)
+    return archive

@@ -1,0 +1,200 @@
+"""What happens when a visitor clicks: generators of what the page is to show, the status last."""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from artmodels.errors import ConfigError, ImageError
+from artmodels.serving import Update, run_folder
+from artmodels.serving_checks import picture, read
+
+# `app.py` has loaded them: they are files of this folder, not of a package.
+aligning, grouping, viewers = (sys.modules[f"ransac_flow_space_{name}"] for name in ("aligning", "grouping", "viewers"))
+Work = aligning.Work
+
+EXAMPLES = Path(__file__).parent / "examples"
+PAIRS = {
+    "engraving": "An engraving, mirrored",
+    "copy": "A copy in another hand",
+    "repainted": "Cleaned and repainted",
+    "photograph": "An old photograph",
+    "stranger": "Something else: refused",
+}
+POINTS = 40  # at most: more cannot be told apart on the page
+STAGES = {"Fine: each pixel by itself": "fine", "Coarse: homographies only": "coarse"}
+CHOOSE = ""  # of the reference: let the page find it
+CHECKS = {
+    "source": picture("the source, the picture that is moved", smallest=8),
+    "target": picture("the target, the picture it is brought onto", smallest=8),
+}
+
+
+def tiles() -> list[tuple[Path, str]]:
+    """The sources of the examples with their captions; the target of all is the painting."""
+    return [(EXAMPLES / f"{name}.jpg", text) for name, text in PAIRS.items()]
+
+
+def example(event: gr.EventData) -> Iterator[Update]:
+    """Take an example: source, target, status."""
+    yield str(tiles()[int(event.index)][0]), str(EXAMPLES / "painting.jpg"), "An example is ready: press Align."
+
+
+def loaded(source: str | None, target: str | None) -> Iterator[Any]:
+    """Read both pictures.
+
+    Raises:
+        ImageError: One is missing, or cannot be used.
+    """
+    for name, path in (("source", source), ("target", target)):
+        fault = CHECKS[name](path, {})
+        if fault:
+            raise ImageError(f"{name.capitalize()}: {fault}")
+        yield read(path)
+
+
+# --- two pictures
+
+
+def align(source: str | None, target: str | None) -> Iterator[Update]:
+    """Align: work, results, stage, slider, overlay, points, table, maps, downloads, status; see `app.py`."""
+    hidden: Update = (None, gr.update(visible=False), *[gr.skip()] * 6, *[_nothing()] * len(aligning.KINDS))
+    yield *hidden, "Aligning: this takes some seconds…"
+    result = aligning.align(*loaded(source, target))
+    if not result.found:
+        yield *hidden, aligning.refusal(result)
+        return
+    folder = run_folder()
+    work = aligning.keep(result, folder)
+    shown = aligning.pictures(result, folder)
+    said = "  \n".join([aligning.verdict(result), *result.notes])
+    both = {name: viewers.data_url(shown[name]) for name in ("source", "target")}
+    sizes = {f"{name}_size": list(size) for name, size in zip(both, result.sizes, strict=True)}
+    downloads = [_nothing()] * len(aligning.KINDS)
+    yield (
+        work,
+        gr.update(visible=True),
+        "fine",
+        *layers(work, "fine"),
+        gr.update(value=both | sizes, marks=[]),
+        viewers.NO_POINTS,
+        viewers.figures(aligning.maps(result)),
+        *downloads,
+        f"{said}  \nWriting files…",
+    )
+    for index, (_, path) in enumerate(aligning.files(result, work)):
+        downloads[index] = gr.update(value=str(path), interactive=True)
+    yield *[gr.skip()] * 8, *downloads, said
+
+
+def _nothing() -> Any:  # noqa: ANN401 - gradio has no types
+    return gr.update(value=None, interactive=False)
+
+
+def layers(work: Work, stage: str) -> tuple[tuple[str, str], dict[str, str]]:
+    """What the slider and the overlay show: the target, and the source on it after a stage."""
+    target, moved = work.folder / "target.jpg", work.folder / f"{stage}.jpg"
+    return (str(target), str(moved)), {"under": viewers.data_url(target), "over": viewers.data_url(moved)}
+
+
+def present(work: Work | None) -> Work:
+    """Give the alignment that is looked at.
+
+    Raises:
+        ConfigError: There is none, or it has been deleted.
+    """
+    if work is None:
+        raise ConfigError("Nothing is aligned yet: upload two pictures, and align them.")
+    if not work.folder.is_dir():
+        raise ConfigError("The result was deleted, as everything is after an hour: align the pictures again.")
+    return work
+
+
+def restage(work: Work | None, stage: str) -> Iterator[Update]:
+    """Show the coarse or the fine stage: slider, overlay, PNG, status."""
+    work = present(work)
+    file = work.folder / ("aligned.png" if stage == "fine" else "aligned-coarse.png")
+    yield *layers(work, stage), gr.update(value=str(file), interactive=True), gr.skip()
+
+
+def picked(event: gr.EventData, work: Work | None) -> Iterator[Update]:
+    """Look up a place that was clicked: x, y, points, table, status."""
+    x, y = round(event.x, 1), round(event.y, 1)
+    for update in look_up(work, x, y):
+        yield x, y, *update
+
+
+def look_up(work: Work | None, x: float | None, y: float | None) -> Iterator[Update]:
+    """Look up a place of the target: points, table, status."""
+    work = present(work)
+    if x is None or y is None or not math.isfinite(x + y):
+        raise ConfigError("There is no point: click a place on the target, or type both x and y.")
+    if len(work.points) >= POINTS:
+        raise ConfigError(f"There are {POINTS} points, as many as can be told apart: clear them first.")
+    found = aligning.looked_up(work, [*work.points, (x, y)])
+    work.points.append((x, y))
+    yield *marked(work, found), gr.skip()
+
+
+def clear(work: Work | None) -> Iterator[Update]:
+    """Forget all points: points, table, status."""
+    work = present(work)
+    work.points.clear()
+    yield *marked(work, []), gr.skip()
+
+
+def marked(work: Work, found: list[dict[str, Any]]) -> tuple[Any, str]:
+    """What the page shows of points, which the JSON file has, too."""
+    sure = [each["inside"] and each["matchability"] >= aligning.TRUSTED for each in found]
+    aligning.write_summary(work, found)
+    marks = [each | {"sure": known} for each, known in zip(found, sure, strict=True)]
+    return gr.update(marks=marks), viewers.table(found, aligning.TRUSTED)
+
+
+# --- several
+
+
+def name_them(paths: list[str] | None) -> Iterator[Update]:
+    """Offer uploaded pictures as references: reference, status."""
+    if not paths:
+        yield gr.update(choices=[("Let the page choose", CHOOSE)], value=CHOOSE), "There are no pictures yet."
+        return
+    gathered = grouping.gather(paths, run_folder())
+    names = list(gathered.pictures)
+    # So many are not compared with each other to choose one.
+    many = len(names) > grouping.CHOOSING
+    choices = [(name, name) for name in names]
+    faults = "".join(f"\n- {name} cannot be used: {reason}" for name, reason in gathered.skipped.items())
+    offered = choices if many else [("Let the page choose", CHOOSE), *choices]
+    yield (
+        gr.update(choices=offered, value=names[0] if many else CHOOSE),
+        f"**{len(names)} pictures.** Choose the reference, or let the page choose, then align them.{faults}",
+    )
+
+
+def example_group() -> list[str]:
+    """The pictures that come with the page, the reference first."""
+    names = ("painting", "copy", "engraving", "repainted", "photograph", "stranger")
+    return [str(EXAMPLES / f"{name}.jpg") for name in names]
+
+
+def group(paths: list[str] | None, reference: str) -> Iterator[Update]:
+    """Align several pictures: figures, download, status."""
+    if not paths:
+        raise ImageError("There are no pictures: upload two or more, or a ZIP file of them, or take the example.")
+    yield "", _nothing(), "Preparing…"
+    gathered = grouping.gather(paths, run_folder())
+    chosen = grouping.check_reference(gathered, reference or CHOOSE)
+    for step in grouping.aligned(gathered, chosen):
+        if isinstance(step, str):
+            yield gr.skip(), gr.skip(), step
+            continue
+        archive = grouping.packed(step, gathered)
+        yield (
+            viewers.figures(grouping.shown(step)),
+            gr.update(value=str(archive), interactive=True),
+            grouping.sentence(step, gathered),
+        )

@@ -1,0 +1,101 @@
+"""The endpoints: a pair and a group, as programs call them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+
+from artmodels import serving
+from artmodels.errors import ConfigError
+from artmodels.serving import Update, explained, run_folder
+from artmodels.serving_checks import file_list, read, validator
+from artmodels.serving_once import upload_files
+
+
+def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> None:
+    """Add the endpoints to the page.
+
+    Args:
+        aligning: `aligning.py`.
+        grouping: `grouping.py`.
+        handlers: `handlers.py`, for its checks.
+    """
+
+    def ransac_flow_run(
+        source: str, target: str, fine: bool = True, points: list[list[float]] | None = None
+    ) -> Iterator[Update]:
+        """Bring a picture onto another of the same thing.
+
+        Args:
+            source: Picture that is moved: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+            target: Picture it is brought onto.
+            fine: Whether each pixel is moved by itself after the homographies.
+            points: Places of the target to look up in the source: a list of [x, y] in its pixels.
+
+        Returns:
+            The source as the target shows it (PNG), or nothing where no alignment was found; what was found, with
+            score, homographies, correspondences and points (JSON); and the files: PNG, NPZ, GIF, MP4 and JSON.
+        """
+        found, files = aligning.pair(read(source), read(target), fine=bool(fine), points=_places(points))
+        yield str(files["png"]) if files else None, found, [str(path) for path in files.values()], ""
+
+    def ransac_flow_group(photos: list[str], reference: str = "") -> Iterator[Update]:
+        """Bring several pictures of a thing onto one of them, and average them.
+
+        Args:
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            reference: Name of the picture that the others are brought onto; nothing finds the one that fits best.
+
+        Returns:
+            Reference, sharpness of the means, what was left out, and each alignment (JSON); and a ZIP file of the
+            means, the aligned pictures and the JSON.
+        """
+        gathered = grouping.gather(photos, run_folder())
+        chosen = grouping.check_reference(gathered, str(reference or ""))
+        for step in grouping.aligned(gathered, chosen):
+            if isinstance(step, str):
+                yield gr.skip(), gr.skip(), step
+            else:
+                yield grouping.summary(step, gathered), str(grouping.packed(step, gathered)), ""
+
+    with gr.Column(visible=False):
+        pair = [serving.upload("Source"), serving.upload("Target")]
+        fine = gr.Checkbox(True, label="Fine stage")
+        points = gr.JSON(None, label="Points of the target")
+        image = gr.Image(label="Source on target", format="png")
+        found, files = gr.JSON(label="Found"), gr.File(label="Files", file_count="multiple")
+        photos, reference = upload_files("Pictures or ZIP files"), gr.Textbox("", label="Reference")
+        group, archive = gr.JSON(label="Group"), gr.File(label="ZIP file")
+    _connect(ransac_flow_run, [*pair, fine, points], [image, found, files], handlers.CHECKS)
+    most = {"photos": file_list(grouping.PICTURES)}
+    _connect(ransac_flow_group, [photos, reference], [group, archive], most)
+
+
+def _connect(function: Callable[..., Iterator[Update]], inputs: list[Any], outputs: list[Any], checks: Any) -> None:  # noqa: ANN401
+    """Add an endpoint, which is called as the function is; programs get all of an update but the status."""
+
+    @wraps(function)
+    def endpoint(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever is sent
+        with contextlib.closing(explained(function(*values), outputs=len(outputs) + 1)) as updates:
+            for update in updates:
+                yield update[:-1]
+
+    gr.on(
+        [], endpoint, inputs, outputs, api_name=function.__name__, concurrency_id="compute", concurrency_limit=1,
+        validator=validator(function, checks),
+    )  # fmt: skip
+
+
+def _places(points: Any) -> list[tuple[float, float]]:  # noqa: ANN401 - whatever is sent
+    """Points as pairs of numbers.
+
+    Raises:
+        ConfigError: They are anything else.
+    """
+    try:
+        return [(float(x), float(y)) for x, y in points or ()]
+    except (TypeError, ValueError):
+        raise ConfigError(f"points={points!r} must be a list of [x, y] in pixels of the target") from None
