@@ -82,6 +82,8 @@ gradio-app > .gradio-container {{ width: 100%; max-width: 1180px !important; mar
 .gradio-container h1 {{ font-size: clamp(1.8rem, 4vw, 2.6rem); margin: .6rem 0 .2rem; }}
 .prose p {{ max-width: 68ch; }}
 footer .divider:last-child {{ display: none; }}
+/* Here, because the frames of an animation must not be inside the rules of a component. */
+@keyframes turns {{ 0%, 49% {{ visibility: hidden; }} 50%, 100% {{ visibility: visible; }} }}
 .stacked .wrap {{ flex-direction: column; align-items: stretch; }}
 .status .error {{ display: none; }} /* gradio's badge would hide the sentence that says more */
 .status p {{ min-height: 1.5em; max-width: none; }}

@@ -70,9 +70,11 @@ def test_a_detail_is_drawn_found_judged_and_taken_home(page, site: str, tmp_path
     assert "table.jpg" in found.first.inner_text()
     found.first.click()
     page.get_by_text("Does it show the same detail?").wait_for()
-    shown = page.locator(".evidence img:visible")
+    shown = page.locator(".evidence img")
+    shown.nth(4).wait_for(state="attached")
     assert shown.count() == 5
     assert shown.evaluate_all("all => all.every((one) => one.complete && one.naturalWidth > 100)")
+    assert page.locator(".evidence .over").first.evaluate("one => one.getAnimations().length") == 1, "both by turns"
     assert page.get_by_text("Correspondences").is_visible()
     page.get_by_role("button", name="✓ Same").first.click()
     page.get_by_text("1 verdict so far").wait_for()

@@ -145,7 +145,7 @@ def test_fewer_matches_than_a_transform_needs(count):
     fit = ransac(points, points)
     assert fit.matrix is None
     assert fit.inliers.shape == (count,)
-    assert fit.reason.startswith(f"there are only {count} matches, and a transform (homography) needs 4")
+    assert fit.reason.startswith(f"of the 4 matches that a transform (homography) needs there are only {count}")
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def ransac(
     count, size = len(target), SAMPLE[config.model]
     nothing = torch.zeros(count, dtype=torch.bool, device=target.device)
     if count < size:
-        few = f"there are only {count} matches, and a transform ({config.model}) needs {size}"
+        few = f"of the {size} matches that a transform ({config.model}) needs there are only {count}"
         return Fit(None, nothing, reason=f"{few}: the pictures may not show the same thing")
     weights = torch.ones(count, device=target.device) if weights is None else weights.float()
 

@@ -26,7 +26,6 @@ figcaption { font-size: .85rem; line-height: 1.4; padding: .3rem 0 .5rem; color:
 .frame img { display: block; width: 100%; height: auto; margin: 0; }
 .frame .over { position: absolute; inset: 0; height: 100%; animation: turns 1.6s infinite step-end; }
 .by-turns:has(.still:checked) .over { animation: none; }
-@keyframes turns { 0%, 49% { opacity: 0; } 50%, 100% { opacity: 1; } }
 @media (prefers-reduced-motion: reduce) { .frame .over { animation: none; } }
 .more { display: grid; gap: .8rem 1.4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 .whole img { display: block; max-width: 100%; max-height: 460px; width: auto; height: auto; margin: 0; }

@@ -35,13 +35,11 @@ ABOUT_FILES = (
     "- **GIF, MP4**: both by turns, at most 1000 pixels a side.\n"
     "- **JSON**: score, homographies, correspondences on a lattice, the points that you clicked, and the settings."
 )
-# The buttons stand beside the fields, not beside their labels; all tabs fit on a telephone. The frames of an
-# animation must not be inside the rules of a component.
+# The buttons stand beside the fields, not beside their labels; all tabs fit on a telephone.
 STYLE = """
 .typed { align-items: end; }
 .typed button { flex: 0 1 140px; }
 @media (max-width: 640px) { .aligned .tab-container button { padding: .5rem .5rem !important; } }
-@keyframes ransac-flow-turns { 0%, 49% { visibility: hidden; } 50%, 100% { visibility: visible; } }
 """
 # Said at once: another's alignment may come before.
 WAITING = "() => 'Waiting for the machine…'"

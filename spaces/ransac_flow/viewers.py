@@ -65,7 +65,7 @@ OVERLAY_STYLE = """
 .stack img { display: block; margin: 0; }
 .under { max-width: 100%; max-height: 560px; width: auto; height: auto; }
 .over { position: absolute; inset: 0; width: 100%; height: 100%; }
-.stack.by-turns .over { opacity: 1 !important; animation: ransac-flow-turns 1.2s infinite step-end; }
+.stack.by-turns .over { opacity: 1 !important; animation: turns 1.2s infinite step-end; }
 .tools { display: flex; flex-wrap: wrap; gap: .6rem 2rem; align-items: center; padding: .9rem 0 .2rem; }
 .tools label { display: flex; flex-wrap: wrap; gap: .3rem .7rem; align-items: center; cursor: pointer; }
 .tools .wide { flex: 1 1 280px; }
