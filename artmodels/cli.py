@@ -160,7 +160,7 @@ def run(
         fault = f"{method} needs a picture." if target else f"{method} takes none: it is for ransac_flow."
         raise typer.BadParameter(fault, param_hint="--onto")
     others = [Path(path) for path in style or []] + ([onto] if onto else [])
-    jobs = _jobs(output, image or [], others, getattr(model_class, "formats", (".png",)))
+    jobs = _jobs(output, image or [], others, model_class.formats)
     options = _options(method, takes, given)
     # A file is one result: no lists of them, and no bar for each.
     options |= {key: knobs.pop(key) for key in (takes - given.keys() - {"progress", "count"}) & knobs.keys()}

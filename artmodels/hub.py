@@ -44,6 +44,8 @@ class Pretrained(ABC):
 
     method: ClassVar[str]
     config_class: ClassVar[type]
+    formats: ClassVar[tuple[str, ...]] = (".png",)
+    """What `save` of a result writes, by the ending of the file."""
     config: Any
     _entry: Entry | None = None
 

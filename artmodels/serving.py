@@ -6,14 +6,17 @@ installs.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -49,6 +52,8 @@ __all__ = [
     "SEEDS",
     "Panel",
     "Update",
+    "answered",
+    "beside",
     "blocks",
     "connect",
     "example_file",
@@ -267,6 +272,33 @@ def explained(updates: Iterator[Update], *, outputs: int) -> Generator[Update, N
     except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
         yield *others, "**It did not work**, for a reason that the server's log tells."
         raise
+
+
+def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
+    """Make errors of a handler the last of its outputs, the status; see `explained`."""
+
+    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(*values), outputs=outputs)
+
+    return run
+
+
+def beside(app: str, name: str, *, space: str) -> ModuleType:
+    """Load a file of a Space by its path: on the Hub a Space is a folder, not a package.
+
+    Args:
+        app: `__file__` of the Space's app.py.
+        name: Of the file, without its ending.
+        space: Of the Space, whatever its folder is called; the module is called `<space>_space_<name>`.
+    """
+    folder = Path(app).resolve().parent
+    spec = importlib.util.spec_from_file_location(f"{space}_space_{name}", folder / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{folder / name}.py cannot be loaded: install artmodels again.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _updates(start: Callable[[], Iterator[Any]], name: str, before: str) -> Iterator[Update]:

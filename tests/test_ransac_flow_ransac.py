@@ -145,7 +145,8 @@ def test_fewer_matches_than_a_transform_needs(count):
     fit = ransac(points, points)
     assert fit.matrix is None
     assert fit.inliers.shape == (count,)
-    assert fit.reason.startswith(f"of the 4 matches that a transform (homography) needs there are only {count}")
+    found = "is only 1 match" if count == 1 else f"are only {count} matches"
+    assert fit.reason.startswith(f"there {found}, and a transform (homography) needs 4")
 
 
 @pytest.mark.parametrize(

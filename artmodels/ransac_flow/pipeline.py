@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -137,8 +137,7 @@ class RansacFlow(FeedForward):
 
     method = "ransac_flow"
     config_class = RansacFlowConfig
-    formats: ClassVar[tuple[str, ...]] = (".png", ".npz", ".gif", ".mp4")
-    """What `Alignment.save` writes."""
+    formats = (".png", ".npz", ".gif", ".mp4")
     config: RansacFlowConfig
 
     def __init__(
@@ -319,7 +318,7 @@ class RansacFlow(FeedForward):
             matrices.append(matrix)
             explained = F.adaptive_avg_pool2d((matchable >= self.config.matchable).float()[None], first.matches.cells)
             left = explained[0] < EXPLAINED
-            if float(left.float().mean()) < LEFT:
+            if number + 1 == self.config.most or float(left.float().mean()) < LEFT:
                 break
             fit = self._coarse.fit(source.described, target.described, left, views=(first.view,), factors=first.factors)
         return Warp(torch.stack(matrices), which, displacement), matchable, error

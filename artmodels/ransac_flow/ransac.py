@@ -116,7 +116,8 @@ def ransac(
     count, size = len(target), SAMPLE[config.model]
     nothing = torch.zeros(count, dtype=torch.bool, device=target.device)
     if count < size:
-        few = f"of the {size} matches that a transform ({config.model}) needs there are only {count}"
+        found = "is only 1 match" if count == 1 else f"are only {count} matches"
+        few = f"there {found}, and a transform ({config.model}) needs {size}"
         return Fit(None, nothing, reason=f"{few}: the pictures may not show the same thing")
     weights = torch.ones(count, device=target.device) if weights is None else weights.float()
 

@@ -1,16 +1,13 @@
 """Find a detail in a whole collection, or whatever repeats in it, with the evidence for each place."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gradio as gr
 
 from artmodels import serving
-from artmodels.serving import Update, explained
+from artmodels.serving import Update, answered, beside, explained
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import upload_files
 
@@ -40,30 +37,12 @@ INTRODUCTION = (
 )
 
 
-def beside(name: str) -> ModuleType:
-    """Load a file of this Space by its path: on the Hub a Space is a folder, not a package."""
-    spec = importlib.util.spec_from_file_location(f"artminer_space_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-collections, searching = beside("collection"), beside("searching")
-canvas, evidence, programs = beside("canvas"), beside("evidence"), beside("programs")
-handlers = beside("handlers")
+collections, searching = (beside(__file__, name, space="artminer") for name in ("collection", "searching"))
+canvas, evidence, programs = (beside(__file__, name, space="artminer") for name in ("canvas", "evidence", "programs"))
+handlers = beside(__file__, "handlers", space="artminer")
 
 
 # --- the page
-
-
-def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """Make errors of a handler the last of its outputs, the status."""
-
-    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(*values), outputs=outputs)
-
-    return run
 
 
 def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:

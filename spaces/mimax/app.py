@@ -1,11 +1,8 @@
 """Find things in a collection: say of some pictures whether they show one, train, and see where it is in all."""
 
-import importlib.util
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gradio as gr
@@ -13,7 +10,7 @@ import gradio as gr
 from artmodels import annotations, serving
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.labelled import labelled_csv
-from artmodels.serving import MODELS, Panel, Update, explained, run_folder
+from artmodels.serving import MODELS, Panel, Update, answered, beside, explained, run_folder
 from artmodels.serving_checks import file_list, model_of, picture, read
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import batch_results, once, upload_files
@@ -31,16 +28,7 @@ INTRODUCTION = (
 )
 
 
-def beside(name: str) -> ModuleType:
-    """Load a file of this Space by its path: on the Hub a Space is a folder, not a package."""
-    spec = importlib.util.spec_from_file_location(f"mimax_space_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-collections, learning = beside("collection"), beside("learning")
+collections, learning = (beside(__file__, name, space="mimax") for name in ("collection", "learning"))
 Collection = collections.Collection
 
 
@@ -83,15 +71,6 @@ def shown(work: Collection | None, label: str, threshold: float) -> tuple[Any, l
     more = f", the first {len(tiles)} are shown" if len(tiles) < len(found) else ""
     text = f"**{boxes} places in {len(found)} of {len(work.files)} pictures**{more}."
     return tiles, [one.image for one in found[: len(tiles)]], text
-
-
-def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """Make errors of a handler the last of its outputs, the status."""
-
-    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(*values), outputs=outputs)
-
-    return run
 
 
 def take(paths: list[str] | None) -> Iterator[Update]:

@@ -1,16 +1,13 @@
 """Bring a picture onto another of the same thing, see how they differ, and take the alignment home as data."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gradio as gr
 
 from artmodels import serving
-from artmodels.serving import Update, explained
+from artmodels.serving import Update, answered, beside, explained
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import upload_files
 
@@ -45,26 +42,10 @@ STYLE = """
 WAITING = "() => 'Waiting for the machine…'"
 
 
-def beside(name: str) -> ModuleType:
-    """Load a file of this Space by its path: on the Hub a Space is a folder, not a package."""
-    spec = importlib.util.spec_from_file_location(f"ransac_flow_space_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-aligning, grouping, viewers = beside("aligning"), beside("grouping"), beside("viewers")
-handlers, programs = beside("handlers"), beside("programs")
-
-
-def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """Make errors of a handler the last of its outputs, the status."""
-
-    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(*values), outputs=outputs)
-
-    return run
+aligning, grouping, viewers = (
+    beside(__file__, name, space="ransac_flow") for name in ("aligning", "grouping", "viewers")
+)
+handlers, programs = (beside(__file__, name, space="ransac_flow") for name in ("handlers", "programs"))
 
 
 def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:

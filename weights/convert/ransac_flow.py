@@ -23,13 +23,13 @@ from typing import Annotated
 
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from artmodels.checkpoints import CONFIG, WEIGHTS
-from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import ArtModelsError, ConfigError, WeightsMismatch
 from artmodels.ransac_flow.model import FineConfig, FineNetwork
+from weights.convert.opening import tensors_of
 
 __all__ = ["COMMAND", "PUBLISHED", "convert", "convert_file"]
 
@@ -95,19 +95,9 @@ def convert_file(source: Path, folder: Path) -> None:
         WeightsMismatch: The file is damaged, or of another network.
         ConfigError: The folder is not empty.
     """
-    if source.suffix != ".safetensors":
-        raise UnsafeFormat(
-            f"{source} is not .safetensors, and nothing else is ever opened. Make one of it yourself:\n"
-            f"{COMMAND} {source} {source.with_suffix('.safetensors')}"
-        )
-    if not source.is_file():
-        raise MissingWeights(f"There is no file {source}: check the path.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not an empty folder: choose another, or remove it first.")
-    try:
-        state = load_file(source)
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{source} is damaged ({error}): fetch or make it again.") from error
+    state = tensors_of(source, COMMAND)
     tensors = convert(state)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))

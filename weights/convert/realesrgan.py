@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import ArtModelsError, WeightsMismatch
 from artmodels.super_resolution import SuperResolution, SuperResolutionConfig
 from artmodels.super_resolution.model import make_network
+from weights.convert.opening import tensors_of
 
 COMMAND = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -147,17 +146,7 @@ def convert_file(source: Path, folder: Path) -> SuperResolutionConfig:
         WeightsMismatch: The file is damaged, or of another network.
         ConfigError: The folder is not empty.
     """
-    if source.suffix != ".safetensors":
-        raise UnsafeFormat(
-            f"{source} is not .safetensors, and nothing else is ever opened. Make one of it yourself:\n"
-            f"{COMMAND} {source} {source.with_suffix('.safetensors')}"
-        )
-    if not source.is_file():
-        raise MissingWeights(f"There is no file {source}: check the path.")
-    try:
-        state = load_file(source)
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{source} is damaged ({error}): fetch or make it again.") from error
+    state = tensors_of(source, COMMAND)
     config, tensors = convert(state)
     network = make_network(config)
     network.load_state_dict({key: value.float() for key, value in tensors.items()})

@@ -1,0 +1,36 @@
+"""Opening what a user made of a published file: safetensors, and nothing else."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
+
+__all__ = ["tensors_of"]
+
+
+def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
+    """Read a `.safetensors` file.
+
+    Args:
+        source: The file.
+        command: That makes one of a published file, which is its first argument; the second is what it makes.
+
+    Raises:
+        UnsafeFormat: The file is not safetensors by name; the message says how to make one of it.
+        MissingWeights: There is no such file.
+        WeightsMismatch: The file is damaged.
+    """
+    if source.suffix != ".safetensors":
+        raise UnsafeFormat(
+            f"{source} is not .safetensors, and nothing else is ever opened. Make one of it yourself:\n"
+            f"{command} {source} {source.with_suffix('.safetensors')}"
+        )
+    if not source.is_file():
+        raise MissingWeights(f"There is no file {source}: check the path.")
+    try:
+        return load_file(source)
+    except SafetensorError as error:
+        raise WeightsMismatch(f"{source} is damaged ({error}): fetch or make it again.") from error
