@@ -90,13 +90,13 @@ class Maker:
         rng = generator(seed)
         order = torch.randperm(len(self.images.images), generator=rng).tolist()
         return [
-            self._one(order[number % len(order)], order[(number + 1) % len(order)], difficulty, rng)
-            for number in range(count)
+            self._one([order[(number + k) % len(order)] for k in range(3)], difficulty, rng) for number in range(count)
         ]
 
-    def _one(self, this: int, other: int, difficulty: str, rng: torch.Generator) -> Pairs:
-        picture, cover = (self.crops(ImageSet((self.images.images[n],)), 1, rng) for n in (this, other))
-        made = make_pairs(picture, cover, self.turned if difficulty == "occluded" else self.plain, rng)
+    def _one(self, numbers: Sequence[int], difficulty: str, rng: torch.Generator) -> Pairs:
+        # Two things cover: the same one on both pictures would be a second alignment, and a right one.
+        picture, above, below = (self.crops(ImageSet((self.images.images[n],)), 1, rng) for n in numbers)
+        made = make_pairs(picture, above, self.turned if difficulty == "occluded" else self.plain, rng)
         if difficulty == "worn":
             return dataclasses.replace(made, target=degraded(made.target, rng))
         made = dataclasses.replace(made, source=degraded(made.source, rng), target=self.hands(made.target, rng))
@@ -105,7 +105,7 @@ class Maker:
         over, under = covers(2, self.side, self.side, 1.0, rng).split(1)
         there = F.grid_sample(over, made.grid, align_corners=False)
         seen = made.seen * (under < 0.5) * (there < 0.5)
-        return Pairs(made.source.lerp(cover, over), made.target.lerp(cover.flip(-1), under), made.grid, seen)
+        return Pairs(made.source.lerp(above, over), made.target.lerp(below, under), made.grid, seen)
 
 
 class Made(NamedTuple):
@@ -168,7 +168,7 @@ class Timed:
         return result
 
 
-def methods(aligner: RansacFlow) -> dict[str, Callable[[Prepared, Prepared], Alignment]]:
+def methods(aligner: RansacFlow, once: RansacFlow) -> dict[str, Callable[[Prepared, Prepared], Alignment]]:
     """By name; each starts from the same coarse stage."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
@@ -183,6 +183,7 @@ def methods(aligner: RansacFlow) -> dict[str, Callable[[Prepared, Prepared], Ali
         "coarse": coarse,
         "coarse, DIS": Classical(aligner, lambda first, second: dis.calc(first, second, None)),
         "coarse, Farneback": Classical(aligner, farneback),
+        "coarse, fine, one pass": once,
         "coarse, fine": aligner,
     }
 
@@ -225,7 +226,9 @@ def claims(lenient: RansacFlow, made: Sequence[Made], difficulty: str) -> tuple[
     return found, float(roc_auc_score(torch.cat(shown).numpy() > 0.5, torch.cat(told).numpy()))
 
 
-def accuracy(console: Console, aligner: RansacFlow, made: Sequence[Made], difficulty: str, area: float) -> None:
+def accuracy(
+    console: Console, aligner: RansacFlow, once: RansacFlow, made: Sequence[Made], difficulty: str, area: float
+) -> None:
     """Print the table of a difficulty."""
     table = Table(title=f"{difficulty}: {len(made)} pairs; px of {made[0].truth.size[0]}")
     headings = ("method", "found, %", "mean", "median", *(f"within {limit} px, %" for limit in LIMITS), "CPU seconds")
@@ -233,7 +236,7 @@ def accuracy(console: Console, aligner: RansacFlow, made: Sequence[Made], diffic
         table.add_column(heading, justify="left" if heading == "method" else "right")
     examples = [Example(each.source, each.target, each.truth) for each in made]
     again = [0.0] * len(made)  # what the coarse stage takes once both are described
-    for name, method in methods(aligner).items():
+    for name, method in methods(aligner, once).items():
         timed = Timed(method)
         scores = evaluate(timed, examples)["seen"]
         if name == "coarse":
@@ -316,6 +319,7 @@ def main(
     cv2.setNumThreads(threads)
     maker = Maker(data / "paintings", ROOT / "weights", side)
     aligner = load(weights, side)
+    once = load(weights, side, passes=(1.0,))
     # Gives whatever is best, for any rule to judge.
     lenient = load(weights, side, least=0, share=0.0, certainty=-math.inf, accepted=0.0, most=1)
     console.print(f"{weights}, {len(aligner.config.views)} views, {aligner.config.hypotheses} samples, seed {seed}\n")
@@ -323,7 +327,7 @@ def main(
     for level in difficulty:
         made = [prepared(aligner, each) for each in maker(pairs, level, seed)]
         found, area = claims(lenient, made, level)
-        accuracy(console, aligner, made, level, area)
+        accuracy(console, aligner, once, made, level, area)
         measured += found
         if choose >= 0:
             others = [prepared(aligner, each) for each in maker(pairs, level, choose)]

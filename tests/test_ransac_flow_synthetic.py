@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from artmodels.errors import ConfigError
 from artmodels.ransac_flow import synthetic
 from artmodels.ransac_flow.geometry import identity
-from artmodels.ransac_flow.synthetic import Pairs, WarpConfig, Warper, covers, make_pairs, thin_plate
+from artmodels.ransac_flow.synthetic import Pairs, WarpConfig, Warper, closer, covers, make_pairs, thin_plate
 from artmodels.runtime import generator
 
 STILL = WarpConfig(bend=0, ripple=0, corners=0, covered=0, apart=0)
@@ -167,6 +167,20 @@ def test_a_half_of_each_side_is_in_another_hand() -> None:
         changed = (side - (1 - pictures)).abs().flatten(1).amax(1) < 1e-5
         same = (side - pictures).abs().flatten(1).amax(1) < 1e-5
         assert bool((changed ^ same).all()) and 25 < int(changed.sum()) < 55
+
+
+def test_what_is_seen_closer_is_twice_as_large_and_moves_as_far_again() -> None:
+    far = make_pairs(soft(2, 64, 96), soft(2, 64, 96, 1), Shifted(STILL, 64, 96), generator(3))
+    near = closer(far, generator(5))
+    assert near.source.shape == far.source.shape and near.grid.shape == far.grid.shape
+    shift = ((near.grid - identity(64, 96)) * torch.tensor([96, 64]) / 2)[near.seen[:, 0] > 0.5]
+    torch.testing.assert_close(shift, torch.tensor([6.0, -4.0]).expand_as(shift), atol=1e-3, rtol=0)
+    assert 0.8 < near.seen.mean() < 1  # what the window cuts off
+    read = F.grid_sample(near.source, near.grid, padding_mode="border", align_corners=False)
+    apart = (read - near.target).abs().mean(1, keepdim=True)[near.seen > 0.5]
+    assert apart.max() < 0.02
+    spread = (far.source[..., 1:] - far.source[..., :-1]).abs().mean()
+    assert 0.3 * spread < (near.source[..., 1:] - near.source[..., :-1]).abs().mean() < 0.7 * spread
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

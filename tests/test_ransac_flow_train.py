@@ -248,8 +248,9 @@ def test_the_report_is_of_held_out_pictures_before_and_after(sources: Sources, t
     monkeypatch.setattr(train, "UNSEEN_STYLES", train.UNSEEN_STYLES[:1])
     monkeypatch.setattr(train, "HELD_OUT", 8)
     report = recipe.evaluate()
+    kinds = ("as they are", "unseen styles", "unseen styles, closer")
     names = ("px off before", "px off", "within 1 px", "within 3 px", "within 5 px", "seen is told")
-    assert set(report) == {f"{name}, {what}" for name in names for what in ("as they are", "unseen styles")}
+    assert set(report) == {f"{name}, {what}" for name in names for what in kinds}
     assert report["px off before, as they are"] > 1
     assert (
         report["within 1 px, as they are"] <= report["within 3 px, as they are"] <= report["within 5 px, as they are"]
@@ -297,6 +298,7 @@ def test_the_encoder_starts_from_the_backbone_and_its_first_blocks_stay(sources:
         ({"margin": -1}, "margin=-1"),
         ({"batch": 1}, "batch=1 must be at least 2"),
         ({"stages": ()}, "there must be a stage"),
+        ({"closer": 1.5}, "closer=1.5"),
         ({"fine": TINY}, "backbone='art-resnet' fits encoder=\"art-resnet\" only"),
     ],
 )

@@ -262,7 +262,9 @@ class Coarse:
                 source, target, view=view, factors=[HALF * factor for factor in self.near], size=HALF
             )
             scores.append(self._transform(source, target, matches, view, HYPOTHESES).score)
-        return [view for view, score in zip(views, scores, strict=True) if score >= ALMOST * max(scores)]
+        least = ALMOST * max(scores)
+        # The first is what is usual, and not given up for a glance.
+        return [view for number, view in enumerate(views) if not number or scores[number] >= least]
 
     def _fit(
         self,

@@ -15,21 +15,21 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 import artmodels
 from artmodels import features, hub, images, runtime
 from artmodels.artminer.views import VIEWS, check_views
-from artmodels.decoding import Array, LoadedImage
+from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError
 from artmodels.feedforward import FeedForward, picture
-from artmodels.multiscale import resized
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
 from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described
+from artmodels.ransac_flow.fine import Fine
 from artmodels.ransac_flow.geometry import Model
 from artmodels.ransac_flow.model import STRIDE, FineConfig, FineNetwork
 from artmodels.ransac_flow.ransac import RansacConfig, log_nfa
 
 __all__ = ["Prepared", "RansacFlow", "RansacFlowConfig"]
 
-SPREAD, FADED = 16.0, 1e-3  # px of the working size, and the share of known places at which what is near fades
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
+MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
 LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
 
 
@@ -51,6 +51,8 @@ class RansacFlowConfig(FineConfig):
         hypotheses: Samples that are drawn for each.
         tolerance: Distance of an inlier in relative units, 0.05 is 2.5 % of a side.
         most: Transforms that are fitted in turn, at most. The paper has 11; most works of art are one plane.
+        passes: Sizes at which the fine stage works in turn, by the working size, each from where the last one left off:
+            small ones reach farther, large ones are more exact. The paper has (1,), and (0.5, 1) for KITTI.
         accepted: Share of the target that a further transform must newly match.
         matchable: Matchability from which a place counts as matched.
         certainty: Of the first transform at least: minus the decimal logarithm of how many that fit so well are to be
@@ -72,6 +74,7 @@ class RansacFlowConfig(FineConfig):
     hypotheses: int = 10_000
     tolerance: float = 0.05
     most: int = 3
+    passes: tuple[float, ...] = (0.5, 1.0, 2.0)
     accepted: float = 0.01
     matchable: float = 0.5
     certainty: float = 25.0
@@ -92,6 +95,8 @@ class RansacFlowConfig(FineConfig):
                 f"accepted={self.accepted} and matchable={self.matchable} must be from 0 to 1, and most={self.most} at "
                 "least 1"
             )
+        if not self.passes or not all(1 / MOST <= size <= MOST for size in self.passes):
+            raise ConfigError(f"passes={self.passes} must be one or more sizes from {1 / MOST} to {MOST:g}")
         _ = self.coarse  # checks the others
 
     @property
@@ -166,6 +171,7 @@ class RansacFlow(FeedForward):
         if backbone is None:
             backbone = features.load(self.config.backbone, padding=self.config.padding, until=self.config.tap)
         self._coarse = Coarse(backbone.to(self.device), self.config.tap, self.config.coarse)
+        self._fine = Fine(self.runner, self.config.passes, self.config.matchable, self.demands.requirements)
 
     @classmethod
     def _network(cls, config: RansacFlowConfig) -> FineNetwork:
@@ -296,8 +302,8 @@ class RansacFlow(FeedForward):
         self, source: Prepared, target: Prepared, first: CoarseFit, size: tuple[int, int], *, fine: bool
     ) -> tuple[Warp, Tensor, Tensor]:
         """All transforms in turn, each with what the fine stage adds: the warp, matchability and error [h, w]."""
-        picture_there = resized(target.picture.tensor(), size).clamp(0, 1)
         moving = source.picture.tensor()
+        targets = self._fine.targets(target.picture.tensor(), size) if fine else []
         matrices, fit = list[Tensor](), first
         displacement = torch.zeros(2, *size)
         which = torch.zeros(size, dtype=torch.int64)
@@ -306,14 +312,18 @@ class RansacFlow(FeedForward):
             matrix = fit.fit.matrix
             if matrix is None:
                 break
-            moved, trust, apart = self._fine(moving, picture_there, matrix, fine=fine)
+            moved = self._fine(moving, targets[:1], matrix, size)
+            trust = moved.matchability if fine else geometry.inside(geometry.grid_of(matrix, *size)).float()
             new = (trust >= self.config.matchable) & (matchable < self.config.matchable)
             # The first holds wherever no other is better; what is small is chance.
             taken = large(new, self.config.accepted) if number else torch.ones_like(new)
             if not taken.any():
                 break
-            displacement = torch.where(taken, carried_on(moved, trust, self.config.matchable), displacement)
-            matchable, error = torch.where(taken, trust, matchable), torch.where(taken, apart, error)
+            if targets[1:]:
+                moved = self._fine(moving, targets[1:], matrix, size, moved)
+                trust = moved.matchability
+            displacement = torch.where(taken, moved.displacement, displacement)
+            matchable, error = torch.where(taken, trust, matchable), torch.where(taken, moved.error, error)
             which[taken] = number
             matrices.append(matrix)
             explained = F.adaptive_avg_pool2d((matchable >= self.config.matchable).float()[None], first.matches.cells)
@@ -322,23 +332,6 @@ class RansacFlow(FeedForward):
                 break
             fit = self._coarse.fit(source.described, target.described, left, views=(first.view,), factors=first.factors)
         return Warp(torch.stack(matrices), which, displacement), matchable, error
-
-    def _fine(self, source: Tensor, target: Tensor, matrix: Tensor, *, fine: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Displacement [2, h, w], matchability and error [h, w] of a source moved by a transform onto a target."""
-        height, width = target.shape[2:]
-        none = torch.zeros(2, height, width)
-        coarse = Warp(matrix[None], torch.zeros(height, width, dtype=torch.int64), none)
-        warped, within = coarse.read(source, height, width, cubic=False)
-        if not fine:
-            return none, within.float(), none[0]
-        there, back = self.runner(warped, target).float().cpu().chunk(2, 1)
-        here = geometry.identity(height, width)[None]
-        places = (here + there[:, :2].permute(0, 2, 3, 1)).clamp(-1, 1)
-        returned = F.grid_sample(back, places, padding_mode="border", align_corners=False)
-        home = places + returned[:, :2].permute(0, 2, 3, 1)
-        error = ((home - here) * torch.tensor([width, height]) / 2).norm(dim=3)[0]
-        inside = geometry.inside(dataclasses.replace(coarse, displacement=there[0, :2]).grid(height, width))
-        return there[0, :2], there[0, 2] * returned[0, 2] * inside, error
 
 
 def _published(network: nn.Module) -> dict[str, Tensor]:
@@ -352,19 +345,3 @@ def large(mask: Tensor, share: float) -> Tensor:
     kept = np.bincount(labels.ravel()) >= share * labels.size
     kept[0] = False
     return torch.from_numpy(kept[labels])
-
-
-def carried_on(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
-    """A displacement [2, h, w] whose values where nothing can be matched are those of the surroundings, fading to 0.
-
-    What the fine stage says there is chance, and would tear the borders of what it moves.
-    """
-    known = (trust / max(matchable, 1e-6)).clamp(0, 1).numpy()
-    values = displacement.numpy()
-
-    def spread(plane: Array) -> Array:
-        blurred: Array = ndimage.gaussian_filter(plane, SPREAD, mode="constant")
-        return blurred
-
-    near = np.stack([spread(plane * known) for plane in values]) / (spread(known) + FADED)
-    return torch.from_numpy(known * values + (1 - known) * near).float()

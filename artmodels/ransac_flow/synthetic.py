@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from artmodels.errors import ConfigError
 from artmodels.ransac_flow import geometry
 
-__all__ = ["Pairs", "WarpConfig", "Warper", "covers", "make_pairs", "thin_plate"]
+__all__ = ["Pairs", "WarpConfig", "Warper", "closer", "covers", "make_pairs", "thin_plate"]
 
 Restyle = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -181,3 +181,17 @@ def make_pairs(
     unlike = torch.rand(count, 1, 1, 1, generator=rng) < config.apart
     source = torch.where(unlike, others, source)
     return Pairs(source, target, grid, torch.where(unlike, 0.0, seen))
+
+
+def closer(pairs: Pairs, rng: torch.Generator) -> Pairs:
+    """A part of each pair at twice the size, of half the sides: what a pass of the fine stage at that size sees."""
+    count, _, height, width = pairs.source.shape
+    centres = torch.rand(count, 1, 1, 2, generator=rng) - 0.5
+    window = centres + geometry.identity(height, width) / 2
+    source, target, seen = (
+        F.grid_sample(each, window, padding_mode="border", align_corners=False)
+        for each in (pairs.source, pairs.target, pairs.seen)
+    )
+    grid = F.grid_sample(pairs.grid.permute(0, 3, 1, 2), window, padding_mode="border", align_corners=False)
+    grid = (grid.permute(0, 2, 3, 1) - centres) * 2
+    return Pairs(source, target, grid, (seen > 0.5).float() * geometry.inside(grid)[:, None])

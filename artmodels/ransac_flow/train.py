@@ -7,7 +7,7 @@ of what can be seen; the similarity of pixels says little about a painting and i
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from artmodels.datasets import Crops, ImageSet
 from artmodels.errors import ConfigError
 from artmodels.ransac_flow import geometry, losses
 from artmodels.ransac_flow.model import STRIDE, FineConfig, FineNetwork, enlarged
-from artmodels.ransac_flow.synthetic import Pairs, WarpConfig, Warper, make_pairs
+from artmodels.ransac_flow.synthetic import Pairs, WarpConfig, Warper, closer, make_pairs
 from artmodels.runtime import generator
 from artmodels.stages import Convolution
 from artmodels.training import Recipe, Sources
@@ -33,6 +33,7 @@ __all__ = ["PUBLISHED", "SMOOTH", "RansacFlowRecipe", "Settings", "Stage", "unla
 
 THRESHOLDS = (1, 3, 5)  # px: of the share of pixels that are at most so far off
 HELD_OUT = 24  # pairs for the report
+LESS = 4.0  # times, that pairs are moved less which are shown at twice the size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,8 @@ class Settings:
         margin: Pixels at each edge that the terms without truth leave out. The paper has 88 of 224.
         batch: Pairs an update. The paper has 16.
         warp: How pairs are made.
+        closer: Chance that the pairs of an update are moved by a quarter only and shown at twice the size, as a pass at
+            that size sees them after the others; 0 in the paper.
         styles: Checkpoints of fast style that pictures are made with.
         stylised: Share of the changed pictures that are in another hand; the others are worn.
         arbitrary: Share of these that `arbitrary-style` makes.
@@ -119,6 +122,7 @@ class Settings:
     margin: int = 40
     batch: int = 6
     warp: WarpConfig = WarpConfig()
+    closer: float = 0.3
     styles: tuple[str, ...] = SEEN_STYLES
     stylised: float = 0.6
     arbitrary: float = 0.5
@@ -135,8 +139,10 @@ class Settings:
             raise ConfigError(
                 f"size={self.size} must be a multiple of {STRIDE}, and more than twice margin={self.margin}"
             )
-        if self.batch < 2 or not self.stages:
-            raise ConfigError(f"batch={self.batch} must be at least 2, and there must be a stage")
+        if self.batch < 2 or not self.stages or not 0 <= self.closer <= 1:
+            raise ConfigError(
+                f"batch={self.batch} must be at least 2, closer={self.closer} in [0, 1], and there must be a stage"
+            )
         if self.backbone and self.fine.encoder != "art-resnet":
             raise ConfigError(f'backbone={self.backbone!r} fits encoder="art-resnet" only: leave it empty')
 
@@ -190,6 +196,8 @@ class RansacFlowRecipe(Recipe):
         self.crops = Crops(size=settings.size, smallest=0.5)
         self.hands = self._hands(settings.styles, self.images)
         self.warper = Warper(settings.warp, settings.size, settings.size)
+        little = {name: getattr(settings.warp, name) / LESS for name in ("bend", "ripple", "corners")}
+        self.gentle = Warper(replace(settings.warp, **little), settings.size, settings.size)
         self.network = _Learning(FineNetwork(settings.fine, seed=seed)).train()
         if settings.backbone:
             folder = sources.weights / settings.backbone
@@ -225,10 +233,10 @@ class RansacFlowRecipe(Recipe):
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """The terms of the stage, on pairs that are made anew."""
-        pictures = self.crops(self.images, self.settings.batch, rng)
-        others = self.crops(self.images, self.settings.batch, rng)
+        near = float(torch.rand((), generator=rng)) < self.settings.closer
         with torch.no_grad():
-            pairs = make_pairs(pictures, others, self.warper, rng, restyle=self.hands).to(self.network.updates.device)
+            pairs = self._pairs(self.images, self.settings.batch, rng, self.hands, near=near)
+            pairs = pairs.to(self.network.updates.device)
         stage = self.stage()
         self.network.updates += 1
         # Running statistics do not learn either.
@@ -240,6 +248,13 @@ class RansacFlowRecipe(Recipe):
         if stage.unlabelled:
             terms |= unlabelled(self.network.fine, pairs.source, pairs.target, stage, margin=self.settings.margin)
         return terms
+
+    def _pairs(
+        self, images: ImageSet, count: int, rng: torch.Generator, restyle: "Hands | None", *, near: bool
+    ) -> Pairs:
+        pictures, others = (self.crops(images, count, rng) for _ in range(2))
+        pairs = make_pairs(pictures, others, self.gentle if near else self.warper, rng, restyle=restyle)
+        return closer(pairs, rng) if near else pairs
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The network's tensors in half precision, and how it is made."""
@@ -256,17 +271,17 @@ class RansacFlowRecipe(Recipe):
         pictures = ImageSet.load(self._held_out, side=self.settings.side)
         report = dict[str, float]()
         unseen = tuple(name for name in UNSEEN_STYLES if name not in self.settings.styles)
-        for what, styles in (("as they are", None), ("seen styles", self.settings.styles), ("unseen styles", unseen)):
+        for what, styles, near in (
+            ("as they are", None, False),
+            ("seen styles", self.settings.styles, False),
+            ("unseen styles", unseen, False),
+            ("unseen styles, closer", unseen, True),
+        ):
             if styles is not None and not styles:
                 continue
             rng = generator(11)
             restyle = None if styles is None else self._hands(styles, pictures)
-            batches = [
-                make_pairs(
-                    self.crops(pictures, 8, rng), self.crops(pictures, 8, rng), self.warper, rng, restyle=restyle
-                )
-                for _ in range(HELD_OUT // 8)
-            ]
+            batches = [self._pairs(pictures, 8, rng, restyle, near=near) for _ in range(HELD_OUT // 8)]
             report |= {f"{name}, {what}": value for name, value in self._report(network, batches).items()}
         network.train()
         return report

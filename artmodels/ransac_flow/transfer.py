@@ -3,6 +3,8 @@
 Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.4, "texture transfer".
 """
 
+import warnings
+
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -40,7 +42,10 @@ def transferred(
     if colours_only:
         light, colours = (rgb2lab(each[0].permute(1, 2, 0).numpy()) for each in (target, moved))
         made = np.concatenate([light[..., :1], colours[..., 1:]], -1)
-        moved = torch.from_numpy(lab2rgb(made).astype(np.float32)).permute(2, 0, 1)[None]
+        with warnings.catch_warnings():
+            # Colours of a bright place at the lightness of a dark one may be none; they are clipped.
+            warnings.filterwarnings("ignore", message="Conversion from CIE-LAB", category=UserWarning)
+            moved = torch.from_numpy(lab2rgb(made).astype(np.float32)).permute(2, 0, 1)[None]
     size = target.shape[2], target.shape[3]
     taken = resized(alignment.matchability[None, None], size)[0, 0] >= matchable
     # A frame of what is not taken: the border of the picture is none of the source's.
