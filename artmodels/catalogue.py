@@ -502,6 +502,15 @@ ENTRIES: tuple[Entry, ...] = (
         config={"network": "fasterrcnn_resnet152_c4"},
         converted=True,
     ),
+    Entry(
+        name="ransac-flow-megadepth",
+        method="ransac_flow",
+        summary="The fine stage as published, trained on photographs of buildings; convert its authors' download once.",
+        source="Shen et al. 2020, arXiv:2004.01526; XiSHEN0220/RANSAC-Flow, MegaDepth_Theta1_Eta001_Grad0_0.807.pth",
+        licence="MIT",
+        config={"encoder": "published", "heads": (512, 256, 128), "corners": True},
+        converted=True,
+    ),
 )
 
 

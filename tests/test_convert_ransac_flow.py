@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import artmodels
+from artmodels import catalogue
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.runtime import generator
@@ -212,3 +213,12 @@ def test_another_filter_and_what_is_no_number_are_refused(state: State) -> None:
     key = "netFlowCoarse.bn1.bias"
     with pytest.raises(WeightsMismatch, match=f"{key} hold values that are no numbers"):
         convert.convert(state | {key: torch.full((512,), torch.nan)})
+
+
+def test_the_published_weights_by_name_say_how_to_get_them() -> None:
+    entry = catalogue.get("ransac-flow-megadepth")
+    assert entry.converted and FineConfig(**entry.config) == convert.PUBLISHED
+    with pytest.raises(
+        MissingWeights, match=r"convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-"
+    ):
+        artmodels.RansacFlow.from_pretrained("ransac-flow-megadepth")

@@ -16,7 +16,7 @@ import artmodels
 from artmodels import features, hub, images, runtime
 from artmodels.artminer.views import VIEWS, check_views
 from artmodels.decoding import LoadedImage
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import FeedForward, picture
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
@@ -187,6 +187,14 @@ class RansacFlow(FeedForward):
         dtype: torch.dtype | None,
         local_files_only: bool,
     ) -> Self:
+        if resolved.origin == "built-in":
+            raise MissingWeights(
+                f"{resolved.name} is not fetched by itself: its authors publish it as a .pth, which can run code when "
+                "opened, and artmodels never opens one. Download it, and in a checkout of artmodels run `python -m "
+                f"weights.convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
+                "how to make safetensors of it and converts that; then load the folder "
+                f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
+            )
         network = cls._network(config)
         state = _published(network)
         tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
