@@ -218,7 +218,5 @@ def test_another_filter_and_what_is_no_number_are_refused(state: State) -> None:
 def test_the_published_weights_by_name_say_how_to_get_them() -> None:
     entry = catalogue.get("ransac-flow-megadepth")
     assert entry.converted and FineConfig(**entry.config) == convert.PUBLISHED
-    with pytest.raises(
-        MissingWeights, match=r"convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-"
-    ):
+    with pytest.raises(MissingWeights, match=r"convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-"):
         artmodels.RansacFlow.from_pretrained("ransac-flow-megadepth")

@@ -66,6 +66,23 @@ def test_a_warped_picture_is_found_to_the_pixel(
     assert off(alignment.grid(), truth[0]) < off(coarse.grid(), truth[0])
 
 
+def test_parts_that_moved_apart_have_a_homography_each(aligner: RansacFlow, painting: Tensor) -> None:
+    alignment = aligner(torch.cat([painting[..., 200:], painting[..., :200]], 3), painting)  # halves change places
+    assert len(alignment.matrices) == 2
+    here = geometry.identity(300, 400)
+    truth = here + torch.where(here[..., :1] < 0, 1.0, -1.0) * torch.tensor([1.0, 0.0])
+    errors = ((alignment.grid() - truth) * torch.tensor([200.0, 150.0])).norm(dim=2)
+    assert all((part < 2).float().mean() > 0.9 for part in errors[20:280, 20:380].chunk(2, 1))
+
+
+def test_what_the_source_has_once_is_not_found_twice(aligner: RansacFlow, painting: Tensor) -> None:
+    twice = torch.cat([painting, painting], 3)
+    alignment = aligner(painting, twice)
+    assert alignment.found and len(alignment.matrices) == 1
+    sides = alignment.matchability.chunk(2, 1)
+    assert sorted(float((side > 0.5).float().mean()) > 0.8 for side in sides) == [False, True]
+
+
 def test_identical_pictures_give_the_identity(aligner: RansacFlow, painting: Tensor) -> None:
     alignment = aligner(painting, painting, fine=False)
     assert off(alignment.grid(), geometry.identity(300, 400)) < 0.1

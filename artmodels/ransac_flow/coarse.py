@@ -20,7 +20,7 @@ from artmodels.multiscale import resized
 from artmodels.ransac_flow.geometry import apply, identity
 from artmodels.ransac_flow.ransac import Fit, RansacConfig, ransac
 
-__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "Described", "Matches", "scales"]
+__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "Described", "Matches", "cells_of", "scales"]
 
 BLOCK = 2**24  # bytes of similarities that are held at once
 HALF, ALMOST, HYPOTHESES = 0.5, 0.7, 2000  # of how views are chosen
@@ -183,6 +183,7 @@ class Coarse:
         source: Described,
         target: Described,
         unexplained: Tensor | None = None,
+        unused: Tensor | None = None,
         *,
         view: str = "",
         factors: Sequence[float] | None = None,
@@ -196,6 +197,7 @@ class Coarse:
             source: The picture that is moved.
             target: That it is brought onto.
             unexplained: [rows, columns] bool, the cells of the target that may match; None for all.
+            unused: [rows, columns] bool of any size, the parts of the source that may; None for all.
             view: How the source would be turned to look like the target.
             factors: Scales of the source; None for all.
             size: Scale of the target.
@@ -217,13 +219,18 @@ class Coarse:
         maps = [self.map(source, "", factor) for factor in factors or self.factors]
         first, second, similarity = mutual([each.flatten(1) for each in maps], found.flatten(1)[:, wanted])
         every = torch.cat([_places(*each.shape[1:]) for each in maps])
-        return Matches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
+        there, here, similarity = places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu()
+        if unused is not None:
+            kept = unused[cells_of(here, (unused.shape[0], unused.shape[1])).unbind(1)]
+            there, here, similarity = there[kept], here[kept], similarity[kept]
+        return Matches(there, here, similarity, cells)
 
     def fit(
         self,
         source: Described,
         target: Described,
         unexplained: Tensor | None = None,
+        unused: Tensor | None = None,
         *,
         views: Sequence[str] | None = None,
         factors: tuple[float, ...] | None = None,
@@ -235,13 +242,14 @@ class Coarse:
             target: That it is brought onto.
             unexplained: [rows, columns] bool, the cells of the target that may match; None for all. For several
                 transforms in turn, hand over what the last ones left.
+            unused: [rows, columns] bool of any size, the same of the source: what is there once is not found twice.
             views: Ways that the source may be turned; None for those of the settings.
             factors: Scales of the source; None for those next to 1, and if that is not enough, all.
         """
         views = self._likely(source, target, views or self.config.views)
 
         def best(factors: tuple[float, ...]) -> CoarseFit:
-            found = [self._fit(source, target, unexplained, view, factors) for view in views]
+            found = [self._fit(source, target, unexplained, unused, view, factors) for view in views]
             return max(found, key=lambda each: (each.fit.matrix is not None, each.fit.score))
 
         if factors is not None:
@@ -271,10 +279,11 @@ class Coarse:
         source: Described,
         target: Described,
         unexplained: Tensor | None,
+        unused: Tensor | None,
         view: str,
         factors: tuple[float, ...],
     ) -> CoarseFit:
-        matches = self.matches(source, target, unexplained, view=view, factors=factors)
+        matches = self.matches(source, target, unexplained, unused, view=view, factors=factors)
         fit = self._transform(source, target, matches, view, self.config.ransac.hypotheses)
         return CoarseFit(fit, view, matches, factors)
 
@@ -318,6 +327,12 @@ def mutual(source: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor, Te
 def _places(rows: int, columns: int) -> Tensor:
     """Relative places (x, y) of the centres of cells, row by row: [rows * columns, 2] float64."""
     return identity(rows, columns).view(-1, 2).double()
+
+
+def cells_of(places: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows and columns [n, 2] int64 of the cells, of so many rows and columns, that relative places [n, 2] are in."""
+    extent = torch.tensor([size[1], size[0]], dtype=places.dtype)
+    return ((places + 1) / 2 * extent).floor().clamp(torch.zeros_like(extent), extent - 1).long().flip(1)
 
 
 def _relative(view: str) -> Tensor:

@@ -20,7 +20,7 @@ from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import FeedForward, picture
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
-from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described
+from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
 from artmodels.ransac_flow.fine import Fine
 from artmodels.ransac_flow.geometry import Model
 from artmodels.ransac_flow.model import STRIDE, FineConfig, FineNetwork
@@ -316,6 +316,8 @@ class RansacFlow(FeedForward):
         displacement = torch.zeros(2, *size)
         which = torch.zeros(size, dtype=torch.int64)
         matchable, error = torch.zeros(size), torch.zeros(size)
+        unused = torch.ones(self._coarse.cells(source.picture.width, source.picture.height), dtype=torch.bool)
+        here = geometry.identity(*size)
         for number in range(self.config.most):
             matrix = fit.fit.matrix
             if matrix is None:
@@ -334,11 +336,15 @@ class RansacFlow(FeedForward):
             matchable, error = torch.where(taken, trust, matchable), torch.where(taken, moved.error, error)
             which[taken] = number
             matrices.append(matrix)
-            explained = F.adaptive_avg_pool2d((matchable >= self.config.matchable).float()[None], first.matches.cells)
-            left = explained[0] < EXPLAINED
+            matched = matchable >= self.config.matchable
+            left = F.adaptive_avg_pool2d(matched.float()[None], first.matches.cells)[0] < EXPLAINED
             if number + 1 == self.config.most or float(left.float().mean()) < LEFT:
                 break
-            fit = self._coarse.fit(source.described, target.described, left, views=(first.view,), factors=first.factors)
+            places = geometry.apply(matrix, (here + moved.displacement.permute(1, 2, 0))[taken & matched])
+            unused[cells_of(places, (unused.shape[0], unused.shape[1])).unbind(1)] = False
+            fit = self._coarse.fit(
+                source.described, target.described, left, unused, views=(first.view,), factors=first.factors
+            )
         return Warp(torch.stack(matrices), which, displacement), matchable, error
 
 

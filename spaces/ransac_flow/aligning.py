@@ -104,12 +104,17 @@ def keep(result: "Alignment", folder: Path) -> Work:
     Raises:
         ConfigError: There is no alignment.
     """
+    _ = result.sound
+    small = reduced(result)
+    return Work(folder, result.sizes, replace(small, tensor=small.tensor[..., :1, :1].clone()), summary(result))
+
+
+def reduced(result: "Alignment") -> "Alignment":
+    """The alignment of the pictures as large as the page shows them."""
     from artmodels import images
 
-    _ = result.sound
-    small = tuple(images.load(display(each.pil())) for each in result.pictures)
-    light = replace(result, pictures=small, tensor=result.tensor[..., :1, :1].clone())
-    return Work(folder, result.sizes, light, summary(result))
+    source, target = (images.load(display(each.pil())) for each in result.pictures)
+    return replace(result, pictures=(source, target), tensor=images.load(display(result.image)).tensor())
 
 
 def pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
@@ -131,7 +136,8 @@ def pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
 
 def maps(result: "Alignment") -> list[tuple[str, Image.Image, str]]:
     """Title, picture and explanation of everything that is known of each place."""
-    from artmodels.ransac_flow import evidence
+    from artmodels import images
+    from artmodels.ransac_flow import evidence, transferred
     from artmodels.ransac_flow.changes import changes
 
     height = min(result.sizes[1][1], 640)
@@ -144,6 +150,11 @@ def maps(result: "Alignment") -> list[tuple[str, Image.Image, str]]:
             display(differs.image),
             f"{regions}: something is lost, added or drawn otherwise, or cannot be matched. Other colours and "
             "another exposure do not count.",
+        ),
+        (
+            "Its colours",
+            images.to_pil(transferred(reduced(result))),
+            "The target with the colours of the source, where it can be matched: for an old photograph.",
         ),
         (
             "Matchability",
