@@ -33,7 +33,17 @@ from artmodels.ransac_flow.published import published_table
 from artmodels.ransac_flow.twoview import pose_accuracy
 
 LIMITS = (1, 3, 5)
-PAPER = {"views": ("",), "side": 480, "reach": 2.0, "steps": 3, "most": 11, "hypotheses": 10_000, "passes": (1.0,)}
+PAPER = {
+    "views": ("",),
+    "side": 480,
+    "reach": 2.0,
+    "steps": 3,
+    "looks": 1,
+    "most": 11,
+    "hypotheses": 10_000,
+    "passes": (1.0,),
+    "certainty": 25.0,
+}
 HPATCHES = {**PAPER, "most": 1, "hypotheses": 50_000}
 KITTI = {**PAPER, "hypotheses": 50_000, "side": 800, "reach": 1.2, "steps": 1, "passes": (325 / 800, 650 / 800)}
 POSES = {**PAPER, "views": ("", "90", "180", "270")}

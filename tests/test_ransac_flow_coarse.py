@@ -13,7 +13,7 @@ from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, ImageError
 from artmodels.ransac_flow import coarse as module
 from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, inverse, mutual, scales
-from artmodels.ransac_flow.geometry import corner_error, grid_of, sample
+from artmodels.ransac_flow.geometry import apply, corner_error, grid_of, sample
 from artmodels.ransac_flow.ransac import RansacConfig
 from artmodels.runtime import generator
 
@@ -113,13 +113,46 @@ def test_what_agrees_well_is_taken_at_once(backbone, monkeypatch):
     monkeypatch.setattr(backbone, "forward", lambda x, taps: calls.append(tuple(x.shape[2:])) or forward(x, taps))
     for eager, looked_at in ((0.5, 3), (1.0, 7)):
         calls.clear()
-        coarse = Coarse(backbone, config=CoarseConfig(side=64, eager=eager, ransac=RansacConfig(hypotheses=50)))
+        coarse = Coarse(
+            backbone, config=CoarseConfig(side=64, eager=eager, looks=1, ransac=RansacConfig(hypotheses=50))
+        )
         described = coarse.describe(picture(64, 96))
         assert coarse.fit(described, described).fit.inliers.all()
         assert len(calls) == looked_at  # the target is the source at scale 1
 
 
 # --- fits
+
+
+def test_of_a_moved_source_more_cells_agree(backbone):
+    once = Coarse(backbone, config=CoarseConfig(side=160, looks=1, ransac=RansacConfig(hypotheses=2000)))
+    image = picture(360, 480)
+    cosine, sine = 0.75 * np.cos(0.35), 0.75 * np.sin(0.35)
+    truth = torch.tensor([[cosine, -sine, 0.1], [sine, cosine, -0.1], [0, 0, 1]], dtype=torch.float64)
+    covered = sample(image, grid_of(truth, 360, 480)[None])
+    covered[..., :150] = picture(360, 150, seed=9)
+    source, target = once.describe(image), once.describe(covered)
+    first = once.fit(source, target)
+    second = once.again(source, target, first)
+    shares = [float(each.fit.inliers.float().mean()) for each in (first, second)]
+    assert shares[1] > 1.5 * shares[0] and second.view == first.view
+    seen = grid_of(EYE, 36, 48).double()[:, 16:].flatten(0, 1)
+    errors = [(apply(each.fit.matrix, seen) - apply(truth, seen)).norm(dim=1).mean() for each in (first, second)]
+    assert errors[1] < 1.05 * errors[0] < 0.06
+    torch.testing.assert_close(  # places of the source as it is
+        second.matches.source[second.fit.inliers],
+        apply(truth, second.matches.target[second.fit.inliers]), atol=0.15, rtol=0,
+    )  # fmt: skip
+    half = torch.zeros(once.cells(480, 360), dtype=torch.bool)
+    half[:, half.shape[1] // 2 :] = True
+    assert (once.again(source, target, first, unexplained=half).matches.target[:, 0] > 0).all()
+    assert (once.again(source, target, first, unused=half).matches.source[:, 0] > 0).all()
+
+
+def test_a_second_look_makes_nothing_of_nothing(coarse):
+    other, none = coarse.describe(picture(seed=7)), coarse.describe(torch.zeros(1, 3, 90, 120))
+    found = coarse.fit(other, none)
+    assert found.fit.matrix is None and coarse.again(other, none, found) is found
 
 
 def test_a_picture_and_itself_are_the_identity(coarse):

@@ -40,6 +40,11 @@ class Warp:
     which: Tensor
     displacement: Tensor
 
+    @classmethod
+    def of(cls, matrix: Tensor, height: int, width: int) -> "Warp":
+        """One transform and nothing else, at a working size."""
+        return cls(matrix[None], torch.zeros(height, width, dtype=torch.int64), torch.zeros(2, height, width))
+
     def at(self, places: Tensor) -> Tensor:
         """Places [..., 2] of the target, relative, to those of the source."""
         flat = places.reshape(1, -1, 1, 2).float()

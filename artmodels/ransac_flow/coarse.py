@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.artminer.cells import Describer, grid, side
 from artmodels.artminer.views import VIEWS, check_views, from_view, sideways
 from artmodels.errors import ConfigError, ImageError
 from artmodels.features import FeatureExtractor
 from artmodels.multiscale import resized
+from artmodels.ransac_flow.alignment import Warp
 from artmodels.ransac_flow.geometry import apply, identity
 from artmodels.ransac_flow.ransac import Fit, RansacConfig, ransac
 
@@ -24,6 +26,8 @@ __all__ = ["Coarse", "CoarseConfig", "CoarseFit", "Described", "Matches", "cells
 
 BLOCK = 2**24  # bytes of similarities that are held at once
 HALF, ALMOST, HYPOTHESES = 0.5, 0.7, 2000  # of how views are chosen
+AGAIN = (1.2, 1.0, 0.83)  # scales of the second look
+REACHED = 0.5  # share of a cell that the moved source shows, from which it is looked at again
 NEAR = 1.4  # times larger or smaller: scales that are looked at first
 LEAST = 1e-6  # similarity that is above 0, whatever the rounding
 
@@ -46,6 +50,8 @@ class CoarseConfig:
         views: Ways that the source may be turned to look like the target, see `artmodels.artminer.views`.
         eager: Share of the matches from which a transform is taken that was found at the scales next to 1, without
             looking at the others; 1 looks at all, as the paper does.
+        looks: How often the two are matched. The second time the source is moved as the first transform says, so that
+            cells of both show the same, and far more of them agree; the paper has 1.
         ransac: How each is fitted.
     """
 
@@ -55,6 +61,7 @@ class CoarseConfig:
     steps: int = 3
     views: tuple[str, ...] = ("",)
     eager: float = 0.3
+    looks: int = 2
     ransac: RansacConfig = field(default_factory=RansacConfig)
 
     def __post_init__(self) -> None:
@@ -69,8 +76,10 @@ class CoarseConfig:
                 f"side={self.side} must be at least 16 px, longest={self.longest} in [1, 100], and eager={self.eager} "
                 "in (0, 1]"
             )
-        if not 1 <= self.reach <= 8 or not 0 <= self.steps <= 8:
-            raise ConfigError(f"reach={self.reach} must be in [1, 8], and steps={self.steps} in 0 ... 8")
+        if not 1 <= self.reach <= 8 or not 0 <= self.steps <= 8 or not 1 <= self.looks <= 3:
+            raise ConfigError(
+                f"reach={self.reach} must be in [1, 8], steps={self.steps} in 0 ... 8, looks={self.looks} in 1 ... 3"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +97,11 @@ class Matches:
     source: Tensor
     similarity: Tensor
     cells: tuple[int, int]
+
+    def among(self, unused: Tensor) -> "Matches":
+        """Those whose place in the source is in some parts of it, [rows, columns] bool of any size."""
+        kept = unused[cells_of(self.source, (unused.shape[0], unused.shape[1])).unbind(1)]
+        return Matches(self.target[kept], self.source[kept], self.similarity[kept], self.cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +217,9 @@ class Coarse:
             size: Scale of the target.
         """
         back = inverse(view)
-        found = self.map(target, back, size)
-        places = apply(_relative(back), _places(*found.shape[1:]))  # of the target as it is
-        wanted = torch.ones(len(places), dtype=torch.bool, device=found.device)
+        seen = self.map(target, back, size)
+        places = apply(_relative(back), _places(*seen.shape[1:]))  # of the target as it is
+        wanted = torch.ones(len(places), dtype=torch.bool, device=seen.device)
         cells = self.cells(target.width, target.height, size)
         if unexplained is not None:
             if unexplained.shape != cells or unexplained.dtype != torch.bool:
@@ -214,16 +228,13 @@ class Coarse:
                     "each cell of the target"
                 )
             mirrored, quarters = VIEWS[back]
-            mask = unexplained.to(found.device)
+            mask = unexplained.to(seen.device)
             wanted = (mask.flip(1) if mirrored else mask).rot90(quarters, (0, 1)).flatten()
         maps = [self.map(source, "", factor) for factor in factors or self.factors]
-        first, second, similarity = mutual([each.flatten(1) for each in maps], found.flatten(1)[:, wanted])
+        first, second, similarity = mutual([each.flatten(1) for each in maps], seen.flatten(1)[:, wanted])
         every = torch.cat([_places(*each.shape[1:]) for each in maps])
-        there, here, similarity = places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu()
-        if unused is not None:
-            kept = unused[cells_of(here, (unused.shape[0], unused.shape[1])).unbind(1)]
-            there, here, similarity = there[kept], here[kept], similarity[kept]
-        return Matches(there, here, similarity, cells)
+        found = Matches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
+        return found if unused is None else found.among(unused)
 
     def fit(
         self,
@@ -252,13 +263,50 @@ class Coarse:
             found = [self._fit(source, target, unexplained, unused, view, factors) for view in views]
             return max(found, key=lambda each: (each.fit.matrix is not None, each.fit.score))
 
-        if factors is not None:
-            return best(factors)
-        if self.config.eager < 1 and self.near != self.factors:
-            quick = best(self.near)
-            if quick.fit.matrix is not None and quick.fit.inliers.float().mean() >= self.config.eager:
-                return quick
-        return best(self.factors)
+        found = None
+        if factors is None and self.config.eager < 1 and self.near != self.factors:
+            found = best(self.near)
+            if found.fit.matrix is None or found.fit.inliers.float().mean() < self.config.eager:
+                found = None
+        found = found or best(factors or self.factors)
+        for _ in range(self.config.looks - 1):
+            found = self.again(source, target, found, unexplained, unused)
+        return found
+
+    def again(
+        self,
+        source: Described,
+        target: Described,
+        found: CoarseFit,
+        unexplained: Tensor | None = None,
+        unused: Tensor | None = None,
+    ) -> CoarseFit:
+        """Match and fit once more, with the source as a transform shows it; where there is none, that stays so.
+
+        It is looked at in three sizes, because cells of one size only would fall on those of the target, and any
+        transform would confirm itself.
+
+        Args:
+            source: The picture that is moved.
+            target: That it is brought onto.
+            found: By the look before.
+            unexplained: See `fit`.
+            unused: See `fit`.
+        """
+        matrix = found.fit.matrix
+        if matrix is None:
+            return found
+        cells = self.cells(target.width, target.height)
+        height, width = (side(count, self.describer.stride) for count in cells)
+        moved, within = Warp.of(matrix, height, width).read(source.image.cpu(), height, width, cubic=False)
+        reached = F.adaptive_avg_pool2d(within.float()[None], cells)[0] > REACHED
+        wanted = reached if unexplained is None else reached & unexplained.cpu()
+        matches = self.matches(self.describe(moved), target, wanted, factors=AGAIN)
+        matches = dataclasses.replace(matches, source=apply(matrix, matches.source))
+        if unused is not None:
+            matches = matches.among(unused)
+        fit = self._transform(source, target, matches, found.view, self.config.ransac.hypotheses)
+        return CoarseFit(fit, found.view, matches, found.factors)
 
     def _likely(self, source: Described, target: Described, views: Sequence[str]) -> Sequence[str]:
         """The views in which pictures of half the size agree about as well as in the best."""

@@ -47,6 +47,8 @@ class RansacFlowConfig(FineConfig):
         views: Ways the source may be turned to look like the target; the best is taken. The paper has "" only; prints
             are often mirror images of what they copy.
         eager: Share of the matches that must agree for scales far from 1 not to be looked at; 1 looks at all.
+        looks: How often the coarse stage matches the pictures, the second time with the source moved as the first
+            transform says; the paper has 1.
         model: Of a transform.
         hypotheses: Samples that are drawn for each.
         tolerance: Distance of an inlier in relative units, 0.05 is 2.5 % of a side.
@@ -56,7 +58,8 @@ class RansacFlowConfig(FineConfig):
         accepted: Share of the target that a further transform must newly match.
         matchable: Matchability from which a place counts as matched.
         certainty: Of the first transform at least: minus the decimal logarithm of how many that fit so well are to be
-            expected by chance, see `ransac.log_nfa`. `python benchmarks/ransac_flow.py` shows what passes.
+            expected by chance, see `ransac.log_nfa`. `python benchmarks/ransac_flow.py` shows what passes; after one
+            look, 25 is enough.
         least: Inliers of the first transform below which there is no alignment.
         share: Share of the matches that must be inliers.
         seed: Of the samples.
@@ -70,6 +73,7 @@ class RansacFlowConfig(FineConfig):
     steps: int = 3
     views: tuple[str, ...] = tuple(VIEWS)
     eager: float = 0.3
+    looks: int = 2
     model: Model = "homography"
     hypotheses: int = 10_000
     tolerance: float = 0.05
@@ -77,7 +81,7 @@ class RansacFlowConfig(FineConfig):
     passes: tuple[float, ...] = (0.5, 1.0, 2.0)
     accepted: float = 0.01
     matchable: float = 0.5
-    certainty: float = 25.0
+    certainty: float = 45.0
     least: int = 8
     share: float = 0.05
     seed: int = 0
@@ -111,7 +115,13 @@ class RansacFlowConfig(FineConfig):
             seed=self.seed,
         )
         return CoarseConfig(
-            side=self.side, reach=self.reach, steps=self.steps, views=self.views, eager=self.eager, ransac=fit
+            side=self.side,
+            reach=self.reach,
+            steps=self.steps,
+            views=self.views,
+            eager=self.eager,
+            looks=self.looks,
+            ransac=fit,
         )
 
 
