@@ -141,7 +141,7 @@ def test_of_a_moved_source_more_cells_agree(backbone):
     assert errors[1] < 1.05 * errors[0] < 0.06
     torch.testing.assert_close(  # places of the source as it is
         second.matches.source[second.fit.inliers],
-        apply(truth, second.matches.target[second.fit.inliers]), atol=0.15, rtol=0,
+        apply(truth, second.matches.target[second.fit.inliers]), atol=0.25, rtol=0,
     )  # fmt: skip
     half = torch.zeros(once.cells(480, 360), dtype=torch.bool)
     half[:, half.shape[1] // 2 :] = True
