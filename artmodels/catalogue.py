@@ -75,7 +75,7 @@ _FAST_STYLES = (
     ),
     (
         "salamander",
-        "19383677cee88a6a6ba021f12179ba326e25b5361f15099c8e7b6390d56f6fe6",
+        "01b62aeb2ee08aa2607b2898eaf63fb95b24ce54c7add9014573bd17a5a73a58",
         "Hanagami Danjo no jo Arakage fighting a giant salamander, Utagawa Kuniyoshi, 1834-1835",
         "woodblock contours, orange on indigo",
     ),

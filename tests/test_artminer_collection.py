@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from artmodels.artminer.cells import Pyramid, grid
+from artmodels.artminer.cells import Pyramid, grid, saliency
 from artmodels.artminer.collection import Collection
-from artmodels.artminer.regions import RegionConfig, describe_regions, saliency
+from artmodels.artminer.regions import RegionConfig, describe_regions
 from artmodels.artminer.shortlist import candidates, index_regions, region_index
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError

@@ -12,7 +12,15 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.artminer import discovery
 from artmodels.artminer.consensus import SAMPLE, Matches, best_of_each, draw, plausible, scores, solve, surviving
-from artmodels.artminer.discovery import PUBLISHED, DiscoveryConfig, View, discover, discover_many, saliency, strongest
+from artmodels.artminer.discovery import (
+    PUBLISHED,
+    DiscoveryConfig,
+    View,
+    discover,
+    discover_many,
+    inner_saliency,
+    strongest,
+)
 from artmodels.errors import ConfigError
 
 literal = load_script(Path(__file__).parent.parent / "benchmarks" / "artminer_literal.py")
@@ -89,8 +97,11 @@ def test_saliency_by_hand() -> None:
     expected = torch.zeros(3, 4)
     expected[1, 1] = 1 - 0.6  # all four neighbours have cosine 0.6
     expected[1, 2] = 1 - (0.6 + 3) / 4
-    torch.testing.assert_close(saliency(features), expected)
-    assert saliency(torch.ones(2, 1, 1)).tolist() == [[0.0]] and saliency(torch.ones(2, 1, 5)).shape == (1, 5)
+    torch.testing.assert_close(inner_saliency(features), expected)
+    assert inner_saliency(torch.ones(2, 1, 1)).tolist() == [[0.0]] and inner_saliency(torch.ones(2, 1, 5)).shape == (
+        1,
+        5,
+    )
 
 
 def test_mutual_neighbours_in_blocks_are_those_of_both_argmaxes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +150,7 @@ def test_a_picture_is_found_in_itself(config: DiscoveryConfig) -> None:
     assert match.target_shape == match.reference_shape == (30, 40)
     # A few cells are nearer to a neighbour that is more salient.
     assert len(match.reference_cells) > 0.98 * 24 * 34 and torch.equal(match.reference_cells, match.target_cells)
-    weight = saliency(features)[match.reference_cells[:, 0], match.reference_cells[:, 1]]
+    weight = inner_saliency(features)[match.reference_cells[:, 0], match.reference_cells[:, 1]]
     torch.testing.assert_close(match.similarity, weight)
     assert match.score == pytest.approx(float(weight.sum()) / (24 * 34))
     plain = discover(features, [features], replace(config, saliency=False))

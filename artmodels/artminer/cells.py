@@ -18,7 +18,7 @@ from artmodels.errors import ConfigError
 from artmodels.features import FeatureExtractor
 from artmodels.multiscale import resized
 
-__all__ = ["SCALES", "Describer", "Pyramid", "grid", "scale_list", "side"]
+__all__ = ["SCALES", "Describer", "Pyramid", "grid", "saliency", "scale_list", "side"]
 
 STRIDE = 16
 EPSILON = 1e-7
@@ -115,3 +115,18 @@ class Describer:
         height, width = image.shape[-2:]
         maps = tuple(self(image, *grid(height, width, longest, least=least)) for longest in scales)
         return Pyramid(maps, width, height)
+
+
+def saliency(cells: Tensor) -> Tensor:
+    """How much each cell of [D, R, C], of length 1, differs from its neighbours: [R, C] in [0, 2].
+
+    One minus the mean cosine with the two to four cells beside, above and below (a cell without any: weight 1).
+    """
+    total, count = cells.new_zeros(cells.shape[1:]), cells.new_zeros(cells.shape[1:])
+    for dim in (0, 1):
+        length = cells.shape[dim + 1] - 1
+        cosine = (cells.narrow(dim + 1, 0, length) * cells.narrow(dim + 1, 1, length)).sum(0)
+        for start in (0, 1):
+            total.narrow(dim, start, length).add_(cosine)
+            count.narrow(dim, start, length).add_(1)
+    return 1 - total / count.clamp_min(1)

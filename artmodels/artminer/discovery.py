@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from artmodels.artminer.cells import saliency
 from artmodels.artminer.consensus import SAMPLE, Matches, Model, draw, plausible, refitted, scores, solve, surviving
 from artmodels.errors import ConfigError
 from artmodels.runtime import generator
 
-__all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "View", "discover", "discover_many", "saliency", "strongest"]
+__all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "View", "discover", "discover_many", "inner_saliency", "strongest"]
 
 CANDIDATES = 4  # matches that must agree on a translation
 LEAST = 1e-6  # similarity of a match: that of cells in uniform areas, which weigh nothing, is rounding
@@ -144,17 +145,12 @@ class View(NamedTuple):
     target: Sequence[Tensor]
 
 
-def saliency(features: Tensor) -> Tensor:
-    """How much the cells of a map [D, R, C] differ from their four neighbours: [R, C], 1 - mean cosine.
-
-    Cells at the border lack a neighbour and weigh 0, as published: leave them in the margin.
-    """
-    down = (features[:, 1:] * features[:, :-1]).sum(0)  # [R - 1, C]
-    right = (features[:, :, 1:] * features[:, :, :-1]).sum(0)
-    weight = features.new_zeros(features.shape[1:])
-    around = down[:-1, 1:-1] + down[1:, 1:-1] + right[1:-1, :-1] + right[1:-1, 1:]
-    weight[1:-1, 1:-1] = (1 - around / 4)[: max(0, weight.shape[0] - 2), : max(0, weight.shape[1] - 2)]
-    return weight
+def inner_saliency(features: Tensor) -> Tensor:
+    """As `saliency`, [R, C] of a map [D, R, C]; cells at the border weigh 0, as published: leave them in the margin."""
+    weight = saliency(features)
+    inner = torch.zeros_like(weight)
+    inner[1:-1, 1:-1] = weight[1:-1, 1:-1]
+    return inner
 
 
 def _first_largest(block: Tensor) -> Tensor:
@@ -229,7 +225,7 @@ class _Reference:
         self.inner = max(0, self.shape[0] - 2 * margin), max(0, self.shape[1] - 2 * margin)
         features = features.float()
         if config.saliency:
-            features = features * saliency(features)
+            features = features * inner_saliency(features)
         rows, columns = self.inner
         inside = features[:, margin : margin + rows, margin : margin + columns]
         self.cells = inside.flatten(1).T.contiguous()  # [n1, D]

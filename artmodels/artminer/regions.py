@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from artmodels.artminer.cells import Pyramid
+from artmodels.artminer.cells import Pyramid, saliency
 from artmodels.errors import ConfigError
 
-__all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions", "saliency"]
+__all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions"]
 
 COLUMNS = 5
 PARTS = 4  # of a picture along each side, of which each gives its share of the regions
@@ -80,21 +80,6 @@ class Regions:
 
     descriptors: Tensor
     table: Tensor
-
-
-def saliency(cells: Tensor) -> Tensor:
-    """How much each cell of [D, R, C], of length 1, differs from its neighbours: [R, C] in [0, 2].
-
-    One minus the mean cosine with the two to four cells beside, above and below (a cell without any: weight 1).
-    """
-    total, count = cells.new_zeros(cells.shape[1:]), cells.new_zeros(cells.shape[1:])
-    for dim in (0, 1):
-        length = cells.shape[dim + 1] - 1
-        cosine = (cells.narrow(dim + 1, 0, length) * cells.narrow(dim + 1, 1, length)).sum(0)
-        for start in (0, 1):
-            total.narrow(dim, start, length).add_(cosine)
-            count.narrow(dim, start, length).add_(1)
-    return 1 - total / count.clamp_min(1)
 
 
 def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> Regions:
