@@ -87,7 +87,7 @@ _FAST_STYLES = (
     ),
     (
         "city-rises",
-        "52d64770e6d7eb8cb4abc7913e38e5926ea059eba907a00b255d83b6b3dcaa69",
+        "28cbdd2f47449fea4a7e025d22d593db8528189eed26c112fa9df334c13e0206",
         "The City Rises, Umberto Boccioni, 1910",
         "long broken strokes, earth and violet",
     ),
