@@ -81,7 +81,7 @@ _FAST_STYLES = (
     ),
     (
         "adele",
-        "9ab26b78d74d0774a0404d0194f75f28ee9c691e6bf75f50fe32768a71043905",
+        "95748625b4fa16cc954da1dc82f53d54d20db8104cb42bf616e5f47defa249f7",
         "Adele Bloch-Bauer I, Gustav Klimt, 1907",
         "gold leaf and mosaic",
     ),
@@ -459,7 +459,7 @@ ENTRIES: tuple[Entry, ...] = (
         summary="Brings a picture onto another of the same thing, pixel by pixel, across copies and styles.",
         source="Shen et al. 2020, arXiv:2004.01526",
         licence="Apache-2.0",
-        weights=_embedded("ransac-flow", "8a3fbd93ad193b4538eeb97d3e91305eb2f5c3393c54a51c73f168ab908c5520", 3.4),
+        weights=_embedded("ransac-flow", "22d1fdea1a7c6f58a34b2d23428e6b6103e6d52eb5b497157713bff1fcee6fbf", 3.4),
         embedded=True,
         default=True,
     ),

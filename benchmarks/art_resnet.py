@@ -101,7 +101,7 @@ def retrieval(answers: dict[str, Network], originals: Tensor) -> Table:
     details = len(originals) * (originals.shape[-1] // EVERY) ** 2
     table = Table(title=f"recall@1 in %: the same of {details} details in another style")
     styles = (*SEEN_STYLES, *UNSEEN_STYLES)
-    for heading in ("network", "tap", "seen", "unseen", *(name.removeprefix("fast-style-") for name in styles)):
+    for heading in ("network", "tap", "seen", "unseen", *(name.rpartition("fast-style-")[2] for name in styles)):
         table.add_column(heading, justify="right")
     painted = {name: stylised(originals, FastStyle.from_pretrained(ROOT / "weights" / name)) for name in styles}
     for who, network in answers.items():

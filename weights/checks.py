@@ -267,8 +267,7 @@ def _compare(entry: Entry, config: Mapping[str, Any]) -> None:
 
 
 def _total() -> str:
-    files = [recipes.ROOT / name / WEIGHTS for name in recipes.names()]
-    size = sum(file.stat().st_size for file in files if file.is_file())
+    size = sum(file.stat().st_size for file in recipes.ROOT.rglob(WEIGHTS))
     if size > TOTAL:
         raise WeightsError(f"all committed weights have {size / 1e6:.1f} MB, more than {TOTAL / 1e6:g}")
     return f"{size / 1e6:.2f} MB of {TOTAL / 1e6:g}"
