@@ -268,7 +268,7 @@ def test_the_look_is_taken_where_it_matches(aligner: RansacFlow, painting: Tenso
     made = transfer.transferred(alignment)
     colour = (made - made.mean(1, keepdim=True)).abs().mean()
     assert colour > 0.3 * (painting - painting.mean(1, keepdim=True)).abs().mean()
-    outside = F.interpolate(alignment.matchability[None, None], (300, 400))[0, 0] < 0.4
+    outside = F.interpolate(alignment.matchability[None, None], (300, 400))[0, 0] < 0.2
     assert outside[10:60, 10:80].float().mean() > 0.9
     assert torch.allclose(made[0][:, outside], grey[0][:, outside], atol=1 / 255)
     with pytest.raises(ConfigError, match="feather"):

@@ -33,14 +33,15 @@ class Moved:
     Attributes:
         displacement: [2, h, w], added to the relative target coordinates before the transform. Where nothing can be
             matched it is that of the surroundings, fading to what the pass before found, or to 0.
-        matchability: [h, w] in [0, 1], of both directions, of the pass that is surest; 0 where the source does not
-            reach.
+        matchability: [h, w] in [0, 1], of both directions, the mean of the passes; 0 where the source does not reach.
         error: [h, w], pixels between a place and where it comes back to.
+        passes: So many there were.
     """
 
     displacement: Tensor
     matchability: Tensor
     error: Tensor
+    passes: int = 0
 
     def at(self, size: tuple[int, int]) -> "Moved":
         """The same at another size."""
@@ -49,7 +50,7 @@ class Moved:
         scale = size[1] / self.error.shape[1]
         planes = torch.cat([self.displacement, self.matchability[None], self.error[None] * scale])[None]
         planes = F.interpolate(planes, size, mode="bilinear", align_corners=False)[0]
-        return Moved(planes[:2], planes[2], planes[3])
+        return Moved(planes[:2], planes[2], planes[3], self.passes)
 
 
 class Fine:
@@ -118,7 +119,8 @@ class Fine:
         inside = geometry.inside(replace(warp, displacement=displacement).grid(height, width))
         trust = there[0, 2] * returned[0, 2] * inside
         displacement = earlier + _carried_on(displacement - earlier, trust, self.matchable)
-        return Moved(displacement, torch.maximum(trust, before.matchability * inside), error)
+        told = (before.matchability * inside * before.passes + trust) / (before.passes + 1)
+        return Moved(displacement, told, error, before.passes + 1)
 
 
 def _carried_on(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
