@@ -45,6 +45,7 @@ def test_an_engraving_is_compared_clicked_and_taken_home(page, site: str, tmp_pa
     slider.wait_for()
     assert overflow(page) <= 0
 
+    page.get_by_text("Writing files").wait_for(state="hidden")  # what comes after must not undo what came before
     page.get_by_role("tab", name="Overlay").click()
     page.wait_for_function("document.querySelector('.overlay .over')?.naturalWidth > 100")
     assert opacity(page) == "0.5"
@@ -75,7 +76,7 @@ def test_an_engraving_is_compared_clicked_and_taken_home(page, site: str, tmp_pa
     page.get_by_role("tab", name="Maps").click()
     shown = page.locator(".figures img:visible")
     shown.first.wait_for()
-    assert shown.count() == 6
+    assert shown.count() == 7
     assert shown.evaluate_all("all => all.every((one) => one.complete && one.naturalWidth > 100)")
     assert overflow(page) <= 0
 

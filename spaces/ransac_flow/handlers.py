@@ -94,10 +94,12 @@ def _nothing() -> Any:  # noqa: ANN401 - gradio has no types
     return gr.update(value=None, interactive=False)
 
 
-def layers(work: Work, stage: str) -> tuple[tuple[str, str], dict[str, str]]:
+def layers(work: Work, stage: str) -> tuple[tuple[str, str], Any]:
     """What the slider and the overlay show: the target, and the source on it after a stage."""
     target, moved = work.folder / "target.jpg", work.folder / f"{stage}.jpg"
-    return (str(target), str(moved)), {"under": viewers.data_url(target), "over": viewers.data_url(moved)}
+    both = {"under": viewers.data_url(target), "over": viewers.data_url(moved)}
+    # As an update: the difference of a bare mapping to the `gr.skip()` that follows would be an empty one.
+    return (str(target), str(moved)), gr.update(value=both)
 
 
 def present(work: Work | None) -> Work:
