@@ -80,7 +80,7 @@ def test_an_engraving_is_laid_on_its_painting(looked: tuple) -> None:
         assert target.size == moved.size == (640, 480)
         difference = np.abs(np.asarray(target.convert("L"), float) - np.asarray(moved.convert("L"), float))
     assert difference.std() > 1, "the source, not the target again"
-    assert all(overlay[name].startswith("data:image/jpeg") for name in ("under", "over"))
+    assert all(overlay["value"][name].startswith("data:image/jpeg") for name in ("under", "over"))
     assert points["value"]["target_size"] == [640, 480] and points["marks"] == []
     assert "No point yet" in table
     for title in ("What differs", "Matchability", "Flow", "Fine flow", "There and back", "The wheel"):
@@ -104,7 +104,8 @@ def test_the_coarse_stage_can_be_looked_at(app: ModuleType, looked: tuple) -> No
     slider, overlay, download, _ = last(app.handlers.restage(work, "coarse"))
     assert Path(slider[1]).name == "coarse.jpg" and Path(download["value"]).name == "aligned-coarse.png"
     fine = app.handlers.layers(work, "fine")
-    assert overlay["under"] == fine[1]["under"] and overlay["over"] != fine[1]["over"]
+    overlay, fine = overlay["value"], fine[1]["value"]
+    assert overlay["under"] == fine["under"] and overlay["over"] != fine["over"]
 
 
 def test_a_click_finds_its_match(app: ModuleType, looked: tuple) -> None:
