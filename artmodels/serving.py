@@ -44,6 +44,7 @@ from artmodels.optimise import Step
 from artmodels.patterns import example
 from artmodels.runtime import pick_device
 from artmodels.serving_checks import Check, read, validator
+from artmodels.serving_files import Page, Picture
 
 __all__ = [
     "LARGEST",
@@ -126,7 +127,7 @@ class Panel:
 
 def blocks(title: str) -> Any:  # noqa: ANN401 - gradio has no types
     """Open a page that keeps no statistics and deletes its files after an hour."""
-    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
+    return Page(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
 
 
 def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no types
@@ -135,20 +136,11 @@ def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no t
     The camera is offered only where `ARTMODELS_WEBCAM=1` is set: a public page has no business with it.
     """
     camera = os.environ.get("ARTMODELS_WEBCAM") == "1"
-    component = gr.Image(
+    return Picture(
         **{"label": label, "type": "filepath", "image_mode": None, "format": "png", "height": 260} | options,
         sources=["upload", "clipboard", "webcam"] if camera else ["upload", "clipboard"],
         buttons=["fullscreen"],
     )
-
-    def path_of(payload: Any) -> str | None:  # noqa: ANN401 - gradio has no types
-        if payload is not None and payload.path is None:
-            raise gr.Error("Upload the picture as a file, not inside an address.", print_exception=False)
-        return None if payload is None else str(payload.path)
-
-    # gradio's own step opens the file with Pillow first, and fails on what we want to explain.
-    component.preprocess = path_of  # type: ignore[method-assign]
-    return component
 
 
 def results(before: str, *, steps: bool = True) -> Panel:

@@ -23,6 +23,7 @@ from artmodels.images import LoadedImage
 from artmodels.results import ImageResult
 from artmodels.runtime import pick_device
 from artmodels.serving import MODELS, Panel, Update, explained, finish, models, run_folder
+from artmodels.serving_files import Files
 
 __all__ = ["FILES", "LONGEST", "Tile", "at_size", "batch", "batch_results", "once", "tiles", "upload_files", "wall"]
 
@@ -85,19 +86,7 @@ def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, 
 
 def upload_files(label: str) -> Any:  # noqa: ANN401 - gradio has no types
     """Add a control for several files, which reach us as they are, readable or not."""
-    component = gr.File(label=label, file_count="multiple", height=260, elem_classes="batch")
-
-    def paths_of(payload: Any) -> list[str] | None:  # noqa: ANN401 - gradio has no types
-        if payload is None:
-            return None
-        given = [file.path for file in getattr(payload, "root", [payload])]
-        if None in given:
-            raise gr.Error("Upload the pictures as files, not inside an address.", print_exception=False)
-        return given
-
-    # gradio's own step leaves an empty temporary file behind for each.
-    component.preprocess = paths_of  # type: ignore[method-assign]
-    return component
+    return Files(label=label, file_count="multiple", height=260, elem_classes="batch")
 
 
 def batch_results() -> Panel:
