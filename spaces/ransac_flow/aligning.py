@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ LATTICE = 16  # correspondences along a side in the JSON file
 TRUSTED = 0.5  # matchability of those
 BLANK = 0.015  # standard deviation of a picture in [0, 1] below which it shows nothing
 APART = 8  # times one picture is as large as the other, from which its lack of detail may be the reason
-KINDS = ("png", "npz", "gif", "mp4", "json")
+# A film is offered where OpenCV is there to write it, as the extra `demo` installs it.
+KINDS = tuple(kind for kind in ("png", "npz", "gif", "mp4", "json") if kind != "mp4" or find_spec("cv2"))
 WORDS = {"": "", "mirror": "mirrored", "180": "turned by 180°", "90": "turned by 90°", "270": "turned by 270°"}
 
 Point = tuple[float, float]

@@ -19,19 +19,22 @@ INTRODUCTION = (
     "differs, and take the alignment home as data. Mirror images and quarter turns are recognised."
 )
 FILES = {
-    "png": "Picture (PNG)",
-    "npz": "Flow (NPZ)",
-    "gif": "Flicker (GIF)",
-    "mp4": "Flicker (MP4)",
-    "json": "Matches (JSON)",
+    "png": (
+        "Picture (PNG)",
+        "the source as the target shows it, at the target's full size, with the settings inside.",
+    ),
+    "npz": (
+        "Flow (NPZ)",
+        "for NumPy: the flow of every pixel, where the source reaches, matchability, error there and back, and the "
+        "homographies.",
+    ),
+    "gif": ("Flicker (GIF)", "both by turns, at most 1000 pixels a side."),
+    "mp4": ("Flicker (MP4)", "the same as a film."),
+    "json": (
+        "Matches (JSON)",
+        "score, homographies, correspondences on a lattice, the points that you clicked, and the settings.",
+    ),
 }
-ABOUT_FILES = (
-    "- **PNG**: the source as the target shows it, at the target's full size, with the settings inside.\n"
-    "- **NPZ**: for NumPy: the flow of every pixel, where the source reaches, matchability, error there and back, and "
-    "the homographies.\n"
-    "- **GIF, MP4**: both by turns, at most 1000 pixels a side.\n"
-    "- **JSON**: score, homographies, correspondences on a lattice, the points that you clicked, and the settings."
-)
 # The buttons stand beside the fields, not beside their labels; all tabs fit on a telephone.
 STYLE = """
 .typed { align-items: end; }
@@ -97,10 +100,12 @@ with serving.blocks("Align two pictures") as demo:
                     with gr.Tab("Files"):
                         with gr.Row():
                             downloads = [
-                                gr.DownloadButton(name, interactive=False, elem_classes="download", min_width=150)
-                                for name in FILES.values()
+                                gr.DownloadButton(
+                                    FILES[kind][0], interactive=False, elem_classes="download", min_width=150
+                                )
+                                for kind in aligning.KINDS
                             ]
-                        gr.Markdown(ABOUT_FILES)
+                        gr.Markdown("\n".join(f"- **{kind.upper()}**: {FILES[kind][1]}" for kind in aligning.KINDS))
         with gr.Tab("Several pictures"):
             gr.Markdown(
                 "Give several pictures of one thing: all are brought onto one of them, and averaged. The sharper the "
