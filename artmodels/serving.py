@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,15 +46,16 @@ from artmodels.patterns import example
 from artmodels.runtime import pick_device
 from artmodels.serving_checks import Check, read, validator
 from artmodels.serving_files import Page, Picture
+from artmodels.serving_lanes import LANES, Lane
 
 __all__ = [
     "LARGEST",
     "MODELS",
+    "NEXT",
     "QUEUE",
     "SEEDS",
     "Panel",
     "Update",
-    "answered",
     "beside",
     "blocks",
     "connect",
@@ -65,6 +67,7 @@ __all__ = [
     "models",
     "results",
     "run_folder",
+    "told",
     "unrouted",
     "upload",
 ]
@@ -74,6 +77,10 @@ _log = logging.getLogger(__name__)
 QUEUE = {"max_size": 16, "default_concurrency_limit": 1}
 LARGEST = 2048 if pick_device().type == "cuda" else 1024  # side of a result in pixels
 SEEDS = 2**31 - 1
+# A click on Run while it works counts, and this answers in the browser at once. Other clicks are answered by the style
+# of a line that waits.
+NEXT = "(was) => /^(Step|Training|Next)|…$/m.test(was) ? 'Next: what is set now.' : was"
+NAMED = 80  # characters of a name that are shown
 PREVIEW_SIDE = 512
 PREVIEW_PAUSE = 0.7  # seconds
 POINTS = 200  # of the loss curve
@@ -110,6 +117,7 @@ class Panel:
         stop: The button that stops it; None where a run is one pass, which nothing can stop.
         outputs: In the order of an `Update`: those that a program gets too come first, the status last.
         public: How many of the outputs a program gets.
+        made: Says from what the result was made: pictures, model, and settings that are not the page's own.
         lane: Runs of one lane wait for each other.
     """
 
@@ -117,7 +125,8 @@ class Panel:
     stop: Any = None
     outputs: tuple[Any, ...]
     public: int
-    lane: str = "compute"
+    made: Any
+    lane: Lane = "compute"
 
     @property
     def status(self) -> Any:  # noqa: ANN401 - gradio's components
@@ -143,6 +152,11 @@ def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no t
     )
 
 
+def told() -> tuple[Any, Any]:
+    """Add the line that says what is going on, and the one that says from what the result is made."""
+    return gr.Markdown("Nothing has run yet.", elem_classes="status"), gr.HTML("", elem_classes="made", padding=False)
+
+
 def results(before: str, *, steps: bool = True) -> Panel:
     """Add the buttons, and what shows progress, the result, its comparison with the input, and its settings.
 
@@ -153,7 +167,7 @@ def results(before: str, *, steps: bool = True) -> Panel:
     with gr.Row():
         run = gr.Button("Run", variant="primary", size="lg", min_width=120)
         stop = gr.Button("Stop", size="lg", min_width=120) if steps else None
-    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+    status, made = told()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
             image = gr.Image(label="Result", format="png", interactive=False, height=480, buttons=["fullscreen"])
@@ -175,12 +189,13 @@ def results(before: str, *, steps: bool = True) -> Panel:
         stop=stop,
         outputs=(image, settings, download, comparison, *curve, status),
         public=3,
+        made=made,
         lane="compute" if steps else "passes",
     )
 
 
 def connect(
-    function: Callable[..., Iterator[Update]],
+    function: Callable[..., Generator[Update, None, None]],
     inputs: Sequence[Any],
     panel: Panel,
     checks: Mapping[str, Check],
@@ -192,16 +207,26 @@ def connect(
     shared: dict[str, Any] = {
         "inputs": list(inputs),
         "validator": validator(function, checks),
-        "concurrency_id": panel.lane,  # one optimisation at a time on this machine; quick passes do not wait for it
+        "concurrency_id": panel.lane,
         "concurrency_limit": 1,
     }
+
+    def page(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+        made: Any = made_from(inputs, values)
+        with contextlib.closing(LANES.run(function(*values), panel.lane)) as updates:
+            for update in updates:
+                yield *update, made
+                made = gr.skip()
+
+    panel.run.click(None, panel.status, panel.status, js=NEXT, api_visibility="private")
     running = panel.run.click(
-        function,
-        outputs=list(panel.outputs),
+        page,
+        outputs=[*panel.outputs, panel.made],
         api_name=f"{function.__name__}_page",
         api_visibility="private",
         show_progress="minimal",
         show_progress_on=panel.status,
+        trigger_mode="always_last",  # a click while it runs counts: what is set then comes next
         **shared,
     )
     if panel.stop is not None:
@@ -209,11 +234,29 @@ def connect(
 
     @wraps(function)
     def endpoint(*values: Any) -> Iterator[Update]:
-        with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
+        with contextlib.closing(LANES.run(function(*values), panel.lane)) as updates:
             for update in updates:
                 yield tuple(map(_value, update[: panel.public]))
 
     gr.on([], endpoint, outputs=list(panel.outputs[: panel.public]), api_name=function.__name__, **shared)
+
+
+def made_from(controls: Sequence[Any], values: Sequence[Any]) -> str:
+    """Say from what a result is made, as HTML, in the words of its controls: files, choices, and what was changed."""
+    parts = []
+    for control, value in zip(controls, values, strict=True):
+        if isinstance(control, gr.Image | gr.File):
+            files = [value] if isinstance(value, str) else value or []
+            said = Path(files[0]).name if len(files) == 1 else f"{len(files)} files" if files else ""
+        elif isinstance(control, gr.Radio | gr.Dropdown):
+            said = next((str(text) for text, choice in control.choices if choice == value), str(value))
+        elif isinstance(value, bool):
+            said = ("no", "yes")[value]
+        else:
+            said = "" if value in (None, control.value) else f"{value}"
+        if said:
+            parts.append(f"{escape(str(control.label).partition(':')[0])}: <b>{escape(said[:NAMED])}</b>")
+    return f"<p>{' · '.join(parts)}</p>"
 
 
 def _value(output: Any) -> Any:  # noqa: ANN401 - any output's
@@ -264,15 +307,6 @@ def explained(updates: Iterator[Update], *, outputs: int) -> Generator[Update, N
     except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
         yield *others, "**It did not work**, for a reason that the server's log tells."
         raise
-
-
-def answered(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """Make errors of a handler the last of its outputs, the status; see `explained`."""
-
-    def run(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(*values), outputs=outputs)
-
-    return run
 
 
 def beside(app: str, name: str, *, space: str) -> ModuleType:

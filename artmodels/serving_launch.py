@@ -87,6 +87,15 @@ footer .divider:last-child {{ display: none; }}
 .stacked .wrap {{ flex-direction: column; align-items: stretch; }}
 .status .error {{ display: none; }} /* gradio's badge would hide the sentence that says more */
 .status p {{ min-height: 1.5em; max-width: none; }}
+/* Whose turn is not yet: gradio fades the old text, and hides the place in the queue where a line has no height. */
+.status.block {{ overflow: visible !important; }}
+.status .pending {{ opacity: 1 !important; }}
+.status .pending .md > * {{ display: none; }}
+.status .pending .md::before {{ content: "Waiting for the machine…"; }}
+.status .wrap.minimal {{ inset: 0 0 auto auto !important; height: auto !important; overflow: visible !important; }}
+.status .minimal .progress-text {{ position: static !important; transform: none !important; padding: 0 !important; }}
+.made, .made > div {{ padding: 0 !important; }}
+.made p {{ margin: 0; font-size: .9rem; color: var(--body-text-color-subdued); }}
 .gallery-head {{ padding: 1rem 0 1rem; border-bottom: 1px solid var(--border-color-primary); }}
 .gallery-head p {{ font-size: 1.05rem; color: var(--body-text-color-subdued); max-width: 62ch; }}
 .cards {{

@@ -13,11 +13,16 @@ class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
 
 
 def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
-    """Run in a thread what reports by a call, and give its reports; closing this ends it at the next one."""
+    """Run in a thread what reports by a call, and give its reports; closing this ends it at the next one.
+
+    The thread goes on only while its reports are taken, so that whoever takes them can hold it up.
+    """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    taken = threading.Semaphore(1)
     closed = threading.Event()
 
     def report(item: object) -> None:
+        taken.acquire()
         if closed.is_set():
             raise Stopped
         reports.put((item, None))
@@ -39,6 +44,8 @@ def live(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
             if item is None:
                 return
             yield item
+            taken.release()
     finally:
         closed.set()
+        taken.release()
         thread.join()

@@ -22,7 +22,7 @@ from artmodels.errors import ArtModelsError, ImageError, WeightsError
 from artmodels.images import LoadedImage
 from artmodels.results import ImageResult
 from artmodels.runtime import pick_device
-from artmodels.serving import MODELS, Panel, Update, explained, finish, models, run_folder
+from artmodels.serving import MODELS, Panel, Update, explained, finish, models, run_folder, told
 from artmodels.serving_files import Files
 
 __all__ = ["FILES", "LONGEST", "Tile", "at_size", "batch", "batch_results", "once", "tiles", "upload_files", "wall"]
@@ -94,7 +94,7 @@ def batch_results() -> Panel:
     with gr.Row():
         run = gr.Button("Run all", variant="primary", size="lg", min_width=120)
         stop = gr.Button("Stop", size="lg", min_width=120)
-    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+    status, made = told()
     previews = gr.Gallery(
         label="Results",
         format="png",
@@ -107,7 +107,9 @@ def batch_results() -> Panel:
     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
     with gr.Accordion("Report on each file", open=False):
         report = gr.JSON(label="Report: settings or error of each file", buttons=["copy"])
-    return Panel(run=run, stop=stop, outputs=(download, report, previews, status), public=2)
+    return Panel(
+        run=run, stop=stop, outputs=(download, report, previews, status), public=2, made=made, lane="collections"
+    )
 
 
 def batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str) -> Generator[Update, None, None]:

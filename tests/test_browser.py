@@ -1,15 +1,19 @@
 """The gallery as a visitor meets it: in Chromium, at the width of a desk and of a telephone."""
 
+import contextlib
 import json
+import threading
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 from conftest import IN_BROWSER, overflow
+from gradio_client import Client, handle_file
 from PIL import Image
 
 import artmodels
-from artmodels import images
+from artmodels import images, serving
 from artmodels.patterns import example
 
 pytestmark = IN_BROWSER
@@ -281,3 +285,74 @@ def test_messages_stand_beside_their_controls(page, site: str, tmp_path: Path) -
     page.get_by_text("Width is 5000: give 64 to 1024.").first.wait_for()
     # The server answers 422, which the browser notes as an error of its own.
     page.faults[:] = [fault for fault in page.faults if "422" not in fault]
+
+
+def test_a_click_during_a_run_counts_and_each_result_names_what_made_it(
+    page, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked = threading.Event(), []
+    model = serving.MODELS("fast-style-scream")
+
+    def wait(picture, **options):
+        asked.append(picture.width)
+        assert gate.wait(60)
+        gate.clear()
+        return model(picture, **options)
+
+    monkeypatch.setattr(serving.MODELS, "_models", OrderedDict())
+    monkeypatch.setattr(serving.MODELS, "load", lambda name: wait)
+    open_page(page, site, "fast_style")
+    page.locator("button.gallery-item").first.click()
+    page.locator(".image-container img, .image-frame img").first.wait_for()
+    made = page.locator(".made").first
+    run = page.get_by_role("button", name="Run", exact=True)
+    run.click()
+    page.get_by_text("Working…").first.wait_for()
+    page.get_by_text("Adele Bloch-Bauer I").click()
+    run.click()
+    page.get_by_text("Next: what is set now.").first.wait_for()
+    assert "The Starry Night" in made.inner_text()
+    gate.set()
+    page.get_by_text("Painting: Adele Bloch-Bauer I").wait_for()
+    gate.set()
+    page.get_by_text("Finished after").first.wait_for()
+    assert made.inner_text() == "Photograph: astronaut.png · Painting: Adele Bloch-Bauer I"
+    assert len(asked) == 2
+
+
+def test_whoever_waits_sees_it_and_what_is_refused_leaves_the_last_status(
+    page, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked, brick = threading.Event(), threading.Event(), tmp_path / "brick.png"
+    example("bricks").resize((64, 64)).save(brick)
+    model = serving.MODELS("fast-style-scream")
+
+    def wait(picture, **options):
+        asked.set()
+        assert gate.wait(60)
+        return model(picture, **options)
+
+    monkeypatch.setattr(serving.MODELS, "_models", OrderedDict())
+    monkeypatch.setattr(serving.MODELS, "load", lambda name: wait)
+    open_page(page, site, "fast_style")
+    run = page.get_by_role("button", name="Run", exact=True)
+    run.click()  # there is no picture
+    page.get_by_text("There is no picture").first.wait_for()
+    assert page.locator(".status").first.inner_text() == "Nothing has run yet."
+    assert page.faults
+    page.faults.clear()
+    page.locator("button.gallery-item").first.click()
+    page.locator(".image-container img, .image-frame img").first.wait_for()
+    other = Client(site, verbose=False, download_files=False, analytics_enabled=False)
+    with contextlib.closing(other):
+        job = other.submit(handle_file(brick), api_name="/fast_style_run")
+        assert asked.wait(60)
+        run.click()
+        pending = page.locator(".status .pending .md").first
+        pending.wait_for()
+        words = pending.evaluate("line => getComputedStyle(line, '::before').content")
+        assert words == '"Waiting for the machine…"'
+        page.get_by_text("queue: 1/1").first.wait_for()
+        gate.set()
+        page.get_by_text("Finished after").first.wait_for()
+        job.result(timeout=60)

@@ -1,13 +1,13 @@
 """Find a detail in a whole collection, or whatever repeats in it, with the evidence for each place."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from artmodels import serving
-from artmodels.serving import Update, answered, beside, explained
+from artmodels.serving import beside
+from artmodels.serving_events import on, working
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import upload_files
 
@@ -25,8 +25,6 @@ SCROLL = """() => {
   const all = [...document.querySelectorAll('.evidence .sides')];
   all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
 }"""
-# Said at once: another's search, or one that was stopped and ends its picture, may come before.
-WAITING = "() => 'Waiting for the machine…'"
 INTRODUCTION = (
     "# Find a detail elsewhere\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -43,15 +41,6 @@ handlers = beside(__file__, "handlers", space="artminer")
 
 
 # --- the page
-
-
-def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """As `answered`, for what also takes the place of a click."""
-
-    def run(event: gr.SelectData, *values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(event, *values), outputs=outputs)
-
-    return run
 
 
 with serving.blocks("Find a detail elsewhere") as demo:
@@ -144,35 +133,29 @@ with serving.blocks("Find a detail elsewhere") as demo:
 
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
-    def on(event: Any, handler: Any, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:  # noqa: ANN401
-        """Connect a control; the status, the last output, tells of errors."""
-        made = clicked if more.pop("select", False) else answered
-        return event(
-            made(handler, outputs=len(outputs)), inputs, outputs, api_visibility="private", show_progress="hidden",
-            **more,
-        )  # fmt: skip
-
     everything = [
         state, pictures, page, *box, hits, why, told_of_search, pairs, rows, why_pair, told_of_verdict, told_of_pair,
         download, threshold, least, status,
     ]  # fmt: skip
-    # A click right after Stop counts, too: gradio's own way is to ignore it until the stopped one has ended.
-    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1, "trigger_mode": "multiple"}
-    on(files.upload, handlers.take, [files], everything)
-    on(sample.click, handlers.example, [], everything)
-    on(pictures.select, handlers.choose, [state], [page, *box, status], select=True)
+    # Many pictures are decoded, or looked at: quicker work of others comes first.
+    slow: dict[str, Any] = {"concurrency_id": "collections", "concurrency_limit": 1}
+    on(files.upload, handlers.take, [files], everything, **slow)
+    on(sample.click, handlers.example, [], everything, **slow)
+    on(pictures.select, handlers.choose, [state], [page, *box, status], event=True)
     page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)
     for number in box:
         number.change(None, box, None, js=canvas.FOLLOW, api_visibility="private")
 
-    for button, text in ((run, told_of_search), (run_all, told_of_pairs)):
-        button.click(None, None, text, js=WAITING, api_visibility="private")
-    running = on(run.click, handlers.find, [state, *box, threshold], [hits, why, told_of_search], **lane)
+    running = working(
+        run, handlers.find, [state, *box, threshold], [hits, why, told_of_search], lane="collections"
+    )  # fmt: skip
     on(threshold.change, handlers.browse, [state, threshold], [hits, told_of_search], trigger_mode="always_last")
-    explaining = on(hits.select, handlers.explain, [state], [why, told_of_verdict], select=True)
-    comparing = on(run_all.click, handlers.repeat, [state, least], [rows, pairs, why_pair, told_of_pairs], **lane)
+    explaining = on(hits.select, handlers.explain, [state], [why, told_of_verdict], event=True)
+    comparing = working(
+        run_all, handlers.repeat, [state, least], [rows, pairs, why_pair, told_of_pairs], lane="collections"
+    )
     on(least.change, handlers.regroup, [state, least], [rows, pairs, told_of_pairs], trigger_mode="always_last")
-    explaining_pair = on(pairs.select, handlers.explain_pair, [state], [why_pair, told_of_pair], select=True)
+    explaining_pair = on(pairs.select, handlers.explain_pair, [state], [why_pair, told_of_pair], event=True)
     for event in (explaining, explaining_pair):
         event.then(None, None, None, js=SCROLL, api_visibility="private")
     for value, button, pair_button in zip(VERDICTS, verdicts, pair_verdicts, strict=True):

@@ -1,17 +1,16 @@
 """The endpoints: a search and a comparison, as programs call them."""
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
-from functools import wraps
 from types import ModuleType
 from typing import Any
 
 import gradio as gr
 
 from artmodels.errors import ConfigError
-from artmodels.serving import Update, explained, run_folder
-from artmodels.serving_checks import file_list, validator
+from artmodels.serving import Update, run_folder
+from artmodels.serving_checks import file_list
+from artmodels.serving_events import endpoint
 from artmodels.serving_once import upload_files
 
 
@@ -82,24 +81,9 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
         score = gr.Slider(0, 1, searching.PAIR_THRESHOLD, label="Least discovery score")
         tiles = gr.Gallery(label="Places, best first", format="jpeg")
         found, archive = gr.JSON(label="Found"), gr.File(label="ZIP file")
-    most = file_list(collections.FILES)
-    _connect(artminer_search, [photos, picture, *box, place], [tiles, found, archive], most)
-    _connect(artminer_pairs, [photos, score], [found, archive], most)
-
-
-def _connect(function: Callable[..., Iterator[Update]], inputs: list[Any], outputs: list[Any], most: Any) -> None:  # noqa: ANN401
-    """Add an endpoint, which is called as the function is; programs get all of an update but the status."""
-
-    @wraps(function)
-    def endpoint(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever is sent
-        with contextlib.closing(explained(function(*values), outputs=len(outputs) + 1)) as updates:
-            for update in updates:
-                yield update[:-1]
-
-    gr.on(
-        [], endpoint, inputs, outputs, api_name=function.__name__, concurrency_id="compute", concurrency_limit=1,
-        validator=validator(function, {"photos": most}),
-    )  # fmt: skip
+    most = {"photos": file_list(collections.FILES)}
+    endpoint(artminer_search, [photos, picture, *box, place], [tiles, found, archive], most, "collections")
+    endpoint(artminer_pairs, [photos, score], [found, archive], most, "collections")
 
 
 def _named(work: Any, picture: str) -> str:  # noqa: ANN401 - a Work of `collection.py`

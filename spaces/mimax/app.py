@@ -10,8 +10,9 @@ import gradio as gr
 from artmodels import annotations, serving
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.labelled import labelled_csv
-from artmodels.serving import MODELS, Panel, Update, answered, beside, explained, run_folder
+from artmodels.serving import MODELS, Panel, Update, beside, explained, run_folder
 from artmodels.serving_checks import file_list, model_of, picture, read
+from artmodels.serving_events import on, working
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import batch_results, once, upload_files
 
@@ -265,19 +266,13 @@ with serving.blocks("Find things in a collection") as demo:
                     save = gr.Button("Export boxes and classifier")
                     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
 
-            def on(event: Any, handler: Any, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:  # noqa: ANN401
-                """Connect a control; the status, the last output, tells of errors."""
-                return event(
-                    answered(handler, outputs=len(outputs)), inputs, outputs, api_visibility="private",
-                    show_progress="hidden", concurrency_id="passes", **more,
-                )  # fmt: skip
-
             everything = [state, label, pictures, results, order, status]
-            on(files.upload, take, [files], everything)
-            on(sample.click, example, [], everything)
+            slow = {"concurrency_id": "collections", "concurrency_limit": 1}
+            on(files.upload, take, [files], everything, **slow)
+            on(sample.click, example, [], everything, **slow)
             on(label.input, choose, [state, label, threshold], [label, pictures, results, order, status])
             on(others.click, rest, [state, label], [pictures, status])
-            running = on(run.click, train, [state, label, threshold], [results, order, status])
+            running = working(run, train, [state, label, threshold], [results, order, status], lane="collections")
             on(
                 threshold.change,
                 browse,
@@ -291,17 +286,14 @@ with serving.blocks("Find things in a collection") as demo:
                 outputs=status, cancels=[running], api_visibility="private", queue=False,
             )  # fmt: skip
 
-            def marking(event: gr.SelectData, *values: Any) -> Iterator[Update]:  # noqa: ANN401
-                """See `mark`."""
-                yield from explained(mark(event, *values), outputs=2)
-
-            def correcting(event: gr.SelectData, *values: Any) -> Iterator[Update]:  # noqa: ANN401
-                """See `correct`."""
-                yield from explained(correct(event, *values), outputs=4)
-
-            quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "passes"}
-            pictures.select(marking, [state, label], [pictures, status], **quiet)
-            results.select(correcting, [state, label, order, threshold], [pictures, results, order, status], **quiet)
+            on(pictures.select, mark, [state, label], [pictures, status], event=True)
+            on(
+                results.select,
+                correct,
+                [state, label, order, threshold],
+                [pictures, results, order, status],
+                event=True,
+            )
         with gr.Tab("By a table"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photos = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")

@@ -1,13 +1,13 @@
 """Bring a picture onto another of the same thing, see how they differ, and take the alignment home as data."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from artmodels import serving
-from artmodels.serving import Update, answered, beside, explained
+from artmodels.serving import beside
+from artmodels.serving_events import on, working
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import upload_files
 
@@ -41,23 +41,12 @@ STYLE = """
 .typed button { flex: 0 1 140px; }
 @media (max-width: 640px) { .aligned .tab-container button { padding: .5rem .5rem !important; } }
 """
-# Said at once: another's alignment may come before.
-WAITING = "() => 'Waiting for the machine…'"
 
 
 aligning, grouping, viewers = (
     beside(__file__, name, space="ransac_flow") for name in ("aligning", "grouping", "viewers")
 )
 handlers, programs = (beside(__file__, name, space="ransac_flow") for name in ("handlers", "programs"))
-
-
-def clicked(handler: Callable[..., Iterator[Update]], *, outputs: int) -> Callable[..., Iterator[Update]]:
-    """As `answered`, for what also takes the place of a click."""
-
-    def run(event: gr.EventData, *values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(event, *values), outputs=outputs)
-
-    return run
 
 
 def html(style: str, value: str = "") -> Any:  # noqa: ANN401 - gradio has no types
@@ -130,31 +119,20 @@ with serving.blocks("Align two pictures") as demo:
 
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
-    def on(event: Any, handler: Any, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:  # noqa: ANN401
-        """Connect a control; the status, the last output, tells of errors."""
-        made = clicked if more.pop("place", False) else answered
-        return event(
-            made(handler, outputs=len(outputs)), inputs, outputs, api_visibility="private", show_progress="hidden",
-            **more,
-        )  # fmt: skip
-
-    lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
     everything = [state, results, stage, slider, overlay, points, table, maps, *downloads, status]
-    for button, text in ((run, status), (run_all, told_of_group)):
-        button.click(None, None, text, js=WAITING, api_visibility="private")
-    on(run.click, handlers.align, [source, target], everything, **lane)
+    working(run, handlers.align, [source, target], everything, lane="compute")
     on(stage.input, handlers.restage, [state, stage], [slider, overlay, downloads[0], status])
-    on(samples.chosen, handlers.example, [], [source, target, status], place=True)
-    on(points.picked, handlers.picked, [state], [*place, points, table, status], place=True, trigger_mode="multiple")
+    on(samples.chosen, handlers.example, [], [source, target, status], event=True)
+    on(points.picked, handlers.picked, [state], [*place, points, table, status], event=True, trigger_mode="multiple")
     on(look.click, handlers.look_up, [state, *place], [points, table, status])
     on(clear.click, handlers.clear, [state], [points, table, status])
 
-    on(photos.change, handlers.name_them, [photos], [reference, told_of_group])
-    sample.click(handlers.example_group, None, photos, api_visibility="private", show_progress="hidden")
-    running = on(
-        run_all.click, handlers.group, [photos, reference], [means, archive, told_of_group],
-        trigger_mode="multiple", **lane,
+    on(
+        photos.change, handlers.name_them, [photos], [reference, told_of_group],
+        concurrency_id="collections", concurrency_limit=1,
     )  # fmt: skip
+    sample.click(handlers.example_group, None, photos, api_visibility="private", show_progress="hidden")
+    running = working(run_all, handlers.group, [photos, reference], [means, archive, told_of_group], lane="collections")
     stop.click(
         lambda: "Stopped. Nothing is kept of what was not finished.",
         outputs=told_of_group, cancels=[running], api_visibility="private", queue=False,

@@ -1,8 +1,6 @@
 """The endpoints: a pair and a group, as programs call them."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +8,9 @@ import gradio as gr
 
 from artmodels import serving
 from artmodels.errors import ConfigError
-from artmodels.serving import Update, explained, run_folder
-from artmodels.serving_checks import file_list, read, validator
+from artmodels.serving import Update, run_folder
+from artmodels.serving_checks import file_list, read
+from artmodels.serving_events import endpoint
 from artmodels.serving_once import upload_files
 
 
@@ -69,24 +68,9 @@ def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> Non
         found, files = gr.JSON(label="Found"), gr.File(label="Files", file_count="multiple")
         photos, reference = upload_files("Pictures or ZIP files"), gr.Textbox("", label="Reference")
         group, archive = gr.JSON(label="Group"), gr.File(label="ZIP file")
-    _connect(ransac_flow_run, [*pair, fine, points], [image, found, files], handlers.CHECKS)
+    endpoint(ransac_flow_run, [*pair, fine, points], [image, found, files], handlers.CHECKS, "compute")
     most = {"photos": file_list(grouping.PICTURES)}
-    _connect(ransac_flow_group, [photos, reference], [group, archive], most)
-
-
-def _connect(function: Callable[..., Iterator[Update]], inputs: list[Any], outputs: list[Any], checks: Any) -> None:  # noqa: ANN401
-    """Add an endpoint, which is called as the function is; programs get all of an update but the status."""
-
-    @wraps(function)
-    def endpoint(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever is sent
-        with contextlib.closing(explained(function(*values), outputs=len(outputs) + 1)) as updates:
-            for update in updates:
-                yield update[:-1]
-
-    gr.on(
-        [], endpoint, inputs, outputs, api_name=function.__name__, concurrency_id="compute", concurrency_limit=1,
-        validator=validator(function, checks),
-    )  # fmt: skip
+    endpoint(ransac_flow_group, [photos, reference], [group, archive], most, "collections")
 
 
 def _places(points: Any) -> list[tuple[float, float]]:  # noqa: ANN401 - whatever is sent

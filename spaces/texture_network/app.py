@@ -10,7 +10,7 @@ from artmodels import serving
 from artmodels.catalogue import Entry
 from artmodels.errors import ArtModelsError
 from artmodels.results import ImageResult
-from artmodels.serving import MODELS, SEEDS, Panel, Update, explained, models, run_folder
+from artmodels.serving import MODELS, SEEDS, Panel, Update, explained, models, run_folder, told
 from artmodels.serving_checks import model_of, whole_number
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import LONGEST, TILE, Tile, batch, batch_results, wall
@@ -104,7 +104,7 @@ def sample(entry: Entry) -> Tile:
 def results() -> Panel:
     """Add the button, and what shows the texture, its copies side by side, and its settings."""
     run = gr.Button("Run", variant="primary", size="lg", min_width=120)
-    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+    status, made = told()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
             image = gr.Image(label="Result", format="png", interactive=False, height=480, buttons=["fullscreen"])
@@ -119,7 +119,7 @@ def results() -> Panel:
         with gr.Tab("Settings"):
             settings = gr.JSON(label="Settings: enough to repeat the result", buttons=["copy"])
     download = gr.DownloadButton("Download PNG", interactive=False, elem_classes="download", size="lg")
-    return Panel(run=run, outputs=(image, settings, download, copies, status), public=3, lane="passes")
+    return Panel(run=run, outputs=(image, settings, download, copies, status), public=3, made=made, lane="passes")
 
 
 ADVICE = f"The limit of this machine is {LONGEST} pixels a side."

@@ -1,0 +1,92 @@
+"""Controls and endpoints of a page that has more than one thing to do.
+
+A handler is a generator of updates, the status last, which tells of errors.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from artmodels.serving import NEXT, Update, explained
+from artmodels.serving_checks import Check, validator
+from artmodels.serving_lanes import LANES, Lane
+
+__all__ = ["endpoint", "on", "working"]
+
+Handler = Callable[..., Generator[Update, None, None]]
+
+
+def on(  # noqa: D417 - gradio has no types, and its arguments are its own
+    listener: Any,  # noqa: ANN401
+    handler: Handler,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *,
+    event: bool = False,
+    **more: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Connect a control of a page, which programs do not see; the status, the last output, tells of errors.
+
+    Args:
+        listener: Of the control, such as `button.click`.
+        handler: A generator of updates.
+        inputs: Controls whose values it takes.
+        outputs: Controls that it updates.
+        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+        more: What the listener takes beside.
+    """
+
+    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(what, *values), outputs=len(outputs))
+
+    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(*values), outputs=len(outputs))
+
+    options = {"api_visibility": "private", "show_progress": "hidden"} | more
+    return listener(clicked if event else run, inputs, outputs, **options)
+
+
+def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:  # noqa: ANN401
+    """Connect a button that starts work; see `on`.
+
+    The status answers in the browser, and shows how many wait before; a click while it works counts, once.
+    """
+
+    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+        yield from LANES.run(handler(*values), lane)
+
+    status = outputs[-1]
+    button.click(None, status, status, js=NEXT, api_visibility="private")
+    return on(
+        button.click, run, inputs, outputs, trigger_mode="always_last", concurrency_id=lane, concurrency_limit=1,
+        show_progress="minimal", show_progress_on=status,
+    )  # fmt: skip
+
+
+def endpoint(
+    function: Handler, inputs: Sequence[Any], outputs: Sequence[Any], checks: Mapping[str, Check], lane: Lane
+) -> None:
+    """Add an endpoint for programs, which is called as the function is; they get all of an update but the status.
+
+    Args:
+        function: A generator of updates, the status last.
+        inputs: Components that say what it takes.
+        outputs: Components that say what it gives.
+        checks: Of what is sent, by the names of the function's arguments.
+        lane: Where it waits.
+    """
+
+    @wraps(function)
+    def called(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever is sent
+        updates = explained(LANES.run(function(*values), lane), outputs=len(outputs) + 1)
+        with contextlib.closing(updates):
+            for update in updates:
+                yield update[:-1]
+
+    gr.on(
+        [], called, inputs, outputs, api_name=function.__name__, concurrency_id=lane, concurrency_limit=1,
+        validator=validator(function, checks),
+    )  # fmt: skip
