@@ -4,14 +4,20 @@ The look is paper, ink and one dark red, in fonts that are already on the visito
 """
 
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import gradio as gr
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from artmodels import runtime
+from artmodels import runtime, serving_pictures
+from artmodels.serving_guard import Guard, allowed_hosts
+from artmodels.serving_prepared import Prepared
+from artmodels.serving_sessions import Sessions
 
 __all__ = ["CSS", "health", "launch_options", "theme"]
 
@@ -121,11 +127,15 @@ def launch_options(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - gradio h
     """Say how a Space is served: hardened, in our look, with `/health`.
 
     The environment may change the address: `GRADIO_SERVER_NAME` (127.0.0.1), and `GRADIO_SERVER_PORT` or `PORT` (the
-    first free one from 7860).
+    first free one from 7860), and the names by which it is asked: see `artmodels.serving_guard.allowed_hosts`.
+
+    Raises:
+        ConfigError: `ARTMODELS_ALLOWED_HOSTS` names what is not a host.
     """
     port = os.environ.get("GRADIO_SERVER_PORT") or os.environ.get("PORT")
+    server_name = str(changes.get("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     return {
-        "server_name": os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+        "server_name": server_name,
         "server_port": int(port) if port else None,
         "share": False,
         "show_error": False,
@@ -137,10 +147,38 @@ def launch_options(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - gradio h
         "ssr_mode": False,
         "mcp_server": False,
         "pwa": False,
-        "app_kwargs": {"routes": [Route("/health", health)]},
+        "app_kwargs": {
+            "routes": [Route("/health", health), serving_pictures.ROUTE],
+            "lifespan": _served(allowed_hosts(server_name)),
+        },
         "theme": theme(),
         "css": CSS,
     } | changes
+
+
+def _served(hosts: frozenset[str]) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 - gradio has no types
+        app.state_holder = Sessions(app.get_blocks())
+        # Around everything: FastAPI's `middleware` would stand inside gradio's own, which answers some requests itself.
+        app.middleware_stack = Guard(Prepared(_watching(app.middleware_stack, app.state_holder), app), hosts)
+        yield
+
+    return lifespan
+
+
+def _watching(inner: ASGIApp, sessions: Sessions) -> ASGIApp:
+    """Tell the sessions which pages are open: each holds a connection that its session is named by."""
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        before, _, session_id = scope.get("path", "").rpartition("/")
+        if before.endswith("/gradio_api/heartbeat"):
+            with sessions.watched(session_id):
+                await inner(scope, receive, send)
+        else:
+            await inner(scope, receive, send)
+
+    return watch
 
 
 def health(_: Request) -> JSONResponse:

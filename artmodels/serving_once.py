@@ -3,8 +3,6 @@
 `once` and `batch` are the counterparts of `artmodels.serving.follow` for methods that have no steps.
 """
 
-import base64
-import io
 import json
 import logging
 import time
@@ -24,6 +22,7 @@ from artmodels.results import ImageResult
 from artmodels.runtime import pick_device
 from artmodels.serving import MODELS, Panel, Update, explained, finish, models, run_folder, told
 from artmodels.serving_files import Files
+from artmodels.serving_pictures import picture_url
 
 __all__ = ["FILES", "LONGEST", "Tile", "at_size", "batch", "batch_results", "once", "tiles", "upload_files", "wall"]
 
@@ -229,7 +228,7 @@ def tiles(method: str, sample: Image.Image, caption: Callable[[catalogue.Entry],
 def wall(label: str, choices: Sequence[Tile]) -> Any:  # noqa: ANN401 - gradio has no types
     """Add a choice among pictures: radio buttons, for keyboards and programs too, that look like a wall of tiles."""
     pictures = "".join(
-        f".wall label:nth-of-type({number})::before {{ background-image: url({_data_url(tile.picture)}); }}\n"
+        f".wall label:nth-of-type({number})::before {{ background-image: url({picture_url(tile.picture)}); }}\n"
         f".wall label:nth-of-type({number})::after {{ content: {json.dumps(tile.text, ensure_ascii=False)}; }}\n"
         for number, tile in enumerate(choices, start=1)
     )
@@ -239,13 +238,6 @@ def wall(label: str, choices: Sequence[Tile]) -> Any:  # noqa: ANN401 - gradio h
     # gradio's own step would answer a program that asks for another one with "400 Bad Request": leave it to a check.
     component.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return component
-
-
-def _data_url(picture: Image.Image) -> str:
-    """Put a picture inside the page, so that no folder has to be served."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 _WALL = """

@@ -136,7 +136,7 @@ def test_photograph_from_the_wall_to_the_download(page, site: str, tmp_path: Pat
     look = "tile => getComputedStyle(tile, '::before').backgroundImage"
     assert tiles.count() == len(artmodels.list_models("fast_style"))
     for tile in tiles.all():
-        assert tile.evaluate(look).startswith('url("data:image/jpeg;base64,')
+        assert tile.evaluate(look).startswith(f'url("{site}pictures/')
         assert tile.bounding_box()["width"] > 60
     choose(page, "The Scream")
     path = tmp_path / "photo.png"

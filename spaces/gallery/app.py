@@ -1,6 +1,5 @@
 """The gallery: every Space as a page, one queue and one model cache for all."""
 
-import base64
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import gradio as gr
 import artmodels
 from artmodels import serving
 from artmodels.serving_launch import launch_options
+from artmodels.serving_pictures import picture_url
 
 HERE = Path(__file__).parent
 # Beside this folder in a checkout; inside the package where this one is a Space on the Hub.
@@ -98,10 +98,9 @@ def space(method: str) -> ModuleType:
 
 
 def card(item: Card) -> str:
-    """Write one card; its thumbnail is inside the page, so that no folder has to be served."""
-    picture = base64.b64encode((HERE / f"{item.method}.jpg").read_bytes()).decode()
+    """Write one card."""
     return (
-        f'<a href="{item.method}"><img src="data:image/jpeg;base64,{picture}" alt="">'
+        f'<a href="{item.method}"><img src="{picture_url(HERE / f"{item.method}.jpg")}" alt="">'
         f"<h2>{escape(item.title)}</h2><p>{escape(item.text)}</p>"
         f'<p class="source">{escape(item.source)}</p></a>'
     )

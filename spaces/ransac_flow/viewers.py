@@ -10,6 +10,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from artmodels.serving_pictures import picture_url
+
 # --- examples
 
 CHOICES_STYLE = """
@@ -40,7 +42,7 @@ def choices(tiles: Sequence[tuple[Path, str]]) -> Any:  # noqa: ANN401 - gradio 
     for index, (path, text) in enumerate(tiles):
         with Image.open(path) as picture:
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            image = data_url(picture, 80)
+            image = picture_url(picture.convert("RGB"), 80)
         inside = f'<img src="{image}" alt=""><span>{escape(text)}</span>'
         buttons += f'<button type="button" data-index="{index}">{inside}</button>'
     return gr.HTML(

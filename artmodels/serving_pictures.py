@@ -1,0 +1,45 @@
+"""Pictures that belong to a page, such as those of a wall: served by their content's hash, and held by browsers."""
+
+import hashlib
+import io
+from pathlib import Path
+
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+__all__ = ["ROUTE", "picture_url"]
+
+_pictures = dict[str, bytes]()  # in memory, so that no folder is served; only pages add to it, when they are made
+
+
+def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
+    """Serve a picture for as long as the process lives; for what visitors bring, see `serving.run_folder`.
+
+    Args:
+        picture: Is encoded as JPEG; the path of a JPEG is taken as it is.
+        quality: Of the JPEG, 1 to 95.
+
+    Returns:
+        Its address, relative to the page: right behind a proxy with a prefix, too.
+    """
+    if isinstance(picture, Path):
+        content = picture.read_bytes()
+    else:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality, optimize=True)
+        content = file.getvalue()
+    name = f"{hashlib.sha256(content).hexdigest()[:32]}.jpg"
+    _pictures[name] = content
+    return f"pictures/{name}"
+
+
+def _answer(request: Request) -> Response:
+    content = _pictures.get(request.path_params["name"])
+    if content is None:
+        return PlainTextResponse("There is no such picture.", 404)
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+ROUTE = Route("/pictures/{name}", _answer)
