@@ -106,14 +106,15 @@ class ArtMiner(hub.Pretrained):
                 config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
             )
             return cls(config, backbone=backbone, device=device)
-        backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
-        state = backbone.state_dict()
-        expected = {key: tuple(value.shape) for key, value in state.items()}
-        if config.dims is not None:
-            expected["projection"] = (backbone.channels(config.tap), config.dims)
+        with torch.device("meta"):
+            outline = features.build(config.backbone, padding=config.padding, until=config.tap)
+            expected = outline.state_dict()
+            if config.dims is not None:
+                expected["projection"] = torch.empty(outline.channels(config.tap), config.dims)
         tensors = resolved.load(expected)
         projection = tensors.pop("projection", None)
-        backbone.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
+        backbone.load_state_dict(tensors)
         return cls(config, backbone=backbone, projection=projection, device=device)
 
     def _tensors(self) -> dict[str, Tensor]:
