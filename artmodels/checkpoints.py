@@ -52,7 +52,7 @@ WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 
 Expected: typing.TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
-"""By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too; meta tensors do."""
+"""By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too and its numbers not."""
 
 _SHOWN, _LONG = 5, 200
 _HEADER = 2**22  # bytes: room for some 40 000 tensors

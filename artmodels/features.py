@@ -274,7 +274,7 @@ def build(
         until: Leave out the stages after this tap.
         preprocessing: Colour order, scale, mean and deviation; None takes the name's own.
         dtype: See `FeatureExtractor`; features are float32 whatever it is.
-        device: Where to put it; None leaves it where tensors are made, usually on the CPU.
+        device: Where to put it; None leaves it on the CPU.
 
     Raises:
         ConfigError: An unknown name, pooling, padding or tap.
@@ -335,7 +335,7 @@ def load(
     nodes, usual = named_nodes(architecture, pooling=pooling, until=until)
     layers = list(convolutions(nodes))
     wanted = {key for conv in layers for key in conv.keys()}  # noqa: SIM118 - a method, not a dict's
-    tensors = resolved.load(checkpoint_layout(architecture), wanted=wanted.__contains__)
+    tensors = resolved.load(checkpoint_layout(architecture), wanted=wanted.__contains__, dtype=torch.float32)
     for conv in layers:
         conv.assign(tensors)
         # Normalisation is folded in, which small variances make large.

@@ -24,6 +24,7 @@ import artmodels
 from artmodels import catalogue, graphs, hub, images, runtime
 from artmodels.errors import ConfigError, HashMismatch, ImageError, ImageTooLarge, MissingWeights
 from artmodels.multiscale import resized
+from artmodels.outline import Outline
 from artmodels.results import ImageResult
 from artmodels.tiling import SizeRequirements, Tiling, fit_run, tiled
 
@@ -124,7 +125,7 @@ class FeedForward(hub.Pretrained):
         self.device = runtime.pick_device(device)
         self.dtype = self._computed(self.config, self.device, dtype)
         if network is None:
-            with torch.device("meta") if runner else contextlib.nullcontext():  # a graph has the weights
+            with Outline() if runner else contextlib.nullcontext():  # a graph has the weights
                 network = self._network(self.config)
         self.demands = network
         self.network = None
@@ -182,7 +183,7 @@ class FeedForward(hub.Pretrained):
         local_files_only: bool,
     ) -> Self:
         # A configuration may ask for anything: first without memory, to compare it with what the file holds.
-        with torch.device("meta"):
+        with Outline():
             expected = cls._stored(cls._network(config), cls._companions(config)).state_dict()
         tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
         network, companions = cls._network(config), cls._companions(config)
@@ -224,7 +225,7 @@ class FeedForward(hub.Pretrained):
                 f"name without -{source['part']}, which finds this one."
             )
         config = cls._configured(stored, {}, folder)
-        with torch.device("meta"):
+        with Outline():
             companions = cls._companions(config)
         model = cls(
             config,

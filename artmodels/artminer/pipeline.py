@@ -106,14 +106,12 @@ class ArtMiner(hub.Pretrained):
                 config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
             )
             return cls(config, backbone=backbone, device=device)
-        with torch.device("meta"):
-            outline = features.build(config.backbone, padding=config.padding, until=config.tap)
-            expected = outline.state_dict()
-            if config.dims is not None:
-                expected["projection"] = torch.empty(outline.channels(config.tap), config.dims)
+        backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
+        expected = backbone.state_dict()  # of a network that we name: no configuration makes it large
+        if config.dims is not None:
+            expected["projection"] = torch.empty(backbone.channels(config.tap), config.dims, device="meta")
         tensors = resolved.load(expected)
         projection = tensors.pop("projection", None)
-        backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
         backbone.load_state_dict(tensors)
         return cls(config, backbone=backbone, projection=projection, device=device)
 

@@ -19,6 +19,7 @@ from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import FeedForward, picture
 from artmodels.networks import at_most
+from artmodels.outline import Outline
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
 from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
@@ -210,7 +211,7 @@ class RansacFlow(FeedForward):
                 "how to make safetensors of it and converts that; then load the folder "
                 f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
             )
-        with torch.device("meta"):
+        with Outline():
             expected = _published(cls._network(config))
         tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
         network = cls._network(config)

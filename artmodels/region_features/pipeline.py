@@ -17,6 +17,7 @@ from artmodels import features, hub, images, runtime
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import each
+from artmodels.outline import Outline
 from artmodels.region_features.faster_rcnn import C4, PUBLISHED, Pyramid
 from artmodels.region_features.model import ArtRegions, Detector, RegionFeaturesConfig
 
@@ -105,7 +106,7 @@ class RegionFeatures(hub.Pretrained):
         backbone = None
         if config.network == "art-regions":
             backbone = features.load(config.backbone, local_files_only=local_files_only)
-        with torch.device("meta"):
+        with Outline():
             expected = make_network(config, backbone).stored.state_dict()
         tensors = resolved.load(expected)
         network = make_network(config, backbone)
