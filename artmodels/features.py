@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from artmodels import hub
 from artmodels.catalogue import suggest
+from artmodels.checkpoints import check_numbers, config_from
 from artmodels.errors import ConfigError, ImageError
+from artmodels.jsonfile import short
 from artmodels.networks import (
     CAFFE,
     CENTRED,
@@ -280,7 +282,7 @@ def build(
     nodes, usual = named_nodes(name, pooling=pooling, until=until, maps=maps)
     randomise(nodes, generator(seed))
     extractor = FeatureExtractor(name, nodes, preprocessing=preprocessing or usual, padding=padding, dtype=dtype)
-    return extractor.to(pick_device(device or "cpu"))
+    return extractor if device is None else extractor.to(pick_device(device))
 
 
 def load(
@@ -327,18 +329,27 @@ def load(
     architecture = config.get("architecture")
     if architecture not in TRAINED:
         raise ConfigError(
-            f'The config.json of {name} says "architecture": {architecture!r}, and features can be read from '
+            f'The config.json of {name} says "architecture": {short(architecture)}, and features can be read from '
             f"{listing(TRAINED)} only."
         )
     nodes, usual = named_nodes(architecture, pooling=pooling, until=until)
     layers = list(convolutions(nodes))
     wanted = {key for conv in layers for key in conv.keys()}  # noqa: SIM118 - a method, not a dict's
-    tensors = resolved.load(checkpoint_layout(architecture), wanted=wanted.__contains__)
+    tensors = resolved.load(checkpoint_layout(architecture), wanted=wanted.__contains__, dtype=torch.float32)
     for conv in layers:
         conv.assign(tensors)
+        # Normalisation is folded in, which small variances make large.
+        check_numbers(resolved.weights_file, {f"{conv.key}.weight": conv.weight, f"{conv.key}.bias": conv.bias}, dtype)
     stated = config.get("pretrained_cfg")
     if preprocessing is None and isinstance(stated, dict) and {"mean", "std"} <= stated.keys():
-        preprocessing = Preprocessing(mean=tuple(stated["mean"]), std=tuple(stated["std"]))
+        try:
+            preprocessing = config_from(Preprocessing, {key: stated[key] for key in ("mean", "std")})
+        except ConfigError as error:
+            raise ConfigError(f"The pretrained_cfg in the config.json of {name} does not do: {error}") from None
+        if min(preprocessing.std) <= 0:
+            raise ConfigError(
+                f"The pretrained_cfg in the config.json of {name} has std={preprocessing.std}, not above 0."
+            )
     extractor = FeatureExtractor(name, nodes, preprocessing=preprocessing or usual, padding=padding, dtype=dtype)
     return extractor.to(place)
 

@@ -7,6 +7,7 @@ A method may have companions: further networks that are run by themselves, such 
 numbers. They share its checkpoint, whose keys then begin with their names, and have graphs of their own.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -23,6 +24,7 @@ import artmodels
 from artmodels import catalogue, graphs, hub, images, runtime
 from artmodels.errors import ConfigError, HashMismatch, ImageError, ImageTooLarge, MissingWeights
 from artmodels.multiscale import resized
+from artmodels.outline import Outline
 from artmodels.results import ImageResult
 from artmodels.tiling import SizeRequirements, Tiling, fit_run, tiled
 
@@ -121,8 +123,11 @@ class FeedForward(hub.Pretrained):
         """
         self.config = config or self.config_class()
         self.device = runtime.pick_device(device)
-        self.dtype = runtime.pick_dtype(self.device, self._usual_dtype() if dtype is None else dtype)
-        self.demands = network or self._network(self.config)
+        self.dtype = self._computed(self.config, self.device, dtype)
+        if network is None:
+            with Outline() if runner else contextlib.nullcontext():  # a graph has the weights
+                network = self._network(self.config)
+        self.demands = network
         self.network = None
         if runner is None:
             self.network = self.demands.requires_grad_(False).eval()
@@ -136,9 +141,21 @@ class FeedForward(hub.Pretrained):
             }
         self.companion_runners = dict(companion_runners)
 
-    def _usual_dtype(self) -> torch.dtype | None:
+    @classmethod
+    def _usual_dtype(cls, config: Any, device: torch.device) -> torch.dtype | None:  # noqa: ANN401 - as above
         """What to compute in if nobody says; None leaves it to the device."""
-        return torch.float16 if self.device.type == "cuda" else None
+        return torch.float16 if device.type == "cuda" else None
+
+    @classmethod
+    def _computed(
+        cls,
+        config: Any,  # noqa: ANN401 - as above
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> torch.dtype:
+        """What is computed in."""
+        place = runtime.pick_device(device)
+        return runtime.pick_dtype(place, cls._usual_dtype(config, place) if dtype is None else dtype)
 
     @classmethod
     def _network(cls, config: Any) -> Graph:  # noqa: ANN401 - each subclass names its own config class
@@ -165,11 +182,12 @@ class FeedForward(hub.Pretrained):
         dtype: torch.dtype | None,
         local_files_only: bool,
     ) -> Self:
+        # A configuration may ask for anything: first without memory, to compare it with what the file holds.
+        with Outline():
+            expected = cls._stored(cls._network(config), cls._companions(config)).state_dict()
+        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
         network, companions = cls._network(config), cls._companions(config)
-        stored = cls._stored(network, companions)
-        state = stored.state_dict()
-        tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
-        stored.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        cls._stored(network, companions).load_state_dict(tensors)
         return cls(config, network=network, companions=companions, device=device, dtype=dtype)
 
     @classmethod
@@ -206,8 +224,9 @@ class FeedForward(hub.Pretrained):
                 f"{name} is the {source['part']} of a model, without the rest: load the folder beside it, of the same "
                 f"name without -{source['part']}, which finds this one."
             )
-        config: Any = hub.config_from(cls.config_class, stored)
-        companions = cls._companions(config)
+        config = cls._configured(stored, {}, folder)
+        with Outline():
+            companions = cls._companions(config)
         model = cls(
             config,
             device=runner.device,
@@ -225,7 +244,7 @@ class FeedForward(hub.Pretrained):
         if self.network is None:
             raise ConfigError("A graph has no weights to save: load the checkpoint with runtime='torch'.")
         stored = self._stored(self.network, self.companions)
-        return {key: value.half() for key, value in stored.state_dict().items()}
+        return {key: value.half() if value.is_floating_point() else value for key, value in stored.state_dict().items()}
 
     def _companion(self, name: str, *inputs: Tensor) -> Tensor:
         """Run a companion once.

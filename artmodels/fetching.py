@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from artmodels.checkpoints import (
     CONFIG,
     PICKLES,
     WEIGHTS,
+    Expected,
     load_tensors,
     missing_file,
     pickle_text,
@@ -123,10 +124,14 @@ class Resolved:
         return declared if _SHA256.fullmatch(declared) else None
 
     def load(
-        self, expected: Mapping[str, tuple[int, ...]], *, wanted: Callable[[str], bool] | None = None
+        self,
+        expected: Expected,
+        *,
+        wanted: Callable[[str], bool] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, torch.Tensor]:
         """Load the weights file with its hash checked; see `load_tensors`."""
-        return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted)
+        return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted, dtype=dtype)
 
 
 def resolve(

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import logging
 import os
 import threading
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeights, WeightsError
+from artmodels.jsonfile import read_object
 from artmodels.runtime import pick_device
 
 __all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "beside"]
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SIDECAR = "export.json"
 MODEL = "1/model.onnx"
 FORMAT = 1
+LARGEST_SCALE = 16
 BUCKET = 64  # px: few different sizes, because cuDNN chooses its algorithms anew for each
 
 PROVIDERS = {
@@ -111,7 +112,7 @@ class Exported:
         folder = Path(folder).expanduser()
         file = folder / SIDECAR
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts = read_object(file)
             if facts["format"] != FORMAT:
                 raise WeightsError(
                     f"{file} is of format {facts['format']!r}, and this artmodels reads {FORMAT}: export the model "
@@ -123,13 +124,13 @@ class Exported:
                 files={name: str(facts["files"][name]) for name in (MODEL, "config.json")},
                 inputs=tuple(inputs),
                 output=outputs[0],
-                scale=int(facts["scale"]),
+                scale=_scale(facts["scale"]),
                 precision=str(facts["precision"]),
                 facts=facts,
             )
         except FileNotFoundError:
             raise MissingWeights(f"{folder} has no {SIDECAR}: `python -m export NAME` writes such folders.") from None
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise WeightsError(f"{file} is damaged ({error!r}): export the model again.") from error
 
     def verified(self, name: str) -> bytes:
@@ -156,6 +157,12 @@ class Exported:
 def beside(folder: Path, part: str) -> Path:
     """Name the folder of a companion: it lies beside that of the graph which it belongs to."""
     return folder.with_name(f"{folder.name}-{part}")
+
+
+def _scale(value: object) -> int:
+    if not isinstance(value, int) or not 1 <= value <= LARGEST_SCALE:
+        raise ValueError(f"scale {value!r}")
+    return value
 
 
 def _port(facts: Mapping[str, Any]) -> Port:

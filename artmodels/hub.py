@@ -26,9 +26,10 @@ from safetensors.torch import save
 import artmodels
 from artmodels import catalogue
 from artmodels.catalogue import Entry
-from artmodels.checkpoints import CONFIG, WEIGHTS, config_from, load_tensors, read_config
+from artmodels.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
 from artmodels.errors import ConfigError, WeightsError
 from artmodels.fetching import LIBRARY, REPO, Resolved, is_checkpoint_folder, resolve
+from artmodels.jsonfile import short
 
 __all__ = ["Pretrained", "Resolved", "config_from", "load_tensors", "read_config", "resolve"]
 
@@ -94,10 +95,25 @@ class Pretrained(ABC):
         if resolved.entry is None:
             cls._check_method(resolved.name, stored.pop("method", None))
             stored.pop("artmodels_version", None)
-        config: Any = config_from(cls.config_class, stored | overrides)
+        config = cls._configured(stored, overrides, None if resolved.entry else resolved.folder)
         model = cls._build(config, resolved, device=device, dtype=dtype, local_files_only=local_files_only)
         model._entry = resolved.entry
         return model
+
+    @classmethod
+    def _configured(cls, stored: dict[str, Any], overrides: dict[str, object], folder: Path | None) -> Any:  # noqa: ANN401
+        """The configuration of a checkpoint with some settings replaced; an error names the file whose fault it is."""
+        try:
+            return config_from(cls.config_class, stored | overrides)
+        except ConfigError as error:
+            kept = {key: value for key, value in stored.items() if key not in overrides}
+            if folder is None or not kept or str(error).startswith(str(folder)):
+                raise
+            try:
+                config_from(cls.config_class, kept)
+            except ConfigError as own:
+                raise ConfigError(f"{folder / CONFIG} does not do: {own}") from None
+            raise
 
     @classmethod
     def _from_graph(
@@ -126,7 +142,7 @@ class Pretrained(ABC):
             right = f"load it with artmodels.{classes[method]}.from_pretrained"
         else:
             right = "this version of artmodels does not have that method"
-        raise ConfigError(f"{name} is a checkpoint of {method!r}, not of {cls.__name__}: {right}.")
+        raise ConfigError(f"{name} is a checkpoint of {short(method)}, not of {cls.__name__}: {right}.")
 
     @classmethod
     @abstractmethod
@@ -185,6 +201,11 @@ class Pretrained(ABC):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors().items()}
+        fault = fault_of(tensors)
+        if fault is not None:
+            raise WeightsError(
+                f"{type(self).__name__} is not saved, since it would not load again: its tensor {fault}."
+            )
         if tensors:
             (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
 

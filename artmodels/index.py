@@ -5,7 +5,6 @@ not found is number -1 at a score of minus infinity. The same calls give the sam
 score come in the order of their numbers, but which of them are among the k is the library's choice.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from torch import Tensor
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.faiss_index import FaissConfig, FaissIndex
 from artmodels.index_parts import BLOCK, HEADER, Array, Numbers, Whitening, begin, ordered, tensor_of
+from artmodels.jsonfile import read_object
 
 __all__ = ["ExactIndex", "FaissConfig", "FaissIndex", "Index", "WhitenedIndex", "Whitening", "load_index"]
 
@@ -66,7 +66,7 @@ def load_index(folder: str | os.PathLike[str]) -> Index:
     kinds: dict[str, Any] = {"exact": ExactIndex, "faiss": FaissIndex, "whitened": WhitenedIndex}
     root = Path(folder)
     try:
-        about = json.loads((root / HEADER).read_text(encoding="utf-8"))
+        about = read_object(root / HEADER)
         found: Index = kinds[about["kind"]]._read(root, about)
     except OSError as error:
         raise DatasetError(f"{root} holds no index: it lacks {error.filename}. Check the path, or build it.") from error

@@ -14,6 +14,7 @@ import torch
 
 from artmodels.catalogue import suggest
 from artmodels.errors import ConfigError
+from artmodels.jsonfile import short
 from artmodels.stages import (
     Convolution,
     Halving,
@@ -30,6 +31,7 @@ __all__ = [
     "CAFFE",
     "CENTRED",
     "NETWORKS",
+    "MOST_BLOCKS",
     "NONE",
     "TORCHVISION",
     "TRAINED",
@@ -38,8 +40,10 @@ __all__ = [
     "ART_VGG_TAPS",
     "Node",
     "Preprocessing",
+    "WIDEST",
     "art_resnet_nodes",
     "art_vgg_nodes",
+    "at_most",
     "checkpoint_layout",
     "convolutions",
     "filter_nodes",
@@ -95,6 +99,9 @@ PATCH_SIZES = (3, 5, 7, 11)
 FILTER_SIZES = {
     3: (3, 0), 5: (5, 0), 7: (7, 0), 11: (11, 0), 15: (7, 1), 23: (11, 1), 37: (9, 2), 55: (7, 3)
 }  # fmt: skip
+
+WIDEST = 2**14  # channels of a layer that a configuration may ask for: networks have some thousands
+MOST_BLOCKS = 128  # of a network, likewise
 
 ART_VGG = "art-vgg"
 ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))
@@ -308,6 +315,14 @@ def one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ConfigError(f"Unknown {what} {value!r}.{suggest(str(value), choices)} Choose one of {listing(choices)}.")
     return value
+
+
+def at_most(most: int, /, **settings: int | Sequence[int] | None) -> None:
+    """Raise ConfigError unless counts, by name, are small enough: a configuration may come from anybody."""
+    for name, value in settings.items():
+        counts = value if isinstance(value, Sequence) else [value or 0]
+        if max(counts, default=0) > most:
+            raise ConfigError(f"{name}={short(value)} must be at most {most}")
 
 
 def listing(names: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def _vgg(file: Path, name: str) -> FeatureExtractor:
                 aux = Convolution(width, _VGG19[block - 1], 1, key=f"{key}_aux")
                 nodes.append(Node(aux, (f"aux{block}_1",), last))
     layers = list(convolutions(nodes))
-    tensors = load_tensors(file, expected=layout(layers))
+    tensors = load_tensors(file, expected=layout(layers), dtype=torch.float32)
     for layer in layers:
         layer.assign(tensors)
     return FeatureExtractor(name, nodes, preprocessing=NONE, padding="reflect")
@@ -154,7 +154,7 @@ def _resnet(file: Path) -> FeatureExtractor:
     shapes: dict[str, tuple[int, ...]] = {f"{conv.key}_weight": tuple(conv.weight.shape) for conv in layers}
     widths = {conv.norm: conv.channels for conv in layers if conv.norm} | {n.key: n.channels for n in firsts}
     shapes |= {f"{key}_{name}": (width,) for key, width in widths.items() for name in _NORM.values()}
-    tensors = load_tensors(file, expected=shapes)
+    tensors = load_tensors(file, expected=shapes, dtype=torch.float32)
     for first in firsts:
         first.assign(tensors)
     for conv in layers:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from artmodels.checkpoints import fault_of
 from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.runtime import generator
 
@@ -240,9 +241,12 @@ def _resume(
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a method, not a dict's
-    except SafetensorError as error:
+        known = json.loads(about.get("config", "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged ({error}): remove it, and the training starts again.") from error
-    if json.loads(about.get("config", "{}")) != asdict(config):
+    if (fault := fault_of(tensors)) is not None:
+        raise WeightsError(f"{path} cannot go on, its tensor {fault}: remove it, and the training starts again.")
+    if known != asdict(config):
         raise ConfigError(f"{path} belongs to a training with other settings: remove it, or choose another folder.")
     shapes = {f"weights.{name}": value.shape for name, value in state.items()}
     if {key: tensors[key].shape for key in tensors if key.startswith("weights.")} != shapes:

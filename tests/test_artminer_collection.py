@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -397,7 +398,59 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path) ->
         Collection.open(tmp_path)
 
 
-def test_thirty_thousand_images_open_in_seconds(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["maps.0000.f16", "regions.0000.f16", "windows.0000.f32"])
+def test_a_flipped_byte_is_noticed_when_it_is_first_read(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    made(folder, tmp_path / "store")
+    spoil(tmp_path / "store" / name, 20)  # of the first image
+    with caplog.at_level("INFO", "artmodels"):
+        collection = Collection.open(tmp_path / "store")
+    said = (
+        "whose numbers are compared with their checksums image by image when first read, but not those of descriptors"
+    )
+    assert said in caplog.text and said in repr(collection) and collection.verified.startswith(said)
+    for read in (collection.pyramid, collection.reference, collection.regions):
+        with pytest.raises(DatasetError, match=r"are not those that were written: the collection is damaged; remove"):
+            read("sub/0.png")
+        assert right(collection, "sub/1.png", folder / "sub" / "1.png")
+    with pytest.raises(DatasetError, match="the collection is damaged"):
+        Collection.open(tmp_path / "store", verify=True)
+
+
+def test_what_is_not_compared_is_said(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(folder, tmp_path / "store")
+    assert (
+        Collection.open(tmp_path / "store", verify=True).verified == "whose numbers were compared with their checksums"
+    )
+    assert caplog.text == ""
+    spoil(tmp_path / "store" / "maps.0000.f16", 20)
+    collection = Collection.open(tmp_path / "store", verify=False)
+    collection.pyramid("sub/0.png")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "5 images in" in record.getMessage()
+    assert record.getMessage().endswith("whose numbers are not compared with their checksums>")
+
+
+def test_after_a_compaction_numbers_are_compared_anew(folder: Path, tmp_path: Path) -> None:
+    collection = made(folder, tmp_path / "store")
+    reader = Collection.open(tmp_path / "store")
+    for each in (collection, reader):
+        assert all(right(each, name, folder / name) for name in each.names)
+        assert each.verified == "whose numbers were compared with their checksums"
+    collection.remove(["sub/4.png"])
+    collection.compact()
+    spoil(tmp_path / "store" / "maps.0001.f16", 20)
+    reader.add([folder / "sub" / "1.png"], Toy())  # takes the new files up
+    for each in (collection, reader):
+        with pytest.raises(DatasetError, match="the collection is damaged"):
+            each.pyramid("sub/0.png")
+
+
+def test_opening_reads_the_log_once_and_no_numbers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from artmodels.artminer import collectionlog, collectionnumbers
     from artmodels.artminer.collectionlog import line_of
 
     collection = made(folder, tmp_path / "store")
@@ -414,12 +467,38 @@ def test_thirty_thousand_images_open_in_seconds(folder: Path, tmp_path: Path) ->
     sizes = collection.layout.bytes(count * cells, count * record.count)
     for name, size in zip(collection.layout.names[:3], sizes, strict=True):
         os.truncate(tmp_path / "store" / name, size)
-    start = time.perf_counter()
+    work: dict[str, int] = defaultdict(int)
+    take, blocks, opened = collectionlog.Log.take, collectionnumbers._blocks, Path.open
+
+    def counted_take(self: collectionlog.Log, entry: dict[str, object], length: int) -> None:
+        work["lines"] += 1
+        work["bytes of lines"] += length
+        take(self, entry, length)
+
+    def counted_blocks(*arguments: object) -> Iterator[bytes]:
+        for block in blocks(*arguments):
+            work["bytes of numbers"] += len(block)
+            yield block
+
+    def counted_open(self: Path, *arguments: object, **options: object) -> object:
+        work[f"opened {self.name}"] += 1
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(collectionlog.Log, "take", counted_take)
+    monkeypatch.setattr(collectionnumbers, "_blocks", counted_blocks)
+    monkeypatch.setattr(Path, "open", counted_open)
+    log = tmp_path / "store" / "log.0000"
     large = Collection.open(tmp_path / "store")
-    assert time.perf_counter() - start < 10 and len(large) == count
-    assert not large.pyramid("29999.png", "mirror").maps[2].any() and right(
-        large, "sub/4.png", folder / "sub" / "4.png"
-    )
+    assert len(large) == count
+    assert work == {"lines": 2 * count, "bytes of lines": log.stat().st_size, "opened log.0000": 1}
+    # Reading compares the numbers of that image, once.
+    for _ in range(2):
+        assert right(large, "sub/4.png", folder / "sub" / "4.png")
+    assert work["bytes of numbers"] == sum(collection.layout.bytes(cells, record.count))
+    with pytest.raises(DatasetError, match="the collection is damaged"):
+        large.pyramid("29999.png")  # which are all 0 here
+    plain = Collection.open(tmp_path / "store", verify=False)
+    assert not plain.pyramid("29999.png", "mirror").maps[2].any()
 
 
 # --- Regions

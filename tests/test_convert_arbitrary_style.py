@@ -346,7 +346,10 @@ def test_tensorflows_files_are_not_opened_and_the_line_that_converts_them_works(
 
 
 def test_other_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    for name, message in (("a.tflite", r"a\.tflite is not \.safetensors"), ("a.safetensors", "damaged or no safetens")):
+    for name, message in (
+        ("a.tflite", r"a\.tflite is not \.safetensors"),
+        ("a.safetensors", "damaged or not a safetens"),
+    ):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(WeightsMismatch, match=message):
             convert.read(tmp_path / name)

@@ -303,7 +303,7 @@ def test_other_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
         ("candy.t7", UnsafeFormat, r"Torch7 file.*model:parameters\(\) as safetensors with the keys 0, 1, 2"),
         ("candy.model", UnsafeFormat, "never opens it"),
         ("candy.tflite", WeightsMismatch, r"candy\.tflite is neither \.safetensors nor \.onnx"),
-        ("candy.safetensors", WeightsMismatch, "damaged or no safetensors file"),
+        ("candy.safetensors", WeightsMismatch, "damaged or not a safetensors file"),
         ("candy.onnx", WeightsMismatch, "damaged or not ONNX"),
     ):
         (tmp_path / name).write_bytes(b"nothing of the kind")

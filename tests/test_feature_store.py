@@ -272,7 +272,7 @@ def spoil(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path) -> None:
+def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = tmp_path / "store"
     FeatureStore.extract(folder, Toy(), store)
     whole = tmp_path / "whole"
@@ -285,7 +285,10 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path) ->
     spoil(store / "features.f16", 20)
     with pytest.raises(DatasetError, match=r"image 1 \(sub/1.png\) .* damaged; remove that folder"):
         FeatureStore.open(store)
-    assert len(FeatureStore.open(store, verify=False)) == 6
+    caplog.clear()
+    unseen = FeatureStore.open(store, verify=False)
+    assert len(unseen) == 6 and not unseen.verified and repr(unseen).endswith(", not compared with their checksums>")
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [("WARNING", repr(unseen))]
     afresh()
     spoil(store / "regions.f32", 30)
     with pytest.raises(DatasetError, match="are not those that were written"):

@@ -17,7 +17,7 @@ from artmodels import runtime
 from artmodels.errors import ConfigError
 from artmodels.features import moments
 from artmodels.feedforward import Graph
-from artmodels.networks import ART_VGG_WIDTHS, CENTRED, one_of
+from artmodels.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, WIDEST, at_most, one_of
 from artmodels.tiling import SizeRequirements, Tiling
 
 __all__ = ["ArbitraryStyleConfig", "StyleStatistics", "StyleTransformer"]
@@ -67,6 +67,8 @@ class ArbitraryStyleConfig:
         for name in ("bottleneck", "hidden", "blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        at_most(WIDEST, widths=self.widths, bottleneck=self.bottleneck, hidden=self.hidden)
+        at_most(MOST_BLOCKS, kernel=self.kernel, blocks=self.blocks)
         if self.palette and self.predictor == "inception":
             raise ConfigError("palette=True goes with predictor='statistics', which measures colours")
 

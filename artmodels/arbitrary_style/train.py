@@ -162,7 +162,7 @@ def _copy_encoder(predictor: StyleStatistics, file: Path) -> None:
         for layer in range(1, len(row) + 1)
     }
     expected = layout(list(convolutions(art_vgg_nodes())))
-    tensors = load_tensors(file, expected=expected, wanted=lambda key: key.startswith("conv"))
+    tensors = load_tensors(file, expected=expected, wanted=lambda key: key.startswith("conv"), dtype=torch.float32)
     for name, conv in names.items():
         for part in ("weight", "bias"):
             conv.get_parameter(part).data.copy_(tensors[f"{name}.{part}"])

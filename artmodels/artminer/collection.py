@@ -61,10 +61,15 @@ class Collection:
     folder that was added, or as they were given.
     """
 
-    def __init__(self, folder: Path, layout: Layout, log: Log) -> None:
+    def __init__(self, folder: Path, layout: Layout, log: Log, *, verify: bool | None = None) -> None:
         """Use `open` or `create`."""
         self.folder, self.layout = folder, layout
+        self._verify, self._sound = verify, set[str]()
         self._take(log)
+
+    def __repr__(self) -> str:
+        """Where it is, how many images it has, and what is compared with checksums."""
+        return f"<Collection of {len(self)} images in {self.folder}, {self.verified}>"
 
     @classmethod
     def create(
@@ -93,27 +98,28 @@ class Collection:
         return cls.open(root)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, verify: bool = False) -> "Collection":
+    def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> "Collection":
         """Open a collection; one that is being written to shows what is complete so far.
+
+        By default the numbers of an image are compared with their checksum when `pyramid`, `reference` or `regions`
+        first reads them. Those of `descriptors` and `windows`, which are of all images together, are not: the log and
+        `verified` say so.
 
         Args:
             folder: Where it is.
-            verify: Compare all numbers with their checksums, which reads every byte once.
+            verify: True compares all numbers now, which reads every byte once; False none, ever.
 
         Raises:
             DatasetError: There is none, it is of another version, or it is damaged; the message says what to do.
         """
         root = Path(folder).expanduser()
         layout = read_layout(root)
-        found = cls(root, layout, read_log(root, layout))
+        found = cls(root, layout, read_log(root, layout), verify=verify)
         found._numbers.check_sizes(found._log)
         if verify:
             for record in found._log.images:
-                if not found._numbers.intact(record):
-                    raise DatasetError(
-                        f"The numbers of an image (sha256 {record.image[:12]}) in {root} are not those that were "
-                        f"written: the collection is damaged; {AGAIN}."
-                    )
+                found._compare(record)
+        logger.log(logging.WARNING if verify is False else logging.INFO, "%r", found)
         return found
 
     # --- Reading
@@ -126,6 +132,18 @@ class Collection:
     def names(self) -> tuple[str, ...]:
         """What each different image is called, in the order in which they were first looked at."""
         return self._names
+
+    @property
+    def verified(self) -> str:
+        """In words, which numbers are compared with their checksums; see `open`."""
+        if self._verify is False:
+            return "whose numbers are not compared with their checksums"
+        if all(record.image in self._sound for record in self._log.images):
+            return "whose numbers were compared with their checksums"
+        return (
+            "whose numbers are compared with their checksums image by image when first read, but not those of "
+            "descriptors and windows"
+        )
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -172,10 +190,10 @@ class Collection:
         """The maps of an image in one view: float16, read from their file as they are needed.
 
         Raises:
-            DatasetError: See `size`; or the collection was compacted since it was opened.
+            DatasetError: See `size`; the numbers are damaged; or the collection was compacted since it was opened.
             ConfigError: It has no such view.
         """
-        record = self._record(name)
+        record = self._compare(self._record(name))
         if view not in self.layout.views:
             have = ", ".join(map(repr, self.layout.views))
             raise ConfigError(f"the collection has no view {view!r}: it has {have}; create one with a describer of it")
@@ -203,9 +221,9 @@ class Collection:
         """The regions of an image, of all its views.
 
         Raises:
-            DatasetError: See `size`.
+            DatasetError: See `pyramid`.
         """
-        record = self._record(name)
+        record = self._compare(self._record(name))
         shape, table = (record.count, self.layout.dims), (record.count, COLUMNS)
         return Regions(
             torch.from_numpy(self._numbers.map(DESCRIPTORS, record.row * shape[1], shape, mode="c")),
@@ -218,16 +236,27 @@ class Collection:
         return np.array([(each.first, each.row, each.count) for each in images], np.int64).reshape(-1, 3)
 
     def descriptors(self) -> Array:
-        """Descriptors [T, D] float16 of all regions that are on the disk, memory-mapped."""
+        """Descriptors [T, D] float16 of all regions that are on the disk, memory-mapped; see `open` for checksums."""
         return self._numbers.map(DESCRIPTORS, 0, (self._log.rows, self.layout.dims), mode="r")
 
     def windows(self) -> Array:
-        """Where they are, [T, 5] float32; see `Regions`."""
+        """Where they are, [T, 5] float32; see `Regions`, and `open` for checksums."""
         return self._numbers.map(WINDOWS, 0, (self._log.rows, COLUMNS), mode="r")
 
     @property
     def _numbers(self) -> Numbers:
         return Numbers(self.folder, self.layout)
+
+    def _compare(self, record: Record) -> Record:
+        """Return the record of an image whose numbers are those that were written: once read, they are not again."""
+        if self._verify is not False and record.image not in self._sound:
+            if not self._numbers.intact(record):
+                raise DatasetError(
+                    f"The numbers of an image (sha256 {record.image[:12]}) in {self.folder} are not those that were "
+                    f"written: the collection is damaged; {AGAIN}."
+                )
+            self._sound.add(record.image)
+        return record
 
     def _take(self, log: Log) -> None:
         """Use a log, and note which files each image has."""
@@ -340,6 +369,7 @@ class Collection:
                 writer.entries(rest)
             write_layout(self.folder, layout)
             self.layout = layout
+            self._sound.clear()
             self._take(log)
             self._numbers.clear()
 
@@ -368,7 +398,10 @@ class Collection:
 
     def _prepare(self) -> None:
         """Take up what is on the disk now, and cut off what does not count."""
-        self.layout = read_layout(self.folder)
+        layout = read_layout(self.folder)
+        if layout != self.layout:  # compacted by another process: its numbers lie elsewhere
+            self._sound.clear()
+        self.layout = layout
         log = read_log(self.folder, self.layout)
         self._log = log
         if log.images and not self._numbers.intact(log.images[-1]):

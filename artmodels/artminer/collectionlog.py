@@ -10,6 +10,7 @@ from typing import Any
 from artmodels.artminer.regions import COLUMNS, RegionConfig
 from artmodels.artminer.views import check_views
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.jsonfile import read_object
 
 __all__ = ["Layout", "Log", "Record", "line_of", "read_layout", "read_log", "write_layout"]
 
@@ -227,7 +228,7 @@ def read_layout(root: Path) -> Layout:
         return tuple(int(value) for value in values)
 
     try:
-        about = json.loads((root / HEADER).read_text(encoding="utf-8"))
+        about = read_object(root / HEADER)
         if about["format"] != FORMAT:
             raise DatasetError(
                 f"The collection {root} has format {about['format']} and this version reads {FORMAT}: open it with the "

@@ -47,12 +47,14 @@ class Numbers:
         try:
             return np.memmap(path, dtype=kind, mode=mode, offset=start * np.dtype(kind).itemsize, shape=shape)
         except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be read: {error.strerror}. If the collection was compacted meanwhile, open it again."
-            ) from error
+            raise _unreadable(path, error) from error
 
     def blocks(self, record: Record) -> list[Iterator[bytes]]:
-        """The bytes of an image in each file, some at a time; fewer where the file ends before."""
+        """The bytes of an image in each file, some at a time; fewer where the file ends before.
+
+        Raises:
+            DatasetError: While they are read: the collection was compacted since it was opened.
+        """
         starts = self.layout.bytes(record.start, record.row)
         lengths = self.layout.bytes(record.total(len(self.layout.views)), record.count)
         return [
@@ -98,8 +100,17 @@ class Numbers:
 
 
 def _blocks(path: Path, start: int, length: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while length and (block := file.read(min(length, BLOCK))):
-            yield block
-            length -= len(block)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while length and (block := file.read(min(length, BLOCK))):
+                yield block
+                length -= len(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be read: {error.strerror}. If the collection was compacted meanwhile, open it again."
+    )

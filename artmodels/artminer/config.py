@@ -8,8 +8,12 @@ from artmodels.artminer.oneshot import CELLS
 from artmodels.artminer.pairtable import THRESHOLD
 from artmodels.artminer.views import check_views
 from artmodels.errors import ConfigError
+from artmodels.networks import WIDEST, at_most
 
 __all__ = ["ArtMinerConfig"]
+
+MOST_CELLS = 1000  # of the longer side of a picture: 16 000 px at a stride of 16
+MOST_HYPOTHESES = 10**7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,9 @@ class ArtMinerConfig:
             raise ConfigError(
                 f"scales={self.scales} and reference={self.reference} must be {CELLS} cells or more, each scale once"
             )
+        at_most(WIDEST, dims=self.dims)
+        at_most(MOST_CELLS, scales=self.scales, reference=self.reference)
+        at_most(MOST_HYPOTHESES, iterations=self.iterations)
 
     @property
     def discovery(self) -> DiscoveryConfig:

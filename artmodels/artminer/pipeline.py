@@ -107,13 +107,12 @@ class ArtMiner(hub.Pretrained):
             )
             return cls(config, backbone=backbone, device=device)
         backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
-        state = backbone.state_dict()
-        expected = {key: tuple(value.shape) for key, value in state.items()}
+        expected = backbone.state_dict()  # of a network that we name: no configuration makes it large
         if config.dims is not None:
-            expected["projection"] = (backbone.channels(config.tap), config.dims)
+            expected["projection"] = torch.empty(backbone.channels(config.tap), config.dims, device="meta")
         tensors = resolved.load(expected)
         projection = tensors.pop("projection", None)
-        backbone.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        backbone.load_state_dict(tensors)
         return cls(config, backbone=backbone, projection=projection, device=device)
 
     def _tensors(self) -> dict[str, Tensor]:

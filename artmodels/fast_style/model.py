@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.errors import ConfigError
 from artmodels.feedforward import Graph
-from artmodels.networks import CAFFE, one_of
+from artmodels.networks import CAFFE, MOST_BLOCKS, WIDEST, at_most, one_of
 from artmodels.tiling import SizeRequirements, Tiling
 
 __all__ = ["FastStyleConfig", "TransformerNet"]
@@ -58,6 +58,8 @@ class FastStyleConfig:
             raise ConfigError(f"kernel={self.kernel} must be odd and at least 3")
         if self.blocks < 1:
             raise ConfigError(f"blocks={self.blocks} must be at least 1")
+        at_most(WIDEST, widths=self.widths)
+        at_most(MOST_BLOCKS, kernel=self.kernel, blocks=self.blocks)
         one_of("layout", self.layout, get_args(Layout))
         one_of("output", self.output, get_args(Output))
         if self.early and self.layout == "torch7":

@@ -153,8 +153,7 @@ class FastStyleRecipe(Recipe):
         self.network = TransformerNet(settings.network)
         if settings.start:
             file = sources.weights / settings.start / WEIGHTS
-            shapes = {key: tuple(value.shape) for key, value in self.network.state_dict().items()}
-            self.network.load_state_dict(load_tensors(file, expected=shapes))
+            self.network.load_state_dict(load_tensors(file, expected=self.network.state_dict()))
         else:
             draw = generator(seed)
             for name, value in self.network.named_parameters():

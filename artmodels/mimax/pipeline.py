@@ -312,11 +312,11 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
             raise ConfigError(f"MIMax computes in float32, not in {dtype}: leave dtype out")
         outputs = len(config.classes) if config.multilabel else 1
         shape = (outputs, config.planes)
-        tensors = resolved.load({"weights": (*shape, config.n_features), "bias": shape})
+        tensors = resolved.load({"weights": (*shape, config.n_features), "bias": shape}, dtype=torch.float32)
         settings = {name: getattr(config, name) for name in cls().get_params() if hasattr(config, name)}
         model = cls(**settings | {"device": device})
         classes = None if config.multilabel else np.asarray(config.classes)
-        model._fitted(tensors["weights"], tensors["bias"], classes, config.uses_objectness)
+        model._fitted(tensors["weights"].float(), tensors["bias"].float(), classes, config.uses_objectness)
         return model
 
 

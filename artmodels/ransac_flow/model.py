@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from artmodels import features
 from artmodels.errors import ConfigError
 from artmodels.feedforward import Graph
+from artmodels.networks import WIDEST, at_most
 from artmodels.runtime import generator
 from artmodels.tiling import SizeRequirements
 
@@ -24,6 +25,7 @@ __all__ = ["STRIDE", "FineConfig", "FineNetwork", "correlation", "enlarged"]
 
 STRIDE = 8
 TAP = "layer2"  # of art-resnet, at that stride
+LARGEST = 31  # cells of the side of a window: half of a small picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class FineConfig:
             raise ConfigError(f"width={self.width} and each of three heads={self.heads} must be at least 1")
         if self.window < 3 or self.window % 2 == 0:
             raise ConfigError(f"window={self.window} must be odd, and at least 3")
+        at_most(WIDEST, width=self.width, heads=self.heads)
+        at_most(LARGEST, window=self.window)
 
 
 def correlation(target: Tensor, source: Tensor, window: int) -> Tensor:

@@ -18,6 +18,8 @@ from artmodels.artminer.views import VIEWS, check_views
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import FeedForward, picture
+from artmodels.networks import at_most
+from artmodels.outline import Outline
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
 from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
@@ -28,6 +30,7 @@ from artmodels.ransac_flow.ransac import RansacConfig, log_nfa
 
 __all__ = ["Prepared", "RansacFlow", "RansacFlowConfig"]
 
+MOST_PIXELS, MOST_HYPOTHESES, MOST_TRANSFORMS = 2**13, 10**7, 100
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
 MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
 LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
@@ -101,6 +104,9 @@ class RansacFlowConfig(FineConfig):
             )
         if not self.passes or not all(1 / MOST <= size <= MOST for size in self.passes):
             raise ConfigError(f"passes={self.passes} must be one or more sizes from {1 / MOST} to {MOST:g}")
+        at_most(MOST_PIXELS, side=self.side)
+        at_most(MOST_HYPOTHESES, hypotheses=self.hypotheses)
+        at_most(MOST_TRANSFORMS, most=self.most, passes=[len(self.passes)])
         _ = self.coarse  # checks the others
 
     @property
@@ -205,10 +211,11 @@ class RansacFlow(FeedForward):
                 "how to make safetensors of it and converts that; then load the folder "
                 f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
             )
+        with Outline():
+            expected = _published(cls._network(config))
+        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
         network = cls._network(config)
-        state = _published(network)
-        tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
-        network.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        network.load_state_dict(tensors)
         backbone = features.load(
             config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
         )

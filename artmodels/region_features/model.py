@@ -20,7 +20,7 @@ from artmodels import boxes as box_ops
 from artmodels.errors import ConfigError
 from artmodels.features import FeatureExtractor
 from artmodels.multiscale import resized
-from artmodels.networks import one_of
+from artmodels.networks import WIDEST, at_most, one_of
 
 __all__ = [
     "Anchors",
@@ -49,6 +49,7 @@ LARGEST = math.log(1000 / 16)  # of the factor by which a side may change, as Fa
 MANY, SURE, LARGE = 300, 0.1, 36  # of `spread`: regions to choose from, objectness, px
 LEAST = 1e-3  # px: narrower boxes are none
 SMALLEST = 64  # px that a side is padded to at least, so that every border has pixels to copy
+MOST_BOXES = 10**6
 CELLS, SAMPLES = 7, 2  # of a region, to each side, and of a cell
 
 
@@ -90,6 +91,8 @@ class RegionFeaturesConfig:
             raise ConfigError(f"overlap={self.overlap} and least={self.least} must be from 0 to 1")
         if not 16 <= self.shorter <= self.longer:
             raise ConfigError(f"shorter={self.shorter} must be at least 16, and longer={self.longer} no less than it")
+        at_most(WIDEST, width=self.width, longer=self.longer)
+        at_most(MOST_BOXES, regions=self.regions, before=self.before)
 
 
 class Found(NamedTuple):

@@ -17,6 +17,7 @@ from artmodels import features, hub, images, runtime
 from artmodels.decoding import LoadedImage
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.feedforward import each
+from artmodels.outline import Outline
 from artmodels.region_features.faster_rcnn import C4, PUBLISHED, Pyramid
 from artmodels.region_features.model import ArtRegions, Detector, RegionFeaturesConfig
 
@@ -102,11 +103,14 @@ class RegionFeatures(hub.Pretrained):
             raise ConfigError(f"dtype={dtype} is not available for {cls.__name__}, which computes in float32.")
         if resolved.origin == "built-in":
             raise MissingWeights(how_to_get(resolved.name, config.network))
-        network = make_network(config, local_files_only=local_files_only)
-        stored = network.stored
-        state = stored.state_dict()
-        tensors = resolved.load({key: tuple(value.shape) for key, value in state.items()})
-        stored.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
+        backbone = None
+        if config.network == "art-regions":
+            backbone = features.load(config.backbone, local_files_only=local_files_only)
+        with Outline():
+            expected = make_network(config, backbone).stored.state_dict()
+        tensors = resolved.load(expected)
+        network = make_network(config, backbone)
+        network.stored.load_state_dict(tensors)
         return cls(config, network=network, device=device)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -181,15 +185,19 @@ class RegionFeatures(hub.Pretrained):
         return [regions[number] for number in range(len(loaded))]
 
 
-def make_network(config: RegionFeaturesConfig, *, local_files_only: bool = False) -> Detector:
+def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtractor | None = None) -> Detector:
     """The network of a configuration: its backbone has weights, the rest is random.
+
+    Args:
+        config: Its settings.
+        backbone: Of "art-regions"; None loads the one that the settings name.
 
     Raises:
         ConfigError: The backbone does not do.
         WeightsError: The backbone's weights are not there.
     """
     if config.network == "art-regions":
-        return ArtRegions(config, features.load(config.backbone, local_files_only=local_files_only))
+        return ArtRegions(config, backbone or features.load(config.backbone))
     return C4(config) if config.network == "fasterrcnn_resnet152_c4" else Pyramid(config)
 
 

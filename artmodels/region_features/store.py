@@ -65,9 +65,17 @@ class FeatureStore:
     regions of 2048 numbers take 1.2 MB an image, and those of 384 numbers a fifth of that.
     """
 
+    verified = False
+    """Whether all numbers were compared with their checksums when it was opened."""
+
     def __init__(self, folder: Path, width: int, fingerprint: str, index: Index) -> None:
         """Use `open` or `extract`."""
         self.folder, self.features, self.fingerprint, self._index = folder, width, fingerprint, index
+
+    def __repr__(self) -> str:
+        """Where it is, how many images it has, and whether they were compared with their checksums."""
+        state = "" if self.verified else "not "
+        return f"<FeatureStore of {len(self)} images in {self.folder}, {state}compared with their checksums>"
 
     # --- Reading
 
@@ -92,6 +100,9 @@ class FeatureStore:
                         f"The numbers of image {number} ({store._named(record['image'])}) in {root} are not those that "
                         f"were written: the store is damaged; {AGAIN}."
                     )
+            store.verified = True
+        else:
+            logger.warning("%r", store)
         return store
 
     def __len__(self) -> int:

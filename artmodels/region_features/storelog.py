@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.jsonfile import read_object
 
 __all__ = ["Index", "data_bytes", "data_sizes", "read_header", "read_index", "write_header"]
 
@@ -89,7 +90,7 @@ def read_header(root: Path) -> tuple[int, str]:
         DatasetError: There is no store, of this version, or it is damaged.
     """
     try:
-        about = json.loads((root / HEADER).read_text(encoding="utf-8"))
+        about = read_object(root / HEADER)
         if about["format"] != FORMAT:
             raise DatasetError(
                 f"The store {root} has format {about['format']} and this version reads {FORMAT}: open it with the "

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.errors import ConfigError
 from artmodels.feedforward import Graph
+from artmodels.networks import MOST_BLOCKS, WIDEST, at_most
 from artmodels.tiling import SizeRequirements, Tiling
 
 __all__ = ["RRDB", "SRVGG", "SuperResolutionConfig", "make_network"]
@@ -57,6 +58,8 @@ class SuperResolutionConfig:
         for name in ("channels", "convs", "blocks", "growth"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        at_most(WIDEST, channels=self.channels, growth=self.growth)
+        at_most(MOST_BLOCKS, convs=self.convs, blocks=self.blocks)
 
 
 def make_network(config: SuperResolutionConfig) -> "SRVGG | RRDB":

@@ -91,9 +91,10 @@ class SuperResolution(FeedForward):
     config_class = SuperResolutionConfig
     config: SuperResolutionConfig
 
-    def _usual_dtype(self) -> torch.dtype | None:
+    @classmethod
+    def _usual_dtype(cls, config: SuperResolutionConfig, device: torch.device) -> torch.dtype | None:
         """As for every feed-forward method, but RRDB's activations may pass what float16 can hold: all black."""
-        return torch.float32 if self.config.architecture == "rrdb" else super()._usual_dtype()
+        return torch.float32 if config.architecture == "rrdb" else super()._usual_dtype(config, device)
 
     @classmethod
     def _network(cls, config: SuperResolutionConfig) -> Graph:

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from artmodels.errors import ConfigError
 from artmodels.feedforward import Graph
+from artmodels.networks import WIDEST, at_most
 from artmodels.tiling import SizeRequirements, Tiling
 
 __all__ = ["PyramidGenerator", "TextureNetworkConfig"]
@@ -43,6 +44,7 @@ class TextureNetworkConfig:
             raise ConfigError(f"widths={self.widths!r} must be {SCALES} numbers of at least 1, one for each scale")
         if self.noise_width < 1:
             raise ConfigError(f"noise_width={self.noise_width} must be at least 1")
+        at_most(WIDEST, widths=self.widths, noise_width=self.noise_width)
 
 
 class _Layer(nn.Module):

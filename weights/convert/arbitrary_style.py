@@ -17,13 +17,12 @@ from typing import Annotated
 
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
 from torch import Tensor, nn
 
 from artmodels.arbitrary_style.inception import InceptionStyle
 from artmodels.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
 from artmodels.arbitrary_style.pipeline import ArbitraryStyle
+from artmodels.checkpoints import read_tensors
 from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch
 
 __all__ = ["from_magenta", "read"]
@@ -199,10 +198,7 @@ def read(file: Path) -> Converted:
         raise MissingWeights(f"There is no file {file}.")
     if suffix != ".safetensors":
         raise WeightsMismatch(f"{file} is not .safetensors: that can be converted.")
-    try:
-        state = parse(file.read_bytes())
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{file} is damaged or no safetensors file ({error}): save it again.") from error
+    state = read_tensors(file, unused=lambda key: TRAINING.fullmatch(key) is not None)
     return from_magenta(state)
 
 

@@ -27,11 +27,9 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
 from torch import Tensor
 
-from artmodels.checkpoints import PICKLES
+from artmodels.checkpoints import PICKLES, read_tensors
 from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.fast_style.model import FastStyleConfig, Layout, TransformerNet
 from artmodels.fast_style.pipeline import FastStyle
@@ -177,10 +175,7 @@ def read(file: Path, *, style: str = "") -> Converted:
         return from_onnx(file.read_bytes(), style=style)
     if suffix != ".safetensors":
         raise WeightsMismatch(f"{file} is neither .safetensors nor .onnx: those can be converted.")
-    try:
-        state = parse(file.read_bytes())
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{file} is damaged or no safetensors file ({error}): save it again.") from error
+    state = read_tensors(file)
     family = from_torch7 if state and all(key.isdecimal() for key in state) else from_pytorch
     return family(state, style=style)
 

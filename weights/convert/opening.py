@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.checkpoints import read_tensors
+from artmodels.errors import MissingWeights, UnsafeFormat
 
 __all__ = ["tensors_of"]
 
@@ -21,7 +20,7 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
     Raises:
         UnsafeFormat: The file is not safetensors by name; the message says how to make one of it.
         MissingWeights: There is no such file.
-        WeightsMismatch: The file is damaged.
+        WeightsMismatch: The file is damaged, or its tensors are no finite floats.
     """
     if source.suffix != ".safetensors":
         raise UnsafeFormat(
@@ -30,7 +29,4 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
         )
     if not source.is_file():
         raise MissingWeights(f"There is no file {source}: check the path.")
-    try:
-        return load_file(source)
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{source} is damaged ({error}): fetch or make it again.") from error
+    return read_tensors(source)

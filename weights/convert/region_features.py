@@ -32,11 +32,9 @@ from typing import Annotated
 
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
 from torch import Tensor
 
-from artmodels.checkpoints import PICKLES
+from artmodels.checkpoints import PICKLES, read_tensors
 from artmodels.errors import ArtModelsError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.region_features.faster_rcnn import C4, PUBLISHED, RATIOS, SCALES
 from artmodels.region_features.model import RegionFeaturesConfig
@@ -172,10 +170,7 @@ def read(file: Path) -> Converted:
             f"{file} is pickle-based, and artmodels never opens those. This makes safetensors of it, and refuses a "
             f"file that holds anything but tensors:\n{COMMAND.format(file=file, made=file.with_suffix('.safetensors'))}"
         )
-    try:
-        state = parse(file.read_bytes())
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{file} is damaged or no safetensors file ({error}): make it again.") from error
+    state = read_tensors(file, unused=lambda key: key.removeprefix(SCOPE).startswith(_UNUSED))
     return from_tensorflow(state) if any(key.startswith(SCOPE) for key in state) else from_torchvision(state)
 
 
