@@ -158,8 +158,9 @@ with serving.blocks("Find a detail elsewhere") as demo:
     ]  # fmt: skip
     # A click right after Stop counts, too: gradio's own way is to ignore it until the stopped one has ended.
     lane: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1, "trigger_mode": "multiple"}
-    on(files.upload, handlers.take, [files], everything)
-    on(sample.click, handlers.example, [], everything)
+    collecting = [
+        on(files.upload, handlers.take, [files], everything), on(sample.click, handlers.example, [], everything)
+    ]  # fmt: skip
     on(pictures.select, handlers.choose, [state], [page, *box, status], select=True)
     page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)
     for number in box:
@@ -186,7 +187,7 @@ with serving.blocks("Find a detail elsewhere") as demo:
     for button, event, text in ((stop, running, told_of_search), (stop_all, comparing, told_of_pairs)):
         button.click(
             lambda: "Stopped. Start again to go on: pictures that were looked at are not looked at again.",
-            outputs=text, cancels=[event], api_visibility="private", queue=False,
+            outputs=text, cancels=[event, *collecting], api_visibility="private", queue=False,
         )  # fmt: skip
 
     programs.add(collections, searching, handlers.shown)

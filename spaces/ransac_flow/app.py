@@ -144,7 +144,7 @@ with serving.blocks("Align two pictures") as demo:
     on(look.click, handlers.look_up, [state, *place], [points, table, status])
     on(clear.click, handlers.clear, [state], [points, table, status])
 
-    on(photos.change, handlers.name_them, [photos], [reference, told_of_group])
+    naming = on(photos.change, handlers.name_them, [photos], [reference, told_of_group])
     sample.click(handlers.example_group, None, photos, api_visibility="private", show_progress="hidden")
     running = on(
         run_all.click, handlers.group, [photos, reference], [means, archive, told_of_group],
@@ -152,7 +152,7 @@ with serving.blocks("Align two pictures") as demo:
     )  # fmt: skip
     stop.click(
         lambda: "Stopped. Nothing is kept of what was not finished.",
-        outputs=told_of_group, cancels=[running], api_visibility="private", queue=False,
+        outputs=told_of_group, cancels=[running, naming], api_visibility="private", queue=False,
     )  # fmt: skip
 
     programs.add(aligning, grouping, handlers)
