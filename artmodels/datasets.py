@@ -21,7 +21,7 @@ __all__ = ["Crops", "ImageSet", "fingerprint", "image_files", "split"]
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff"})
 
 
 def image_files(root: Path, folders: Iterable[str] = (".",)) -> list[Path]:

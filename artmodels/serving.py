@@ -47,6 +47,7 @@ from artmodels.runtime import pick_device
 from artmodels.serving_checks import Check, read, validator
 from artmodels.serving_files import Page, Picture
 from artmodels.serving_lanes import LANES, Lane
+from artmodels.serving_uploads import markdown
 
 __all__ = [
     "LARGEST",
@@ -302,8 +303,9 @@ def explained(updates: Iterator[Update], *, outputs: int) -> Generator[Update, N
         yield *others, f"**It did not work:** {text}"
         raise gr.Error(text, print_exception=False) from error
     except ArtModelsError as error:
-        yield *others, f"**It did not work:** {error}"
-        raise gr.Error(str(error), print_exception=False) from error
+        # It may hold names of files, which are the visitor's, and the page would show as Markdown and as HTML.
+        yield *others, f"**It did not work:** {markdown(str(error))}"
+        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
     except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
         yield *others, "**It did not work**, for a reason that the server's log tells."
         raise

@@ -23,6 +23,7 @@ from artmodels.runtime import pick_device
 from artmodels.serving import MODELS, Panel, Update, explained, finish, models, run_folder, told
 from artmodels.serving_files import Files
 from artmodels.serving_pictures import picture_url
+from artmodels.serving_uploads import Names, listing, markdown
 
 __all__ = ["FILES", "LONGEST", "Tile", "at_size", "batch", "batch_results", "once", "tiles", "upload_files", "wall"]
 
@@ -132,6 +133,7 @@ def _batch(run: Callable[[str], ImageResult], paths: Sequence[str], name: str) -
     archive = folder / f"{name}.zip"
     report: list[dict[str, Any]] = []
     previews: list[tuple[str, str]] = []
+    names = Names("report.json")
     yield gr.update(value=None, interactive=False), None, None, f"0 of {len(paths)} pictures…"
     with zipfile.ZipFile(archive, "w") as packed:  # stored: PNG is compressed already
         for index, path in enumerate(paths, start=1):
@@ -139,7 +141,7 @@ def _batch(run: Callable[[str], ImageResult], paths: Sequence[str], name: str) -
             row: dict[str, Any] = {"file": given}
             try:
                 result = run(path)
-                row |= {"result": _unused(f"{Path(path).stem}.png", packed.namelist()), "settings": result.settings}
+                row |= {"result": names.unused(f"{Path(path).stem}.png"), "settings": result.settings}
                 result.save(folder / "result.png")
                 packed.write(folder / "result.png", row["result"])
                 previews.append((_preview(images.to_pil(result.tensor), folder / f"preview-{index}.jpg"), given))
@@ -153,23 +155,13 @@ def _batch(run: Callable[[str], ImageResult], paths: Sequence[str], name: str) -
                 _log.exception("a file of a batch failed")
                 row["error"] = "It failed for a reason that the server's log tells."
             report.append(row)
-            yield gr.skip(), gr.skip(), list(previews), f"{index} of {len(paths)} pictures…{_faults(report)}"
+            yield gr.skip(), gr.skip(), list(previews), f"{index} of {len(paths)} pictures…{markdown(_faults(report))}"
         packed.writestr("report.json", json.dumps(report, indent=1))
     if not previews:
         raise ImageError("None of the files gave a result." + _faults(report))
     seconds = time.perf_counter() - start
-    status = f"**Finished: {len(previews)} of {len(paths)} pictures after {seconds:.1f} s.**{_faults(report)}"
+    status = f"**Finished: {len(previews)} of {len(paths)} pictures after {seconds:.1f} s.**{markdown(_faults(report))}"
     yield gr.update(value=str(archive), interactive=True), report, previews, status
-
-
-def _unused(name: str, taken: Sequence[str]) -> str:
-    """Number a name where an earlier file of the archive has it, as a.jpg and a.tif would."""
-    lower = {other.lower() for other in taken} | {"report.json"}  # as Windows and macOS compare them
-    stem, number, unused = Path(name).stem, 1, name
-    while unused.lower() in lower:
-        number += 1
-        unused = f"{stem}-{number}.png"
-    return unused
 
 
 def _preview(image: Image.Image, file: Path) -> str:
@@ -180,7 +172,7 @@ def _preview(image: Image.Image, file: Path) -> str:
 
 
 def _faults(report: Sequence[dict[str, Any]]) -> str:
-    return "".join(f"\n- {row['file']}: {row['error']}" for row in report if "error" in row)
+    return listing([(row["file"], row["error"]) for row in report if "error" in row])
 
 
 # --- a wall of pictures to choose from

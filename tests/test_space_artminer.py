@@ -55,7 +55,7 @@ def example(app: ModuleType):
 @pytest.fixture
 def work(app: ModuleType, example, tmp_path: Path):
     """A visitor of its own, who finds the features computed."""
-    made = app.collections.collect(app.handlers.example_files(), tmp_path / "visitor", store=example.store)
+    made = last(app.collections.collect(app.handlers.example_files(), tmp_path / "visitor", store=example.store))
     made.open, made.features = "orchard.jpg", example.features
     return made
 
@@ -96,13 +96,14 @@ def test_files_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> 
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(small(tmp_path / "b.jpg", "blue"), "deep/../../../a.png")
         archive.write(tmp_path / "b.jpg", "b.jpg")
+        archive.write(tmp_path / "b.jpg", "again.jpg")
         archive.writestr("__MACOSX/._b.jpg", b"not a picture")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     names = ("a.png", "copy.png", "broken.jpg", "more.zip", "bad.zip")
-    made = app.collections.collect([str(tmp_path / name) for name in names], tmp_path / "made")
-    assert made.files == ["a.png", "a-2.png"]
-    assert made.twins == {"copy.png": "a.png", "b.jpg": "a-2.png"}
-    assert set(made.skipped) == {"broken.jpg", "bad.zip"}
+    made = last(app.collections.collect([str(tmp_path / name) for name in names], tmp_path / "made"))
+    assert made.files == ["a.png", "b.jpg"]
+    assert made.twins == {"copy.png": "a.png", "again.jpg": "b.jpg"}
+    assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png"}
     assert not (tmp_path.parent / "a.png").exists(), "nothing is written outside"
     text = app.handlers.told(made)
     assert "copy.png is left out: it has the same bytes as a.png" in text
@@ -112,11 +113,11 @@ def test_files_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> 
 def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
-        app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one")
+        last(app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one"))
     monkeypatch.setattr(app.collections, "FILES", 1)
     paths = [str(small(tmp_path / f"{colour}.png", colour)) for colour in ("red", "blue")]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
-        app.collections.collect(paths, tmp_path / "two")
+        last(app.collections.collect(paths, tmp_path / "two"))
 
 
 def test_one_picture_is_nothing_to_search(app: ModuleType, tmp_path: Path) -> None:
@@ -216,12 +217,12 @@ def test_verdicts_go_home_and_come_again(app: ModuleType, work, tmp_path: Path) 
     last(app.handlers.said(work, "same", 0.28))
     file = last(app.handlers.keep(work))[0]["value"]
 
-    other = app.collections.collect(app.handlers.example_files()[:6], tmp_path / "other")
+    other = last(app.collections.collect(app.handlers.example_files()[:6], tmp_path / "other"))
     lines = Path(file).read_text() + json.dumps({"first": "no.jpg", "second": "such.jpg", "verdict": "no"}) + "\n"
     (tmp_path / "mine.jsonl").write_text(lines)
     _, status = last(app.handlers.bring(other, str(tmp_path / "mine.jsonl")))
     assert "0 verdicts taken up. 2 are about pictures that are not" in status, "orchard.jpg is not among the six"
-    again = app.collections.collect(app.handlers.example_files(), tmp_path / "again")
+    again = last(app.collections.collect(app.handlers.example_files(), tmp_path / "again"))
     _, status = last(app.handlers.bring(again, str(tmp_path / "mine.jsonl")))
     assert "1 verdict taken up. 1 are" in status and "look for the same details" in status
     assert again.verdict_on("orchard.jpg", "chart.jpg", work.searched.box) == "same"
@@ -360,7 +361,7 @@ def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, mo
 
 
 def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_path: Path, quick: None) -> None:
-    work = app.collections.collect(app.handlers.example_files()[:4], tmp_path / "made")
+    work = last(app.collections.collect(app.handlers.example_files()[:4], tmp_path / "made"))
     work.open = work.files[0]
     steps = app.answered(app.handlers.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
     assert next(steps)[-1] == "Preparing…"
@@ -374,8 +375,10 @@ def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_
 
 def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_path: Path, quick: None) -> None:
     """gradio lets the next search begin while the thread of the stopped one still writes its picture."""
-    work = app.collections.collect(
-        [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w"
+    work = last(
+        app.collections.collect(
+            [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w"
+        )
     )
     texts, writing = [], threading.Event()
     hold = threading.Thread(target=lambda: [app.searching._describing.acquire(), writing.set()])

@@ -3,12 +3,13 @@
 import csv
 import importlib.util
 import json
+import re
 import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import gradio as gr
 import pytest
@@ -57,11 +58,11 @@ def test_pictures_and_archives_come_in_and_the_rest_is_told(app: ModuleType, tmp
         archive.writestr("notes.txt", "not a picture")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     paths = [str(tmp_path / name) for name in ("a.png", "broken.jpg", "more.zip", "bad.zip")]
-    made = app.collections.collect(paths, tmp_path / "made")
-    assert made.files == ["a.png", "a-2.png", "b.jpg"]
-    assert sorted(path.name for path in made.pictures.iterdir()) == ["a-2.png", "a.png", "b.jpg"]
+    made = last(app.collections.collect(paths, tmp_path / "made"))
+    assert made.files == ["a.png", "b.jpg"]
+    assert sorted(path.name for path in made.pictures.iterdir()) == ["a.png", "b.jpg"]
     assert not (tmp_path.parent / "a.png").exists(), "nothing is written outside"
-    assert set(made.skipped) == {"broken.jpg", "bad.zip"}
+    assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png", "notes.txt"}
     assert str(tmp_path) not in app.told(made)
     with Image.open(made.thumbnail("b.jpg")) as thumbnail:
         assert thumbnail.size == (60, 40)
@@ -70,68 +71,75 @@ def test_pictures_and_archives_come_in_and_the_rest_is_told(app: ModuleType, tmp
 def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
-        app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one")
+        last(app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one"))
     monkeypatch.setattr(app.collections, "FILES", 1)
     paths = [str(small(tmp_path / f"{n}.png")) for n in range(2)]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
-        app.collections.collect(paths, tmp_path / "two")
+        last(app.collections.collect(paths, tmp_path / "two"))
     monkeypatch.setattr(serving_uploads, "LARGEST", 10)
     with zipfile.ZipFile(tmp_path / "big.zip", "w") as archive:
         archive.write(tmp_path / "0.png")
     with pytest.raises(DatasetError, match="more than 0 MB inside big.zip"):
-        app.collections.collect([str(tmp_path / "big.zip")], tmp_path / "three")
+        last(app.collections.collect([str(tmp_path / "big.zip")], tmp_path / "three"))
 
 
 # --- the page
 
 
+def sent(label: str, yes: list[str], no: list[str], *others: dict) -> dict:
+    """What the page sends."""
+    return {"label": label, "marks": [*others, {"label": label, "yes": yes, "no": no}]}
+
+
 def test_a_visitor_labels_trains_corrects_and_exports(app: ModuleType) -> None:
-    work, choices, wall, *_, status = last(app.example())
-    assert len(wall) == len(work.files) == 36 and "36 seascapes" in status
-    assert choices["value"] == "ship"
-    marks = [caption for _, caption in wall]
-    assert "✓ yes" in marks and "✗ no" in marks and marks[12:] == ["?"] * 24
+    work, wall, _, status = last(app.example())
+    assert wall["names"] == work.files and len(work.files) == 36 and "36 seascapes" in status
+    for number, name in enumerate(work.files):
+        assert Path(wall["folder"], f"{number:04}.jpg") == work.thumbnail(name)
+    marks = wall["value"]
+    assert marks["label"] == "ship" and [each["label"] for each in marks["marks"]] == ["ship", "tower", "bird"]
+    ship = marks["marks"][0]
+    assert sorted(ship["yes"] + ship["no"]) == work.files[:12] and ship["yes"] and ship["no"]
 
-    event = SimpleNamespace(index=20)
-    turned = [last(app.mark(event, work, "ship"))[0][20][1] for _ in range(3)]
-    assert turned == ["✓ yes", "✗ no", "?"]
-
-    texts = [update[-1] for update in app.train(work, "ship", 0.05)]
+    updates = list(app.train(work, marks, 0.05))
+    texts = [update[-1] for update in updates]
     assert texts[0].startswith("Looking at picture") and any("Training" in text for text in texts)
-    assert "Finished after" in texts[-1]
-    tiles, names, _ = app.shown(work, "ship", 0.05)
-    assert len(tiles) == len(names) > 5
+    assert re.search(
+        rf"Finished after .* s, “ship”, learnt from {len(ship['yes'])} ✓ and {len(ship['no'])} ✗:", texts[-1]
+    )
+    assert work.learnt["ship"] == app.marking.checked(marks, work.files).current
+    found = updates[-1][0]["value"]
+    names = [tile["name"] for tile in found["tiles"]]
+    assert found["label"] == "ship" and len(names) > 5 and len(set(names)) == len(names)
     truth = json.loads((EXAMPLES / "boxes.json").read_text())
-    best = names[:5]
-    assert sum("ship" in truth[name] for name in best) >= 4, best
-    scores = [float(caption.split()[0]) for _, caption in tiles]
+    assert sum("ship" in truth[name] for name in names[:5]) >= 4, names[:5]
+    scores = [tile["score"] for tile in found["tiles"]]
     assert scores == sorted(scores, reverse=True)
-    assert len(app.shown(work, "ship", 0.9)[1]) < len(names)
+    ((fewer, text),) = app.browse(work, marks, 0.9)
+    assert len(fewer["value"]["tiles"]) < len(names) and "places in" in text
 
-    before = work.answer("ship", names[0])
-    _, _, _, text = last(app.correct(SimpleNamespace(index=0), work, "ship", names, 0.05))
-    assert work.answer("ship", names[0]) != before and "Train again" in text
-    last(app.rest(work, "ship"))
-    assert set(work.labels["ship"]) == set(work.files)
-
-    download, _ = last(app.export(work, "ship", 0.05, "COCO"))
+    download, text = last(app.export(work, marks, 0.05, "COCO"))
+    assert text.endswith(f"learnt from {len(ship['yes'])} ✓ and {len(ship['no'])} ✗.")
     with zipfile.ZipFile(download["value"]) as archive:
         inside = archive.namelist()
         coco = json.loads(archive.read("coco.json"))
     assert len(coco["images"]) == 36 and {each["name"] for each in coco["categories"]} == {"ship"}
     assert {"classifier-ship/config.json", "classifier-ship/model.safetensors"} <= set(inside)
+    ship["yes"].append(next(name for name in names if name not in ship["yes"] + ship["no"]))
+    assert "marks have changed since: train again" in last(app.export(work, marks, 0.05, "JSON"))[-1]
 
-    other = last(app.choose(work, "  my   thing ", 0.05))
-    assert other[0]["value"] == "my thing" and other[2] == []
+    found, text = last(app.choose(work, marks | {"label": "  my   thing "}, 0.05))
+    assert found["value"] == {"label": "my thing", "tiles": []} and text == "Looking for “my thing”."
+    found, text = last(app.choose(work, marks, 0.05))
+    assert len(found["value"]["tiles"]) == len(names) and "learnt from" in text
 
 
 @pytest.mark.parametrize(
     ("handler", "arguments", "message"),
     [
         ("take", (None,), "There are no pictures"),
-        ("train", (None, "ship", 0.05), "There is no collection yet"),
-        ("rest", (None, "ship"), "There is no collection yet"),
-        ("export", (None, "ship", 0.05, "JSON"), "There is no collection yet"),
+        ("train", (None, sent("ship", [], []), 0.05), "There is no collection yet"),
+        ("export", (None, sent("ship", [], []), 0.05, "JSON"), "There is no collection yet"),
     ],
 )
 def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, arguments: tuple, message: str) -> None:
@@ -145,19 +153,61 @@ def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, argument
 
 
 def test_a_collection_that_was_deleted_or_has_no_labels_says_so(app: ModuleType, tmp_path: Path) -> None:
-    work = app.collections.collect([str(small(tmp_path / "a.png"))], tmp_path / "made")
+    work = last(app.collections.collect([str(small(tmp_path / "a.png"))], tmp_path / "made"))
     with pytest.raises(DatasetError, match="marked “✓ yes” for “ship”"):
-        list(app.train(work, "ship", 0.05))
-    work.turn("ship", "a.png")
+        list(app.train(work, sent("ship", [], []), 0.05))
     with pytest.raises(DatasetError, match="marked “✗ no” for “ship”"):
-        list(app.train(work, "ship", 0.05))
+        list(app.train(work, sent("ship", ["a.png"], []), 0.05))
     with pytest.raises(artmodels.ConfigError, match="Name what you look for"):
-        list(app.train(work, "", 0.05))
+        list(app.train(work, {"label": "", "marks": []}, 0.05))
     with pytest.raises(artmodels.ConfigError, match="Nothing has been learnt"):
-        list(app.export(work, "ship", 0.05, "JSON"))
+        list(app.export(work, sent("ship", [], []), 0.05, "JSON"))
     work.pictures.rename(tmp_path / "gone")
     with pytest.raises(DatasetError, match="deleted, as everything is after an hour"):
-        list(app.train(work, "ship", 0.05))
+        list(app.train(work, sent("ship", [], []), 0.05))
+
+
+A, B = "a.png", "b.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "The marks were not sent"),
+        ("ship", "The marks were not sent"),
+        ({"label": "ship"}, "The marks were not sent"),
+        ({"label": "ship", "marks": {"ship": {A: True}}}, "The marks were not sent"),
+        ({"label": "ship", "marks": ["ship"]}, "must be its label, and the files"),
+        ({"label": 5, "marks": []}, "Name what you look for in at most 80 letters"),
+        ({"label": "x" * 81, "marks": []}, "Name what you look for in at most 80 letters"),
+        ({"label": "a\0b", "marks": []}, "Name what you look for in at most 80 letters"),
+        (sent("ship", A, []), "marked yes for “ship” must be a list"),
+        (sent("ship", [], None), "marked no for “ship” must be a list"),
+        (sent("ship", [A] * 3, []), "marked yes for “ship” must be a list"),
+        (sent("ship", [A], [A]), "a.png is marked twice"),
+        (sent("ship", [A, A], []), "a.png is marked twice"),
+        (sent("ship", ["c.png"], []), "no picture of this collection"),
+        (sent("ship", [["a.png"]], []), "no picture of this collection"),
+        (sent("", [A], []), "needs a name of its own"),
+        (sent("ship", [], [], {"label": " ship", "yes": [], "no": []}), "needs a name of its own"),
+        ({"label": "", "marks": [{"label": str(n), "yes": [], "no": []} for n in range(51)]}, "51 things have marks"),
+    ],
+)
+def test_marks_that_no_page_sends_are_refused(app: ModuleType, value: object, message: str) -> None:
+    with pytest.raises(artmodels.ArtModelsError, match=message):
+        app.marking.checked(value, [A, B])
+
+
+def test_marks_are_read_whole(app: ModuleType) -> None:
+    other = {"label": "__proto__ path", "yes": [], "no": [B]}
+    marks = app.marking.checked(sent("ship  of  war", [A], [B], other), [A, B])
+    assert marks.label == "ship of war" and marks.current == {A: True, B: False}
+    assert marks.answers == {"ship of war": {A: True, B: False}, "__proto__ path": {B: False}}
+
+
+@pytest.mark.parametrize(("label", "name"), [("../../x y", "x-y"), ("/etc/passwd", "etc-passwd"), ("..", "thing")])
+def test_a_name_of_a_thing_is_no_path(app: ModuleType, label: str, name: str) -> None:
+    assert app.learning.plain_name(label) == name
 
 
 def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:

@@ -139,8 +139,10 @@ with serving.blocks("Find a detail elsewhere") as demo:
     ]  # fmt: skip
     # Many pictures are decoded, or looked at: quicker work of others comes first.
     slow: dict[str, Any] = {"concurrency_id": "collections", "concurrency_limit": 1}
-    on(files.upload, handlers.take, [files], everything, **slow)
-    on(sample.click, handlers.example, [], everything, **slow)
+    collecting = [
+        on(files.upload, handlers.take, [files], everything, **slow),
+        on(sample.click, handlers.example, [], everything, **slow),
+    ]
     on(pictures.select, handlers.choose, [state], [page, *box, status], event=True)
     page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)
     for number in box:
@@ -169,7 +171,7 @@ with serving.blocks("Find a detail elsewhere") as demo:
     for button, event, text in ((stop, running, told_of_search), (stop_all, comparing, told_of_pairs)):
         button.click(
             lambda: "Stopped. Start again to go on: pictures that were looked at are not looked at again.",
-            outputs=text, cancels=[event], api_visibility="private", queue=False,
+            outputs=text, cancels=[event, *collecting], api_visibility="private", queue=False,
         )  # fmt: skip
 
     programs.add(collections, searching, handlers.shown)

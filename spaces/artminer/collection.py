@@ -1,16 +1,14 @@
 """What a visitor of the page works on: pictures, what was found in them, and what the visitor says of it."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from artmodels.errors import DatasetError, ImageError
-from artmodels.serving_checks import read
-from artmodels.serving_uploads import pictures_in
+from artmodels.errors import DatasetError
+from artmodels.serving_uploads import listing, take_in
 
 if TYPE_CHECKING:
     from artmodels.artminer.clusters import Pair
@@ -80,7 +78,7 @@ class Work:
         return found.get(subject, "")
 
 
-def collect(paths: Sequence[str], folder: Path, *, store: Path | None = None) -> Work:
+def collect(paths: Sequence[str], folder: Path, *, store: Path | None = None) -> Iterator[str | Work]:
     """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
 
     Args:
@@ -88,36 +86,26 @@ def collect(paths: Sequence[str], folder: Path, *, store: Path | None = None) ->
         folder: A new one, for everything.
         store: Where the features are or will be; None for inside the folder.
 
+    Yields:
+        How far it is, and the work, last; closing this ends it.
+
     Raises:
         DatasetError: Nothing can be used, or there is too much.
     """
     made = Work(folder, store or folder / "features")
     made.pictures.mkdir(parents=True)
     (folder / "small").mkdir()
-    known = dict[str, str]()
-    for name, source in pictures_in(paths, made.skipped):
-        content = source.read_bytes() if isinstance(source, Path) else source
-        first = known.setdefault(hashlib.sha256(content).hexdigest(), name)
-        if first != name:
-            made.twins[name] = first
+    for taken in take_in(paths, made.pictures, made.skipped, most=FILES, twins=made.twins):
+        if isinstance(taken, str):
+            yield taken
             continue
-        if len(made.files) == FILES:
-            raise DatasetError(
-                f"The collection has more than {FILES} pictures: give fewer here; in Python there is no such limit."
-            )
-        target = made.pictures / name
-        target.write_bytes(content)
-        try:
-            picture = read(str(target)).pil()
-        except ImageError as error:
-            made.skipped[name] = str(error)
-            target.unlink()
-            continue
-        made.files.append(name)
-        made.sizes[name] = picture.size  # of every file that ever was in the list: their order numbers the thumbnails
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-        picture.save(made.thumbnail(name), quality=85)
+        made.files.append(taken.name)
+        # Of every file that ever was in the list: their order numbers the thumbnails.
+        made.sizes[taken.name] = taken.picture.size
+        taken.picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        taken.picture.save(made.thumbnail(taken.name), quality=85)
     if not made.files:
-        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
-        raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
-    return made
+        raise DatasetError(
+            "There is no picture that can be used: give PNG, JPEG, WebP or TIFF files." + listing(made.skipped.items())
+        )
+    yield made

@@ -14,6 +14,7 @@ from PIL import Image
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.serving import Update, run_folder
 from artmodels.serving_checks import read
+from artmodels.serving_uploads import listing, markdown, reported
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
 collections, searching, canvas, evidence = (
@@ -25,6 +26,7 @@ EXAMPLES = Path(__file__).parent / "examples"
 FIRST = "orchard.jpg", (175, 59, 310, 302)  # what the example opens with: a picture, and a box x, y, width, height
 SHOWN = 24  # places, and pairs, on the page; an export has all
 TILE = 260  # px
+OUTPUTS = 18  # of a new collection, beside the status: see `everything` of the page
 STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
 MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
 MARKS = {"": "", "same": "✓ ", "similar": "≈ ", "no": "✗ "}
@@ -53,11 +55,11 @@ def wall(work: Work) -> list[tuple[str, str]]:
 
 def told(work: Work) -> str:
     """Say what came in, and what did not."""
-    faults = "".join(f"\n- {name} is left out: {reason}" for name, reason in work.skipped.items())
-    twins = "".join(f"\n- {name} is left out: it has the same bytes as {first}" for name, first in work.twins.items())
+    twins = [(name, f"it has the same bytes as {first}") for name, first in work.twins.items()]
+    faults = markdown(listing([*work.skipped.items(), *twins], " is left out"))
     if len(work.files) == 1:
-        return f"**One picture.** There is nothing to compare it with: add more.{faults}{twins}"
-    return f"**{len(work.files)} pictures.** Click one to open it, then draw a box on it.{faults}{twins}"
+        return f"**One picture.** There is nothing to compare it with: add more.{faults}"
+    return f"**{len(work.files)} pictures.** Click one to open it, then draw a box on it.{faults}"
 
 
 def begun(work: Work, text: str, box: list[int] | None = None) -> Update:
@@ -80,7 +82,7 @@ def take(paths: list[str] | None) -> Iterator[Update]:
     """Make a collection of uploaded files."""
     if not paths:
         raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
-    work = collections.collect(paths, run_folder() / "collection")
+    work = yield from reported(collections.collect(paths, run_folder() / "collection"), others=OUTPUTS)
     work.open = work.files[0]
     yield begun(work, told(work))
 
@@ -92,7 +94,8 @@ def example_files() -> list[str]:
 
 def example() -> Iterator[Update]:
     """Take the example collection, with a box around the bird."""
-    work = collections.collect(example_files(), run_folder() / "collection", store=searching.SHARED)
+    steps = collections.collect(example_files(), run_folder() / "collection", store=searching.SHARED)
+    work = yield from reported(steps, others=OUTPUTS)
     work.open, box = FIRST
     text = (
         f"**{len(work.files)} pictures** in which a window, a key, a bird, a compass rose and a lantern return. A box "
@@ -106,7 +109,7 @@ def choose(event: gr.SelectData, work: Work | None) -> Iterator[Update]:
     work = present(work)
     work.open = work.files[event.index]
     page = canvas.opened(read(str(work.pictures / work.open)).pil())
-    yield page, None, None, None, None, f"**{work.open}**: draw a box around a detail."
+    yield page, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
 
 
 # --- a detail
@@ -172,7 +175,7 @@ def explain(event: gr.SelectData, work: Work | None) -> Iterator[Update]:
     """Show the evidence for a hit: evidence, status."""
     work = present(work)
     work.judging = work.shown[event.index]
-    yield proof(work), f"Rank {event.index + 1}: {work.judging.image}. Does it show the same detail?"
+    yield proof(work), f"Rank {event.index + 1}: {markdown(work.judging.image)}. Does it show the same detail?"
 
 
 def proof(work: Work) -> str:
@@ -265,7 +268,7 @@ def explain_pair(event: gr.SelectData, work: Work | None) -> Iterator[Update]:
     """Show the evidence for a pair: evidence, status."""
     work = present(work)
     work.judging = pair = work.pairs[event.index]
-    yield proof(work), f"{pair.first} and {pair.second}. Do they show the same?"
+    yield proof(work), f"{markdown(pair.first)} and {markdown(pair.second)}. Do they show the same?"
 
 
 def said_of_pair(work: Work | None, verdict: str, threshold: float) -> Iterator[Update]:

@@ -12,6 +12,7 @@ from artmodels.serving import Update, run_folder
 from artmodels.serving_checks import file_list
 from artmodels.serving_events import endpoint
 from artmodels.serving_once import upload_files
+from artmodels.serving_uploads import reported
 
 
 def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any]) -> None:
@@ -41,7 +42,7 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
             The places as pictures, best first; the places with boxes, scores and the model (JSON); and a ZIP file with
             a CSV table, the JSON, an HTML report and IIIF annotations.
         """
-        work = collections.collect(photos, run_folder() / "collection")
+        work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=3)
         work.open = _named(work, picture)
         for text in searching.search(work, work.open, (x, y, width, height)):
             yield gr.skip(), gr.skip(), gr.skip(), text
@@ -63,7 +64,7 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
             Pairs of pictures that show the same, with boxes, transforms and cells, and the clusters (JSON); and a ZIP
             file with the pairs as CSV, JSON and GraphML, the clusters, and IIIF annotations.
         """
-        work = collections.collect(photos, run_folder() / "collection")
+        work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=2)
         for text in searching.compare(work):
             yield gr.skip(), gr.skip(), text
         files = searching.pair_files(work, threshold)

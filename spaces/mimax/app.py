@@ -15,10 +15,10 @@ from artmodels.serving_checks import file_list, model_of, picture, read
 from artmodels.serving_events import on, working
 from artmodels.serving_launch import launch_options
 from artmodels.serving_once import batch_results, once, upload_files
+from artmodels.serving_uploads import listing, markdown, reported
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
-MARKS = {"yes": "✓ yes", "no": "✗ no", "?": "?"}
 INTRODUCTION = (
     "# Find things in a collection\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -29,7 +29,9 @@ INTRODUCTION = (
 )
 
 
-collections, learning = (beside(__file__, name, space="mimax") for name in ("collection", "learning"))
+collections, learning, marking = (
+    beside(__file__, name, space="mimax") for name in ("collection", "learning", "marking")
+)
 Collection = collections.Collection
 
 
@@ -49,126 +51,108 @@ def present(work: Collection | None) -> Collection:
     return work
 
 
-def wall(work: Collection | None, label: str) -> list[tuple[str, str]]:
-    """Give the pictures with their marks."""
-    if work is None:
-        return []
-    return [(str(work.thumbnail(name)), MARKS[work.answer(label, name)]) for name in work.files]
-
-
-def shown(work: Collection | None, label: str, threshold: float) -> tuple[Any, list[str], str]:
-    """Give what was found as pictures, their names, and a sentence."""
+def shown(work: Collection | None, label: str, threshold: float) -> tuple[Any, str]:
+    """Give what was found as pictures, and a sentence."""
     if work is None or label not in work.detectors:
-        return [], [], ""
+        return marking.places(label, []), ""
     found = work.found(label, threshold)
     folder = run_folder()
     tiles = []
     for number, one in enumerate(found[: collections.SHOWN]):
         file = folder / f"{number:03}.jpg"
         work.overlay(one).save(file, quality=88)
-        mark = MARKS[work.answer(label, one.image)]
-        tiles.append((str(file), f"{one.scores[0]:.2f}  {mark}  {one.image}"))
+        tiles.append((one.image, file, float(one.scores[0])))
     boxes = sum(len(one) for one in found)
     more = f", the first {len(tiles)} are shown" if len(tiles) < len(found) else ""
     text = f"**{boxes} places in {len(found)} of {len(work.files)} pictures**{more}."
-    return tiles, [one.image for one in found[: len(tiles)]], text
+    return marking.places(label, tiles), text
 
 
 def take(paths: list[str] | None) -> Iterator[Update]:
-    """Make a collection of uploaded files: state, class, wall, found, names, status."""
+    """Make a collection of uploaded files: state, wall, found, status."""
     if not paths:
         raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
-    work = collections.collect(paths, run_folder() / "collection")
-    yield work, gr.update(choices=[], value=""), wall(work, ""), [], [], told(work)
+    work = yield from reported(collections.collect(paths, run_folder() / "collection"), others=3)
+    yield work, marking.shown(work.files, work.small, "", {}), marking.places("", []), told(work)
 
 
 def told(work: Collection) -> str:
     """Say what came in, and what did not."""
-    faults = "".join(f"\n- {name} is left out: {reason}" for name, reason in work.skipped.items())
+    faults = markdown(listing(work.skipped.items(), " is left out"))
     return f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{faults}"
 
 
 def example() -> Iterator[Update]:
-    """Take the example collection, a third of it labelled: state, class, wall, found, names, status."""
+    """Take the example collection, a third of it labelled: state, wall, found, status."""
     files = sorted(map(str, EXAMPLES.glob("*.jpg")))
-    work = collections.collect(files, run_folder() / "collection")
+    work = yield from reported(collections.collect(files, run_folder() / "collection"), others=3)
     table = labelled_csv(EXAMPLES / "labels.csv", EXAMPLES)
-    for label in table.classes:
-        work.labels[label] = {item.path.name: label in item.labels for item in table.items[: len(files) // 3]}
-    first = table.classes[0]
+    some = table.items[: len(files) // 3]
+    marks = {label: {item.path.name: label in item.labels for item in some} for label in table.classes}
     text = f"**{len(files)} seascapes**, a third of them labelled: train, and see whether the others are found."
-    yield work, gr.update(choices=list(table.classes), value=first), wall(work, first), [], [], text
+    yield work, marking.shown(work.files, work.small, table.classes[0], marks), marking.places("", []), text
 
 
-def choose(work: Collection | None, label: str | None, threshold: float) -> Iterator[Update]:
-    """Show another class: its name, wall, found, names, status."""
-    name = " ".join((label or "").split())
-    tiles, names, text = shown(work, name, threshold)
-    classes = sorted({*(work.labels if work else ()), *([name] if name else ())})
-    yield gr.update(choices=classes, value=name), wall(work, name), tiles, names, text or f"Looking for “{name}”."
+def choose(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+    """Show what was found of another class: found, status."""
+    label = marking.checked(marks, work.files if work else ()).label
+    found, text = shown(work, label, threshold)
+    if text:
+        text = f"{text} It was {learnt(work, label)}."
+    yield found, text or (f"Looking for “{markdown(label)}”." if label else "Name what you look for.")
 
 
-def mark(event: gr.SelectData, work: Collection | None, label: str | None) -> Iterator[Update]:
-    """Turn the mark of a picture: wall, status."""
+def learnt(work: Collection, label: str) -> str:
+    """Say what a class was learnt from."""
+    answers = list(work.learnt[label].values())
+    return f"learnt from {answers.count(True)} ✓ and {answers.count(False)} ✗"
+
+
+def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:  # noqa: ANN401 - what is sent
+    """Give the collection, and its marks, of which one class is looked at.
+
+    Raises:
+        ConfigError: No class is looked at, or the marks are none.
+        DatasetError: There is no collection, or the marks are of another.
+    """
     work = present(work)
-    if not label:
+    given = marking.checked(marks, work.files)
+    if not given.label:
         raise ConfigError("Name what you look for first, such as “ship”.")
-    work.turn(label, work.files[event.index])
-    yield wall(work, label), counted(work, label)
+    return work, given
 
 
-def counted(work: Collection, label: str) -> str:
-    """Say how many pictures are marked."""
-    answers = list(work.labels.get(label, {}).values())
-    return f"“{label}”: {answers.count(True)} ✓ yes, {answers.count(False)} ✗ no, of {len(work.files)} pictures."
-
-
-def rest(work: Collection | None, label: str | None) -> Iterator[Update]:
-    """Mark all pictures without a mark as no: wall, status."""
-    work = present(work)
-    if not label:
-        raise ConfigError("Name what you look for first, such as “ship”.")
-    known = work.labels.setdefault(label, {})
-    for name in work.files:
-        known.setdefault(name, False)
-    yield wall(work, label), counted(work, label)
-
-
-def correct(
-    event: gr.SelectData, work: Collection | None, label: str, names: list[str], threshold: float
-) -> Iterator[Update]:
-    """Turn the mark of a picture in which something was found: wall, found, names, status."""
-    work = present(work)
-    work.turn(label, names[event.index])
-    tiles, names, _ = shown(work, label, threshold)
-    yield wall(work, label), tiles, names, f"{counted(work, label)} Train again to learn from it."
-
-
-def train(work: Collection | None, label: str | None, threshold: float) -> Iterator[Update]:
-    """Train for the class: found, names, status."""
-    work = present(work)
-    if not label:
-        raise ConfigError("Name what you look for first, such as “ship”.")
+def train(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+    """Train for the class: found, status."""
+    work, given = said(work, marks)
     start = time.monotonic()
-    for text in learning.train(work, [label]):
-        yield gr.skip(), gr.skip(), text
-    tiles, names, text = shown(work, label, threshold)
-    yield tiles, names, f"Finished after {time.monotonic() - start:.1f} s: {text}"
+    for text in learning.train(work, {given.label: given.current}):
+        yield gr.skip(), text
+    found, text = shown(work, given.label, threshold)
+    seconds = time.monotonic() - start
+    of = f"“{markdown(given.label)}”, {learnt(work, given.label)}"
+    yield found, f"Finished after {seconds:.1f} s, {of}: {text}"
 
 
-def browse(work: Collection | None, label: str | None, threshold: float) -> Iterator[Update]:
-    """Show what scores above the threshold: found, names, status."""
-    yield shown(work, label or "", threshold)
+def browse(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+    """Show what scores above the threshold: found, status."""
+    found, text = shown(work, marking.checked(marks, work.files if work else ()).label, threshold)
+    yield found, text or gr.skip()
 
 
-def export(work: Collection | None, label: str | None, threshold: float, form: str) -> Iterator[Update]:
+def export(work: Collection | None, marks: Any, threshold: float, form: str) -> Iterator[Update]:  # noqa: ANN401
     """Write what was found: download, status."""
-    work = present(work)
-    if not label or label not in work.detectors:
+    work, given = said(work, marks)
+    if given.label not in work.detectors:
         raise ConfigError("Nothing has been learnt yet: train first, then export.")
-    archive = run_folder() / f"{'-'.join(label.split())}.zip"
-    learning.pack(archive, work, [label], threshold, (form,))
-    yield gr.update(value=str(archive), interactive=True), f"{archive.name} has the boxes and the classifier."
+    if form not in learning.FORMATS:
+        raise ConfigError(f"{form!r} is none of {', '.join(learning.FORMATS)}.")
+    archive = run_folder() / f"{learning.plain_name(given.label)}.zip"
+    learning.pack(archive, work, [given.label], threshold, (form,))
+    text = f"{markdown(archive.name)} has the boxes and the classifier, {learnt(work, given.label)}."
+    if work.learnt[given.label] != given.current:
+        text += " The marks have changed since: train again to learn from them."
+    yield gr.update(value=str(archive), interactive=True), text
 
 
 # --- for programs, and for tables of labels
@@ -193,15 +177,14 @@ def _trained(photos: list[str], table: str, threshold: float) -> Iterator[Update
     start = time.monotonic()
     nothing = gr.skip()
     yield gr.update(value=None, interactive=False), None, None, "Reading…"
-    work = collections.collect(photos, run_folder() / "collection")
+    work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=3)
     try:
         given = labelled_csv(table, work.pictures)
     except DatasetError as error:
         raise DatasetError(str(error).replace(table, "the table").replace(str(work.pictures), "the upload")) from None
-    for label in given.classes:
-        work.labels[label] = {item.path.name: label in item.labels for item in given.items}
     labels = list(given.classes)
-    for text in learning.train(work, labels):
+    answers = {label: {item.path.name: label in item.labels for item in given.items} for label in labels}
+    for text in learning.train(work, answers):
         yield nothing, nothing, nothing, text
     archive = run_folder() / "mimax.zip"
     learning.pack(archive, work, labels, threshold, learning.FORMATS)
@@ -214,7 +197,7 @@ def _trained(photos: list[str], table: str, threshold: float) -> Iterator[Update
             tiles.append((str(file), one.image))
     report = annotations.plain(found) | {"skipped": work.skipped}
     status = f"**Finished after {time.monotonic() - start:.1f} s: {sum(map(len, found))} places.**"
-    faults = "".join(f"\n- {name} is left out: {reason}" for name, reason in work.skipped.items())
+    faults = markdown(listing(work.skipped.items(), " is left out"))
     yield gr.update(value=str(archive), interactive=True), report, tiles, status + faults
 
 
@@ -241,59 +224,38 @@ with serving.blocks("Find things in a collection") as demo:
     gr.Markdown(INTRODUCTION)
     with gr.Tabs():
         with gr.Tab("By clicking"):
-            state, order = gr.State(None, time_to_live=3600), gr.State([])
+            state = gr.State(None, time_to_live=3600)
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=320):
                     files = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
                     sample = gr.Button("Take the example collection")
-                    label = gr.Dropdown([], value="", label="What are you looking for?", allow_custom_value=True)
-                    pictures = gr.Gallery(
-                        label="Click a picture: ?, ✓ yes, ✗ no", columns=3, height=420, allow_preview=False,
-                        format="jpeg", interactive=False, buttons=[], elem_classes="collection",
-                    )  # fmt: skip
-                    others = gr.Button("Mark all others ✗ no")
+                    wall = marking.wall()
                 with gr.Column(scale=1, min_width=320):
                     with gr.Row():
                         run = gr.Button("Train", variant="primary", size="lg", min_width=120)
                         stop = gr.Button("Stop", size="lg", min_width=120)
                     status = gr.Markdown("Nothing has run yet.", elem_classes="status")
                     threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
-                    results = gr.Gallery(
-                        label="Found, best first; click to change a mark", columns=2, height=520, allow_preview=False,
-                        format="jpeg", interactive=False, buttons=[], elem_classes="found",
-                    )  # fmt: skip
+                    results = marking.found()
                     form = gr.Dropdown(list(learning.FORMATS), value=learning.FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
                     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
 
-            everything = [state, label, pictures, results, order, status]
+            # The marks are an input of all, and an output of none but a new collection: the server never changes one.
+            everything, marks = [state, wall, results, status], [state, wall, threshold]
             slow = {"concurrency_id": "collections", "concurrency_limit": 1}
-            on(files.upload, take, [files], everything, **slow)
-            on(sample.click, example, [], everything, **slow)
-            on(label.input, choose, [state, label, threshold], [label, pictures, results, order, status])
-            on(others.click, rest, [state, label], [pictures, status])
-            running = working(run, train, [state, label, threshold], [results, order, status], lane="collections")
-            on(
-                threshold.change,
-                browse,
-                [state, label, threshold],
-                [results, order, status],
-                trigger_mode="always_last",
-            )
-            on(save.click, export, [state, label, threshold, form], [download, status])
+            collecting = [
+                on(files.upload, take, [files], everything, **slow),
+                on(sample.click, example, [], everything, **slow),
+            ]
+            on(wall.looked, choose, marks, [results, status], trigger_mode="always_last")
+            running = working(run, train, marks, [results, status], lane="collections")
+            on(threshold.change, browse, marks, [results, status], trigger_mode="always_last")
+            on(save.click, export, [*marks, form], [download, status])
             stop.click(
                 lambda: "Stopped. Train again to go on; pictures that were looked at are not looked at again.",
-                outputs=status, cancels=[running], api_visibility="private", queue=False,
+                outputs=status, cancels=[running, *collecting], api_visibility="private", queue=False,
             )  # fmt: skip
-
-            on(pictures.select, mark, [state, label], [pictures, status], event=True)
-            on(
-                results.select,
-                correct,
-                [state, label, order, threshold],
-                [pictures, results, order, status],
-                event=True,
-            )
         with gr.Tab("By a table"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photos = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")

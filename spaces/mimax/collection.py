@@ -1,7 +1,6 @@
 """What a visitor of the page works on: pictures, labels of whole pictures, and what was learnt from them."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,8 @@ from PIL import Image
 
 from artmodels import drawing
 from artmodels.annotations import Detections
-from artmodels.errors import DatasetError, ImageError
-from artmodels.serving_checks import read
-from artmodels.serving_uploads import pictures_in
+from artmodels.errors import DatasetError
+from artmodels.serving_uploads import listing, take_in
 
 if TYPE_CHECKING:
     from artmodels.mimax import Detector
@@ -32,16 +30,16 @@ class Collection:
         files: Names of the pictures.
         sizes: Width and height of each, upright.
         skipped: Files that cannot be used, and why.
-        labels: For each class, whether a picture shows it; a picture that is not named is not learnt from.
         detectors: What was learnt, for each class.
+        learnt: What it was learnt from: for each class, whether a picture shows it.
     """
 
     folder: Path
     files: list[str] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, dict[str, bool]] = field(default_factory=dict)
     detectors: "dict[str, Detector]" = field(default_factory=dict)
+    learnt: dict[str, dict[str, bool]] = field(default_factory=dict)
 
     @property
     def pictures(self) -> Path:
@@ -53,23 +51,14 @@ class Collection:
         """The folder of their regions."""
         return self.folder / "regions"
 
+    @property
+    def small(self) -> Path:
+        """The folder of small versions."""
+        return self.folder / "small"
+
     def thumbnail(self, name: str) -> Path:
         """The file of a small version."""
-        return self.folder / "small" / f"{self.files.index(name):04}.jpg"
-
-    def answer(self, label: str, name: str) -> str:
-        """Give the label of a picture: "yes", "no" or "?"."""
-        return {True: "yes", False: "no", None: "?"}[self.labels.get(label, {}).get(name)]
-
-    def turn(self, label: str, name: str) -> None:
-        """Change the label of a picture, from ? to yes, to no, and back to ?."""
-        known = self.labels.setdefault(label, {})
-        if name not in known:
-            known[name] = True
-        elif known[name]:
-            known[name] = False
-        else:
-            del known[name]
+        return self.small / f"{self.files.index(name):04}.jpg"
 
     def found(self, label: str, threshold: float) -> list[Detections]:
         """Give the pictures in which something was found, the highest score first."""
@@ -95,34 +84,28 @@ class Collection:
         return drawing.boxes_over(picture, reduced)
 
 
-def collect(paths: Sequence[str], folder: Path) -> Collection:
+def collect(paths: Sequence[str], folder: Path) -> Iterator[str | Collection]:
     """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
+
+    Yields:
+        How far it is, and the collection, last; closing this ends the work.
 
     Raises:
         DatasetError: Nothing can be used, or there is too much.
     """
     made = Collection(folder)
     made.pictures.mkdir(parents=True)
-    (folder / "small").mkdir()
-    for name, source in pictures_in(paths, made.skipped):
-        if len(made.files) == FILES:
-            raise DatasetError(f"The collection has more than {FILES} pictures: give fewer at a time.")
-        target = made.pictures / name
-        if isinstance(source, Path):
-            shutil.copyfile(source, target)
-        else:
-            target.write_bytes(source)
-        try:
-            picture = read(str(target)).pil()
-        except ImageError as error:
-            made.skipped[name] = str(error)
-            target.unlink()
+    made.small.mkdir()
+    for taken in take_in(paths, made.pictures, made.skipped, most=FILES):
+        if isinstance(taken, str):
+            yield taken
             continue
-        made.files.append(name)
-        made.sizes[name] = picture.size
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-        picture.save(made.thumbnail(name), quality=85)
+        made.files.append(taken.name)
+        made.sizes[taken.name] = taken.picture.size
+        taken.picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        taken.picture.save(made.thumbnail(taken.name), quality=85)
     if not made.files:
-        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
-        raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
-    return made
+        raise DatasetError(
+            "There is no picture that can be used: give PNG, JPEG, WebP or TIFF files." + listing(made.skipped.items())
+        )
+    yield made

@@ -1,9 +1,10 @@
 """Training a detector while somebody watches, and packing what it found."""
 
 import json
+import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from artmodels import annotations
 from artmodels.errors import DatasetError
 from artmodels.serving import MODELS
 from artmodels.serving_live import live
+from artmodels.serving_uploads import Names, markdown
 
 if TYPE_CHECKING:
     from collection import Collection  # of this folder, loaded by its path
@@ -22,15 +24,14 @@ FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 
 
-def train(work: "Collection", labels: list[str]) -> Iterator[str]:
-    """Train a detector for each of some classes, and say how far it is."""
+def train(work: "Collection", marks: Mapping[str, Mapping[str, bool]]) -> Iterator[str]:
+    """Train a detector for each class from whether pictures show it, and say how far it is."""
     # Not at the top: the gallery is to be up before anybody trains.
     from artmodels.mimax import Detector, MIMax, MIMaxStep
     from artmodels.region_features import Extraction
 
     following = 0.0
-    for number, label in enumerate(labels, start=1):
-        answers = work.labels.get(label, {})
+    for number, (label, answers) in enumerate(marks.items(), start=1):
         for kind, words in ((True, "✓ yes"), (False, "✗ no")):
             if kind not in answers.values():
                 raise DatasetError(f"No picture is marked “{words}” for “{label}”: mark at least one, then train.")
@@ -40,7 +41,7 @@ def train(work: "Collection", labels: list[str]) -> Iterator[str]:
         def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:  # noqa: ANN401
             detector.fit(work.pictures, given, classes=[label], store=work.store, report=report)  # noqa: B023 - run at once
 
-        of = f" ({number} of {len(labels)}: {label})" if len(labels) > 1 else ""
+        of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""
         kind = None
         for step in live(fit):
             if type(step) is kind and time.monotonic() < following:
@@ -50,7 +51,7 @@ def train(work: "Collection", labels: list[str]) -> Iterator[str]:
                 yield f"Looking at picture {step.done} of {step.total}…"
             elif isinstance(step, MIMaxStep):
                 yield f"Training{of}: step {step.index} of {step.total}, loss {step.loss:.3f}."
-        work.detectors[label] = detector
+        work.detectors[label], work.learnt[label] = detector, dict(answers)
 
 
 def pack(archive: Path, work: "Collection", labels: list[str], threshold: float, formats: tuple[str, ...]) -> None:
@@ -68,13 +69,20 @@ def pack(archive: Path, work: "Collection", labels: list[str], threshold: float,
                 page = annotations.iiif_page(one, page=f"{IIIF}/annotations/{address}", canvas=f"{IIIF}/{address}")
                 packed.writestr(f"iiif/{one.image}.json", json.dumps(page, indent=1))
         if "Pascal VOC" in formats:
+            names = Names()
             for one in found:
-                packed.writestr(f"voc/{Path(one.image).stem}.xml", annotations.voc(one))
+                packed.writestr(f"voc/{names.unused(f'{Path(one.image).stem}.xml')}", annotations.voc(one))
+        folders = Names()
         for label in labels:
-            name = "-".join(label.split())
+            name = folders.unused(plain_name(label))
             work.detectors[label].save_pretrained(folder / name)
             for file in sorted((folder / name).iterdir()):
                 packed.write(file, f"classifier-{name}/{file.name}")
+
+
+def plain_name(label: str) -> str:
+    """Make the name of a class one of a file: it is the visitor's, and may be a path."""
+    return re.sub(r"\W+", "-", label).strip("-") or "thing"
 
 
 def merged(work: "Collection", labels: list[str], threshold: float) -> list[annotations.Detections]:

@@ -127,7 +127,7 @@ with serving.blocks("Align two pictures") as demo:
     on(look.click, handlers.look_up, [state, *place], [points, table, status])
     on(clear.click, handlers.clear, [state], [points, table, status])
 
-    on(
+    naming = on(
         photos.change, handlers.name_them, [photos], [reference, told_of_group],
         concurrency_id="collections", concurrency_limit=1,
     )  # fmt: skip
@@ -135,7 +135,7 @@ with serving.blocks("Align two pictures") as demo:
     running = working(run_all, handlers.group, [photos, reference], [means, archive, told_of_group], lane="collections")
     stop.click(
         lambda: "Stopped. Nothing is kept of what was not finished.",
-        outputs=told_of_group, cancels=[running], api_visibility="private", queue=False,
+        outputs=told_of_group, cancels=[running, naming], api_visibility="private", queue=False,
     )  # fmt: skip
 
     programs.add(aligning, grouping, handlers)

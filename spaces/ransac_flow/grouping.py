@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from artmodels import catalogue
-from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.errors import ConfigError, DatasetError
 from artmodels.serving import MODELS, run_folder
-from artmodels.serving_checks import read
 from artmodels.serving_live import live
-from artmodels.serving_uploads import pictures_in
+from artmodels.serving_uploads import listing, markdown, take_in
 
 if TYPE_CHECKING:
     from artmodels.ransac_flow import Group
@@ -46,37 +45,34 @@ class Gathered:
     reduced: bool = False
 
 
-def gather(paths: Sequence[str], folder: Path) -> Gathered:
+def gather(paths: Sequence[str], folder: Path) -> Iterator[str | Gathered]:
     """Read pictures, and those inside ZIP files.
+
+    Yields:
+        How far it is, and the group, last; closing this ends the work.
 
     Raises:
         DatasetError: There are fewer than two, or too many.
     """
     made = Gathered()
-    for name, source in pictures_in(paths, made.skipped):
-        if len(made.pictures) == PICTURES:
-            raise DatasetError(
-                f"A group has at most {PICTURES} pictures here: give fewer; in Python there is no limit."
-            )
-        file = folder / name
-        file.write_bytes(source.read_bytes() if isinstance(source, Path) else source)
-        try:
-            picture = read(str(file)).pil()
-            if min(picture.size) < SMALLEST:
-                raise ImageError(f"it is {picture.width} x {picture.height} px, and {SMALLEST} a side are needed")
-        except ImageError as error:
-            made.skipped[name] = str(error)
+    for taken in take_in(paths, folder, made.skipped, most=PICTURES):
+        if isinstance(taken, str):
+            yield taken
             continue
-        finally:
-            file.unlink()
+        taken.file.unlink()
+        picture = taken.picture
+        if min(picture.size) < SMALLEST:
+            size = f"{picture.width} x {picture.height} px"
+            made.skipped[taken.name] = f"it is {size}, and {SMALLEST} a side are needed"
+            continue
         made.reduced |= max(picture.size) > SIDE
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        made.pictures[name] = picture
+        made.pictures[taken.name] = picture
     if len(made.pictures) < 2:
-        reasons = "".join(f"\n- {name}: {reason}" for name, reason in made.skipped.items())
         have = "There is one picture" if made.pictures else "There is no picture that can be used"
+        reasons = listing(made.skipped.items())
         raise DatasetError(f"{have}: a group needs two or more, as PNG, JPEG, WebP or TIFF files.{reasons}")
-    return made
+    yield made
 
 
 def check_reference(gathered: Gathered, reference: str) -> str | None:
@@ -117,18 +113,18 @@ def sentence(group: "Group", gathered: Gathered) -> str:
     left, count = group.left_out, len(gathered.pictures)
     means = group.means
     if len(left) == count - 1:
-        head = f"**No alignment was found**: none of the others fits {group.reference}, and there is no mean."
+        head = f"**No alignment was found**: none of the others fits {markdown(group.reference)}, and there is no mean."
     else:
         gain = means["fine"].sharpness / max(means["unaligned"].sharpness, 1e-12)
         head = (
-            f"**{count - len(left)} of {count} pictures are aligned** with {group.reference}. The fine mean is "
-            f"{gain:.1f} times as sharp as that of the unaligned pictures."
+            f"**{count - len(left)} of {count} pictures are aligned** with {markdown(group.reference)}. The fine mean "
+            f"is {gain:.1f} times as sharp as that of the unaligned pictures."
         )
     out = "".join(
-        f"\n- {name} is left out, score {group.alignments[name].score:.2f}: {group.alignments[name].reason}."
+        f"\n- {markdown(name)} is left out, score {group.alignments[name].score:.2f}: {group.alignments[name].reason}."
         for name in left
     )
-    faults = "".join(f"\n- {name} cannot be used: {reason}" for name, reason in gathered.skipped.items())
+    faults = markdown(listing(gathered.skipped.items(), " cannot be used"))
     note = f"\n- Pictures were reduced to {SIDE} pixels a side; in Python there is no such limit."
     return head + out + faults + (note if gathered.reduced else "")
 

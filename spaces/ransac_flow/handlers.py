@@ -11,6 +11,7 @@ import gradio as gr
 from artmodels.errors import ConfigError, ImageError
 from artmodels.serving import Update, run_folder
 from artmodels.serving_checks import picture, read
+from artmodels.serving_uploads import listing, markdown, reported
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
 aligning, grouping, viewers = (sys.modules[f"ransac_flow_space_{name}"] for name in ("aligning", "grouping", "viewers"))
@@ -164,12 +165,12 @@ def name_them(paths: list[str] | None) -> Iterator[Update]:
     if not paths:
         yield gr.update(choices=[("Let the page choose", CHOOSE)], value=CHOOSE), "There are no pictures yet."
         return
-    gathered = grouping.gather(paths, run_folder())
+    gathered = yield from reported(grouping.gather(paths, run_folder()), others=1)
     names = list(gathered.pictures)
     # So many are not compared with each other to choose one.
     many = len(names) > grouping.CHOOSING
     choices = [(name, name) for name in names]
-    faults = "".join(f"\n- {name} cannot be used: {reason}" for name, reason in gathered.skipped.items())
+    faults = markdown(listing(gathered.skipped.items(), " cannot be used"))
     offered = choices if many else [("Let the page choose", CHOOSE), *choices]
     yield (
         gr.update(choices=offered, value=names[0] if many else CHOOSE),
@@ -188,7 +189,7 @@ def group(paths: list[str] | None, reference: str) -> Iterator[Update]:
     if not paths:
         raise ImageError("There are no pictures: upload two or more, or a ZIP file of them, or take the example.")
     yield "", _nothing(), "Preparing…"
-    gathered = grouping.gather(paths, run_folder())
+    gathered = yield from reported(grouping.gather(paths, run_folder()), others=2)
     chosen = grouping.check_reference(gathered, reference or CHOOSE)
     for step in grouping.aligned(gathered, chosen):
         if isinstance(step, str):

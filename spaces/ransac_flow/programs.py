@@ -12,6 +12,7 @@ from artmodels.serving import Update, run_folder
 from artmodels.serving_checks import file_list, read
 from artmodels.serving_events import endpoint
 from artmodels.serving_once import upload_files
+from artmodels.serving_uploads import reported
 
 
 def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> None:
@@ -52,7 +53,7 @@ def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> Non
             Reference, sharpness of the means, what was left out, and each alignment (JSON); and a ZIP file of the
             means, the aligned pictures and the JSON.
         """
-        gathered = grouping.gather(photos, run_folder())
+        gathered = yield from reported(grouping.gather(photos, run_folder()), others=2)
         chosen = grouping.check_reference(gathered, str(reference or ""))
         for step in grouping.aligned(gathered, chosen):
             if isinstance(step, str):
