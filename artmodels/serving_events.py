@@ -14,9 +14,27 @@ from artmodels.serving import NEXT, Update, explained
 from artmodels.serving_checks import Check, validator
 from artmodels.serving_lanes import LANES, Lane
 
-__all__ = ["endpoint", "on", "working"]
+__all__ = ["answered", "endpoint", "on", "working"]
 
 Handler = Callable[..., Generator[Update, None, None]]
+
+
+def answered(handler: Handler, *, outputs: int, event: bool = False) -> Handler:
+    """Make errors of a handler the last of its outputs, the status; see `artmodels.serving.explained`.
+
+    Args:
+        handler: A generator of updates.
+        outputs: How many each has.
+        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+    """
+
+    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - what controls hold
+        yield from explained(handler(what, *values), outputs=outputs)
+
+    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+        yield from explained(handler(*values), outputs=outputs)
+
+    return clicked if event else run
 
 
 def on(  # noqa: D417 - gradio has no types, and its arguments are its own
@@ -35,18 +53,11 @@ def on(  # noqa: D417 - gradio has no types, and its arguments are its own
         handler: A generator of updates.
         inputs: Controls whose values it takes.
         outputs: Controls that it updates.
-        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+        event: See `answered`.
         more: What the listener takes beside.
     """
-
-    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(what, *values), outputs=len(outputs))
-
-    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
-        yield from explained(handler(*values), outputs=len(outputs))
-
     options = {"api_visibility": "private", "show_progress": "hidden"} | more
-    return listener(clicked if event else run, inputs, outputs, **options)
+    return listener(answered(handler, outputs=len(outputs), event=event), inputs, outputs, **options)
 
 
 def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:  # noqa: ANN401

@@ -25,6 +25,7 @@ from artmodels import serving
 from artmodels.artminer.verdicts import Verdict
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.modelcache import ModelCache
+from artmodels.serving_events import answered
 
 SPACE = ROOT / "spaces" / "artminer"
 EXAMPLES = SPACE / "examples"
@@ -303,7 +304,7 @@ def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> Non
     ],
 )
 def test_boxes_that_are_none_are_explained(app: ModuleType, work, box: tuple, message: str) -> None:
-    steps = app.answered(app.handlers.find, outputs=3)(work, *box, 0.5)
+    steps = answered(app.handlers.find, outputs=3)(work, *box, 0.5)
     told = []
     with pytest.raises(gr.Error, match=message):
         for update in steps:
@@ -363,7 +364,7 @@ def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, mo
 def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_path: Path, quick: None) -> None:
     work = last(app.collections.collect(app.handlers.example_files()[:4], tmp_path / "made"))
     work.open = work.files[0]
-    steps = app.answered(app.handlers.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
+    steps = answered(app.handlers.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
     assert next(steps)[-1] == "Preparing…"
     assert next(steps)[-1].startswith("Looking at picture 1 of 4")
     steps.close()
@@ -424,7 +425,7 @@ def test_reports_end_when_nobody_listens(app: ModuleType) -> None:
 def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, arguments: tuple, message: str) -> None:
     told = []
     with pytest.raises(gr.Error, match=message):
-        for update in app.answered(getattr(app.handlers, handler), outputs=4)(*arguments):
+        for update in answered(getattr(app.handlers, handler), outputs=4)(*arguments):
             told.append(update[-1])
     assert told[-1].startswith(f"**It did not work:** {message}")
 

@@ -20,6 +20,7 @@ from PIL import Image
 import artmodels
 from artmodels import images, serving_uploads
 from artmodels.errors import DatasetError
+from artmodels.serving_events import answered
 
 ROOT = Path(__file__).parent.parent
 SPACE = ROOT / "spaces" / "mimax"
@@ -143,12 +144,12 @@ def test_a_visitor_labels_trains_corrects_and_exports(app: ModuleType) -> None:
     ],
 )
 def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, arguments: tuple, message: str) -> None:
-    updates = app.answered(getattr(app, handler), outputs=3)(*arguments)
+    updates = answered(getattr(app, handler), outputs=3)(*arguments)
     told = []
     with pytest.raises(gr.Error, match=message):
         told.extend(updates)
     with pytest.raises(gr.Error):
-        for update in app.answered(getattr(app, handler), outputs=3)(*arguments):
+        for update in answered(getattr(app, handler), outputs=3)(*arguments):
             assert update[-1].startswith(f"**It did not work:** {message}")
 
 

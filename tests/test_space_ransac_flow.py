@@ -18,6 +18,7 @@ from PIL import Image
 import artmodels
 from artmodels import serving
 from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.serving_events import answered
 
 SPACE = ROOT / "spaces" / "ransac_flow"
 EXAMPLES = SPACE / "examples"
@@ -175,7 +176,7 @@ def test_a_single_channel_of_sixteen_bits_is_aligned(app: ModuleType, tmp_path: 
 
 
 def test_missing_and_broken_pictures_are_told(app: ModuleType, tmp_path: Path) -> None:
-    align = app.answered(app.handlers.align, outputs=14)
+    align = answered(app.handlers.align, outputs=14)
     assert "Target: There is no picture: upload the target" in told(align, 14, PAINTING, None)
     assert "Source: There is no picture: upload the source" in told(align, 14, None, PAINTING)
     broken = tmp_path / "broken.jpg"
