@@ -5,7 +5,7 @@ ArtModelsError
 ├── WeightsError         a checkpoint cannot be used
 │   ├── MissingWeights   no such name, revision or file, or it cannot be fetched now
 │   ├── HashMismatch     the bytes are not the ones the catalogue pins
-│   ├── WeightsMismatch  keys or shapes differ from the architecture's
+│   ├── WeightsMismatch  keys or shapes differ from the architecture's, or numbers are no finite floats
 │   └── UnsafeFormat     only a pickle-based file is there; it is never opened
 ├── ImageError           an image cannot be used
 │   ├── ImageTooLarge    more pixels than the limit, refused from the header
@@ -55,7 +55,7 @@ class HashMismatch(WeightsError):
 
 
 class WeightsMismatch(WeightsError):
-    """The keys or shapes of a checkpoint differ from the architecture's."""
+    """The keys or shapes of a checkpoint differ from the architecture's, or its numbers are no finite floats."""
 
 
 class UnsafeFormat(WeightsError):
