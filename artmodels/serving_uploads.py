@@ -120,11 +120,11 @@ def take_in(
     Raises:
         DatasetError: More than `most` pictures can be used.
     """
-    names, known = Names(), dict[str, str]()
+    names, known, useless = Names(), dict[str, str](), dict[str, str]()
     inflated = count = unusable = 0
     with contextlib.ExitStack() as stack:
         waiting = list[_Waiting]()
-        yield from _listed(paths, waiting, names, left_out, stack)
+        yield from _listed(paths, waiting, names, left_out, useless, stack)
         for number, (name, path, archive, entry) in enumerate(waiting):
             yield f"{number} of {len(waiting)} pictures…"
             if unusable == most:
@@ -165,6 +165,7 @@ def take_in(
                 raise DatasetError(f"There are more than {most} pictures: give fewer here; Python has no such limit.")
             count += 1
             yield Taken(name, target, picture)
+    left_out.update(useless)  # last: a picture that is damaged is missed more than a text
 
 
 def _listed(
@@ -172,9 +173,10 @@ def _listed(
     waiting: list[_Waiting],
     names: Names,
     left_out: MutableMapping[str, str],
+    useless: MutableMapping[str, str],
     stack: contextlib.ExitStack,
 ) -> Iterator[str]:
-    """Look into archives, leave out what is known to be useless, and say how far it is."""
+    """Look into archives, put aside what is useless before it is read, and say how far it is."""
     archives = entries = 0
     for path in map(Path, paths):
         if path.suffix.lower() != ".zip":
@@ -204,7 +206,7 @@ def _listed(
             fault = "its name is not the UTF-8 that it says it is" if number in archive.undecodable else ""
             if fault := fault or _useless(entry, inside, path):
                 shown = str(inside) if inside.is_absolute() or ".." in inside.parts else inside.name
-                left_out[names.unused(_printable(shown))] = fault
+                useless[names.unused(_printable(shown))] = fault
             else:
                 waiting.append(_Waiting(names.unused(inside.name), path, archive, entry))
 
