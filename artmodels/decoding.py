@@ -11,14 +11,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.image_bounds import usable_exif
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "STRIP_PIXELS",
@@ -37,7 +41,10 @@ STRIP_PIXELS = 2**20
 _WEBP_SHARE = 0.7  # its decoder takes 16 bytes a pixel, the others at most 12: same memory, fewer pixels
 _FLOAT_SLACK = 1e-4  # rounding in the caller's own resize is forgiven, a wrong range is not
 _ORIENTATION = 0x0112
-_PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 262, 322, 323
+_RAW_EXIF = "Raw profile type exif"  # of a PNG: hexadecimal text after three lines, as ImageMagick writes it
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 284, 322, 323
+_YCBCR = 6
+_TILE_EXCESS = 4  # times `max_pixels` that the tiles of a picture may cover: those at its edges reach over them
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _SIGNATURES = (
@@ -83,8 +90,10 @@ class LoadedImage:
         """Width in pixels."""
         return int(self.pixels.shape[1])
 
-    def tensor(self) -> torch.Tensor:
+    def tensor(self) -> "torch.Tensor":
         """Give the pixels as a float32 tensor `[1, 3, H, W]` in [0, 1]."""
+        import torch  # here, because what only decodes does without
+
         out = torch.empty(1, 3, self.height, self.width)
         out[0].copy_(torch.from_numpy(self.pixels).permute(2, 0, 1))
         return out.div_(np.iinfo(self.pixels.dtype).max)
@@ -242,13 +251,8 @@ def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int
             f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit for WebP, "
             f"which takes more memory, is {_WEBP_SHARE * max_pixels / 1e6:.1f}; save it as PNG or JPEG"
         )
-    tags = getattr(image, "tag_v2", {})
-    tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
-    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max_pixels:
-        # A small image may be stored in a tile of any size, and the decoder allocates the whole tile.
-        raise ImageTooLarge(
-            f"{name} is stored in tiles of {tile[0]} x {tile[1]} pixels, above the limit; save it without tiles"
-        )
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image, name, max_pixels)
     notes: list[str] = []
     if getattr(image, "is_animated", False):
         notes.append(f"The file holds several images; only number {image.tell() + 1} was used.")
@@ -266,6 +270,35 @@ def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int
     return canvas.finish("JPEG" if image.format == "MPO" else image.format, notes)
 
 
+def _check_tiff(image: TiffImageFile, name: str, max_pixels: int) -> None:
+    """Check the sizes of tiles, and that Pillow reads the layout; let libtiff read what Pillow alone does not."""
+    tags = image.tag_v2
+    across, down = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+    if isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0:
+        # A small image may be stored in a tile of any size, and the decoder allocates the whole tile.
+        stored = -(-image.width // across) * across * -(-image.height // down) * down
+        if across * down > max_pixels or stored > _TILE_EXCESS * max(max_pixels, STRIP_PIXELS):
+            raise ImageTooLarge(
+                f"{name} is stored in tiles of {across} x {down} pixels, above the limit; save it without tiles"
+            )
+    planar = tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) != 1
+    if planar and image.mode not in ("RGB", "RGBA", "CMYK"):
+        raise UndecodableImage(
+            f"{name} is a TIFF that stores its {image.mode} channels one after the other, which is read for RGB, RGBA "
+            "and CMYK only; save it with interleaved channels"
+        )
+    ycbcr = tags.get(_PHOTOMETRIC) == _YCBCR
+    if image.tile and not image.use_load_libtiff and (planar or ycbcr):
+        # Without compression Pillow reads these itself: planes of 16 bits as if they had 8, and YCbCr as RGB.
+        bits = tags.get(_BITS, 8)
+        deep = 16 in (bits if isinstance(bits, tuple) else (bits,))
+        mode = "RGBX" if ycbcr else f"{image.mode};16N" if deep else image.mode
+        whole = (0, 0, image.width, image.height)
+        arguments = (mode, "raw", False, tags.offset)
+        image.tile = [image.tile[0]._replace(codec_name="libtiff", extents=whole, offset=0, args=arguments)]
+        image.use_load_libtiff = True
+
+
 def _raw_mode(image: Image.Image) -> str:
     """Name the file's own sample layout, such as "RGB;16B"; empty where the image is loaded already."""
     tiles = getattr(image, "tile", ())
@@ -277,6 +310,9 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
     try:
+        exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
+        if not usable_exif(exif):
+            raise ValueError("its tags take far more than its bytes")
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # the EXIF parser raises as freely as the decoders, and the picture may be whole
         note = "Its EXIF data is damaged and was ignored."

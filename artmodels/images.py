@@ -13,18 +13,24 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from artmodels import png16
 from artmodels.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
 from artmodels.errors import ArtModelsError, ConfigError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.image_bounds import check_structure
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    import torch
 
 __all__ = ["LIMIT", "LoadedImage", "Source", "encode_png", "load", "read_metadata", "save_png", "to_pil"]
 
@@ -42,7 +48,7 @@ _WRITE_ADVICE = {errno.ENOSPC: "free some space and try again", errno.EDQUOT: "f
 _WRITE_OTHER = "check that the folder exists and may be written to"
 
 File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
-Source: TypeAlias = File | Image.Image | Array | torch.Tensor | LoadedImage
+Source: TypeAlias = Union[File, Image.Image, Array, "torch.Tensor", LoadedImage]
 
 
 def load(
@@ -83,7 +89,7 @@ def load(
             return decode(source, "the PIL image", max_pixels, background)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, background)
-    if isinstance(source, torch.Tensor):
+    if _is_tensor(source):
         return _from_tensor(source, max_pixels)
     if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         kind = type(source).__name__
@@ -91,17 +97,19 @@ def load(
     name, file = _open(source, max_pixels)
     with file:
         head = file.read(512)
-        file.seek(0)
+        check_structure(file, name, max_pixels)
         with decoding(name, head), Image.open(file, formats=_FORMATS) as image:
             return decode(image, name, max_pixels, background)
 
 
-def to_pil(tensor: torch.Tensor) -> Image.Image:
+def to_pil(tensor: "torch.Tensor") -> Image.Image:
     """Turn a float tensor `[3, H, W]` or `[1, 3, H, W]` into an 8-bit RGB image; clamps to [0, 1] and rounds.
 
     Raises:
         ImageError: Another shape or type, or values that are not finite.
     """
+    import torch
+
     values = _single(tensor).to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
         raise ImageError("the tensor holds NaN or infinity, so there is no picture to make of it")
@@ -109,7 +117,7 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
 
 
 def encode_png(
-    image: Image.Image | torch.Tensor | Array | LoadedImage, *, metadata: Mapping[str, str] | None = None
+    image: Union[Image.Image, "torch.Tensor", Array, LoadedImage], *, metadata: Mapping[str, str] | None = None
 ) -> bytes:
     """Encode an image as PNG bytes, with text chunks that `read_metadata` reads back.
 
@@ -127,7 +135,7 @@ def encode_png(
         _check_text(key, text)
     if isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.shape[2:] in ((3,), (4,)) and image.size:
         return png16.encode(image, texts)
-    if isinstance(image, torch.Tensor):
+    if _is_tensor(image):
         picture = to_pil(image)
     elif isinstance(image, Image.Image) and image.mode in _PNG_MODES:
         picture = image
@@ -142,7 +150,7 @@ def encode_png(
 
 
 def save_png(
-    image: Image.Image | torch.Tensor | Array | LoadedImage,
+    image: Union[Image.Image, "torch.Tensor", Array, LoadedImage],
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
@@ -187,9 +195,11 @@ def read_metadata(png: File) -> dict[str, str]:
         ImageError: No such file, or not a PNG file that can be decoded.
     """
     name, file = _open(png, _PILLOW_LIMIT)
-    with file, decoding(name), Image.open(file, formats=("PNG",)) as image:
-        check_size(*image.size, _PILLOW_LIMIT, name)
-        return {key: str(text) for key, text in image.text.items()} if isinstance(image, PngImageFile) else {}
+    with file:
+        check_structure(file, name, _PILLOW_LIMIT)
+        with decoding(name), Image.open(file, formats=("PNG",)) as image:
+            check_size(*image.size, _PILLOW_LIMIT, name)
+            return {key: str(text) for key, text in image.text.items()} if isinstance(image, PngImageFile) else {}
 
 
 def _check_text(key: str, text: str) -> None:
@@ -243,6 +253,12 @@ def _check_bytes(count: int, max_pixels: int, name: str) -> None:
 # --- arrays and tensors ---------------------------------------------------------------------------
 
 
+def _is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
+    """Tell whether it is a tensor; nobody has one before PyTorch is imported, so that files are read without it."""
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(source, module.Tensor)
+
+
 def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int]) -> LoadedImage:
     name = "the array"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
@@ -267,18 +283,18 @@ def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int])
     return canvas.finish(None, ["Float values in [0, 1] became 16-bit."] if floats else [])
 
 
-def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> LoadedImage:
+def _from_tensor(tensor: "torch.Tensor", max_pixels: int) -> LoadedImage:
     values = _single(tensor).permute(1, 2, 0)
     height, width = values.shape[:2]
     check_size(width, height, max_pixels, "the tensor")
     canvas = Canvas((width, height), np.uint16, (255, 255, 255))
     for top, bottom in strips(height, width):
-        strip = values[top:bottom].to("cpu", torch.float32).numpy()
+        strip = values[top:bottom].to("cpu").float().numpy()
         canvas.write(top, to_uint16(strip, "the tensor"), None)
     return canvas.finish(None, ["Float values in [0, 1] became 16-bit."])
 
 
-def _single(tensor: torch.Tensor) -> torch.Tensor:
+def _single(tensor: "torch.Tensor") -> "torch.Tensor":
     """Check for one float image and give it as `[3, H, W]` without gradient."""
     shape = tuple(tensor.shape)
     if len(shape) == 4 and shape[0] > 1:

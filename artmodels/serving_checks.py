@@ -1,6 +1,5 @@
 """What is wrong with an input of a Space, as a sentence that says what to do, beside the control it is about."""
 
-import threading
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
@@ -8,27 +7,29 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import catalogue, images
+from artmodels import catalogue
+from artmodels.decoding import LoadedImage
+from artmodels.decoding_process import DecodingProcesses
 from artmodels.errors import ImageError
-from artmodels.images import LoadedImage
 
 __all__ = ["Check", "file_list", "model_of", "picture", "read", "same_size_as", "validator", "whole_number"]
 
 Check = Callable[[Any, Mapping[str, Any]], str]
 """Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
 
-_decoding = threading.Semaphore(2)  # checks run outside the queue: bound the memory that they take together
+# Checks run outside the queue: two processes bound the memory that they take together, and two files that take too
+# long hold up the others for that time only.
+_processes = DecodingProcesses(2)
 
 
 def read(path: str) -> LoadedImage:
-    """Load an uploaded picture.
+    """Load an uploaded picture, in a process that is killed if it takes too long.
 
     Raises:
         ImageError: It cannot be used; the message does not tell where the server keeps it.
     """
     try:
-        with _decoding:
-            return images.load(path)
+        return _processes.load(path)
     except ImageError as error:
         raise type(error)(str(error).replace(path, Path(path).name)) from None
 

@@ -5,11 +5,12 @@ import struct
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from imagefiles import chunk, cmyk_profile, photo, png, png_of, saved, srgb_profile, swapped_profile, tiff_of
 from PIL import Image, ImageOps
 
-from artmodels.errors import ImageError
+from artmodels.errors import ImageError, UndecodableImage
 from artmodels.images import load
 
 # --- orientation ------------------------------------------------------------------------------------
@@ -346,3 +347,139 @@ def test_frame_of_a_pil_image():
     got = load(image)
     assert got.pixels[0, 0].tolist() == [0, 255, 0]
     assert got.notes == ("The file holds several images; only number 2 was used.",)
+
+
+# --- TIFF that stores each channel by itself --------------------------------------------------------
+
+CHANNELS = {
+    "rgb": ("rgb", 3, None),
+    "rgba": ("rgb", 4, "unassalpha"),
+    "premultiplied": ("rgb", 4, "assocalpha"),
+    "rgbx": ("rgb", 4, "unspecified"),
+    "cmyk": ("separated", 4, None),
+}
+
+
+def lzw(data: bytes) -> bytes:
+    """LZW as TIFF has it, of single bytes only: a clear code in time keeps every code at 9 bits."""
+    codes = [256]
+    for i in range(0, len(data), 250):
+        codes += [*data[i : i + 250], 256]
+    bits = "".join(format(code, "09b") for code in [*codes, 257])
+    return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+
+
+def packbits(data: bytes) -> bytes:
+    return b"".join(bytes((len(data[i : i + 128]) - 1,)) + data[i : i + 128] for i in range(0, len(data), 128))
+
+
+def planar_tiff(values: np.ndarray, kind: str, compression: str, tile, order: str) -> bytes:
+    """A TIFF of `[H, W, C]` by tifffile, channel by channel, in strips of 7 rows or in tiles."""
+    photometric, _, extra = CHANNELS[kind]
+    own = {"lzw": (5, lzw), "packbits": (32773, packbits)}.get(compression)
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out, byteorder=order) as file:
+        options = {"photometric": photometric, "planarconfig": "separate", "extrasamples": extra and [extra]}
+        planes = np.moveaxis(values, -1, 0).copy()
+        options |= {"tile": tile} if tile else {"rowsperstrip": 7}
+        if own is None:
+            name, predictor = compression.partition("+")[::2]
+            chosen = None if name == "none" else name
+            file.write(planes, **options, compression=chosen, predictor=2 if predictor else None)
+        else:  # tifffile compresses neither without further libraries; what is compressed already it takes as zlib
+            ready = (own[1](piece) for piece in pieces(planes.astype(planes.dtype.newbyteorder(order)), tile))
+            file.write(ready, shape=planes.shape, dtype=planes.dtype, **options, compression="zlib")
+    if own is not None:
+        out.seek(0)
+        with tifffile.TiffFile(out, mode="r+b") as written:
+            written.pages[0].tags["Compression"].overwrite(own[0])
+    return out.getvalue()
+
+
+def pieces(planes: np.ndarray, tile):
+    """The bytes of each strip or tile, in the order of the file."""
+    down, across = tile or (7, planes.shape[2])
+    for plane in planes:
+        for top in range(0, plane.shape[0], down):
+            for left in range(0, plane.shape[1], across):
+                part = plane[top : top + down, left : left + across]
+                if tile:
+                    part = np.pad(part, ((0, down - part.shape[0]), (0, across - part.shape[1])))
+                yield part.tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tile", [None, (16, 32)], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", ["none", "zlib", "zlib+predictor", "lzma", "lzw", "packbits"])
+@pytest.mark.parametrize("kind", CHANNELS)
+@pytest.mark.parametrize("depth", [8, 16])
+def test_channels_stored_apart(depth, kind, compression, tile, order, tmp_path):
+    _, count, extra = CHANNELS[kind]
+    values = np.random.default_rng(0).integers(0, 2**depth, (40, 50, count)).astype(f"u{depth // 8}")
+    if extra == "assocalpha":
+        values[..., :3] = np.minimum(values[..., :3], values[..., 3:])
+    data = planar_tiff(values, kind, compression, tile, order)
+    if compression not in ("lzw", "packbits"):
+        assert np.array_equal(np.moveaxis(tifffile.imread(io.BytesIO(data)), 0, -1), values)
+    if (depth, kind, compression) == (8, "rgbx", "none"):
+        with pytest.raises(UndecodableImage):  # Pillow does not open it
+            load(data)
+        return
+    high = (values >> depth - 8).astype(int)
+    alpha = high[..., 3:]
+    if kind == "cmyk":
+        expected = np.asarray(Image.fromarray(high.astype(np.uint8), "CMYK").convert("RGB")).astype(int)
+    elif extra == "unassalpha":
+        expected = (high[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    elif extra == "assocalpha":
+        expected = high[..., :3] + 255 - alpha
+    else:
+        expected = high[..., :3]
+    (tmp_path / "planes.tif").write_bytes(data)
+    for source in (data, tmp_path / "planes.tif"):
+        got = load(source)
+        # Premultiplied colours are divided by alpha and multiplied again, with rounding.
+        assert np.abs(got.pixels - expected).max() <= (1 if extra == "assocalpha" else 0)
+        reduced = "The file has 16 bits a channel; colour was reduced to 8 bits."
+        assert (reduced in got.notes) == (depth == 16)
+        assert (got.alpha is None) == (extra not in ("unassalpha", "assocalpha"))
+        if got.alpha is not None:
+            assert np.array_equal(got.alpha, alpha[..., 0])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("photometric,count,mode", [("cielab", 3, "LAB"), ("minisblack", 2, "LA")])
+def test_channels_stored_apart_in_layouts_that_are_not_read(photometric, count, mode, compression):
+    out = io.BytesIO()
+    extra = ["unassalpha"] if mode == "LA" else None
+    values = np.zeros((count, 20, 30), np.uint8)
+    tifffile.imwrite(
+        out, values, photometric=photometric, planarconfig="separate", extrasamples=extra, compression=compression
+    )
+    message = (
+        f"is a TIFF that stores its {mode} channels one after the other, which is read for RGB, RGBA and CMYK only"
+    )
+    with pytest.raises(UndecodableImage, match=f"{message}; save it with interleaved channels"):
+        load(out.getvalue())
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.float32])
+def test_channels_stored_apart_of_other_depths_are_refused(dtype):
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.zeros((3, 20, 30), dtype), photometric="rgb", planarconfig="separate")
+    with pytest.raises(UndecodableImage, match="PNG, JPEG, WebP and TIFF are accepted"):
+        load(out.getvalue())
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_ycbcr_of_full_resolution(compression, tile, planar):
+    values = np.asarray(Image.fromarray(photo(40, 50)).convert("YCbCr"))
+    stored = values if planar == "contig" else np.moveaxis(values, -1, 0).copy()
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, stored, photometric="ycbcr", planarconfig=planar, compression=compression, tile=tile, rowsperstrip=None
+    )
+    expected = np.asarray(Image.fromarray(values, "YCbCr").convert("RGB")).astype(int)
+    assert np.abs(load(out.getvalue()).pixels - expected).max() <= 1
