@@ -45,7 +45,8 @@ def enlarger(model: str) -> Callable[[str], ImageResult]:
         fault = too_large(image, model)
         if fault:
             raise ImageTooLarge(fault)
-        return MODELS(model)(image)
+        # What was composited tells colours of little alpha coarsely: let the method read the file as it is stored.
+        return MODELS(model)(image if image.alpha is None else path)
 
     return enlarge
 
