@@ -69,16 +69,20 @@ class LoadedImage:
     """Pixels that are ready to use, and what was done to get them.
 
     Attributes:
-        pixels: `[H, W, 3]` sRGB, uint8 (0 to 255) or uint16 (0 to 65535); alpha is already composited.
+        pixels: `[H, W, 3]` sRGB, uint8 (0 to 255) or uint16 (0 to 65535); alpha is already composited, but where
+            `background` is None.
         alpha: `[H, W]` of the same type, 0 transparent; None where the source had no alpha.
         format: "PNG", "JPEG", "WEBP", "TIFF", another PIL format for a PIL image, or None.
         notes: What was done to the image, in plain sentences.
+        background: sRGB colour, 0 to 255, that transparent pixels were composited on; None where they were not, and
+            have the colours that the source stores.
     """
 
     pixels: Array
     alpha: Array | None = None
     format: str | None = None
     notes: tuple[str, ...] = ()
+    background: tuple[int, int, int] | None = (255, 255, 255)
 
     @property
     def height(self) -> int:
@@ -187,10 +191,10 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 
 
 class Canvas:
-    """Collects strips into the output: turned upright, composited on the background."""
+    """Collects strips into the output: turned upright, composited on the background if there is one."""
 
     def __init__(
-        self, size: tuple[int, int], dtype: Depth, background: tuple[int, int, int], orientation: int = 1
+        self, size: tuple[int, int], dtype: Depth, background: tuple[int, int, int] | None, orientation: int = 1
     ) -> None:
         """Make it for strips of a file of `size` (width, height) with an EXIF orientation."""
         width, height = size if orientation < 5 else size[::-1]
@@ -199,7 +203,7 @@ class Canvas:
         self.transparent = False
         self._turn = _TURNS[orientation]
         self._full = int(np.iinfo(dtype).max)
-        self._background = np.array(background, np.uint32) * (self._full // 255)
+        self._background = background
 
     def write(self, top: int, colour: Array, alpha: Array | None) -> None:
         """Write `colour` `[h, W, 1|3]` and `alpha` `[h, W]` at row `top` of the file's order."""
@@ -208,19 +212,20 @@ class Canvas:
             if self.alpha is None:
                 self.alpha = np.empty(self.pixels.shape[:2], self.pixels.dtype)
             self._turn(self.alpha)[rows] = alpha
-            if int(alpha.min()) < self._full:
+            if self._background is not None and int(alpha.min()) < self._full:
                 self.transparent = True
                 # 65535 * 65535 + 32767 still fits uint32.
                 over = alpha[..., None].astype(np.uint32)
-                colour = colour * over + self._background * (self._full - over)
+                under = np.array(self._background, np.uint32) * (self._full // 255)
+                colour = colour * over + under * (self._full - over)
                 colour = (colour + self._full // 2) // self._full
         self._turn(self.pixels)[rows] = colour
 
     def finish(self, format: str | None, notes: list[str]) -> LoadedImage:
-        """Give the whole picture, with a note if any of it was transparent."""
+        """Give the whole picture, with a note if any of it was composited."""
         if self.transparent:
             notes.append("Transparent pixels were composited on the background.")
-        return LoadedImage(self.pixels, self.alpha, format, tuple(notes))
+        return LoadedImage(self.pixels, self.alpha, format, tuple(notes), self._background)
 
 
 def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -242,7 +247,7 @@ def to_uint16(values: Array, name: str) -> Array:
     return scaled
 
 
-def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int, int, int]) -> LoadedImage:
+def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage:
     """Check the header, decode, and convert strip by strip."""
     width, height = image.size
     check_size(width, height, max_pixels, name)

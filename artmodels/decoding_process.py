@@ -69,7 +69,7 @@ class DecodingProcesses:
         path: str | os.PathLike[str],
         *,
         max_pixels: int = images.LIMIT,
-        background: tuple[int, int, int] = (255, 255, 255),
+        background: tuple[int, int, int] | None = (255, 255, 255),
     ) -> LoadedImage:
         """Load an image file as `artmodels.images.load` does; waits while all workers are busy.
 
@@ -84,7 +84,7 @@ class DecodingProcesses:
             "folder": os.getcwd(),  # to which a path may be relative; a program may move after the worker started
             "path": os.fspath(path),
             "max_pixels": max_pixels,
-            "background": list(background),
+            "background": background,
         }
         worker = self._idle.get()
         try:
@@ -193,7 +193,7 @@ class _Worker:
             if send is None or receive is None:
                 raise _Broken("no pipes")
             _write(send, {**request, "cpu_seconds": cpu_seconds})
-            answer = _answer(receive, request["max_pixels"])
+            answer = _answer(receive, request["max_pixels"], request["background"])
         except (OSError, EOFError) as error:
             code = self._process.wait()
             if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
@@ -249,7 +249,7 @@ def _read(file: IO[bytes]) -> dict[str, Any]:
     return header
 
 
-def _answer(file: IO[bytes], max_pixels: int) -> LoadedImage | ArtModelsError:
+def _answer(file: IO[bytes], max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage | ArtModelsError:
     """Read an answer, and believe nothing of it.
 
     Raises:
@@ -278,7 +278,7 @@ def _answer(file: IO[bytes], max_pixels: int) -> LoadedImage | ArtModelsError:
     dtype = np.uint8 if depth == 8 else np.uint16
     pixels = _values(file, (*size, 3), dtype)
     alpha = _values(file, tuple(size), dtype) if header.get("alpha") is True else None
-    return LoadedImage(pixels, alpha, format, tuple(notes))
+    return LoadedImage(pixels, alpha, format, tuple(notes), background)
 
 
 def _values(file: IO[bytes], shape: tuple[int, ...], dtype: type[np.uint8] | type[np.uint16]) -> Array:
@@ -310,8 +310,9 @@ def _decode(request: dict[str, Any], answers: IO[bytes]) -> None:
     with contextlib.suppress(OSError):
         os.chdir(request["folder"])
     _limit(request["cpu_seconds"], request["max_pixels"])
+    background = None if request["background"] is None else tuple(request["background"])
     try:
-        loaded = images.load(request["path"], max_pixels=request["max_pixels"], background=tuple(request["background"]))
+        loaded = images.load(request["path"], max_pixels=request["max_pixels"], background=background)
     except (ImageError, errors.ConfigError) as error:
         _limit(0, request["max_pixels"])
         _write(answers, {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]})

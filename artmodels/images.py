@@ -55,7 +55,7 @@ def load(
     source: Source,
     *,
     max_pixels: int = LIMIT,
-    background: tuple[int, int, int] = (255, 255, 255),
+    background: tuple[int, int, int] | None = (255, 255, 255),
 ) -> LoadedImage:
     """Load an image from wherever it is; nothing is ever fetched from the network.
 
@@ -66,7 +66,7 @@ def load(
         max_pixels: Most pixels that are accepted. WebP is held to seven tenths of it, because its decoder
             needs more memory a pixel. Files above Pillow's own limit, some 179 megapixels, are refused
             whatever this says.
-        background: sRGB colour, 0 to 255, under transparent pixels.
+        background: sRGB colour, 0 to 255, under transparent pixels; None leaves the colours as they are stored.
 
     Returns:
         The pixels in sRGB, upright, composited on the background.
@@ -79,8 +79,10 @@ def load(
     """
     if max_pixels < 1:
         raise ConfigError(f"max_pixels is {max_pixels}; give 1 or more")
-    if len(background) != 3 or not all(isinstance(v, int | np.integer) and 0 <= v <= 255 for v in background):
-        raise ConfigError(f"background is {background!r}; give three whole numbers from 0 to 255")
+    if background is not None and (
+        len(background) != 3 or not all(isinstance(v, int | np.integer) and 0 <= v <= 255 for v in background)
+    ):
+        raise ConfigError(f"background is {background!r}; give three whole numbers from 0 to 255, or None")
     if isinstance(source, LoadedImage):
         check_size(source.width, source.height, max_pixels, "the image")
         return source
@@ -259,7 +261,7 @@ def _is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
     return module is not None and isinstance(source, module.Tensor)
 
 
-def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int]) -> LoadedImage:
+def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage:
     name = "the array"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)

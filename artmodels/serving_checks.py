@@ -22,14 +22,18 @@ Check = Callable[[Any, Mapping[str, Any]], str]
 _processes = DecodingProcesses(2)
 
 
-def read(path: str) -> LoadedImage:
+def read(path: str, *, background: tuple[int, int, int] | None = (255, 255, 255)) -> LoadedImage:
     """Load an uploaded picture, in a process that is killed if it takes too long.
+
+    Args:
+        path: Of the file.
+        background: See `artmodels.images.load`.
 
     Raises:
         ImageError: It cannot be used; the message does not tell where the server keeps it.
     """
     try:
-        return _processes.load(path)
+        return _processes.load(path, background=background)
     except ImageError as error:
         raise type(error)(str(error).replace(path, Path(path).name)) from None
 

@@ -264,6 +264,15 @@ def test_compositing_is_exact_rounding():
     assert np.abs(load(values, background=(9, 130, 250)).pixels - expected).max() == 0
 
 
+def test_without_a_background_colours_are_those_stored():
+    values = np.array([[[200, 30, 30, 1], [9, 8, 7, 0], [1, 2, 3, 255]]], np.uint8)
+    for source in (values, Image.fromarray(values)):
+        got = load(source, background=None)
+        assert np.array_equal(np.dstack([got.pixels, got.alpha]), values)
+        assert got.background is None and got.notes == ()
+    assert load(values, background=(1, 2, 3)).background == (1, 2, 3)
+
+
 def test_16_bit_alpha_array():
     values = np.array([[[65535, 0, 0, 32768], [65535, 65535, 65535, 65535]]], np.uint16)
     got = load(values, background=(0, 0, 255))

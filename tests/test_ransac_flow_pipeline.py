@@ -83,6 +83,38 @@ def test_what_the_source_has_once_is_not_found_twice(aligner: RansacFlow, painti
     assert sorted(float((side > 0.5).float().mean()) > 0.8 for side in sides) == [False, True]
 
 
+def served_twice(alignment: Alignment, cells: int = 48) -> float:
+    """Share of the source's places, in so many cells a side, that matched places of the target far apart show."""
+    height, width = alignment.matchability.shape
+    grid = alignment.grid(height, width)
+    matched = (alignment.matchability >= 0.5) & geometry.inside(grid)
+    column, row = ((grid[matched] + 1) / 2 * cells).long().clamp(0, cells - 1).unbind(1)
+    index = (row * cells + column)[:, None].expand(-1, 2)
+    here = geometry.identity(height, width)[matched]
+    first = torch.full((cells * cells, 2), 9.0).scatter_reduce(0, index, here, "amin")
+    last = torch.full((cells * cells, 2), -9.0).scatter_reduce(0, index, here, "amax")
+    return float(((last - first) > 0.25).any(1).sum() / (last[:, 0] >= first[:, 0]).sum())
+
+
+@pytest.mark.parametrize(("certainty", "count"), [(45.0, 1), (15.0, 2)])
+def test_a_place_of_the_source_serves_once(painting: Tensor, certainty: float, count: int) -> None:
+    """Three times the left half, which alone cannot be found twice; the right half is there once."""
+    aligner = RansacFlow.from_pretrained(device="cpu", certainty=certainty, **SMALL)
+    left, right = painting[..., :150], painting[..., 250:]
+    alignment = aligner(torch.cat([left, right], 3), torch.cat([left, left, right, left], 3))
+    # The further transform has some 18 of 33 matches of its own, certainty 24.
+    assert len(alignment.matrices) == count
+    assert served_twice(alignment) <= 0.02
+    assert float((alignment.matchability >= 0.5).float().mean()) > 0.25
+
+
+def test_what_the_source_has_twice_serves_once_each(aligner: RansacFlow, painting: Tensor) -> None:
+    left, right = painting[..., :150], painting[..., 250:]
+    alignment = aligner(torch.cat([left, right, left], 3), torch.cat([left, right, left], 3))
+    assert served_twice(alignment) <= 0.02
+    assert float((alignment.matchability >= 0.5).float().mean()) > 0.9
+
+
 def test_identical_pictures_give_the_identity(aligner: RansacFlow, painting: Tensor) -> None:
     alignment = aligner(painting, painting, fine=False)
     assert off(alignment.grid(), geometry.identity(300, 400)) < 0.1

@@ -1,12 +1,14 @@
 """Super-resolution: the published networks weight for weight, any picture, no seams, and a training that learns."""
 
 import dataclasses
+import io
 import json
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import skimage.data
 import torch
 from PIL import Image
@@ -200,6 +202,70 @@ def test_transparency_is_kept(tmp_path):
     assert np.allclose(result.tensor[0, :, :, :8], 1)  # the tensor lies on white
     result.save(tmp_path / "cut.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "cut.png")), found)
+
+
+def cut_out(soft: float) -> np.ndarray:
+    """A disc of one colour [64, 64, 4] whose alpha falls from 255 to 0 within so many pixels; black under the rest."""
+    y, x = np.mgrid[:64, :64]
+    alpha = np.rint(255 * np.clip((22.5 - np.hypot(y - 31.5, x - 31.5)) / soft, 0, 1)).astype(np.uint8)
+    return np.dstack([np.where(alpha[..., None] > 0, np.uint8((200, 30, 30)), np.uint8(0)), alpha])
+
+
+def palette_with_transparency(pixels: np.ndarray) -> Image.Image:
+    """The disc as palette and tRNS, one entry for each alpha, black where it is 0."""
+    picture = Image.fromarray(pixels[..., 3], "L").convert("P")
+    picture.putdata(pixels[..., 3].ravel().tolist())
+    picture.putpalette([0, 0, 0] + [200, 30, 30] * 255)
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=bytes(range(256)))
+    return Image.open(file)
+
+
+CUT_OUTS = {
+    "RGBA": (lambda pixels: Image.fromarray(pixels), (200, 30, 30)),
+    "palette": (palette_with_transparency, (200, 30, 30)),
+    "LA": (lambda pixels: Image.fromarray(pixels[..., [0, 3]], "LA"), (200, 200, 200)),
+    "16 bits": (lambda pixels: pixels.astype(np.uint16) * 257, (200, 30, 30)),
+    "floats": (lambda pixels: pixels.astype(np.float32) / 255, (200, 30, 30)),
+}
+
+
+@pytest.mark.parametrize("name", ["super-resolution-x2", "super-resolution-x4"])
+@pytest.mark.parametrize("kind", CUT_OUTS)
+@pytest.mark.parametrize("soft", [1, 15])
+def test_cut_outs_have_no_fringe(name, kind, soft, tmp_path):
+    pixels = cut_out(soft)
+    make, colour = CUT_OUTS[kind]
+    upscale = SuperResolution.from_pretrained(name, device="cpu")
+    result = upscale(make(pixels), tile=32 if kind == "RGBA" else None)
+    found = np.asarray(result.image).astype(int)
+    assert result.bits == (16 if kind in ("16 bits", "floats") else 8)
+    assert np.abs(found[..., :3] - colour).max(-1)[found[..., 3] >= 8].max() <= 2
+    # What is opaque or transparent with all its neighbours stays so.
+    scale = upscale.config.scale
+    inner, outer = (
+        np.kron(scipy.ndimage.minimum_filter(full, 3, mode="nearest"), np.ones((scale, scale), bool))
+        for full in (pixels[..., 3] == 255, pixels[..., 3] == 0)
+    )
+    assert inner.any() and (found[..., 3][inner] == 255).all() and (found[..., 3][outer] == 0).all()
+    assert 0 <= result.alpha.min() and result.alpha.max() <= 1
+    result.save(tmp_path / "cut.png", bits=8)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "cut.png").convert("RGBA")), found)
+
+
+def test_what_lies_under_transparent_pixels_does_not_show():
+    upscale, pixels = SuperResolution.from_pretrained("super-resolution-x2", device="cpu"), cut_out(1)
+    other = np.where(pixels[..., 3:] == 0, np.uint8((0, 255, 90, 0)), pixels)
+    assert torch.equal(upscale(pixels).tensor, upscale(other).tensor)
+
+
+def test_a_picture_that_was_composited_gives_its_colours_back():
+    """To what 8 bits tell: half a level over alpha."""
+    loaded = images.load(cut_out(15), background=(0, 90, 255))
+    found = np.asarray(SuperResolution(SLIM, device="cpu")(loaded).image).astype(int)
+    for alpha in (32, 128, 255):
+        apart = np.abs(found[..., :3] - (200, 30, 30)).max(-1)[found[..., 3] >= alpha].max()
+        assert apart <= np.ceil(1.1 * 255 / 2 / (alpha - 24 if alpha < 255 else alpha)) + 1
 
 
 def test_sixteen_bits_are_kept(tmp_path):

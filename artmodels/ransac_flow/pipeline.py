@@ -23,7 +23,7 @@ from artmodels.outline import Outline
 from artmodels.ransac_flow import geometry
 from artmodels.ransac_flow.alignment import PALE, Alignment, Warp
 from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
-from artmodels.ransac_flow.fine import Fine
+from artmodels.ransac_flow.fine import Fine, Moved
 from artmodels.ransac_flow.geometry import Model
 from artmodels.ransac_flow.model import STRIDE, FineConfig, FineNetwork
 from artmodels.ransac_flow.ransac import RansacConfig, log_nfa
@@ -34,6 +34,7 @@ MOST_PIXELS, MOST_HYPOTHESES, MOST_TRANSFORMS = 2**13, 10**7, 100
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
 MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
 LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
+PARTS = 2  # of a cell's side: the source is used up in squares as large as a position of the fine network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,9 @@ class RansacFlowConfig(FineConfig):
             small ones reach farther, large ones are more exact. The paper has (1,), and (0.5, 1) for KITTI.
         accepted: Share of the target that a further transform must newly match.
         matchable: Matchability from which a place counts as matched.
-        certainty: Of the first transform at least: minus the decimal logarithm of how many that fit so well are to be
-            expected by chance, see `ransac.log_nfa`. `python benchmarks/ransac_flow.py` shows what passes; after one
-            look, 25 is enough.
+        certainty: Of each transform at least, by matches that no earlier one has used: minus the decimal logarithm of
+            how many that fit so well are to be expected by chance, see `ransac.log_nfa`.
+            `python benchmarks/ransac_flow.py` shows what passes; after one look, 25 is enough.
         least: Inliers of the first transform below which there is no alignment.
         share: Share of the matches that must be inliers.
         seed: Of the samples.
@@ -326,29 +327,46 @@ class RansacFlow(FeedForward):
     def _refined(
         self, source: Prepared, target: Prepared, first: CoarseFit, size: tuple[int, int], *, fine: bool
     ) -> tuple[Warp, Tensor, Tensor]:
-        """All transforms in turn, each with what the fine stage adds: the warp, matchability and error [h, w]."""
+        """All transforms in turn, each with what the fine stage adds: the warp, matchability and error [h, w].
+
+        A place of the source serves once: it belongs to the first transform that matches it, which more matches agree
+        on, and what a further one shows of it again is not matched.
+        """
         moving = source.picture.tensor()
         targets = self._fine.targets(target.picture.tensor(), size) if fine else []
         matrices, fit = list[Tensor](), first
         displacement = torch.zeros(2, *size)
         which = torch.zeros(size, dtype=torch.int64)
         matchable, error = torch.zeros(size), torch.zeros(size)
-        unused = torch.ones(self._coarse.cells(source.picture.width, source.picture.height), dtype=torch.bool)
+        rows, columns = self._coarse.cells(source.picture.width, source.picture.height)
+        unused = torch.ones(PARTS * rows, PARTS * columns, dtype=torch.bool)
         here = geometry.identity(*size)
+
+        def parts(matrix: Tensor, moved: Moved) -> tuple[Tensor, ...]:
+            """Rows and columns [h, w] of the parts of the source that a transform shows."""
+            places = geometry.apply(matrix, here + moved.displacement.permute(1, 2, 0)).view(-1, 2)
+            return cells_of(places, (unused.shape[0], unused.shape[1])).view(*size, 2).unbind(2)
+
         for number in range(self.config.most):
             matrix = fit.fit.matrix
-            if matrix is None:
+            if matrix is None or (number and self._certainty(fit) < self.config.certainty):
                 break
             moved = self._fine(moving, targets[:1], matrix, size)
             trust = moved.matchability if fine else geometry.inside(geometry.grid_of(matrix, *size)).float()
-            new = (trust >= self.config.matchable) & (matchable < self.config.matchable)
             # The first holds wherever no other is better; what is small is chance.
-            taken = large(new, self.config.accepted) if number else torch.ones_like(new)
-            if not taken.any():
-                break
+            taken = torch.ones_like(matchable, dtype=torch.bool)
+            if number:
+                taken = self._new(trust, matchable, unused[parts(matrix, moved)])
+                if not taken.any():
+                    break
             if targets[1:]:
                 moved = self._fine(moving, targets[1:], matrix, size, moved)
                 trust = moved.matchability
+            shown = parts(matrix, moved)
+            if number:  # it has moved a little
+                taken &= self._new(trust, matchable, unused[shown])
+                if not taken.any():
+                    break
             displacement = torch.where(taken, moved.displacement, displacement)
             matchable, error = torch.where(taken, trust, matchable), torch.where(taken, moved.error, error)
             which[taken] = number
@@ -357,12 +375,23 @@ class RansacFlow(FeedForward):
             left = F.adaptive_avg_pool2d(matched.float()[None], first.matches.cells)[0] < EXPLAINED
             if number + 1 == self.config.most or float(left.float().mean()) < LEFT:
                 break
-            places = geometry.apply(matrix, (here + moved.displacement.permute(1, 2, 0))[taken & matched])
-            unused[cells_of(places, (unused.shape[0], unused.shape[1])).unbind(1)] = False
+            row, column = shown
+            unused[row[taken & matched], column[taken & matched]] = False
             fit = self._coarse.fit(
                 source.described, target.described, left, unused, views=(first.view,), factors=first.factors
             )
         return Warp(torch.stack(matrices), which, displacement), matchable, error
+
+    def _new(self, trust: Tensor, matchable: Tensor, unused: Tensor) -> Tensor:
+        """What a further transform newly matches, [h, w] bool, without what is small.
+
+        Args:
+            trust: [h, w], matchability by that transform.
+            matchable: [h, w], by those before.
+            unused: [h, w] bool, whether none of these matches the place of the source that it shows.
+        """
+        new = (trust >= self.config.matchable) & (matchable < self.config.matchable) & unused
+        return large(new, self.config.accepted)
 
 
 def _published(network: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from tqdm.auto import tqdm
 
 from artmodels import images
@@ -24,6 +25,8 @@ __all__ = ["SuperResolution", "Upscaled"]
 LARGEST = 64_000_000
 """Pixels that a result may have."""
 TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
+SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
+LEAST = 1e-6  # alpha or weight that is above 0
 RRDB_TILE = 256  # px: sixteen times as many at its last layers, of 64 channels each
 
 
@@ -33,10 +36,12 @@ class Upscaled(ImageResult):
 
     Attributes:
         alpha: [1, 1, H, W] in [0, 1], 0 transparent, where the picture had transparency; `tensor` is on white.
+        colour: [1, 3, H, W] in [0, 1], what `tensor` was before it lay on white, where the picture had transparency.
         bits: 16 where the picture was read with 16 bits a channel, otherwise 8.
     """
 
     alpha: Tensor | None = field(default=None, repr=False)
+    colour: Tensor | None = field(default=None, repr=False)
     bits: int = 8
 
     @property
@@ -65,13 +70,10 @@ class Upscaled(ImageResult):
         images.save_png(image, path, metadata=self.metadata)
 
     def _pixels(self, bits: int) -> Array:
-        """[H, W, 3 or 4] of 8 or 16 bits; colours that are partly transparent are those before they lay on white."""
+        """[H, W, 3 or 4] of 8 or 16 bits; colours of transparent pixels are those before they lay on white."""
         colour = self.tensor[0]
-        if self.alpha is not None:
-            alpha = self.alpha[0]
-            # Where there is no alpha there is no colour to find, and white is as good as any.
-            over = (colour - (1 - alpha)) / alpha.clamp_min(1e-4)
-            colour = torch.cat([torch.where(alpha > 0, over, colour), alpha])
+        if self.alpha is not None and self.colour is not None:
+            colour = torch.cat([self.colour[0], self.alpha[0]])
         most = 2**bits - 1
         whole = colour.clamp(0, 1).mul(most).round().to(torch.int32).permute(1, 2, 0).contiguous().numpy()
         return whole.astype(np.uint8 if bits == 8 else np.uint16)
@@ -141,7 +143,7 @@ class SuperResolution(FeedForward):
 
     def _one(self, source: images.Source, tile: int | None) -> Upscaled:
         start = time.perf_counter()
-        loaded = images.load(source)
+        loaded = images.load(source, background=None)
         scale = self.config.scale
         height, width = loaded.height * scale, loaded.width * scale
         if height * width > LARGEST:
@@ -157,18 +159,61 @@ class SuperResolution(FeedForward):
             notes.append(f"It was computed in {name}, coarser than its 16 bits: pass dtype=torch.float32 to keep them.")
         if tile is None and self.config.architecture == "rrdb":
             tile = RRDB_TILE
-        tensor = self._infer(loaded.tensor(), tile=tile)
-        if bool((loaded.pixels == loaded.pixels[..., :1]).all()):
+        alpha, colour, seen = None, None, loaded.pixels
+        picture = loaded.tensor()
+        if loaded.alpha is not None:
+            small = torch.from_numpy(loaded.alpha.astype(np.float32) / np.iinfo(loaded.alpha.dtype).max)[None, None]
+            seen = loaded.pixels[loaded.alpha > 0]
+            picture = _spread(_straight(picture, small, loaded.background), small)
+            alpha = self._alpha(small, tile)
+        tensor = self._infer(picture, tile=tile)
+        if bool((seen == seen[..., :1]).all()):
             tensor = tensor.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        alpha = None if loaded.alpha is None else self._alpha(loaded.alpha, tile)
+        if alpha is not None:
+            colour = tensor
+            tensor = colour * alpha + (1 - alpha)
         options: dict[str, Any] = {"tile": tile}
         result = self._result(tensor, options=options, start=start, notes=notes)
-        return Upscaled(**vars(result), alpha=alpha, bits=16 if deep else 8)
+        return Upscaled(**vars(result), alpha=alpha, colour=colour, bits=16 if deep else 8)
 
-    def _alpha(self, alpha: Array, tile: int | None) -> Tensor:
-        """Enlarge [H, W] of whole numbers to [1, 1, H * scale, W * scale] in [0, 1], as a grey picture."""
-        grey = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[None, None]
-        if float(grey.min()) == float(grey.max()):
-            # Opaque must stay opaque to the last bit, which a network does not promise.
-            return grey[..., :1, :1].expand(1, 1, *(length * self.config.scale for length in alpha.shape)).clone()
-        return self._infer(grey.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
+    def _alpha(self, alpha: Tensor, tile: int | None) -> Tensor:
+        """Enlarge [1, 1, H, W] in [0, 1] to [1, 1, H * scale, W * scale], as a grey picture."""
+        # A network overshoots beside edges: what is opaque or transparent all around stays so, to the last bit.
+        least, most = (
+            F.interpolate(sign * F.max_pool2d(sign * alpha, 3, 1, 1), scale_factor=self.config.scale, mode="nearest")
+            for sign in (-1, 1)
+        )
+        if torch.equal(least, most):
+            return least
+        found = self._infer(alpha.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
+        return found.clamp(least, most)
+
+
+def _straight(colour: Tensor, alpha: Tensor, background: tuple[int, int, int] | None) -> Tensor:
+    """The colours [1, 3, H, W] before they lay on a background: of little alpha, less exact than stored ones."""
+    if background is None or float(alpha.min()) == 1:
+        return colour
+    under = colour.new_tensor(background).view(1, 3, 1, 1) / 255
+    over = (colour - (1 - alpha) * under) / alpha.clamp_min(LEAST)
+    return over.clamp(0, 1)
+
+
+def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Colours [1, 3, H, W] that go on where nothing is seen, so that what lies there cannot fringe what is seen.
+
+    Pull and push of Gortler et al. 1996, "The Lumigraph", section 3.4: means of twice as large squares fill what has
+    less than its full weight. Opaque colours stay as they are, and a constant one stays constant.
+
+    Args:
+        colour: Before it lay on a background.
+        alpha: [1, 1, H, W] in [0, 1].
+    """
+    return _filled(colour, (alpha / SURE).clamp(max=1)) if float(alpha.max()) > 0 else colour
+
+
+def _filled(colour: Tensor, weight: Tensor) -> Tensor:
+    if float(weight.min()) == 1 or max(weight.shape[2:]) == 1:
+        return colour
+    known, share = (F.avg_pool2d(each, 2, ceil_mode=True) for each in (colour * weight, weight))
+    coarse = _filled(known / share.clamp_min(LEAST), (4 * share).clamp(max=1))
+    return torch.lerp(F.interpolate(coarse, weight.shape[2:], mode="bilinear"), colour, weight)

@@ -41,7 +41,7 @@ def enlarger(model: str) -> Callable[[str], ImageResult]:
     """Return what enlarges a file."""
 
     def enlarge(path: str) -> ImageResult:
-        image = read(path)
+        image = read(path, background=None)  # composited, colours of little alpha would be coarse
         fault = too_large(image, model)
         if fault:
             raise ImageTooLarge(fault)
