@@ -44,6 +44,7 @@ def on(  # noqa: D417 - gradio has no types, and its arguments are its own
     outputs: Sequence[Any],
     *,
     event: bool = False,
+    lane: Lane | None = None,
     **more: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
     """Connect a control of a page, which programs do not see; the status, the last output, tells of errors.
@@ -54,27 +55,29 @@ def on(  # noqa: D417 - gradio has no types, and its arguments are its own
         inputs: Controls whose values it takes.
         outputs: Controls that it updates.
         event: See `answered`.
+        lane: Where it waits, and the status shows how many wait before; None for what takes no time.
         more: What the listener takes beside.
     """
-    options = {"api_visibility": "private", "show_progress": "hidden"} | more
-    return listener(answered(handler, outputs=len(outputs), event=event), inputs, outputs, **options)
+    options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    if lane is not None:
+        options |= {"concurrency_id": lane, "concurrency_limit": 1}
+        options |= {"show_progress": "minimal", "show_progress_on": outputs[-1]}
+        handler = _in_lane(handler, lane)
+    made = answered(handler, outputs=len(outputs), event=event)
+    return listener(made, inputs, outputs, **options | more)
 
 
 def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:  # noqa: ANN401
-    """Connect a button that starts work; see `on`.
+    """Connect a button that starts work, see `on`; a click while it works counts, once, and the status says so."""
+    button.click(None, outputs[-1], outputs[-1], js=NEXT, api_visibility="private")
+    return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last")
 
-    The status answers in the browser, and shows how many wait before; a click while it works counts, once.
-    """
 
+def _in_lane(handler: Handler, lane: Lane) -> Handler:
     def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
         yield from LANES.run(handler(*values), lane)
 
-    status = outputs[-1]
-    button.click(None, status, status, js=NEXT, api_visibility="private")
-    return on(
-        button.click, run, inputs, outputs, trigger_mode="always_last", concurrency_id=lane, concurrency_limit=1,
-        show_progress="minimal", show_progress_on=status,
-    )  # fmt: skip
+    return run
 
 
 def endpoint(

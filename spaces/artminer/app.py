@@ -1,7 +1,6 @@
 """Find a detail in a whole collection, or whatever repeats in it, with the evidence for each place."""
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -137,11 +136,9 @@ with serving.blocks("Find a detail elsewhere") as demo:
         state, pictures, page, *box, hits, why, told_of_search, pairs, rows, why_pair, told_of_verdict, told_of_pair,
         download, threshold, least, status,
     ]  # fmt: skip
-    # Many pictures are decoded, or looked at: quicker work of others comes first.
-    slow: dict[str, Any] = {"concurrency_id": "collections", "concurrency_limit": 1}
     collecting = [
-        on(files.upload, handlers.take, [files], everything, **slow),
-        on(sample.click, handlers.example, [], everything, **slow),
+        on(files.upload, handlers.take, [files], everything, lane="collections"),
+        on(sample.click, handlers.example, [], everything, lane="collections"),
     ]
     on(pictures.select, handlers.choose, [state], [page, *box, status], event=True)
     page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)

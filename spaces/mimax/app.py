@@ -243,10 +243,9 @@ with serving.blocks("Find things in a collection") as demo:
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
-            slow = {"concurrency_id": "collections", "concurrency_limit": 1}
             collecting = [
-                on(files.upload, take, [files], everything, **slow),
-                on(sample.click, example, [], everything, **slow),
+                on(files.upload, take, [files], everything, lane="collections"),
+                on(sample.click, example, [], everything, lane="collections"),
             ]
             on(wall.looked, choose, marks, [results, status], trigger_mode="always_last")
             running = working(run, train, marks, [results, status], lane="collections")

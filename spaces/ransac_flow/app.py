@@ -127,10 +127,7 @@ with serving.blocks("Align two pictures") as demo:
     on(look.click, handlers.look_up, [state, *place], [points, table, status])
     on(clear.click, handlers.clear, [state], [points, table, status])
 
-    naming = on(
-        photos.change, handlers.name_them, [photos], [reference, told_of_group],
-        concurrency_id="collections", concurrency_limit=1,
-    )  # fmt: skip
+    naming = on(photos.change, handlers.name_them, [photos], [reference, told_of_group], lane="collections")
     sample.click(handlers.example_group, None, photos, api_visibility="private", show_progress="hidden")
     running = working(run_all, handlers.group, [photos, reference], [means, archive, told_of_group], lane="collections")
     stop.click(
