@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import CustomCORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -161,7 +162,8 @@ def _served(hosts: frozenset[str]) -> Callable[[Any], AbstractAsyncContextManage
     async def lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 - gradio has no types
         app.state_holder = Sessions(app.get_blocks())
         # Around everything: FastAPI's `middleware` would stand inside gradio's own, which answers some requests itself.
-        app.middleware_stack = Guard(Prepared(_watching(app.middleware_stack, app.state_holder), app), hosts)
+        prepared = Prepared(_watching(app.middleware_stack, app.state_holder), app)
+        app.middleware_stack = Guard(CustomCORSMiddleware(prepared), hosts)  # what is prepared has no such headers
         yield
 
     return lifespan

@@ -352,7 +352,7 @@ def test_pages_keep_apart_what_differs(gallery_url: str) -> None:
 def test_answers_that_are_kept_have_a_limit(gallery_url: str) -> None:
     for number in range(70):
         httpx.get(f"{gallery_url}?page={number}")
-    prepared = gallery().app.middleware_stack.app
+    prepared = gallery().app.middleware_stack.app.app
     assert len(prepared.made) <= 64
 
 
@@ -504,6 +504,14 @@ def test_forms_and_scripts_of_other_sites_are_refused(small) -> None:
     assert httpx.post(f"{url}gradio_api/upload", files=files, headers=own).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["config", "health"])
+@pytest.mark.parametrize(("origin", "readable"), [("http://localhost:5173", True), ("https://evil.example", False)])
+def test_pages_of_other_sites_read_nothing(small, path: str, origin: str, readable: bool) -> None:
+    url, _ = small
+    answer = httpx.get(f"{url}{path}", headers={"origin": origin})
+    assert answer.headers.get("access-control-allow-origin") == (origin if readable else None)
+
+
 # --- headers
 
 
@@ -631,9 +639,10 @@ def behind_a_proxy() -> Iterator[str]:
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
             host = self.headers["host"]
-            path = self.path.removeprefix("/museum/")
+            path = self.path.removeprefix("/museum").removeprefix("/")
             answer = httpx.get(f"{inner}{path}", headers={"x-forwarded-host": host, "accept-encoding": "identity"})
-            found = self.path.startswith("/museum/")
+            # gradio and the browser ask for these at the root, wherever the page is.
+            found = self.path.startswith("/museum/") or self.path in {"/manifest.json", "/favicon.ico"}
             self.send_response(answer.status_code if found else 404)
             for name in ("content-type", "content-security-policy"):
                 if name in answer.headers:
