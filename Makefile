@@ -28,9 +28,11 @@ gallery: $(VENV)/.demo ## install what is missing and start the gallery on http:
 	@GRADIO_ANALYTICS_ENABLED=False GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) \
 		$(PY) spaces/gallery/app.py
 
+# A worker for each core that is ours, with one thread. More than 8 would wait for the longest group of tests.
 .PHONY: test
-test: $(VENV)/.dev ## install what is missing and run the tests that take minutes, not hours
-	@$(PY) -m pytest -m "not slow"
+test: $(VENV)/.dev ## install what is missing and run the tests that take minutes, not hours, on all cores
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" --durations 20 \
+		-n $(or $(QUOTA),logical) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses

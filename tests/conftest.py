@@ -9,9 +9,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -44,6 +45,25 @@ for name in (
     os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several workers, give one all tests that share what is made once: a server, a browser, a module's fixtures.
+
+    The longest groups come first, so that no worker is left alone with one at the end.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    groups = dict[pytest.Item, tuple[int, str]]()
+    for item in items:
+        module = item.path.stem
+        if item.get_closest_marker("browser"):
+            groups[item] = 1, module
+        else:
+            groups[item] = (0, "gallery") if "gallery_url" in item.fixturenames else (2, module)
+        item.add_marker(pytest.mark.xdist_group(groups[item][1]))
+    items.sort(key=lambda item: groups[item][0])
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
 
@@ -70,6 +90,19 @@ def seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A clock for deadlines that is a second later whenever it is read, and lists the seconds: the same everywhere."""
+    read: list[int] = []
+
+    def monotonic() -> float:
+        read.append(len(read))
+        return float(read[-1])
+
+    monkeypatch.setattr("artmodels.optimise.time", SimpleNamespace(monotonic=monotonic))
+    return read
 
 
 @pytest.fixture
@@ -102,6 +135,9 @@ def load_script(path: Path) -> ModuleType:
 @contextlib.contextmanager
 def launched(demo: Any, options: dict[str, Any]) -> Iterator[str]:
     """Serve a page as its own file would do it, and give its address."""
+    # anyio imports its parts when they are used, pytest rewrites them, and Python 3.11 must not parse in two threads.
+    for name in dir(anyio):
+        getattr(anyio, name)
     _, url, _ = demo.launch(**options | {"prevent_thread_lock": True, "quiet": True, "inbrowser": False})
     try:
         yield url

@@ -74,7 +74,11 @@ def start(code, **environment):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    with process:
+        try:
+            out, err = process.communicate(timeout=250)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     return json.loads(out)
 

@@ -242,9 +242,12 @@ def test_ctrl_c_leaves_nothing_behind(pictures: Path) -> None:
     command = [sys.executable, "-c", f"{heed}; from artmodels.cli import main; main()", "run", "texture_synthesis"]
     endless = ["brick.png", "-o", "out.png", "--size", "512x512", "--set", "steps=100000"]
     with subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        first = process.stderr.read(1)  # the progress bar: the optimisation has begun
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            first = process.stderr.read(1)  # the progress bar: the optimisation has begun
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in first + err
     assert sorted(pictures.iterdir()) == before

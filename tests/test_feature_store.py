@@ -1,10 +1,11 @@
+import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -193,27 +194,26 @@ CHILD = textwrap.dedent(
 )
 
 
-def child(folder: Path, store: Path, pause_at: int) -> subprocess.Popen[str]:
-    """A process that extracts, and pauses after some files; returns when it has come so far."""
+@contextlib.contextmanager
+def child(folder: Path, store: Path, pause_at: int) -> Iterator[None]:
+    """A process that extracts, and pauses after some files; it is killed when the block ends."""
     arguments = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(folder), str(store), str(pause_at)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
-    while (line := process.stdout.readline()).strip() != str(pause_at):
-        assert line, "the child ended early"
-    return process
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            while (line := process.stdout.readline()).strip() != str(pause_at):
+                assert line, "the child ended early"
+            yield
+        finally:
+            process.kill()
 
 
 def test_two_processes_take_turns_and_a_killed_one_is_taken_up(folder: Path, tmp_path: Path) -> None:
-    process = child(folder, tmp_path / "store", 3)
-    try:
+    with child(folder, tmp_path / "store", 3):
         with pytest.raises(ConfigError, match="Another process is writing to the store .*: wait until it has ended"):
             FeatureStore.extract(folder, Toy(), tmp_path / "store")
         # Readers see what is complete.
         assert len(FeatureStore.open(tmp_path / "store")) == 3
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
     # As if it had died inside a write: numbers without a line, and a line without its end.
     for name in ("features.f16", "regions.f32"):
         with (tmp_path / "store" / name).open("ab") as file:

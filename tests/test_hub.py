@@ -107,8 +107,8 @@ def test_killed_save_leaves_no_checkpoint(tmp_path):
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "Killed.random().save_pretrained('toy')\n"
     )
-    process = start(code, cwd=tmp_path)
-    process.communicate(timeout=60)
+    with start(code, cwd=tmp_path) as process:
+        assert process.communicate()[0] == ""
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "toy").exists()
     assert [path.name[:5] for path in tmp_path.iterdir()] == [".toy."]

