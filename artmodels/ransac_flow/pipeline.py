@@ -34,7 +34,7 @@ MOST_PIXELS, MOST_HYPOTHESES, MOST_TRANSFORMS = 2**13, 10**7, 100
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
 MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
 LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
-PARTS = 2  # of a cell's side: the source is used up in squares as large as a position of the fine network
+PARTS = 4  # of a cell's side: squares in which the source is used up
 
 
 @dataclass(frozen=True, kw_only=True)
