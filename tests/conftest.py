@@ -183,7 +183,7 @@ def page(request: pytest.FixtureRequest, browser: Any, site: str, tmp_path: Path
     """A page that must not complain, fail a request or leave the `site`, an address that the module's fixture gives."""
     width, height = WIDTHS[request.param]
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)  # how long a test that fails may take, as everywhere
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
