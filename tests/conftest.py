@@ -53,15 +53,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if not hasattr(config, "workerinput"):
         return
-    groups = dict[pytest.Item, tuple[int, str]]()
+    long = dict[str, str]()  # the groups of modules
     for item in items:
-        module = item.path.stem
-        if item.get_closest_marker("browser"):
-            groups[item] = 1, module
-        else:
-            groups[item] = (0, "gallery") if "gallery_url" in item.fixturenames else (2, module)
-        item.add_marker(pytest.mark.xdist_group(groups[item][1]))
-    items.sort(key=lambda item: groups[item][0])
+        in_browser = item.get_closest_marker("browser") is not None
+        for server in {"gallery_url", "artminer_url"} & {*item.fixturenames}:
+            # A second gallery is cheaper than a worker that has all its tests, and those in a browser too.
+            long[item.path.stem] = "gallery in a browser" if in_browser and server == "gallery_url" else server
+        if in_browser:
+            long.setdefault(item.path.stem, item.path.stem)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(long.get(item.path.stem, item.path.stem)))
+    items.sort(key=lambda item: item.path.stem not in long)
 
 
 def pytest_unconfigure() -> None:
@@ -181,7 +183,7 @@ def page(request: pytest.FixtureRequest, browser: Any, site: str, tmp_path: Path
     """A page that must not complain, fail a request or leave the `site`, an address that the module's fixture gives."""
     width, height = WIDTHS[request.param]
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)  # how long a test that fails may take, as everywhere
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))

@@ -45,7 +45,7 @@ def set_number(page, label: str, value: int) -> None:
     field.press("Tab")
 
 
-def run_to_the_end(page, seconds: int = 60) -> None:
+def run_to_the_end(page, seconds: int = 120) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Finished after").wait_for(timeout=seconds * 1000)
 
@@ -160,7 +160,7 @@ def test_several_photographs_come_back_as_an_archive(page, site: str, tmp_path: 
     page.locator(".batch input[type=file]").set_input_files(files)
     page.get_by_text("letter").first.wait_for()
     page.get_by_role("button", name="Run all").click()
-    page.get_by_text("Finished: 2 of 3 pictures").wait_for(timeout=60_000)
+    page.get_by_text("Finished: 2 of 3 pictures").wait_for(timeout=120_000)
     assert page.get_by_text("'letter.txt' is text, not pixels").is_visible()
     assert page.locator(".batch-results img").count() == 2
     with page.expect_download() as download:
@@ -206,7 +206,7 @@ def test_samples_of_texture_network_from_the_wall_to_the_downloads(page, site: s
     page.get_by_role("tab", name="Several textures").click()
     set_number(page, "Count", 3)
     page.get_by_role("button", name="Run all").click()
-    page.get_by_text("Finished: 3 of 3 pictures").wait_for(timeout=60_000)
+    page.get_by_text("Finished: 3 of 3 pictures").wait_for(timeout=120_000)
     assert page.locator(".batch-results img").count() == 3
     with page.expect_download() as download:
         page.get_by_text("Download ZIP").click()
@@ -236,7 +236,7 @@ def test_things_are_found_in_a_collection_by_clicking(page, site: str, tmp_path:
         wall.nth(number).click()
         wall.nth(number).click()
     page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_text("“tower”, learnt from 3 ✓ and 4 ✗:").wait_for(timeout=90_000)
+    page.get_by_text("“tower”, learnt from 3 ✓ and 4 ✗:").wait_for(timeout=120_000)
     found = page.locator(".mimax-found .tile")
     found.first.wait_for()
     assert found.count() >= 3
@@ -261,10 +261,10 @@ def test_an_example_previews_and_stops(page, site: str) -> None:
     page.locator(".image-container img, .image-frame img").first.wait_for()
     page.get_by_label("Fine", exact=True).check()
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("Step 1 of").or_(page.get_by_text("scale 1 of")).first.wait_for(timeout=5000)
-    result_image(page).wait_for(timeout=3000)
+    page.get_by_text("Step 1 of").or_(page.get_by_text("scale 1 of")).first.wait_for()
+    result_image(page).wait_for()
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_text("Stopped.").wait_for(timeout=5000)
+    page.get_by_text("Stopped.").wait_for()
     page.wait_for_timeout(1500)
     assert page.get_by_text("Stopped.").is_visible()
     assert not page.locator(".status span.error").is_visible()

@@ -79,7 +79,7 @@ class FakeMethod:
         picture = torch.full((1, 3, 8, 8), 0.25)
         try:
             for index in range(1, self.steps + 1):
-                self.gate.wait(30)
+                self.gate.wait(120)
                 self.allowed.acquire(timeout=120)
                 time.sleep(self.pause)
                 self.taken = index
@@ -696,11 +696,11 @@ def test_unexpected_errors_tell_nothing(client: Client, brick: Path, fake) -> No
 
 def call(url: str, data: list, api_name: str = TEXTURE) -> str:
     """Call an endpoint without the client, whose own checks an attacker would not run."""
-    answer = httpx.post(f"{url}gradio_api/call{api_name}", json={"data": data}, timeout=20)
+    answer = httpx.post(f"{url}gradio_api/call{api_name}", json={"data": data}, timeout=60)
     if answer.status_code != 200:
         return answer.text
     event = answer.json()["event_id"]
-    return httpx.get(f"{url}gradio_api/call{api_name}/{event}", timeout=20).text
+    return httpx.get(f"{url}gradio_api/call{api_name}/{event}", timeout=60).text
 
 
 DEFAULTS = ["texture-patches", 64, 64, "Draft", False, 0, 5]
@@ -748,7 +748,7 @@ def test_addresses_are_not_fetched(gallery_url: str, fake) -> None:
 
 def test_uploads_have_a_limit(gallery_url: str) -> None:
     files = {"files": ("big.png", io.BytesIO(bytes(41 * 2**20)))}
-    assert httpx.post(f"{gallery_url}gradio_api/upload", files=files, timeout=30).status_code == 413
+    assert httpx.post(f"{gallery_url}gradio_api/upload", files=files, timeout=60).status_code == 413
 
 
 def test_the_server_is_hardened(gallery_url: str) -> None:
