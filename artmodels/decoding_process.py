@@ -249,7 +249,9 @@ def _read(file: IO[bytes]) -> dict[str, Any]:
     return header
 
 
-def _answer(file: IO[bytes], max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage | ArtModelsError:
+def _answer(
+    file: IO[bytes], max_pixels: int, background: tuple[int, int, int] | None = (255, 255, 255)
+) -> LoadedImage | ArtModelsError:
     """Read an answer, and believe nothing of it.
 
     Raises:

@@ -71,11 +71,11 @@ def stand_in(monkeypatch, body: str) -> None:
 def test_images_are_those_of_this_process(name, processes, tmp_path):
     path = tmp_path / name
     path.write_bytes(FILES[name])
-    for options in ({}, {"background": (1, 2, 3), "max_pixels": 10_000}):
+    for options in ({}, {"background": None}, {"background": (1, 2, 3), "max_pixels": 10_000}):
         here, there = images.load(path, **options), processes.load(path, **options)
         assert there.pixels.dtype == here.pixels.dtype
         assert np.array_equal(there.pixels, here.pixels)
-        assert (there.format, there.notes) == (here.format, here.notes)
+        assert (there.format, there.notes, there.background) == (here.format, here.notes, here.background)
         assert (there.alpha is None) == (here.alpha is None)
         if here.alpha is not None:
             assert there.alpha.dtype == here.alpha.dtype
