@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -45,25 +46,33 @@ for name in (
     os.environ.pop(name, None)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several workers, give one all tests that share what is made once: a server, a browser, a module's fixtures.
+@cache
+def group(module: str) -> str:
+    """Name the tests that one worker of several gets: a module's, or of all modules that talk to the same page."""
+    text = (ROOT / module).read_text(encoding="utf-8")
+    if "gallery_url" in text and "IN_BROWSER" in text:
+        return "gallery in a browser"  # a second gallery is cheaper than a worker that has all its tests
+    return next((server for server in ("gallery_url", "artminer_url", "IN_BROWSER") if server in text), module)
 
-    The longest groups come first, so that no worker is left alone with one at the end.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    long = dict[str, str]()  # the groups of modules
-    for item in items:
-        in_browser = item.get_closest_marker("browser") is not None
-        for server in {"gallery_url", "artminer_url"} & {*item.fixturenames}:
-            # A second gallery is cheaper than a worker that has all its tests, and those in a browser too.
-            long[item.path.stem] = "gallery in a browser" if in_browser and server == "gallery_url" else server
-        if in_browser:
-            long.setdefault(item.path.stem, item.path.stem)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(long.get(item.path.stem, item.path.stem)))
-    items.sort(key=lambda item: item.path.stem not in long)
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let workers begin with the long groups, so that none is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (group(module := item.nodeid.split("::")[0]) == module, group(module)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep each `group` on one worker; pytest-xdist 3.8 finds no groups of its own in the test ids of pytest 9.2."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.split("::")[0])
+
+    return Groups(config, log)
 
 
 def pytest_unconfigure() -> None:
