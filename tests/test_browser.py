@@ -86,7 +86,7 @@ def test_landing_leads_to_every_page(page, site: str) -> None:
     page.goto(site)
     for name in PAGES:
         card = page.locator(f".cards a[href='{name}']")
-        assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+        assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
         assert overflow(page) <= 0
         card.click()
         page.get_by_role("button", name="Run", exact=True).wait_for()

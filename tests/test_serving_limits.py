@@ -29,7 +29,7 @@ from gradio_client import Client
 from PIL import Image
 
 import artmodels
-from artmodels import serving, serving_guard, serving_once
+from artmodels import serving, serving_guard, serving_once, serving_sessions
 from artmodels.errors import ConfigError
 from artmodels.serving_guard import Guard, allowed_hosts, hostname
 from artmodels.serving_launch import launch_options
@@ -108,10 +108,12 @@ def test_sessions_of_their_own_do_not_pile_up(gallery_url: str) -> None:
     for _ in range(BARE + 40):
         call(gallery_url, NETWORK, SAMPLE)
     holder.delete_all_expired_state()
-    assert len(holder.session_data) <= BARE + 1
+    # Others may have left values, which are kept for an hour; one session may be new.
+    valued = sum(map(serving_sessions._has_values, holder.session_data.values()))
+    assert len(holder.session_data) <= BARE + valued + 1
     assert holder.time_last_used.keys() == holder.session_data.keys()
-    assert len(queue.pending_event_ids_session) <= BARE + 1
-    assert len(queue.pending_messages_per_session) <= BARE + 1
+    assert len(queue.pending_event_ids_session) <= BARE + valued + 1
+    assert len(queue.pending_messages_per_session) <= BARE + valued + 1
 
 
 def test_a_check_describes_no_components(gallery_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
