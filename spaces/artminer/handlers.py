@@ -123,7 +123,8 @@ def find(work: Work | None, x: float, y: float, width: float, height: float, thr
     for text in searching.search(work, work.open, (x, y, width, height)):
         yield gr.skip(), gr.skip(), text
     tiles, text = shown(work, threshold)
-    yield tiles, "", f"Finished after {time.monotonic() - start:.1f} s: {text}"
+    seconds = time.monotonic() - start
+    yield tiles, "", f"Finished after {seconds:.1f} s, for a detail of {markdown(work.searched.query)}: {text}"
 
 
 def shown(work: Work, threshold: float) -> tuple[list[tuple[str, str]], str]:

@@ -71,7 +71,8 @@ def align(source: str | None, target: str | None) -> Iterator[Update]:
     folder = run_folder()
     work = aligning.keep(result, folder)
     shown = aligning.pictures(result, folder)
-    said = "  \n".join([aligning.verdict(result), *result.notes])
+    pair = " on ".join(markdown(Path(path or "").name) for path in (source, target))
+    said = "  \n".join([aligning.verdict(result), f"{pair}.", *result.notes])
     both = {name: viewers.data_url(shown[name]) for name in ("source", "target")}
     sizes = {f"{name}_size": list(size) for name, size in zip(both, result.sizes, strict=True)}
     downloads = [_nothing()] * len(aligning.KINDS)
