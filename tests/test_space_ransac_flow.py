@@ -1,6 +1,7 @@
 """The page that aligns pictures: its handlers, and its endpoints as a program calls them."""
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,12 +286,24 @@ def test_a_program_aligns_a_group(client: Client) -> None:
     assert zipfile.is_zipfile(archive)
 
 
+BAD_POINTS = ([["a"]], [1], [[1]], {"a": 1}, 5, [[math.nan, 1]], [[1, math.inf]], [[10**400, 1]])
+
+
+@pytest.mark.parametrize("points", BAD_POINTS, ids=range(len(BAD_POINTS)))
+def test_points_are_pairs_of_finite_numbers(app: ModuleType, points: object) -> None:
+    with pytest.raises(ConfigError, match="must be a list of") as caught:
+        app.programs._places(points)
+    assert len(str(caught.value)) < 200
+
+
 def test_wrong_input_is_explained(client: Client) -> None:
     with pytest.raises((AppError, ValidationError), match="There is no picture: upload the target"):
         client.predict(handle_file(PAINTING), None, api_name="/ransac_flow_run")
     pair = handle_file(PAINTING), handle_file(PAINTING)
     with pytest.raises(AppError, match="must be a list of"):
         client.predict(*pair, True, [["a"]], api_name="/ransac_flow_run")
+    with pytest.raises(AppError, match="There are more than 10000 points"):
+        client.predict(*pair, True, [[1, 1]] * 10_001, api_name="/ransac_flow_run")
     with pytest.raises(AppError, match="lies outside the target"):
         client.predict(*pair, False, [[-4, 0]], api_name="/ransac_flow_run")
     with pytest.raises((AppError, ValidationError), match="There are no pictures"):

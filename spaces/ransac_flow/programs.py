@@ -1,6 +1,8 @@
 """The endpoints: a pair and a group, as programs call them."""
 
+import math
 from collections.abc import Iterator
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -8,11 +10,14 @@ import gradio as gr
 
 from artmodels import serving
 from artmodels.errors import ConfigError
+from artmodels.jsonfile import short
 from artmodels.serving import Update, run_folder
 from artmodels.serving_checks import file_list, read
 from artmodels.serving_events import endpoint
 from artmodels.serving_once import upload_files
 from artmodels.serving_uploads import reported
+
+MOST = 10_000  # points that a program may look up in one call
 
 
 def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> None:
@@ -75,12 +80,18 @@ def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> Non
 
 
 def _places(points: Any) -> list[tuple[float, float]]:  # noqa: ANN401 - whatever is sent
-    """Points as pairs of numbers.
+    """Points as pairs of finite numbers.
 
     Raises:
-        ConfigError: They are anything else.
+        ConfigError: They are anything else, or too many.
     """
     try:
-        return [(float(x), float(y)) for x, y in points or ()]
-    except (TypeError, ValueError):
-        raise ConfigError(f"points={points!r} must be a list of [x, y] in pixels of the target") from None
+        places = [(float(x), float(y)) for x, y in (points or ())[: MOST + 1]]
+        fine = all(map(math.isfinite, chain(*places)))
+    except (TypeError, ValueError, OverflowError, KeyError):
+        fine = False
+    if not fine:
+        raise ConfigError(f"points={short(points)} must be a list of [x, y] in pixels of the target")
+    if len(places) > MOST:
+        raise ConfigError(f"There are more than {MOST} points: look them up in several calls.")
+    return places
