@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 import artmodels
 from artmodels import catalogue, graphs, hub, images, runtime

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from artmodels.optimise import Deadline, Objective, Optimiser, Step, minimise

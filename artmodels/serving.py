@@ -130,17 +130,17 @@ class Panel:
     lane: Lane = "compute"
 
     @property
-    def status(self) -> Any:  # noqa: ANN401 - gradio's components
+    def status(self) -> Any:
         """The line that says what is going on."""
         return self.outputs[-1]
 
 
-def blocks(title: str) -> Any:  # noqa: ANN401 - gradio has no types
+def blocks(title: str) -> Any:
     """Open a page that keeps no statistics and deletes its files after an hour."""
     return Page(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
 
 
-def upload(label: str, **options: Any) -> Any:  # noqa: ANN401 - gradio has no types
+def upload(label: str, **options: Any) -> Any:
     """Add a control for a picture, whose file reaches us as it is: 16 bits, alpha and profile included.
 
     The camera is offered only where `ARTMODELS_WEBCAM=1` is set: a public page has no business with it.
@@ -212,7 +212,7 @@ def connect(
         "concurrency_limit": 1,
     }
 
-    def page(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever the controls hold
+    def page(*values: Any) -> Iterator[Update]:
         made: Any = made_from(inputs, values)
         with contextlib.closing(LANES.run(function(*values), panel.lane)) as updates:
             for update in updates:
@@ -260,7 +260,7 @@ def made_from(controls: Sequence[Any], values: Sequence[Any]) -> str:
     return f"<p>{' · '.join(parts)}</p>"
 
 
-def _value(output: Any) -> Any:  # noqa: ANN401 - any output's
+def _value(output: Any) -> Any:
     """Keep only the value of a button that is to change: programs have no buttons."""
     if isinstance(output, dict) and output.get("__type__") == "update":
         return output.get("value") or gr.skip()
@@ -352,7 +352,7 @@ def _updates(start: Callable[[], Iterator[Any]], name: str, before: str) -> Iter
             yield update
 
 
-def finish(result: Any, file: Path, before: str, *, steps: int = 0) -> Update:  # noqa: ANN401 - any method's
+def finish(result: Any, file: Path, before: str, *, steps: int = 0) -> Update:
     """Write a result as PNG, and return its path, settings, download, comparison with the input, and status."""
     image = result.image
     result.save(file)

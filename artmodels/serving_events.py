@@ -28,25 +28,25 @@ def answered(handler: Handler, *, outputs: int, event: bool = False) -> Handler:
         event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
     """
 
-    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - what controls hold
+    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
         yield from explained(handler(what, *values), outputs=outputs)
 
-    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+    def run(*values: Any) -> Generator[Update, None, None]:
         yield from explained(handler(*values), outputs=outputs)
 
     return clicked if event else run
 
 
-def on(  # noqa: D417 - gradio has no types, and its arguments are its own
-    listener: Any,  # noqa: ANN401
+def on(
+    listener: Any,
     handler: Handler,
     inputs: Sequence[Any],
     outputs: Sequence[Any],
     *,
     event: bool = False,
     lane: Lane | None = None,
-    **more: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+    **more: Any,
+) -> Any:
     """Connect a control of a page, which programs do not see; the status, the last output, tells of errors.
 
     Args:
@@ -67,14 +67,14 @@ def on(  # noqa: D417 - gradio has no types, and its arguments are its own
     return listener(made, inputs, outputs, **options | more)
 
 
-def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:  # noqa: ANN401
+def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:
     """Connect a button that starts work, see `on`; a click while it works counts, once, and the status says so."""
     button.click(None, outputs[-1], outputs[-1], js=NEXT, api_visibility="private")
     return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last")
 
 
 def _in_lane(handler: Handler, lane: Lane) -> Handler:
-    def run(*values: Any) -> Generator[Update, None, None]:  # noqa: ANN401 - whatever the controls hold
+    def run(*values: Any) -> Generator[Update, None, None]:
         yield from LANES.run(handler(*values), lane)
 
     return run
@@ -94,7 +94,7 @@ def endpoint(
     """
 
     @wraps(function)
-    def called(*values: Any) -> Iterator[Update]:  # noqa: ANN401 - whatever is sent
+    def called(*values: Any) -> Iterator[Update]:
         updates = explained(LANES.run(function(*values), lane), outputs=len(outputs) + 1)
         with contextlib.closing(updates):
             for update in updates:

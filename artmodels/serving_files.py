@@ -58,7 +58,7 @@ class Page(gr.Blocks):
     """A page that takes no file but what was uploaded to it, whichever of its endpoints is called."""
 
     async def preprocess_data(
-        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False  # noqa: ANN401
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:  # fmt: skip
         """Check what was sent, then go on as gradio does.
 
@@ -86,7 +86,7 @@ with patch.object(component_meta, "create_or_modify_pyi", lambda *_: None):
 
         is_template = True  # for gradio it is an Image
 
-        def preprocess(self, payload: Any) -> str | None:  # noqa: ANN401 - gradio has no types
+        def preprocess(self, payload: Any) -> str | None:
             """Give the file's path."""
             return None if payload is None else str(payload.path)
 
@@ -95,7 +95,7 @@ with patch.object(component_meta, "create_or_modify_pyi", lambda *_: None):
 
         is_template = True
 
-        def preprocess(self, payload: Any) -> list[str] | None:  # noqa: ANN401 - gradio has no types
+        def preprocess(self, payload: Any) -> list[str] | None:
             """Give the files' paths."""
             if payload is None:
                 return None

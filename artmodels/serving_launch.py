@@ -124,7 +124,7 @@ footer .divider:last-child {{ display: none; }}
 """
 
 
-def launch_options(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - gradio has no types
+def launch_options(**changes: Any) -> dict[str, Any]:
     """Say how a Space is served: hardened, in our look, with `/health`.
 
     The environment may change the address: `GRADIO_SERVER_NAME` (127.0.0.1), and `GRADIO_SERVER_PORT` or `PORT` (the
@@ -159,7 +159,7 @@ def launch_options(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - gradio h
 
 def _served(hosts: frozenset[str]) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 - gradio has no types
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         app.state_holder = Sessions(app.get_blocks())
         # Around everything: FastAPI's `middleware` would stand inside gradio's own, which answers some requests itself.
         prepared = Prepared(_watching(app.middleware_stack, app.state_holder), app)

@@ -84,7 +84,7 @@ def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, 
 # --- many pictures
 
 
-def upload_files(label: str) -> Any:  # noqa: ANN401 - gradio has no types
+def upload_files(label: str) -> Any:
     """Add a control for several files, which reach us as they are, readable or not."""
     return Files(label=label, file_count="multiple", height=260, elem_classes="batch")
 
@@ -217,7 +217,7 @@ def tiles(method: str, sample: Image.Image, caption: Callable[[catalogue.Entry],
     return made
 
 
-def wall(label: str, choices: Sequence[Tile]) -> Any:  # noqa: ANN401 - gradio has no types
+def wall(label: str, choices: Sequence[Tile]) -> Any:
     """Add a choice among pictures: radio buttons, for keyboards and programs too, that look like a wall of tiles."""
     pictures = "".join(
         f".wall label:nth-of-type({number})::before {{ background-image: url({picture_url(tile.picture)}); }}\n"

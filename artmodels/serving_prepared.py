@@ -48,7 +48,7 @@ class _Answer:
 class Prepared:
     """Answers for the pages and descriptions of a gradio app from what it made before."""
 
-    def __init__(self, inner: ASGIApp, app: Any) -> None:  # noqa: ANN401 - gradio has no types
+    def __init__(self, inner: ASGIApp, app: Any) -> None:
         """Stand before an app.
 
         Args:

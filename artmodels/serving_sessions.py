@@ -24,12 +24,12 @@ KEPT = timedelta(hours=1)  # without a sign of life, as the files and the `gr.St
 class Session(SessionState):
     """A session without gradio's `config_values`, which deep links would be made of; our pages offer none."""
 
-    def __init__(self, blocks: Any) -> None:  # noqa: ANN401 - gradio has no types
+    def __init__(self, blocks: Any) -> None:
         """Begin a session of a page, a `gr.Blocks`."""
         bare: Any = SimpleNamespace(default_config=blocks.default_config, blocks=())
         super().__init__(bare)  # without blocks to describe, gradio describes none
 
-    def __setitem__(self, key: int, value: Any) -> None:  # noqa: ANN401 - whatever a handler gives
+    def __setitem__(self, key: int, value: Any) -> None:
         """Set a value of a `gr.State`, or a component that an update has changed."""
         super().__setitem__(key, value)
         self.config_values.clear()
@@ -37,7 +37,7 @@ class Session(SessionState):
     def _update_config(self, key: int) -> None:
         pass
 
-    def _update_value_in_config(self, key: int, value: Any) -> None:  # noqa: ANN401 - whatever a control holds
+    def _update_value_in_config(self, key: int, value: Any) -> None:
         pass
 
 
@@ -53,7 +53,7 @@ class Sessions(StateHolder):
     its work is waiting or running, and none is kept longer than `KEPT` after its page was closed or it was last used.
     """
 
-    def __init__(self, blocks: Any, now: Callable[[], datetime] = datetime.now) -> None:  # noqa: ANN401 - gradio's
+    def __init__(self, blocks: Any, now: Callable[[], datetime] = datetime.now) -> None:
         """Begin with none.
 
         Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from .errors import ConfigError
 

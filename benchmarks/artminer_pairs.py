@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.artminer.cells import SCALES, Describer, grid
@@ -27,7 +27,7 @@ from artmodels.artminer.consensus import SAMPLE, draw
 from artmodels.artminer.discovery import DiscoveryConfig, discover
 
 sys.path.insert(0, str(Path(__file__).parent))
-from artminer_literal import discovery_score  # noqa: E402 - beside this file, which belongs to no package
+from artminer_literal import discovery_score
 
 LONGEST, ASPECT = 40, 0.75
 

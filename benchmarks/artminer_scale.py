@@ -31,7 +31,7 @@ from PIL import Image
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features, images
 from artmodels.artminer.cells import SCALES as PUBLISHED

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_teachers import REAL
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels import features, teachers
 from artmodels.art_resnet import retrieval, train, views

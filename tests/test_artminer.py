@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features, images
 from artmodels.artminer.cells import SCALES, Describer, grid, scale_list, side

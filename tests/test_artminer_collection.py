@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.cells import Pyramid, grid, saliency
 from artmodels.artminer.collection import Collection

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_script
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer import discovery
 from artmodels.artminer.consensus import SAMPLE, Matches, best_of_each, draw, plausible, scores, solve, surviving

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.consensus import SAMPLE, Matches, draw, plausible, refitted, scores, solve
 from artmodels.artminer.discovery import PUBLISHED, DiscoveryConfig, _Reference, discover

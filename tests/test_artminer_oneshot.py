@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.oneshot import RING, TOLERANCE, agreement, found_in, window_cosine
 

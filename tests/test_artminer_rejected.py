@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels.artminer.cells import Pyramid
 from artmodels.artminer.mining import MiningConfig, Pairs, Places

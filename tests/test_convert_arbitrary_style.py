@@ -12,7 +12,7 @@ import torch
 import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from typer.testing import CliRunner
 from verbs import picture
 

@@ -11,7 +11,7 @@ import torch
 import typer
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from typer.testing import CliRunner
 from verbs import picture
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import artmodels
 from artmodels import catalogue
@@ -175,7 +175,7 @@ def test_the_printed_command_flattens_a_file_of_state_dicts(tmp_path: Path, monk
     assert (python, flag) == ("python", "-c")
     assert arguments == [str(tmp_path / "m.pth"), str(tmp_path / "m.safetensors")]
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
-    exec(code, {})  # noqa: S102 - the command that users are told to run
+    exec(code, {})
     flat = load_file(tmp_path / "m.safetensors")
     assert flat.keys() == {"netMatch.conv4.weight", "netMatch.bn1.num_batches_tracked"}
     assert torch.equal(flat["netMatch.conv4.weight"], nested["netMatch"]["conv4.weight"])

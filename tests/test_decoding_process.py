@@ -1,5 +1,6 @@
 """Decoding in another process: the same images and errors, an end to what takes too long, and nothing left behind."""
 
+import contextlib
 import errno
 import io
 import json
@@ -172,9 +173,11 @@ def test_a_file_that_takes_too_much_processor_time_ends(tmp_path, monkeypatch):
 def test_waiting_takes_no_processor_time_but_ends_too(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
     stand_in(monkeypatch, "time.sleep(3600)")
-    with DecodingProcesses(1, cpu_seconds=3000, wall_seconds=0.5) as processes:
-        with pytest.raises(ImageTooLarge, match="takes too long to decode"):
-            processes.load(tmp_path / "a.png")
+    with (
+        DecodingProcesses(1, cpu_seconds=3000, wall_seconds=0.5) as processes,
+        pytest.raises(ImageTooLarge, match="takes too long to decode"),
+    ):
+        processes.load(tmp_path / "a.png")
 
 
 def test_the_time_is_that_of_each_file(tmp_path, monkeypatch):
@@ -193,9 +196,11 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
         pytest.skip("macOS does not hold processes to their address space")
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
     stand_in(monkeypatch, "\n    with images.decoding(repr(path)): bytearray(2**31)")
-    with DecodingProcesses(1) as processes:
-        with pytest.raises(ImageTooLarge, match="a.png' needs more memory than there is; make it smaller"):
-            processes.load(tmp_path / "a.png", max_pixels=1000)
+    with (
+        DecodingProcesses(1) as processes,
+        pytest.raises(ImageTooLarge, match="a.png' needs more memory than there is; make it smaller"),
+    ):
+        processes.load(tmp_path / "a.png", max_pixels=1000)
 
 
 def test_a_process_that_breaks_down_is_replaced(tmp_path, monkeypatch):
@@ -209,11 +214,11 @@ def test_a_process_that_breaks_down_is_replaced(tmp_path, monkeypatch):
             pass
         assert processes.load(tmp_path / "a.png").width == 36
         stand_in(monkeypatch, "os.abort()")
-    with DecodingProcesses(1) as processes:
-        with pytest.raises(
-            UndecodableImage, match="a.png' cannot be decoded .its decoder ended with code -6.; it is dam"
-        ):
-            processes.load(tmp_path / "a.png")
+    with (
+        DecodingProcesses(1) as processes,
+        pytest.raises(UndecodableImage, match="a.png' cannot be decoded .its decoder ended with code -6.; it is dam"),
+    ):
+        processes.load(tmp_path / "a.png")
 
 
 GOOD = {"size": [2, 3], "depth": 8, "format": "PNG", "notes": [], "alpha": False}
@@ -273,10 +278,8 @@ def test_the_worker_ends_with_its_parent(killed, tmp_path):
         _, said = parent.communicate(timeout=120)
     assert said == ""
     assert imported == ["False", "False"]  # reading files needs neither
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(pid)).wait(120)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def test_the_worker_is_light_and_runs_nothing_of_the_program(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 import toys
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import artmodels

@@ -7,7 +7,7 @@ import pytest
 import torch
 from noise import image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, ImageError
 from artmodels.features import CAFFE, NONE, TORCHVISION, FeatureExtractor, Preprocessing, build

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.index import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening, load_index

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from skimage import data
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.colour import linearly_matched, luminance

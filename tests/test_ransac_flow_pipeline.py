@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 import artmodels
 from artmodels import RansacFlow, images

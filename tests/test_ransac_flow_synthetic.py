@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
 from artmodels.ransac_flow import synthetic

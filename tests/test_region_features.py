@@ -618,7 +618,7 @@ def test_torchvisions_file_becomes_a_checkpoint(tmp_path: Path) -> None:
         convert.from_torchvision(state)
 
 
-def _app():  # noqa: ANN202
+def _app():
     import typer
 
     app = typer.Typer()

@@ -640,7 +640,7 @@ def behind_a_proxy() -> Iterator[str]:
         serving_once.wall("Colour", [tile])
 
     class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             host = self.headers["host"]
             path = self.path.removeprefix("/museum").removeprefix("/")
             answer = httpx.get(f"{inner}{path}", headers={"x-forwarded-host": host, "accept-encoding": "identity"})

@@ -726,7 +726,7 @@ def test_addresses_are_not_fetched(gallery_url: str, fake) -> None:
     method, hits = fake(), []
 
     class Trap(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             hits.append(self.path)
             self.send_response(200)
             self.end_headers()

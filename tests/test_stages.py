@@ -3,7 +3,7 @@
 import pytest
 import torch
 from noise import image
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels.features import build
 from artmodels.stages import Pool, Window, padded

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage.metrics import structural_similarity
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels import images
 from artmodels.errors import (

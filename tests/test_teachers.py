@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from artmodels import teachers
 from artmodels.errors import ConfigError, MissingWeights, WeightsMismatch

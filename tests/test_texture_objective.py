@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.errors import ConfigError, ImageError

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from artmodels.errors import ConfigError
 from artmodels.tiling import SizeRequirements, Tiling, fit_run, tiled

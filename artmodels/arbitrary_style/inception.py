@@ -6,7 +6,7 @@ is folded into the weight and the bias of the convolution before it.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.feedforward import Graph
 from artmodels.tiling import SizeRequirements

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import runtime
 from artmodels.errors import ConfigError

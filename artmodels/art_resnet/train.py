@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import datasets, teachers
 from artmodels.art_resnet.retrieval import (
@@ -97,7 +97,7 @@ class Normalised(Convolution):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, inputs: int, channels: int, kernel: int, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, inputs: int, channels: int, kernel: int, **options: Any) -> None:
         """See `Convolution`."""
         super().__init__(inputs, channels, kernel, **options)
         self.gain = nn.Parameter(torch.ones(channels))

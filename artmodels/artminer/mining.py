@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.cells import EPSILON, Pyramid
 from artmodels.errors import ConfigError, DatasetError

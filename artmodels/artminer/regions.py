@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.cells import Pyramid, saliency
 from artmodels.errors import ConfigError

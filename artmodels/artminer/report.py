@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import images
 from artmodels.artminer.exports import Found

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
 from artmodels.feedforward import Graph
@@ -157,10 +157,7 @@ class TransformerNet(Graph):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stylise; the result is in [0, 1]."""
-        if self.torch7:
-            y = F.pad(x, (self.margin,) * 4, mode="reflect") - self.mean
-        else:
-            y = 2 * x - 1
+        y = F.pad(x, (self.margin,) * 4, mode="reflect") - self.mean if self.torch7 else 2 * x - 1
         y = self.blocks(self.down(y))
         for layer in self.up:
             y = layer(y if self.torch7 else F.interpolate(y, scale_factor=2.0, mode="nearest"))

@@ -215,10 +215,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
             done += 1
             yield MIMaxStep(index=done, total=total, searching=False, loss=history[-1])
         last = problem(vectors, bias)
-        if settings.select == "full":
-            rank = last.data
-        else:
-            rank = (problem.coefficients * last.values)[:REFERENCE_BAGS].sum(0)
+        rank = last.data if settings.select == "full" else (problem.coefficients * last.values)[:REFERENCE_BAGS].sum(0)
         kept = rank.view(outputs, starts).argmin(1)
         chosen = kept + starts * torch.arange(outputs, device=device)
         weights, offset = problem.scaling.fold(vectors[chosen], bias[chosen])

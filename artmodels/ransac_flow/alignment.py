@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import images
 from artmodels.decoding import LoadedImage

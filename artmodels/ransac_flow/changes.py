@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.oneshot import Box
 from artmodels.colour import luminance

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.artminer.cells import Describer, grid, side
 from artmodels.artminer.views import VIEWS, check_views, from_view, sideways

@@ -7,7 +7,7 @@ between outer edges.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.ransac_flow.geometry import identity
 

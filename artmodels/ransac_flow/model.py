@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.errors import ConfigError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 import artmodels
 from artmodels import features, hub, images, runtime
@@ -171,7 +171,7 @@ class RansacFlow(FeedForward):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         runner: runtime.Runner | None = None,
-        **graphs: Any,  # noqa: ANN401 - companions, of which there are none
+        **graphs: Any,
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 from torchvision.ops import batched_nms, nms, roi_align
 
 from artmodels import boxes as box_ops

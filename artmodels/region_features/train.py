@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from artmodels import boxes as box_ops

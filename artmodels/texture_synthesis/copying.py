@@ -6,7 +6,7 @@ range constraints", JMIV.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, ImageError
 from artmodels.texture_synthesis.metrics import checked

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
 from artmodels.texture_synthesis.algebra import Bound, Context, Features, Moments, Term

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name the field uses
+from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
 from artmodels.features import FeatureExtractor
@@ -298,7 +298,7 @@ class MatchingObjective:
 class TextureObjective(MatchingObjective):
     """One loss of one exemplar, over the whole image."""
 
-    def __init__(self, loss: Loss, exemplar: Tensor, **options: Any) -> None:  # noqa: ANN401 - as there
+    def __init__(self, loss: Loss, exemplar: Tensor, **options: Any) -> None:
         """Bind the loss to the exemplar [1, 3, h, w] in [0, 1]; the options are those of `MatchingObjective`."""
         super().__init__([Target(loss=loss, exemplar=exemplar)], **options)
         self.grey = bool((exemplar - exemplar.mean(dim=1, keepdim=True)).abs().max() < GREY)

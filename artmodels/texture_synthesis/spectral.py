@@ -88,10 +88,7 @@ def spectrum_projection(x: Tensor, transform: Tensor, *, common_phase: bool) -> 
             each has its own, and only the moduli are the exemplar's.
     """
     found = torch.fft.rfft2(x)
-    if common_phase:
-        phase = (found * transform.conj()).sum(dim=1, keepdim=True)
-    else:
-        phase = found * transform.conj()
+    phase = (found * transform.conj()).sum(dim=1, keepdim=True) if common_phase else found * transform.conj()
     size = phase.abs()
     unit = torch.where(size > EPSILON, phase / size.clamp_min(EPSILON), torch.ones_like(phase))
     result: Tensor = torch.fft.irfft2(transform * unit, s=x.shape[-2:])

@@ -100,7 +100,7 @@ FOLLOW = """
 """
 
 
-def canvas() -> Any:  # noqa: ANN401 - gradio has no types
+def canvas() -> Any:
     """Add the picture; its event `drawn` brings the box as x, y, width and height in pixels of the picture."""
     return gr.HTML(
         None, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, elem_classes="artminer-canvas",

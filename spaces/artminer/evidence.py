@@ -100,7 +100,7 @@ def fitted(size: tuple[float, float], longest: int) -> tuple[int, int]:
 def marked(
     image: "LoadedImage",
     box: Box | None,
-    cells: Any = (),  # noqa: ANN401 - a tensor [n, 2]
+    cells: Any = (),
     shape: tuple[int, int] = (1, 1),
     view: str = "",
 ) -> Image.Image:
@@ -199,7 +199,7 @@ def facts(hit: "Hit", settings: dict[str, Any], model: str, verdict: str, *, pai
 # --- clusters
 
 
-def masked(picture: Image.Image, mask: Any) -> Image.Image:  # noqa: ANN401 - [R, C] in [0, 1]
+def masked(picture: Image.Image, mask: Any) -> Image.Image:
     """A picture, dark where a mask is low."""
     small = picture.resize(fitted(picture.size, MASKED), Image.Resampling.LANCZOS)
     peak = max(float(mask.max()), 1e-6)

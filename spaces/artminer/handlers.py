@@ -149,7 +149,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def caption(work: Work, hit: Any) -> str:  # noqa: ANN401 - a Hit, imported when needed
+def caption(work: Work, hit: Any) -> str:
     """Say what a hit is."""
     # A verdict is on a detail and a picture: it stands beside the best place of that.
     first = hit is best(work, hit.image)
@@ -158,7 +158,7 @@ def caption(work: Work, hit: Any) -> str:  # noqa: ANN401 - a Hit, imported when
     return f"{MARKS[verdict]}{hit.score:.2f}{mirrored}  {hit.image}"
 
 
-def best(work: Work, name: str) -> Any:  # noqa: ANN401 - a Hit, imported when needed
+def best(work: Work, name: str) -> Any:
     """The best place of a picture."""
     return next(hit for hit in work.searched.hits if hit.image == name)
 

@@ -87,7 +87,7 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
     endpoint(artminer_pairs, [photos, score], [found, archive], most, "collections")
 
 
-def _named(work: Any, picture: str) -> str:  # noqa: ANN401 - a Work of `collection.py`
+def _named(work: Any, picture: str) -> str:
     """The picture of a name or number.
 
     Raises:

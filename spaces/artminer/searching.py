@@ -61,7 +61,7 @@ class Watched:
         self.described, self.report = described, report
         self.names, self.size = described.names, described.size
 
-    def pyramid(self, name: str, view: str = "") -> Any:  # noqa: ANN401 - a Pyramid, imported when needed
+    def pyramid(self, name: str, view: str = "") -> Any:
         """Features of one."""
         self.report(name)
         return self.described.pyramid(name, view)
@@ -192,7 +192,7 @@ def settled(work: "Work", threshold: float) -> "tuple[list[Cluster], list[Propag
     return groups, clusters.propagate(pairs, threshold=threshold)
 
 
-def calibrated(work: "Work", *, details: bool) -> Any:  # noqa: ANN401 - a Calibration, imported when needed
+def calibrated(work: "Work", *, details: bool) -> Any:
     """Learn from the verdicts what scores mean, those of details or those of pairs of pictures.
 
     Raises:

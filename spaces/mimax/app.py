@@ -93,7 +93,7 @@ def example() -> Iterator[Update]:
     yield work, marking.shown(work.files, work.small, table.classes[0], marks), marking.places("", []), text
 
 
-def choose(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+def choose(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
     """Show what was found of another class: found, status."""
     label = marking.checked(marks, work.files if work else ()).label
     found, text = shown(work, label, threshold)
@@ -108,7 +108,7 @@ def learnt(work: Collection, label: str) -> str:
     return f"learnt from {answers.count(True)} ✓ and {answers.count(False)} ✗"
 
 
-def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:  # noqa: ANN401 - what is sent
+def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:
     """Give the collection, and its marks, of which one class is looked at.
 
     Raises:
@@ -122,7 +122,7 @@ def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:  # noqa
     return work, given
 
 
-def train(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+def train(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
     """Train for the class: found, status."""
     work, given = said(work, marks)
     start = time.monotonic()
@@ -134,13 +134,13 @@ def train(work: Collection | None, marks: Any, threshold: float) -> Iterator[Upd
     yield found, f"Finished after {seconds:.1f} s, {of}: {text}"
 
 
-def browse(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:  # noqa: ANN401 - what is sent
+def browse(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
     """Show what scores above the threshold: found, status."""
     found, text = shown(work, marking.checked(marks, work.files if work else ()).label, threshold)
     yield found, text or gr.skip()
 
 
-def export(work: Collection | None, marks: Any, threshold: float, form: str) -> Iterator[Update]:  # noqa: ANN401
+def export(work: Collection | None, marks: Any, threshold: float, form: str) -> Iterator[Update]:
     """Write what was found: download, status."""
     work, given = said(work, marks)
     if given.label not in work.detectors:

@@ -38,7 +38,7 @@ def train(work: "Collection", marks: Mapping[str, Mapping[str, bool]]) -> Iterat
         given = {name: [label] if shown else [] for name, shown in answers.items()}
         detector = Detector(MODELS(REGIONS), MIMax(standardize=True))
 
-        def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:  # noqa: ANN401
+        def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:
             detector.fit(work.pictures, given, classes=[label], store=work.store, report=report)  # noqa: B023 - run at once
 
         of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""

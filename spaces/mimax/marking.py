@@ -236,7 +236,7 @@ build();
 )
 
 
-def wall() -> Any:  # noqa: ANN401 - gradio has no types
+def wall() -> Any:
     """Add the pictures of a collection, and what one looks for; the event `looked` tells that this changed.
 
     The value is what `checked` takes; `shown` gives what the component gets.
@@ -247,7 +247,7 @@ def wall() -> Any:  # noqa: ANN401 - gradio has no types
     )  # fmt: skip
 
 
-def found() -> Any:  # noqa: ANN401 - gradio has no types
+def found() -> Any:
     """Add pictures in which something was found; clicking one turns its mark on the wall, too. See `places`."""
     return gr.HTML(
         None, html_template=FOUND, css_template=".board { --tile: 200px; --high: 560px; }" + STYLE,
@@ -255,7 +255,7 @@ def found() -> Any:  # noqa: ANN401 - gradio has no types
     )  # fmt: skip
 
 
-def shown(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:  # noqa: ANN401
+def shown(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:
     """Give the wall new pictures and marks: the small version of the first is `0000.jpg` in the folder."""
     every = [
         {
@@ -268,7 +268,7 @@ def shown(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answe
     return gr.update(value={"label": label, "marks": every}, names=list(names), folder=str(folder))
 
 
-def places(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:  # noqa: ANN401
+def places(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
     """Give the pictures in which a thing was found: name, file and score."""
     every = [{"name": name, "file": str(file), "score": score} for name, file, score in tiles]
     return gr.update(value={"label": label, "tiles": every})

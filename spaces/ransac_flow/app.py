@@ -49,7 +49,7 @@ aligning, grouping, viewers = (
 handlers, programs = (beside(__file__, name, space="ransac_flow") for name in ("handlers", "programs"))
 
 
-def html(style: str, value: str = "") -> Any:  # noqa: ANN401 - gradio has no types
+def html(style: str, value: str = "") -> Any:
     """Add a place for pictures or numbers."""
     return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False)
 

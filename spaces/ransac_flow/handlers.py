@@ -92,7 +92,7 @@ def align(source: str | None, target: str | None) -> Iterator[Update]:
     yield *[gr.skip()] * 8, *downloads, said
 
 
-def _nothing() -> Any:  # noqa: ANN401 - gradio has no types
+def _nothing() -> Any:
     return gr.update(value=None, interactive=False)
 
 

@@ -79,7 +79,7 @@ def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> Non
     endpoint(ransac_flow_group, [photos, reference], [group, archive], most, "collections")
 
 
-def _places(points: Any) -> list[tuple[float, float]]:  # noqa: ANN401 - whatever is sent
+def _places(points: Any) -> list[tuple[float, float]]:
     """Points as pairs of finite numbers.
 
     Raises:

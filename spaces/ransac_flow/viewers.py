@@ -36,7 +36,7 @@ element.addEventListener('click', (event) => {
 THUMBNAIL = 240  # px: longest side
 
 
-def choices(tiles: Sequence[tuple[Path, str]]) -> Any:  # noqa: ANN401 - gradio has no types
+def choices(tiles: Sequence[tuple[Path, str]]) -> Any:
     """Add a row of pictures with captions; the event `chosen` brings the index of the one that was clicked."""
     buttons = ""
     for index, (path, text) in enumerate(tiles):
@@ -104,7 +104,7 @@ draw();
 """
 
 
-def overlay() -> Any:  # noqa: ANN401 - gradio has no types
+def overlay() -> Any:
     """Add two pictures on top of each other; the value holds the addresses `under` and `over`."""
     return gr.HTML(
         None, html_template=OVERLAY, css_template=OVERLAY_STYLE, js_on_load=OVERLAY_SCRIPT, elem_classes="overlay",
@@ -172,7 +172,7 @@ draw();
 """
 
 
-def points() -> Any:  # noqa: ANN401 - gradio has no types
+def points() -> Any:
     """Add target and source; the event `picked` brings x and y in pixels of the target, `marks` is what is drawn."""
     return gr.HTML(
         None, html_template=POINTS, css_template=POINTS_STYLE, js_on_load=POINTS_SCRIPT, elem_classes="points",
