@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from artmodels.checkpoints import fault_of
 from artmodels.errors import ConfigError, DatasetError, WeightsError
-from artmodels.runtime import generator
+from artmodels.hub.checkpoints import fault_of
+from artmodels.runtime.devices import generator
 
 __all__ = ["Progress", "Recipe", "Sources", "TrainingConfig", "fit"]
 

@@ -21,9 +21,10 @@ from rich.table import Table
 from torch import Tensor
 
 import artmodels
-from artmodels import images, teachers
-from artmodels.datasets import image_files, split
-from artmodels.features import FeatureExtractor, moments
+from artmodels import images
+from artmodels.data.folders import image_files, split
+from artmodels.features import teachers
+from artmodels.features.extractor import FeatureExtractor, moments
 
 ROOT = Path(__file__).parent.parent
 CONTENT, STYLE = 384, 256  # px, what Magenta's networks take

@@ -21,8 +21,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels import features, teachers
-from artmodels.art_resnet.retrieval import (
+from artmodels import features
+from artmodels.data.folders import image_files, split
+from artmodels.features import teachers
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.networks import ART_RESNET_TAPS
+from artmodels.methods.art_resnet.retrieval import (
     EVERY,
     Standard,
     features_of,
@@ -32,12 +36,9 @@ from artmodels.art_resnet.retrieval import (
     squares,
     stylised,
 )
-from artmodels.art_resnet.train import FOLDERS, SEEN_STYLES, UNSEEN_STYLES
-from artmodels.datasets import image_files, split
-from artmodels.fast_style import FastStyle
-from artmodels.features import FeatureExtractor
-from artmodels.networks import ART_RESNET_TAPS
-from artmodels.runtime import generator
+from artmodels.methods.art_resnet.train import FOLDERS, SEEN_STYLES, UNSEEN_STYLES
+from artmodels.methods.fast_style import FastStyle
+from artmodels.runtime.devices import generator
 
 ROOT = Path(__file__).parent.parent
 FITTED = 24  # images for the heads

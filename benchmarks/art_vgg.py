@@ -13,6 +13,7 @@ from typing import Annotated
 
 import torch
 import typer
+from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -20,16 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import artmodels
-from artmodels import features, images, teachers
-from artmodels.art_vgg.train import COMPRESSED_TAPS, FOLDERS, NORMALISED_TAPS, gram
-from artmodels.datasets import Crops, ImageSet, image_files, split
-from artmodels.features import FeatureExtractor
-from artmodels.multiscale import resized
-from artmodels.networks import ART_VGG_TAPS
-from artmodels.patterns import example
-from artmodels.runtime import generator
-from artmodels.texture_synthesis import TextureSynthesizer
-from artmodels.texture_synthesis.metrics import sliced_wasserstein_distance
+from artmodels import features, images
+from artmodels.data.folders import Crops, ImageSet, image_files, split
+from artmodels.features import teachers
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.networks import ART_VGG_TAPS
+from artmodels.images.examples import example
+from artmodels.methods.art_vgg.train import COMPRESSED_TAPS, FOLDERS, NORMALISED_TAPS, gram
+from artmodels.methods.texture_synthesis import TextureSynthesizer
+from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
+from artmodels.runtime.devices import generator
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("brick", "gravel", "grass")

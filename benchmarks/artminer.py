@@ -22,13 +22,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from artmodels import datasets, features, teachers
-from artmodels.artminer import ArtMiner, ArtMinerConfig, Collection
-from artmodels.artminer.copies import make_benchmark
-from artmodels.artminer.evaluate import By, one_shot
-from artmodels.artminer.protocols import read_queries
-from artmodels.fast_style import FastStyle
-from artmodels.features import FeatureExtractor
+from artmodels import features
+from artmodels.data import folders
+from artmodels.features import teachers
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.methods.artminer import ArtMiner, ArtMinerConfig, Collection
+from artmodels.methods.artminer.evaluation.copies import make_benchmark
+from artmodels.methods.artminer.evaluation.evaluate import By, one_shot
+from artmodels.methods.artminer.evaluation.protocols import read_queries
+from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 UNSEEN = ("fast-style-scream", "fast-style-ink")
@@ -87,7 +89,7 @@ def main(
             console.print(f"Skipped: needs the paintings of {data} (--data).")
             return
         else:
-            unseen = datasets.split(datasets.image_files(data, ["paintings"]))[1]
+            unseen = folders.split(folders.image_files(data, ["paintings"]))[1]
             for name in difficulty:
                 made = make_benchmark(
                     unseen,

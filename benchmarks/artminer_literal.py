@@ -2,7 +2,8 @@
 
 Shen, Efros and Aubry 2019 (arXiv:1903.02678), section 5, and the settings of its authors' programs. Loops in Python
 over scales, cells, hypotheses and matches; NumPy for the similarities of a scale, and for the distances of all matches
-under one hypothesis. Nothing here is shared with `artmodels.artminer`, except that a caller hands over the samples.
+under one hypothesis. Nothing here is shared with `artmodels.methods.artminer`, except that a caller hands over the
+samples.
 """
 
 import math

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import features
-from artmodels.artminer.cells import SCALES, Describer, grid
-from artmodels.artminer.consensus import SAMPLE, draw
-from artmodels.artminer.discovery import DiscoveryConfig, discover
+from artmodels.correspondence.cells import SCALES, Describer, grid
+from artmodels.methods.artminer.consensus import SAMPLE, draw
+from artmodels.methods.artminer.discovery import DiscoveryConfig, discover
 
 sys.path.insert(0, str(Path(__file__).parent))
 from artminer_literal import discovery_score

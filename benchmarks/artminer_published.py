@@ -19,16 +19,21 @@ import torch
 import typer
 from rich.console import Console
 
-from artmodels import datasets
-from artmodels.artminer import ArtMiner, Collection
-from artmodels.artminer.cells import SCALES, Pyramid
-from artmodels.artminer.evaluate import By, one_shot
-from artmodels.artminer.evaluate_landmarks import LandmarkBy, ltll_answers, oxford_mean, oxford_rankings
-from artmodels.artminer.landmarks import read_ltll, read_oxford, top_1_accuracy
-from artmodels.artminer.protocols import hold_out, leaks, read_queries
-from artmodels.artminer.published import COSINE, DISCOVERY, POOLED, published_table
+from artmodels.correspondence.cells import SCALES, Pyramid
+from artmodels.data import folders
+from artmodels.data.tables import some
 from artmodels.errors import DatasetError
-from artmodels.label_files import some
+from artmodels.methods.artminer import ArtMiner, Collection
+from artmodels.methods.artminer.evaluation.evaluate import By, one_shot
+from artmodels.methods.artminer.evaluation.evaluate_landmarks import (
+    LandmarkBy,
+    ltll_answers,
+    oxford_mean,
+    oxford_rankings,
+)
+from artmodels.methods.artminer.evaluation.landmarks import read_ltll, read_oxford, top_1_accuracy
+from artmodels.methods.artminer.evaluation.protocols import hold_out, leaks, read_queries
+from artmodels.methods.artminer.evaluation.published import COSINE, DISCOVERY, POOLED, published_table
 
 Ours = dict[tuple[str, str], float]
 LANDMARK: tuple[tuple[LandmarkBy, str], ...] = (("discovery", DISCOVERY), ("pooled", POOLED))
@@ -63,7 +68,7 @@ def located(folder: Path, names: Iterable[str]) -> dict[str, Path]:
         DatasetError: Names have no file, or several.
     """
     files = defaultdict[str, set[Path]](set)
-    for file in datasets.image_files(folder, ["."]):
+    for file in folders.image_files(folder, ["."]):
         for name in (file.relative_to(folder).as_posix(), file.name, file.stem):
             files[name].add(file)
     wanted = list(names)
@@ -121,7 +126,7 @@ def main(
                 console.print(f"Left out of the test: {', '.join(tuning.categories)}.")
             # Those without a query are searched, too.
             files = located(brueghel, asked.images)
-            others = set(datasets.image_files(brueghel, ["."])) - set(files.values())
+            others = set(folders.image_files(brueghel, ["."])) - set(files.values())
             files |= {file.relative_to(brueghel).as_posix(): file for file in sorted(others)}
             held = described("brueghel", files)
             ours = Ours()
@@ -143,7 +148,7 @@ def main(
             show("LTLL", ours)
         if oxford is not None and truth is not None:
             wanted = read_oxford(truth)
-            every = {file.stem: file for file in datasets.image_files(oxford, ["."])}
+            every = {file.stem: file for file in folders.image_files(oxford, ["."])}
             named = {query.image for query in wanted} | {name for query in wanted for name in query.positives}
             located(oxford, sorted(named))
             held = described("oxford", every)

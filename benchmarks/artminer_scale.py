@@ -34,16 +34,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import features, images
-from artmodels.artminer.cells import SCALES as PUBLISHED
-from artmodels.artminer.cells import Describer, Pyramid, grid
-from artmodels.artminer.collection import REFERENCE, Collection
-from artmodels.artminer.discovery import View, strongest
-from artmodels.artminer.regions import RegionConfig
-from artmodels.artminer.shortlist import Candidates, candidates, index_regions, region_index
-from artmodels.datasets import image_files
-from artmodels.decoding import LoadedImage
-from artmodels.index import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
-from artmodels.runtime import generator
+from artmodels.correspondence.cells import SCALES as PUBLISHED
+from artmodels.correspondence.cells import Describer, Pyramid, grid
+from artmodels.data.folders import image_files
+from artmodels.images.decoding import LoadedImage
+from artmodels.methods.artminer.collection.collection import REFERENCE, Collection
+from artmodels.methods.artminer.collection.regions import RegionConfig
+from artmodels.methods.artminer.collection.shortlist import Candidates, candidates, index_regions, region_index
+from artmodels.methods.artminer.discovery import View, strongest
+from artmodels.runtime.devices import generator
+from artmodels.search.exact import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
 
 ROOT = Path(__file__).parent.parent
 MEMORY = Path("/dev/shm")  # noqa: S108 - there, nothing waits for a disk

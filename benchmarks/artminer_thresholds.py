@@ -1,9 +1,10 @@
 """ArtMiner: from which score a place is shown, and above which score two pictures are linked.
 
-Paintings that no network was trained on, and copies of details in some of them: `artmodels.artminer.copies`. A search
-is one detail looked for in one picture. It is false where the two share nothing and a place is shown all the same; a
-planted copy is found where a place that is shown lies on it (IoU > 0.3). Of pairs, it is false to link two pictures
-that share nothing. For each rate of false ones the least threshold is chosen on some draws and measured on others.
+Paintings that no network was trained on, and copies of details in some of them:
+`artmodels.methods.artminer.evaluation.copies`. A search is one detail looked for in one picture. It is false where the
+two share nothing and a place is shown all the same; a planted copy is found where a place that is shown lies on it (IoU
+> 0.3). Of pairs, it is false to link two pictures that share nothing. For each rate of false ones the least threshold
+is chosen on some draws and measured on others.
 
     python benchmarks/artminer_thresholds.py
 
@@ -22,12 +23,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from artmodels import datasets
-from artmodels.artminer import ArtMiner, Collection
-from artmodels.artminer.copies import make_benchmark
-from artmodels.artminer.protocols import IOU, Query, read_queries
-from artmodels.boxes import as_boxes, iou
-from artmodels.fast_style import FastStyle
+from artmodels.data import folders
+from artmodels.detections.boxes import as_boxes, iou
+from artmodels.methods.artminer import ArtMiner, Collection
+from artmodels.methods.artminer.evaluation.copies import make_benchmark
+from artmodels.methods.artminer.evaluation.protocols import IOU, Query, read_queries
+from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 UNSEEN = ("fast-style-scream", "fast-style-ink")  # styles that no network was trained to withstand
@@ -123,7 +124,7 @@ def main(
         console.print(f"Skipped: needs the paintings of {data} (--data).")
         return
     torch.set_num_threads(1)
-    paintings = datasets.split(datasets.image_files(data, ["paintings"]))[1]
+    paintings = folders.split(folders.image_files(data, ["paintings"]))[1]
     miner = ArtMiner.from_pretrained(model, device="cpu", scales=PAPER if paper else QUICK)
     chosen, measured = (drawn(miner, paintings, seeds, difficulty) for seeds in (choose, report))
     table = Table(title=f"{model}, {len(miner.config.scales)} scales, views {miner.views}, copies: {difficulty}")

@@ -18,10 +18,12 @@ from rich.table import Table
 from torch import Tensor
 
 import artmodels
-from artmodels import catalogue, images, teachers
-from artmodels.datasets import image_files, split
-from artmodels.fast_style.train import Objective, Settings, Statistics, reduced
-from artmodels.patterns import example
+from artmodels import images
+from artmodels.data.folders import image_files, split
+from artmodels.features import teachers
+from artmodels.hub import catalogue
+from artmodels.images.examples import example
+from artmodels.methods.fast_style.train import Objective, Settings, Statistics, reduced
 
 ROOT = Path(__file__).parent.parent
 STEPS = 300

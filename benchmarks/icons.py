@@ -16,14 +16,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from artmodels import datasets
-from artmodels.annotations import Detections
-from artmodels.bags import Bags
-from artmodels.boxes import clip, nms_per_class
-from artmodels.labelled import LabelledSet, annotated_folder
-from artmodels.mimax import MAX, MIMax
-from artmodels.mimax.evaluate import classification_scores, detection_scores
-from artmodels.region_features import RegionFeatures, Regions
+from artmodels.data import folders
+from artmodels.data.bags import Bags
+from artmodels.data.labelled import LabelledSet, annotated_folder
+from artmodels.detections.annotations import Detections
+from artmodels.detections.boxes import clip, nms_per_class
+from artmodels.methods.mimax import MAX, MIMax
+from artmodels.methods.mimax.evaluation.evaluate import classification_scores, detection_scores
+from artmodels.methods.region_features import RegionFeatures, Regions
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 IOUS = (0.5, 0.3, 0.1)
@@ -39,7 +39,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = 
     icons = annotated_folder(
         data / "icons" / "valid", data / "icons" / "annotations" / "valid", ignored=(NO_CLASS,), clip=True
     )
-    halves = datasets.split([item.path for item in icons.items], held_out=2)
+    halves = folders.split([item.path for item in icons.items], held_out=2)
     train, unseen = (icons.__class__(icons.name, icons.classes, part_of(icons, half)) for half in halves)
     chosen = most_frequent(train, unseen)
     train, unseen = train.restrict(chosen), unseen.restrict(chosen)

@@ -27,10 +27,10 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from artmodels.bags import Bags
-from artmodels.mimax.baselines import MISVM, miSVM
-from artmodels.mimax.minet import MINet
-from artmodels.mimax.pipeline import MIMax
+from artmodels.data.bags import Bags
+from artmodels.methods.mimax.baselines.baselines import MISVM, miSVM
+from artmodels.methods.mimax.baselines.minet import MINet
+from artmodels.methods.mimax.pipeline import MIMax
 
 ROOT = Path(__file__).parent.parent
 SETS = ["musk1", "elephant", "fox"]

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from artmodels.mimax import Bags, MIMax
-from artmodels.mimax.config import MIMaxConfig
-from artmodels.mimax.model import Objective, Scaling, balanced, descend, initial
+from artmodels.methods.mimax import Bags, MIMax
+from artmodels.methods.mimax.config import MIMaxConfig
+from artmodels.methods.mimax.model import Objective, Scaling, balanced, descend, initial
 
 CLASSES, RESTARTS = 7, 12
 

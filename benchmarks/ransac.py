@@ -20,16 +20,16 @@ import cv2
 import numpy as np
 import torch
 import typer
+from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from artmodels import features, images
-from artmodels.multiscale import resized
-from artmodels.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit
-from artmodels.ransac_flow.geometry import apply, corner_error, from_pixels, grid_of, plausible, sample
-from artmodels.ransac_flow.ransac import RansacConfig, ransac
-from artmodels.runtime import generator
+from artmodels.correspondence.geometry import apply, corner_error, from_pixels, grid_of, plausible, sample
+from artmodels.correspondence.ransac import RansacConfig, ransac
+from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit
+from artmodels.runtime.devices import generator
 
 SIZE = (480, 480)
 Method = Callable[[Tensor, Tensor, int], Tensor | None]

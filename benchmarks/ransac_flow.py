@@ -25,25 +25,25 @@ import cv2
 import numpy as np
 import torch
 import typer
+from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels import datasets
-from artmodels.art_resnet.train import UNSEEN_STYLES
-from artmodels.art_resnet.views import Views, degraded
-from artmodels.datasets import Crops, ImageSet
-from artmodels.multiscale import resized
-from artmodels.ransac_flow import geometry
-from artmodels.ransac_flow.alignment import Alignment
-from artmodels.ransac_flow.evaluate import LIMITS, Example, Truth, endpoint_errors, evaluate
-from artmodels.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
-from artmodels.ransac_flow.ransac import log_nfa
-from artmodels.ransac_flow.synthetic import Pairs, WarpConfig, Warper, covers, make_pairs
-from artmodels.ransac_flow.train import Hands
-from artmodels.runtime import generator
+from artmodels.correspondence import geometry
+from artmodels.correspondence.ransac import log_nfa
+from artmodels.data import folders
+from artmodels.data.folders import Crops, ImageSet
+from artmodels.methods.art_resnet.train import UNSEEN_STYLES
+from artmodels.methods.art_resnet.views import Views, degraded
+from artmodels.methods.ransac_flow.evaluation.evaluate import LIMITS, Example, Truth, endpoint_errors, evaluate
+from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
+from artmodels.methods.ransac_flow.results.alignment import Alignment
+from artmodels.methods.ransac_flow.training.synthetic import Pairs, WarpConfig, Warper, covers, make_pairs
+from artmodels.methods.ransac_flow.training.train import Hands
+from artmodels.runtime.devices import generator
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -76,7 +76,7 @@ class Maker:
 
     def __init__(self, paintings: Path, weights: Path, side: int) -> None:
         """Read paintings that are held out, and the styles."""
-        files = datasets.split(datasets.image_files(paintings))[1]
+        files = folders.split(folders.image_files(paintings))[1]
         self.images, self.side = ImageSet.load(files, side=side * 5 // 4), side
         self.crops = Crops(size=side, smallest=0.5, flips=False)
         views = Views(weights, UNSEEN_STYLES, stylised=1.0, arbitrary=0.0, paintings=self.images)

@@ -19,9 +19,8 @@ import torch
 import typer
 from rich.console import Console
 
-from artmodels.ransac_flow.evaluate import evaluate, evaluate_poses
-from artmodels.ransac_flow.pipeline import RansacFlow
-from artmodels.ransac_flow.protocols import (
+from artmodels.methods.ransac_flow.evaluation.evaluate import evaluate, evaluate_poses
+from artmodels.methods.ransac_flow.evaluation.protocols import (
     DIFFICULTIES,
     SPARSE_LIMITS,
     read_hpatches,
@@ -29,8 +28,9 @@ from artmodels.ransac_flow.protocols import (
     read_poses,
     read_sparse,
 )
-from artmodels.ransac_flow.published import published_table
-from artmodels.ransac_flow.twoview import pose_accuracy
+from artmodels.methods.ransac_flow.evaluation.published import published_table
+from artmodels.methods.ransac_flow.evaluation.twoview import pose_accuracy
+from artmodels.methods.ransac_flow.pipeline import RansacFlow
 
 LIMITS = (1, 3, 5)
 PAPER = {

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from artmodels import catalogue
 from artmodels.cli import weights_text
-from artmodels.neural_style import StyleConfig
-from artmodels.texture_synthesis import TextureConfig
-from artmodels.texture_synthesis.algebra import Pyramid
-from artmodels.texture_synthesis.model import TERMS
+from artmodels.descent.algebra import Pyramid
+from artmodels.descent.terms import TERMS
+from artmodels.hub import catalogue
+from artmodels.methods.neural_style import StyleConfig
+from artmodels.methods.texture_synthesis import TextureConfig
 
 README = Path(__file__).parent.parent / "README.md"
 

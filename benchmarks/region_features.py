@@ -21,12 +21,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels import datasets
-from artmodels.region_features import RegionFeatures, RegionFeaturesConfig
-from artmodels.region_features.model import RATIOS, anchor_shapes, select
-from artmodels.region_features.scenes import Annotated as AnnotatedImages
-from artmodels.region_features.train import BOXES, COUNTS, ICONS, recall
-from artmodels.runtime import generator
+from artmodels.data import folders
+from artmodels.methods.region_features import RegionFeatures, RegionFeaturesConfig
+from artmodels.methods.region_features.model import RATIOS, anchor_shapes, select
+from artmodels.methods.region_features.scenes import Annotated as AnnotatedImages
+from artmodels.methods.region_features.train import BOXES, COUNTS, ICONS, recall
+from artmodels.runtime.devices import generator
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SMALLEST, STEP, SIZES = 16, 2**0.5, 11  # px of the least window, and from size to size: 16 to 512
@@ -101,7 +101,7 @@ def main(
         print(f"Skipped: needs the icons of {data} (--data).")
         return
     model = RegionFeatures.from_pretrained(name, device="cpu")
-    _, files = datasets.split(datasets.image_files(data, [ICONS]), held_out=2)
+    _, files = folders.split(folders.image_files(data, [ICONS]), held_out=2)
     unseen = AnnotatedImages.load(files, data / BOXES)
     pictures = [pixels[None] / 255 for pixels in unseen.images]
     table = Table(title=f"Recall of {sum(map(len, unseen.boxes))} boxes on {len(files)} held-out icons")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 import artmodels
 from artmodels import images
-from artmodels.patterns import example
+from artmodels.images.examples import example
 
 GAP = 8  # px between pictures
 NAMES = ("style-patches", "style-random-filters")

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from artmodels import datasets, images
-from artmodels.super_resolution import SuperResolution
-from artmodels.super_resolution.evaluate import bicubic, evaluate, grid_score, reduced, seam_score
-from artmodels.super_resolution.train import web_copy
+from artmodels import images
+from artmodels.data import folders
+from artmodels.methods.super_resolution import SuperResolution
+from artmodels.methods.super_resolution.evaluate import bicubic, evaluate, grid_score, reduced, seam_score
+from artmodels.methods.super_resolution.train import web_copy
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 GROUPS = ("photos/kodak", "photos", "paintings")
@@ -69,7 +70,7 @@ def main(
             return model(x).tensor
 
         for group in GROUPS:
-            _, files = datasets.split(datasets.image_files(data, [group]))
+            _, files = folders.split(folders.image_files(data, [group]))
             for label, reduce in INPUTS.items():
                 report = evaluate(enlarge, files[:limit], scale=scale, reduce=reduce)
                 quality.add_row(
@@ -80,7 +81,7 @@ def main(
                     f"{report['gain']:+.2f}",
                     f"{report['ssim']:.4f} / {report['ssim of bicubic']:.4f}",
                 )
-        _, kodak = datasets.split(datasets.image_files(data, [GROUPS[0]]))
+        _, kodak = folders.split(folders.image_files(data, [GROUPS[0]]))
         start = time.perf_counter()
         bicubic(torch.rand(1, 3, SIDE, SIDE), scale)
         plain = (time.perf_counter() - start) / (SIDE * scale) ** 2 * 1e6

@@ -16,15 +16,15 @@ from typing import Annotated
 
 import torch
 import typer
+from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from artmodels import images
-from artmodels.checkpoints import WEIGHTS
-from artmodels.multiscale import resized
-from artmodels.texture_network import TextureNetwork
-from artmodels.texture_synthesis.metrics import sliced_wasserstein_distance
+from artmodels.hub.checkpoints import WEIGHTS
+from artmodels.methods.texture_network import TextureNetwork
+from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 
 GAP = 8  # px between pictures
 SHOWN = 320, 480  # height and width of the textures in the picture

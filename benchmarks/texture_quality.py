@@ -13,15 +13,15 @@ from typing import Annotated
 
 import torch
 import typer
+from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 import artmodels
 from artmodels import images
-from artmodels.multiscale import resized
-from artmodels.patterns import example
-from artmodels.texture_synthesis.metrics import sliced_wasserstein_distance
+from artmodels.images.examples import example
+from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 
 NAMES = ("brick", "gravel", "grass")
 GAP = 8  # px between pictures

@@ -18,15 +18,15 @@ import numpy as np
 import skimage.data
 import torch
 import typer
+from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from artmodels import features
-from artmodels.features import FeatureExtractor
-from artmodels.multiscale import resized
-from artmodels.texture_synthesis import TextureConfig, TextureSynthesizer
-from artmodels.texture_synthesis.pipeline import LAYERS
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer
+from artmodels.methods.texture_synthesis.pipeline import LAYERS
 
 TAPS = LAYERS["vgg"]
 CONFIG = TextureConfig(features="vgg19", loss="gram", optimiser="lbfgs", rate=0.02, per_octave=1, halvings=0)

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from artmodels import catalogue
 from artmodels.errors import ArtModelsError
-from artmodels.graphs import SIDECAR
+from artmodels.hub import catalogue
+from artmodels.runtime.graphs import SIDECAR
 from export import bench, folder
 
 app = typer.Typer(name="python -m export", add_completion=False, pretty_exceptions_enable=False)

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from artmodels.feedforward import Graph
-from artmodels.graphs import PROVIDERS, OnnxRunner
-from artmodels.runtime import make_runner, pick_device
+from artmodels.runtime.devices import make_runner, pick_device
+from artmodels.runtime.feedforward import Graph
+from artmodels.runtime.graphs import PROVIDERS, OnnxRunner
 from export import folder
 
 __all__ = ["COLUMNS", "Peaks", "Row", "demands", "measured_peaks", "run"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from artmodels.errors import ConfigError
-from artmodels.feedforward import Graph
+from artmodels.runtime.feedforward import Graph
 
 __all__ = ["OPSET", "Served", "axes", "convert", "example_size"]
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import onnx
 
-import artmodels
-from artmodels import catalogue, hub
-from artmodels.checkpoints import CONFIG
+from artmodels import hub
+from artmodels._version import __version__
 from artmodels.errors import ConfigError, WeightsError
-from artmodels.feedforward import FeedForward, Graph
-from artmodels.fetching import is_checkpoint_folder
-from artmodels.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, beside
+from artmodels.hub import catalogue
+from artmodels.hub.checkpoints import CONFIG
+from artmodels.hub.resolving import is_checkpoint_folder
+from artmodels.methods import class_of
+from artmodels.runtime.feedforward import FeedForward, Graph
+from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, beside
 from export import triton
 from export.convert import OPSET, convert
 from export.half import literal_session, to_half
@@ -33,13 +35,13 @@ _TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 def has_graph(method: object) -> bool:
     """Whether a method is one pass of a network."""
-    if method not in artmodels.METHODS:
+    if method not in catalogue.METHODS:
         return False
     return issubclass(_class(str(method)), FeedForward)
 
 
 def _class(method: str) -> Any:  # noqa: ANN401 - each method has a class of its own
-    return getattr(import_module(f"artmodels.{method}"), artmodels.METHODS[method])
+    return class_of(method)
 
 
 def load(name: str) -> tuple[FeedForward, dict[str, str]]:
@@ -74,7 +76,7 @@ def _require_graph(name: str, method: object) -> None:
         reason = "a detector finds any number of boxes; MIMax.head() is the part of it that is a network"
     elif method == "region_features":
         reason = "regions are any number of boxes, found in several passes"
-    elif method in artmodels.METHODS:
+    elif method in catalogue.METHODS:
         reason = f"{method} is an optimisation, not one pass of a network"
     else:
         reason = f"this version of artmodels has no method {method!r}"
@@ -179,7 +181,7 @@ def _write(
     folder: Path, model: FeedForward, proto: onnx.ModelProto, source: dict[str, str], *, title: str, half: bool
 ) -> None:
     (folder / MODEL).parent.mkdir(parents=True)
-    settings = {"method": model.method, "artmodels_version": artmodels.__version__}
+    settings = {"method": model.method, "artmodels_version": __version__}
     text = json.dumps(settings | dataclasses.asdict(model.config), indent=2, allow_nan=False) + "\n"
     data = proto.SerializeToString(deterministic=True)
     (folder / MODEL).write_bytes(data)
@@ -202,7 +204,7 @@ def _write(
             MODEL: hashlib.sha256(data).hexdigest(),
             CONFIG: hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest(),
         },
-        "versions": {"artmodels": artmodels.__version__}
+        "versions": {"artmodels": __version__}
         | {package: metadata.version(package) for package in ("torch", "onnx", "onnxscript")}
         | {"onnxruntime": import_module("onnxruntime").__version__},
     }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from artmodels.errors import ConfigError
-from artmodels.feedforward import Graph
-from artmodels.graphs import OnnxRunner
+from artmodels.runtime.feedforward import Graph
+from artmodels.runtime.graphs import OnnxRunner
 
 __all__ = ["LARGEST_ERROR", "LEAST_PSNR", "Measured", "accept", "measure", "shapes"]
 

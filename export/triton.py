@@ -1,7 +1,7 @@
 """The model configuration of Triton Inference Server, `config.pbtxt`, for the ONNX Runtime backend."""
 
-from artmodels.feedforward import Graph
-from artmodels.graphs import Port
+from artmodels.runtime.feedforward import Graph
+from artmodels.runtime.graphs import Port
 
 __all__ = ["MAX_BATCH", "WARM", "config"]
 

@@ -112,7 +112,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         read.append(len(read))
         return float(read[-1])
 
-    monkeypatch.setattr("artmodels.optimise.time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr("artmodels.descent.optimise.time", SimpleNamespace(monotonic=monotonic))
     return read
 
 
@@ -167,10 +167,10 @@ def gallery_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def artminer_url() -> Iterator[str]:
     """The address of `spaces/artminer/app.py`, alone."""
-    from artmodels import serving
+    from artmodels import ui
 
     app = load_script(ROOT / "spaces" / "artminer" / "app.py")
-    with launched(app.demo.queue(**serving.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
         yield url
 
 

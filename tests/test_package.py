@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import artmodels
-from artmodels import catalogue, errors, runtime
+from artmodels import errors, runtime
 from artmodels.errors import ConfigError, DeviceError, MissingWeights
+from artmodels.hub import catalogue
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def test_import_is_light() -> None:
 
 def test_listing_the_catalogue_is_light() -> None:
     loaded = modules_after("import artmodels\nartmodels.list_models()")
-    assert "artmodels.catalogue" in loaded
+    assert "artmodels.hub.catalogue" in loaded
     assert HEAVY.isdisjoint(name.split(".")[0] for name in loaded)
 
 
@@ -109,8 +110,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_every_method_of_the_catalogue_has_a_loader() -> None:
-    assert {entry.method for entry in catalogue.ENTRIES} == {*artmodels.METHODS, *artmodels.PARTS, "features"}
-    for method, name in (artmodels.METHODS | artmodels.PARTS).items():
+    assert {entry.method for entry in catalogue.ENTRIES} == {*catalogue.METHODS, *catalogue.PARTS, "features"}
+    for method, name in (catalogue.METHODS | catalogue.PARTS).items():
         assert getattr(artmodels, name).method == method
 
 

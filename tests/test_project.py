@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import artmodels
+from artmodels.hub import catalogue
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -180,7 +180,7 @@ def test_methods_do_not_import_each_other() -> None:
             continue
         method = path.parts[1]
         others = {name.split(".")[1] for name in imported(path, text) if name.startswith("artmodels.")}
-        wrong |= {(method, other) for other in others & {*artmodels.METHODS, *artmodels.PARTS} - {method}} - BUILDS_ON
+        wrong |= {(method, other) for other in others & {*catalogue.METHODS, *catalogue.PARTS} - {method}} - BUILDS_ON
     assert wrong == set()
 
 
@@ -189,7 +189,7 @@ def test_core_files_do_not_import_methods() -> None:
     for path, text in sources().items():
         if path.parts[0] == "artmodels" and len(path.parts) == 2 and path.name != "__init__.py":
             names = {name.split(".")[1] for name in imported(path, text) if name.startswith("artmodels.")}
-            wrong |= {f"{path}: {name}" for name in names & {*artmodels.METHODS, *artmodels.PARTS}}
+            wrong |= {f"{path}: {name}" for name in names & {*catalogue.METHODS, *catalogue.PARTS}}
     assert wrong == set()
 
 
@@ -225,7 +225,7 @@ def front_matter(path: Path) -> dict[str, object]:
 
 def test_every_method_has_a_space() -> None:
     there = {path.parent.name for path in ROOT.glob("spaces/*/app.py")}
-    assert there == {"gallery", *artmodels.METHODS}
+    assert there == {"gallery", *catalogue.METHODS}
 
 
 @pytest.mark.parametrize(

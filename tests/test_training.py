@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from artmodels.errors import ConfigError, DatasetError, WeightsError
-from artmodels.runtime import generator
+from artmodels.runtime.devices import generator
 from artmodels.training import METRICS, STATE, Recipe, TrainingConfig, fit
 
 CONFIG = TrainingConfig(steps=12, rate=0.05, warmup=3, average=0.8)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import artmodels
-from artmodels.catalogue import Entry
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
 from tests import verbs
 
 
@@ -21,7 +22,7 @@ def model(entry: Entry) -> Any:
 
 
 def test_every_method_has_a_case_and_an_entry() -> None:
-    assert verbs.CASES.keys() == artmodels.METHODS.keys() == {entry.method for entry in verbs.OFFLINE}
+    assert verbs.CASES.keys() == catalogue.METHODS.keys() == {entry.method for entry in verbs.OFFLINE}
 
 
 def test_loads(entry: Entry, tmp_path: Path) -> None:

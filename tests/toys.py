@@ -13,11 +13,12 @@ from safetensors.torch import load as parse
 from safetensors.torch import save
 from torch import nn
 
-from artmodels import catalogue, hub
-from artmodels.catalogue import Entry, Weights
+from artmodels import hub
 from artmodels.errors import ConfigError
-from artmodels.feedforward import FeedForward, Graph
-from artmodels.tiling import SizeRequirements
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry, Weights
+from artmodels.images.tiling import SizeRequirements
+from artmodels.runtime.feedforward import FeedForward, Graph
 
 
 @dataclass(frozen=True, kw_only=True)

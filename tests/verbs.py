@@ -13,17 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 import artmodels
-from artmodels import catalogue, images
-from artmodels.arbitrary_style import ArbitraryStyleConfig
-from artmodels.artminer import ArtMinerConfig
-from artmodels.catalogue import Entry
+from artmodels import images
 from artmodels.errors import ConfigError
-from artmodels.fast_style import FastStyleConfig
-from artmodels.feedforward import FeedForward
-from artmodels.ransac_flow import RansacFlowConfig
-from artmodels.results import ImageResult
-from artmodels.super_resolution import SuperResolutionConfig
-from artmodels.texture_network import TextureNetworkConfig
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
+from artmodels.images.results import ImageResult
+from artmodels.methods.arbitrary_style import ArbitraryStyleConfig
+from artmodels.methods.artminer import ArtMinerConfig
+from artmodels.methods.fast_style import FastStyleConfig
+from artmodels.methods.ransac_flow import RansacFlowConfig
+from artmodels.methods.super_resolution import SuperResolutionConfig
+from artmodels.methods.texture_network import TextureNetworkConfig
+from artmodels.runtime.feedforward import FeedForward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def run(model: Any, entry: Entry, **changes: object) -> ImageResult:
 
 def loads(entry: Entry, folder: Path) -> None:
     """By name, by `artmodels.load`, and from what it saved: the same method with the same settings and results."""
-    method = getattr(artmodels, artmodels.METHODS[entry.method])
+    method = getattr(artmodels, catalogue.METHODS[entry.method])
     settings = CASES[entry.method].loaded
     model = method.from_pretrained(entry.name, device="cpu", **settings)
     assert isinstance(artmodels.load(entry.name, device="cpu"), method)
@@ -194,7 +195,7 @@ def is_deterministic(model: Any, entry: Entry) -> None:
 
 def exports_or_says_why_not(entry: Entry) -> None:
     """Without an exported folder, asking for a graph says how to make one, or that the method has none."""
-    method = getattr(artmodels, artmodels.METHODS[entry.method])
+    method = getattr(artmodels, catalogue.METHODS[entry.method])
     says = (
         "is not a folder with an exported graph.*python -m export"
         if issubclass(method, FeedForward)

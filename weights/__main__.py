@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from artmodels import runtime
-from artmodels.checkpoints import WEIGHTS
 from artmodels.errors import ArtModelsError, ConfigError, WeightsError
-from artmodels.fetching import LIBRARY, REPO
+from artmodels.hub.checkpoints import WEIGHTS
+from artmodels.hub.resolving import LIBRARY, REPO
 from artmodels.training import Progress, Sources
 from weights import checks, recipes
 
@@ -82,7 +82,7 @@ def build(
     size = (target / WEIGHTS).stat().st_size
     typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in file.metrics.items())}")
     if steps is None:
-        typer.echo("For the entry in artmodels/catalogue.py:")
+        typer.echo("For the entry in artmodels/hub/catalogue.py:")
     typer.echo(f'sha256="{result.sha256}", size_mb={size / 1e6:.2f}')
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData
 
-import artmodels
 from artmodels.errors import ConfigError
+from artmodels.hub import catalogue
 
 if TYPE_CHECKING:
     from weights.recipes import RecipeFile, Result
@@ -151,7 +151,7 @@ regions = artmodels.RegionFeatures.from_pretrained("{name}")("photo.jpg")
 regions.boxes, regions.objectness, regions.features  # [K, 4] in pixels, [K], [K, M]"""
     return f"""import artmodels
 
-model = artmodels.{(artmodels.METHODS | artmodels.PARTS).get(method, method)}.from_pretrained("{name}")
+model = artmodels.{(catalogue.METHODS | catalogue.PARTS).get(method, method)}.from_pretrained("{name}")
 model({_CALLS.get(method, '"photo.jpg"')}).save("result.png")"""
 
 

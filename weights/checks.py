@@ -11,10 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import artmodels
-from artmodels import catalogue, features
-from artmodels.catalogue import Entry
-from artmodels.checkpoints import WEIGHTS, config_from, read_config
-from artmodels.datasets import fingerprint
+from artmodels import features
+from artmodels.data.folders import fingerprint
 from artmodels.errors import (
     ArtModelsError,
     ConfigError,
@@ -24,7 +22,10 @@ from artmodels.errors import (
     UnsafeFormat,
     WeightsError,
 )
-from artmodels.networks import TRAINED
+from artmodels.features.networks import TRAINED
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
+from artmodels.hub.checkpoints import WEIGHTS, config_from, read_config
 from artmodels.training import Sources
 from weights import cards, recipes
 from weights.recipes import RecipeFile, Result
@@ -206,7 +207,7 @@ class _Checkpoint:
     def catalogue(self) -> str:
         entry = next((entry for entry in catalogue.ENTRIES if entry.name == self.folder.name), None)
         if entry is None or entry.weights is None:
-            raise MissingWeights("not in artmodels/catalogue.py with its weights: add what the build printed")
+            raise MissingWeights("not in artmodels/hub/catalogue.py with its weights: add what the build printed")
         actual = self._actual()
         if actual != entry.weights.sha256:
             raise HashMismatch(f"{WEIGHTS} is {actual}, and the catalogue pins {entry.weights.sha256}")
@@ -240,7 +241,7 @@ class _Checkpoint:
 
 
 def _method_class(method: str) -> Any:  # noqa: ANN401 - a class with a config_class, made lazily
-    classes = artmodels.METHODS | artmodels.PARTS
+    classes = catalogue.METHODS | catalogue.PARTS
     if method not in classes:
         raise ConfigError(f"config.json is for {method!r}, which artmodels does not have")
     return getattr(artmodels, classes[method])

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from artmodels.catalogue import suggest
-from artmodels.checkpoints import CONFIG, WEIGHTS, config_from
-from artmodels.datasets import fingerprint
+from artmodels.data.folders import fingerprint
 from artmodels.errors import ConfigError, MissingWeights, WeightsError
+from artmodels.hub.catalogue import suggest
+from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from
 from artmodels.training import STATE, Progress, Recipe, Sources, TrainingConfig, fit
 from weights import cards
 from weights.cards import Card
@@ -57,7 +57,7 @@ class Result:
     Attributes:
         sha256: Of model.safetensors.
         recipe_sha256: Of the parts of recipe.toml that decide the weights, see `RecipeFile.sha256`.
-        data_sha256: Of names and contents of the images that were trained on, see `artmodels.datasets.fingerprint`.
+        data_sha256: Of names and contents of the images that were trained on, see `artmodels.data.folders.fingerprint`.
         data_files: How many they were.
         first_steps_sha256: Of all trained parameters after the first 20 steps on the CPU, see `first_steps`.
         torch: Version of PyTorch.
@@ -78,7 +78,7 @@ class RecipeFile:
     """A `recipe.toml`.
 
     Attributes:
-        recipe: "module:class" of a subclass of `artmodels.training.Recipe`.
+        recipe: "module:class", below `artmodels.methods`, of a subclass of `artmodels.training.Recipe`.
         training: Fields of `TrainingConfig`.
         settings: Fields of the recipe's own settings.
         card: For the model card.
@@ -126,7 +126,7 @@ class RecipeFile:
         """
         module, _, name = self.recipe.partition(":")
         try:
-            found = getattr(import_module(module), name)
+            found = getattr(import_module(f"artmodels.methods.{module}"), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f'recipe = "{self.recipe}" cannot be found as "module:class": {error}.') from error
         if not (isinstance(found, type) and issubclass(found, Recipe)):

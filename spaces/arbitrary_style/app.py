@@ -5,12 +5,13 @@ from functools import partial
 
 import gradio as gr
 
-from artmodels import catalogue, serving
-from artmodels.results import ImageResult
-from artmodels.serving import MODELS, Update
-from artmodels.serving_checks import file_list, picture, read, whole_number
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import FILES, LONGEST, at_size, batch, batch_results, once, upload_files
+from artmodels import ui
+from artmodels.hub import catalogue
+from artmodels.images.results import ImageResult
+from artmodels.ui.batches import FILES, LONGEST, at_size, batch, batch_results, once, upload_files
+from artmodels.ui.checks import file_list, picture, read, whole_number
+from artmodels.ui.controls import MODELS, Update
+from artmodels.ui.look import launch_options
 
 COLOURS = {
     "From the style": "none",
@@ -123,7 +124,7 @@ CHECKS = {
 }
 PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
 
-with serving.blocks("Arbitrary style") as demo:
+with ui.blocks("Arbitrary style") as demo:
     gr.Markdown(
         "# Arbitrary style\n"
         "Repaint a photograph in the manner of any other picture, in one pass. Blend up to four styles, and set how "
@@ -131,7 +132,7 @@ with serving.blocks("Arbitrary style") as demo:
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320) as left:
-            style = serving.upload("Style", height=220)
+            style = ui.upload("Style", height=220)
             strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="0: nearly the photograph itself.")
             colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
             style_size = gr.Number(
@@ -143,23 +144,23 @@ with serving.blocks("Arbitrary style") as demo:
             slots = []
             with gr.Accordion("More styles", open=False):
                 for i in range(1, STYLES + 1):
-                    picked = [serving.upload(f"Style {i}", height=170)] if i > 1 else []
+                    picked = [ui.upload(f"Style {i}", height=170)] if i > 1 else []
                     slots += [*picked, gr.Slider(0.1, 5, 1, step=0.1, label=f"Weight of style {i}")]
             controls = [style, strength, colour, style_size, size, *slots]
         with gr.Column(scale=3, min_width=320), gr.Tabs():
             with gr.Tab("One picture"):
-                photo = serving.upload("Photograph", height=220)
-                panel = serving.results("Photograph", steps=False)
+                photo = ui.upload("Photograph", height=220)
+                panel = ui.results("Photograph", steps=False)
                 check = picture("the picture to repaint", smallest=8)
-                serving.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS | {"photo": check})
+                ui.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS | {"photo": check})
             with gr.Tab("Several pictures"):
                 photos = upload_files(f"Photographs, up to {FILES}")
                 panel = batch_results()
                 checks = CHECKS | {"photos": file_list(FILES)}
-                serving.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
+                ui.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
     with left:
         gr.Examples(
-            [[serving.example_file(subject), serving.example_file(manner)] for subject, manner in PAIRS],
+            [[ui.example_file(subject), ui.example_file(manner)] for subject, manner in PAIRS],
             [photo, style],
             label="Examples",
             cache_examples=False,
@@ -169,4 +170,4 @@ with serving.blocks("Arbitrary style") as demo:
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from artmodels import serving
-from artmodels.serving import beside
-from artmodels.serving_events import on, working
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import upload_files
+from artmodels import ui
+from artmodels.ui.batches import upload_files
+from artmodels.ui.controls import beside
+from artmodels.ui.events import on, working
+from artmodels.ui.look import launch_options
 
 HERE = Path(__file__).parent
 BOX = ("x", "y", "width", "height")
@@ -42,7 +42,7 @@ handlers = beside(__file__, "handlers", space="artminer")
 # --- the page
 
 
-with serving.blocks("Find a detail elsewhere") as demo:
+with ui.blocks("Find a detail elsewhere") as demo:
     gr.Markdown(INTRODUCTION)
     state = gr.State(None, time_to_live=3600)
     with gr.Row(equal_height=False):
@@ -113,7 +113,8 @@ with serving.blocks("Find a detail elsewhere") as demo:
             gr.Markdown(
                 "Verdicts calibrate the thresholds, decide which pictures are linked, and are examples to learn from: "
                 "take the file with you, and bring it again. To tune the network to your pictures, with every “no” as "
-                "a hard negative: `python -m artmodels.artminer.tuning PICTURES TUNED --verdicts verdicts.jsonl`"
+                "a hard negative: `python -m artmodels.methods.artminer.tuning.tune PICTURES TUNED "
+                "--verdicts verdicts.jsonl`"
             )
             with gr.Row(equal_height=False):
                 with gr.Column(min_width=300):
@@ -176,4 +177,4 @@ with serving.blocks("Find a detail elsewhere") as demo:
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

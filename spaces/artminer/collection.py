@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from artmodels.errors import DatasetError
-from artmodels.serving_uploads import listing, take_in
+from artmodels.ui.uploads import listing, take_in
 
 if TYPE_CHECKING:
-    from artmodels.artminer.clusters import Pair
-    from artmodels.artminer.oneshot import Hit, Searched
-    from artmodels.artminer.verdicts import VerdictFile
+    from artmodels.methods.artminer.evidence.verdicts import VerdictFile
+    from artmodels.methods.artminer.groups.clusters import Pair
+    from artmodels.methods.artminer.oneshot import Hit, Searched
 
 FILES = 100  # pictures of a collection: some 2 s of a core each
 THUMBNAIL = 480  # px: longest side of what the page shows
@@ -63,7 +63,7 @@ class Work:
     @property
     def verdicts(self) -> "VerdictFile":
         """What the visitor said."""
-        from artmodels.artminer.verdicts import VerdictFile
+        from artmodels.methods.artminer.evidence.verdicts import VerdictFile
 
         return VerdictFile(self.folder / "verdicts.jsonl")
 

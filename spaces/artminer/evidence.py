@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from artmodels.artminer.clusters import Cluster, Pair, Propagated
-    from artmodels.artminer.oneshot import Hit
-    from artmodels.decoding import LoadedImage
+    from artmodels.images.decoding import LoadedImage
+    from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated
+    from artmodels.methods.artminer.oneshot import Hit
 
 SIDE, WHOLE, MASKED = 440, 900, 300  # px: longest side of a detail, a whole picture, one in a row of a cluster
 RED, WHITE, CELL = (178, 34, 40), (255, 255, 255), (255, 214, 64)
@@ -56,8 +56,8 @@ figcaption { font-size: .8rem; padding-top: .25rem; color: var(--body-text-color
 
 def crop(image: "LoadedImage", box: Box, view: str = "") -> Image.Image:
     """What is inside a box, turned as a view shows it."""
-    from artmodels.artminer.views import turned
-    from artmodels.decoding import LoadedImage
+    from artmodels.correspondence.views import turned
+    from artmodels.images.decoding import LoadedImage
 
     left, top, right, bottom = (round(value) for value in box)
     edges = max(left, 0), max(top, 0), min(max(right, left + 1), image.width), min(max(bottom, top + 1), image.height)
@@ -78,7 +78,7 @@ def counterpart(
     Returns:
         A picture of that size, and whether it was warped.
     """
-    from artmodels.artminer.report import agrees, aligned
+    from artmodels.methods.artminer.evidence.report import agrees, aligned
 
     if trust or agrees(image, hit):
         warped = aligned(image, hit, frame)
@@ -105,7 +105,7 @@ def marked(
     view: str = "",
 ) -> Image.Image:
     """A whole picture with the cells that correspond, and a box, drawn on it."""
-    from artmodels.artminer.views import from_view
+    from artmodels.correspondence.views import from_view
 
     scale = min(1, WHOLE / max(image.width, image.height))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -260,8 +260,8 @@ def joined(first: Image.Image, second: Image.Image, high: int) -> Image.Image:
 
 def pair_hit(pair: "Pair", sizes: dict[str, tuple[int, int]]) -> "Hit":
     """The second picture of a pair as a hit for the whole of the first."""
-    from artmodels.artminer.exports import pair_boxes
-    from artmodels.artminer.oneshot import Hit
+    from artmodels.methods.artminer.evidence.exports import pair_boxes
+    from artmodels.methods.artminer.oneshot import Hit
 
     _, box = pair_boxes(pair, sizes)
     return Hit(pair.second, box, pair.match.score, pair.view, pair.match)

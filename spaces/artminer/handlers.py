@@ -12,9 +12,9 @@ import gradio as gr
 from PIL import Image
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.serving import Update, run_folder
-from artmodels.serving_checks import read
-from artmodels.serving_uploads import listing, markdown, reported
+from artmodels.ui.checks import read
+from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.uploads import listing, markdown, reported
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
 collections, searching, canvas, evidence = (
@@ -195,7 +195,7 @@ def proof(work: Work) -> str:
 
 def judge(work: Work | None, verdict: str) -> Iterator[Update]:
     """Keep what the visitor thinks: evidence, status."""
-    from artmodels.artminer.verdicts import LEAST, Verdict
+    from artmodels.methods.artminer.evidence.verdicts import LEAST, Verdict
 
     work = present(work)
     about = work.judging
@@ -312,7 +312,7 @@ def keep(work: Work | None) -> Iterator[Update]:
 
 def bring(work: Work | None, path: str | None) -> Iterator[Update]:
     """Take up verdicts from a file: upload, status."""
-    from artmodels.artminer.verdicts import VerdictFile
+    from artmodels.methods.artminer.evidence.verdicts import VerdictFile
 
     work = present(work)
     if path is None:

@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from artmodels.errors import ConfigError
-from artmodels.serving import Update, run_folder
-from artmodels.serving_checks import file_list
-from artmodels.serving_events import endpoint
-from artmodels.serving_once import upload_files
-from artmodels.serving_uploads import reported
+from artmodels.ui.batches import upload_files
+from artmodels.ui.checks import file_list
+from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.events import endpoint
+from artmodels.ui.uploads import reported
 
 
 def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any]) -> None:

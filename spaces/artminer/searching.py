@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from artmodels import catalogue
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.serving import MODELS
-from artmodels.serving_live import live
+from artmodels.hub import catalogue
+from artmodels.ui.controls import MODELS
+from artmodels.ui.live import live
 
 if TYPE_CHECKING:
     from collection import Work  # of this folder, loaded by its path
 
-    from artmodels.artminer.clusters import Cluster, Propagated
-    from artmodels.artminer.pipeline import ArtMiner, Described
+    from artmodels.methods.artminer.groups.clusters import Cluster, Propagated
+    from artmodels.methods.artminer.pipeline import ArtMiner, Described
 
 MODEL, SCALES, VIEWS = "artminer-paintings", (49, 36, 28, 20), ("", "mirror")
 # Measured for these weights, scales and views: see `ArtMinerConfig`.
@@ -46,7 +46,7 @@ def miner() -> "ArtMiner":
     The networks are those of the cache that all pages share; nothing else holds them.
     """
     # Not at the top: the gallery is to be up before anybody searches.
-    from artmodels.artminer import ArtMiner
+    from artmodels.methods.artminer import ArtMiner
 
     kept = MODELS(MODEL)
     config = replace(kept.config, scales=SCALES, views=VIEWS)
@@ -78,7 +78,7 @@ def calm(steps: Iterator[Any]) -> Iterator[Any]:
 
 def describe(work: "Work") -> Iterator[str]:
     """Compute the features of all pictures, unless they are there; what was interrupted goes on."""
-    from artmodels.artminer.collection import Collection
+    from artmodels.methods.artminer.collection.collection import Collection
 
     if work.features is not None:
         return
@@ -116,7 +116,7 @@ def search(work: "Work", name: str, box: Sequence[float | None]) -> Iterator[str
         ConfigError: There is no box, or it is none inside the picture.
         DatasetError: There is nothing to search.
     """
-    from artmodels.artminer.oneshot import check_box
+    from artmodels.methods.artminer.oneshot import check_box
 
     enough(work)
     if any(value is None for value in box):
@@ -155,8 +155,8 @@ def compare(work: "Work") -> Iterator[str]:
     Raises:
         DatasetError: There is nothing to compare.
     """
-    from artmodels.artminer.shortlist import candidates, index_regions
-    from artmodels.index import ExactIndex
+    from artmodels.methods.artminer.collection.shortlist import candidates, index_regions
+    from artmodels.search.exact import ExactIndex
 
     enough(work)
     yield from describe(work)
@@ -185,7 +185,8 @@ def compare(work: "Work") -> Iterator[str]:
 
 def settled(work: "Work", threshold: float) -> "tuple[list[Cluster], list[Propagated]]":
     """Groups of pictures that share something, by the scores and the verdicts; and what follows from others."""
-    from artmodels.artminer import clusters, verdicts
+    from artmodels.methods.artminer.evidence import verdicts
+    from artmodels.methods.artminer.groups import clusters
 
     pairs = verdicts.judged(work.pairs or [], work.verdicts.current())
     groups = clusters.communities(pairs, threshold=threshold, least=2)
@@ -198,7 +199,7 @@ def calibrated(work: "Work", *, details: bool) -> Any:
     Raises:
         DatasetError: There are too few verdicts.
     """
-    from artmodels.artminer import verdicts
+    from artmodels.methods.artminer.evidence import verdicts
 
     given = [verdict for verdict in work.verdicts.current() if (verdict.box is not None) == details]
     if not details:
@@ -229,7 +230,7 @@ def search_files(work: "Work", threshold: float) -> dict[str, str]:
     Raises:
         ConfigError: There was no search.
     """
-    from artmodels.artminer import exports, report
+    from artmodels.methods.artminer.evidence import exports, report
 
     found = work.searched
     if found is None:
@@ -260,7 +261,7 @@ def pair_files(work: "Work", threshold: float) -> dict[str, str]:
     Raises:
         ConfigError: It was not looked for.
     """
-    from artmodels.artminer import exports, verdicts
+    from artmodels.methods.artminer.evidence import exports, verdicts
 
     if work.pairs is None:
         raise ConfigError("Nothing has been compared yet: find whatever repeats, then export.")

@@ -5,14 +5,14 @@ from functools import partial
 
 import gradio as gr
 
-from artmodels import serving
-from artmodels.catalogue import Entry
-from artmodels.patterns import example
-from artmodels.results import ImageResult
-from artmodels.serving import MODELS, Update
-from artmodels.serving_checks import file_list, model_of, picture, read, whole_number
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import FILES, LONGEST, at_size, batch, batch_results, once, tiles, upload_files, wall
+from artmodels import ui
+from artmodels.hub.catalogue import Entry
+from artmodels.images.examples import example
+from artmodels.images.results import ImageResult
+from artmodels.ui.batches import FILES, LONGEST, at_size, batch, batch_results, once, tiles, upload_files, wall
+from artmodels.ui.checks import file_list, model_of, picture, read, whole_number
+from artmodels.ui.controls import MODELS, Update
+from artmodels.ui.look import launch_options
 
 
 def painter(style: str, strength: float, size: int) -> Callable[[str], ImageResult]:
@@ -62,7 +62,7 @@ CHECKS = {
     "size": whole_number("Longest side", 64, LONGEST, ADVICE, or_zero=True),
 }
 
-with serving.blocks("Fast style") as demo:
+with ui.blocks("Fast style") as demo:
     gr.Markdown(
         "# Fast style\n"
         "Repaint a photograph in the manner of a painting, in one pass of a network that has learnt it. The wall "
@@ -80,27 +80,27 @@ with serving.blocks("Fast style") as demo:
     with gr.Tabs():
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photo = serving.upload("Photograph")
+                photo = ui.upload("Photograph")
                 gr.Examples(
-                    [[serving.example_file(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
+                    [[ui.example_file(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
                     photo,
                     label="Examples",
                     cache_examples=False,
                     api_visibility="private",
                 )
             with gr.Column(scale=3, min_width=320):
-                panel = serving.results("Photograph", steps=False)
+                panel = ui.results("Photograph", steps=False)
                 check = picture("the picture to repaint", smallest=8)
-                serving.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS | {"photo": check})
+                ui.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS | {"photo": check})
         with gr.Tab("Several pictures"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photos = upload_files(f"Photographs, up to {FILES}")
             with gr.Column(scale=3, min_width=320):
                 panel = batch_results()
                 checks = CHECKS | {"photos": file_list(FILES)}
-                serving.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
+                ui.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -10,9 +10,9 @@ from types import ModuleType
 import gradio as gr
 
 import artmodels
-from artmodels import serving
-from artmodels.serving_launch import launch_options
-from artmodels.serving_pictures import picture_url
+from artmodels import ui
+from artmodels.ui.look import launch_options
+from artmodels.ui.server.pictures import picture_url
 
 HERE = Path(__file__).parent
 # Beside this folder in a checkout; inside the package where this one is a Space on the Hub.
@@ -106,11 +106,11 @@ def card(item: Card) -> str:
     )
 
 
-with serving.unrouted():
+with ui.unrouted():
     # Loaded before any page is open, or their components would land on it.
     SPACES = {item.method: space(item.method) for item in CARDS}
 
-    with serving.blocks("artmodels: a gallery of methods") as demo:
+    with ui.blocks("artmodels: a gallery of methods") as demo:
         gr.HTML(
             '<div class="gallery-head"><h1>A gallery of methods</h1><p>Computer vision for art, ready to use: choose a '
             "method, upload a picture, and take the result home with the settings and the seed that made it. "
@@ -125,7 +125,7 @@ with serving.unrouted():
         with demo.route(item.title, f"/{item.method}"):
             SPACES[item.method].demo.render()
 
-demo.queue(**serving.QUEUE)
+demo.queue(**ui.QUEUE)
 LAUNCH = launch_options()
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 import artmodels
-from artmodels.patterns import example
+from artmodels.images.examples import example
 
 HERE = Path(__file__).parent
 SIZE = 480, 300  # width, height

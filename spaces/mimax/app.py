@@ -7,15 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import annotations, serving
+from artmodels import ui
+from artmodels.data.labelled import labelled_csv
+from artmodels.detections import annotations
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.labelled import labelled_csv
-from artmodels.serving import MODELS, Panel, Update, beside, explained, run_folder
-from artmodels.serving_checks import file_list, model_of, picture, read
-from artmodels.serving_events import on, working
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import batch_results, once, upload_files
-from artmodels.serving_uploads import listing, markdown, reported
+from artmodels.ui.batches import batch_results, once, upload_files
+from artmodels.ui.checks import file_list, model_of, picture, read
+from artmodels.ui.controls import MODELS, Panel, Update, beside, explained, run_folder
+from artmodels.ui.events import on, working
+from artmodels.ui.look import launch_options
+from artmodels.ui.uploads import listing, markdown, reported
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
@@ -220,7 +221,7 @@ def a_table(path: str | None, _: object) -> str:
     return "" if path else "There are no labels: upload a CSV file with a column “file” and one a class."
 
 
-with serving.blocks("Find things in a collection") as demo:
+with ui.blocks("Find things in a collection") as demo:
     gr.Markdown(INTRODUCTION)
     with gr.Tabs():
         with gr.Tab("By clicking"):
@@ -263,11 +264,11 @@ with serving.blocks("Find things in a collection") as demo:
             with gr.Column(scale=3, min_width=320):
                 panel: Panel = batch_results()
                 checks = {"photos": file_list(collections.FILES), "table": a_table}
-                serving.connect(mimax_batch, [photos, table, least], panel, checks)
+                ui.connect(mimax_batch, [photos, table, least], panel, checks)
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photo = serving.upload("Picture")
-                choices = serving.model_choices("mimax")
+                photo = ui.upload("Picture")
+                choices = ui.model_choices("mimax")
                 model = gr.Radio(choices, value=choices[0][1], label="Trained model", elem_classes="stacked")
                 model.preprocess = lambda payload: payload  # a check says what is wrong with another one
                 score = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
@@ -279,11 +280,11 @@ with serving.blocks("Find things in a collection") as demo:
                     api_visibility="private",
                 )
             with gr.Column(scale=3, min_width=320):
-                single = serving.results("Picture", steps=False)
+                single = ui.results("Picture", steps=False)
                 checks = {"photo": picture("the picture to search"), "model": model_of("mimax")}
-                serving.connect(mimax_run, [photo, model, score], single, checks)
+                ui.connect(mimax_run, [photo, model, score], single, checks)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

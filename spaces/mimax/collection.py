@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from artmodels import drawing
-from artmodels.annotations import Detections
+from artmodels.detections import drawing
+from artmodels.detections.annotations import Detections
 from artmodels.errors import DatasetError
-from artmodels.serving_uploads import listing, take_in
+from artmodels.ui.uploads import listing, take_in
 
 if TYPE_CHECKING:
-    from artmodels.mimax import Detector
+    from artmodels.methods.mimax import Detector
 
 FILES = 400  # pictures of a collection
 THUMBNAIL = 480  # px: longest side of what the page shows

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from artmodels import annotations
+from artmodels.detections import annotations
 from artmodels.errors import DatasetError
-from artmodels.serving import MODELS
-from artmodels.serving_live import live
-from artmodels.serving_uploads import Names, markdown
+from artmodels.ui.controls import MODELS
+from artmodels.ui.live import live
+from artmodels.ui.uploads import Names, markdown
 
 if TYPE_CHECKING:
     from collection import Collection  # of this folder, loaded by its path
@@ -27,8 +27,8 @@ IIIF = "https://example.org"  # nobody's: to be replaced by the address of the c
 def train(work: "Collection", marks: Mapping[str, Mapping[str, bool]]) -> Iterator[str]:
     """Train a detector for each class from whether pictures show it, and say how far it is."""
     # Not at the top: the gallery is to be up before anybody trains.
-    from artmodels.mimax import Detector, MIMax, MIMaxStep
-    from artmodels.region_features import Extraction
+    from artmodels.methods.mimax import Detector, MIMax, MIMaxStep
+    from artmodels.methods.region_features import Extraction
 
     following = 0.0
     for number, (label, answers) in enumerate(marks.items(), start=1):

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from artmodels import serving
-from artmodels.serving import LARGEST, MODELS, SEEDS, Update
-from artmodels.serving_checks import picture, read, same_size_as, whole_number
-from artmodels.serving_launch import launch_options
+from artmodels import ui
+from artmodels.ui.checks import picture, read, same_size_as, whole_number
+from artmodels.ui.controls import LARGEST, MODELS, SEEDS, Update
+from artmodels.ui.look import launch_options
 
 QUALITIES = {"Draft": 0.3, "Normal": 1.0, "Fine": 2.5}  # times the method's own number of steps
 COLOURS = {
@@ -93,7 +93,7 @@ def neural_style_run(
             colour=colour,
         )
 
-    yield from serving.follow(start, name=f"styled-seed{seed}", before=content)
+    yield from ui.follow(start, name=f"styled-seed{seed}", before=content)
 
 
 MASK_ADVICE = "Paint the mask over a copy of the content, white where the style goes, and keep its size."
@@ -107,7 +107,7 @@ CHECKS = {
 }
 PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
 
-with serving.blocks("Neural style") as demo:
+with ui.blocks("Neural style") as demo:
     gr.Markdown(
         "# Neural style\n"
         "Repaint one picture in the manner of another: its colours, strokes and grain, laid over your composition. Mix "
@@ -116,16 +116,16 @@ with serving.blocks("Neural style") as demo:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             with gr.Row():
-                content = serving.upload("Content", height=220, min_width=120)
-                style = serving.upload("Style", height=220, min_width=120)
+                content = ui.upload("Content", height=220, min_width=120)
+                style = ui.upload("Style", height=220, min_width=120)
             gr.Examples(
-                [[serving.example_file(subject), serving.example_file(manner)] for subject, manner in PAIRS],
+                [[ui.example_file(subject), ui.example_file(manner)] for subject, manner in PAIRS],
                 [content, style],
                 label="Examples",
                 cache_examples=False,
                 api_visibility="private",
             )
-            choices = serving.model_choices("neural_style")
+            choices = ui.model_choices("neural_style")
             model = gr.Radio(choices, value=choices[0][1], label="Method", elem_classes="stacked")
             strength = gr.Slider(
                 0.1, 10, 1, step=0.1, label="Style strength", info="Higher: more style, less of the content."
@@ -143,8 +143,8 @@ with serving.blocks("Neural style") as demo:
                 )
                 for i in range(1, STYLES + 1):
                     with gr.Row():
-                        picked = [serving.upload(f"Style {i}", height=170, min_width=120)] if i > 1 else []
-                        mask = serving.upload(f"Mask of style {i}", height=170, min_width=120)
+                        picked = [ui.upload(f"Style {i}", height=170, min_width=120)] if i > 1 else []
+                        mask = ui.upload(f"Mask of style {i}", height=170, min_width=120)
                     weight = gr.Slider(0.1, 5, 1, step=0.1, label=f"Weight of style {i}")
                     slots += [*picked, weight, mask]
             with gr.Accordion("More", open=False):
@@ -156,11 +156,11 @@ with serving.blocks("Neural style") as demo:
                     5, 600, 180, step=5, label="Time limit in seconds", info="Then the best so far is kept."
                 )
         with gr.Column(scale=3, min_width=320):
-            panel = serving.results("Content")
+            panel = ui.results("Content")
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
-            serving.connect(neural_style_run, inputs, panel, CHECKS)
+            ui.connect(neural_style_run, inputs, panel, CHECKS)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from artmodels import catalogue
 from artmodels.errors import ConfigError
-from artmodels.serving import MODELS, run_folder
+from artmodels.hub import catalogue
+from artmodels.ui.controls import MODELS, run_folder
 
 if TYPE_CHECKING:
-    from artmodels.images import LoadedImage
-    from artmodels.ransac_flow import Alignment
+    from artmodels.images.loading import LoadedImage
+    from artmodels.methods.ransac_flow import Alignment
 
 MODEL = catalogue.default("ransac_flow").name
 SHOWN = 1200  # px: longest side of what the page gets; what is taken home has the target's own size
@@ -139,8 +139,9 @@ def pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
 def maps(result: "Alignment") -> list[tuple[str, Image.Image, str]]:
     """Title, picture and explanation of everything that is known of each place."""
     from artmodels import images
-    from artmodels.ransac_flow import evidence, transferred
-    from artmodels.ransac_flow.changes import changes
+    from artmodels.methods.ransac_flow import transferred
+    from artmodels.methods.ransac_flow.results import evidence
+    from artmodels.methods.ransac_flow.results.changes import changes
 
     height = min(result.sizes[1][1], 640)
     differs = changes(result)

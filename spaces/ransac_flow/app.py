@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import serving
-from artmodels.serving import beside
-from artmodels.serving_events import on, working
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import upload_files
+from artmodels import ui
+from artmodels.ui.batches import upload_files
+from artmodels.ui.controls import beside
+from artmodels.ui.events import on, working
+from artmodels.ui.look import launch_options
 
 HERE = Path(__file__).parent
 INTRODUCTION = (
@@ -54,14 +54,14 @@ def html(style: str, value: str = "") -> Any:
     return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False)
 
 
-with serving.blocks("Align two pictures") as demo:
+with ui.blocks("Align two pictures") as demo:
     gr.Markdown(INTRODUCTION)
     state = gr.State(None, time_to_live=3600)
     with gr.Tabs():
         with gr.Tab("Two pictures"):
             with gr.Row(equal_height=False):
-                source = serving.upload("Source: the picture that is moved", min_width=280)
-                target = serving.upload("Target: the picture it is brought onto", min_width=280)
+                source = ui.upload("Source: the picture that is moved", min_width=280)
+                target = ui.upload("Target: the picture it is brought onto", min_width=280)
             samples = viewers.choices(handlers.tiles())
             run = gr.Button("Align", variant="primary", size="lg")
             status = gr.Markdown("Nothing has been aligned yet.", elem_classes="status")
@@ -140,4 +140,4 @@ with serving.blocks("Align two pictures") as demo:
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 import artmodels
 from artmodels import images
-from artmodels.artminer.redrawing import engraved
-from artmodels.ransac_flow.synthetic import WarpConfig, Warper
+from artmodels.correspondence.redrawing import engraved
+from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, Warper
 
 FOLDER = Path(__file__).parent / "examples"
 DRAWN = FOLDER.parent.parent / "artminer" / "examples"

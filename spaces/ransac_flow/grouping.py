@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from artmodels import catalogue
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.serving import MODELS, run_folder
-from artmodels.serving_live import live
-from artmodels.serving_uploads import listing, markdown, take_in
+from artmodels.hub import catalogue
+from artmodels.ui.controls import MODELS, run_folder
+from artmodels.ui.live import live
+from artmodels.ui.uploads import listing, markdown, take_in
 
 if TYPE_CHECKING:
-    from artmodels.ransac_flow import Group
+    from artmodels.methods.ransac_flow import Group
 
 MODEL = catalogue.default("ransac_flow").name
 PICTURES = 20  # of a group
@@ -96,7 +96,7 @@ def check_reference(gathered: Gathered, reference: str) -> str | None:
 
 def aligned(gathered: Gathered, reference: str | None) -> Iterator["str | Group"]:
     """Align a group: texts that say how far it is, and the group, last; closing this ends it after the next pair."""
-    from artmodels.ransac_flow import align_group
+    from artmodels.methods.ransac_flow import align_group
 
     def work(report: Callable[[Any], None]) -> None:
         def step(done: int, total: int) -> None:

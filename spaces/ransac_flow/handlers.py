@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from artmodels.errors import ConfigError, ImageError
-from artmodels.serving import Update, run_folder
-from artmodels.serving_checks import picture, read
-from artmodels.serving_uploads import listing, markdown, reported
+from artmodels.ui.checks import picture, read
+from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.uploads import listing, markdown, reported
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
 aligning, grouping, viewers = (sys.modules[f"ransac_flow_space_{name}"] for name in ("aligning", "grouping", "viewers"))

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import serving
+from artmodels import ui
 from artmodels.errors import ConfigError
 from artmodels.jsonfile import short
-from artmodels.serving import Update, run_folder
-from artmodels.serving_checks import file_list, read
-from artmodels.serving_events import endpoint
-from artmodels.serving_once import upload_files
-from artmodels.serving_uploads import reported
+from artmodels.ui.batches import upload_files
+from artmodels.ui.checks import file_list, read
+from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.events import endpoint
+from artmodels.ui.uploads import reported
 
 MOST = 10_000  # points that a program may look up in one call
 
@@ -67,7 +67,7 @@ def add(aligning: ModuleType, grouping: ModuleType, handlers: ModuleType) -> Non
                 yield grouping.summary(step, gathered), str(grouping.packed(step, gathered)), ""
 
     with gr.Column(visible=False):
-        pair = [serving.upload("Source"), serving.upload("Target")]
+        pair = [ui.upload("Source"), ui.upload("Target")]
         fine = gr.Checkbox(True, label="Fine stage")
         points = gr.JSON(None, label="Points of the target")
         image = gr.Image(label="Source on target", format="png")

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from artmodels.serving_pictures import picture_url
+from artmodels.ui.server.pictures import picture_url
 
 # --- examples
 

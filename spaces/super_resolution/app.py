@@ -6,16 +6,17 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels import catalogue, serving
+from artmodels import ui
 from artmodels.errors import ImageTooLarge
-from artmodels.images import LoadedImage
-from artmodels.results import ImageResult
-from artmodels.runtime import pick_device
-from artmodels.serving import MODELS, Update
-from artmodels.serving_checks import file_list, model_of, picture, read
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import FILES, batch, batch_results, once, upload_files
-from artmodels.super_resolution import SuperResolutionConfig
+from artmodels.hub import catalogue
+from artmodels.images.loading import LoadedImage
+from artmodels.images.results import ImageResult
+from artmodels.methods.super_resolution import SuperResolutionConfig
+from artmodels.runtime.devices import pick_device
+from artmodels.ui.batches import FILES, batch, batch_results, once, upload_files
+from artmodels.ui.checks import file_list, model_of, picture, read
+from artmodels.ui.controls import MODELS, Update
+from artmodels.ui.look import launch_options
 
 LARGEST = 64_000_000 if pick_device().type == "cuda" else 16_000_000  # pixels of a result
 LONGEST = 32_767  # px: side of a result; browsers show nothing longer
@@ -86,13 +87,13 @@ def small_enough(path: str | None, given: Mapping[str, Any]) -> str:
 
 CHECKS = {"model": model_of("super_resolution")}
 
-with serving.blocks("Super-resolution") as demo:
+with ui.blocks("Super-resolution") as demo:
     gr.Markdown(
         "# Super-resolution\n"
         "Enlarge a scan or a photograph. Transparency, grey, and 16 bits of grey are kept. The slider of the tab "
         "Compare shows what the network adds to plain enlargement."
     )
-    choices = serving.model_choices("super_resolution")
+    choices = ui.model_choices("super_resolution")
     model = gr.Radio(
         choices,
         value=choices[0][1],
@@ -110,26 +111,26 @@ with serving.blocks("Super-resolution") as demo:
     with gr.Tabs():
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photo = serving.upload("Picture")
+                photo = ui.upload("Picture")
                 gr.Examples(
-                    [[serving.example_file(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
+                    [[ui.example_file(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
                     photo,
                     label="Examples",
                     cache_examples=False,
                     api_visibility="private",
                 )
             with gr.Column(scale=3, min_width=320):
-                panel = serving.results("Plain enlargement", steps=False)
-                serving.connect(super_resolution_run, [photo, model], panel, CHECKS | {"photo": small_enough})
+                panel = ui.results("Plain enlargement", steps=False)
+                ui.connect(super_resolution_run, [photo, model], panel, CHECKS | {"photo": small_enough})
         with gr.Tab("Several pictures"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photos = upload_files(f"Pictures, up to {FILES}")
             with gr.Column(scale=3, min_width=320):
                 panel = batch_results()
                 checks = CHECKS | {"photos": file_list(FILES)}
-                serving.connect(super_resolution_batch, [photos, model], panel, checks)
+                ui.connect(super_resolution_batch, [photos, model], panel, checks)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

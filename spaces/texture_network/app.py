@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import gradio as gr
 from PIL import Image
 
-from artmodels import serving
-from artmodels.catalogue import Entry
+from artmodels import ui
 from artmodels.errors import ArtModelsError
-from artmodels.results import ImageResult
-from artmodels.serving import MODELS, SEEDS, Panel, Update, explained, models, run_folder, told
-from artmodels.serving_checks import model_of, whole_number
-from artmodels.serving_launch import launch_options
-from artmodels.serving_once import LONGEST, TILE, Tile, batch, batch_results, wall
+from artmodels.hub.catalogue import Entry
+from artmodels.images.results import ImageResult
+from artmodels.ui.batches import LONGEST, TILE, Tile, batch, batch_results, wall
+from artmodels.ui.checks import model_of, whole_number
+from artmodels.ui.controls import MODELS, SEEDS, Panel, Update, explained, models, run_folder, told
+from artmodels.ui.look import launch_options
 
 SHORTEST = 32  # px: below it, the grain of a seamless texture would shrink
 MOST = 16  # textures of a batch
@@ -130,7 +130,7 @@ CHECKS = {
     "seed": whole_number("Seed", 0, SEEDS, ""),
 }
 
-with serving.blocks("Texture network") as demo:
+with ui.blocks("Texture network") as demo:
     gr.Markdown(
         "# Texture network\n"
         "Make any amount of a material, without a picture of it: each network here has learnt one texture from one "
@@ -155,16 +155,16 @@ with serving.blocks("Texture network") as demo:
         with gr.Column(scale=3, min_width=320), gr.Tabs():
             inputs = [texture, width, height, seamless, seed]
             with gr.Tab("One texture"):
-                serving.connect(texture_network_run, inputs, results(), CHECKS)
+                ui.connect(texture_network_run, inputs, results(), CHECKS)
             with gr.Tab("Several textures"):
                 count = gr.Number(
                     4, label="Count", info=f"1 to {MOST} samples: the first has the seed given.", precision=0
                 )
                 panel = batch_results()
                 checks = CHECKS | {"count": whole_number("Count", 1, MOST, "For more, run again with another seed.")}
-                serving.connect(texture_network_batch, [*inputs, count], panel, checks)
+                ui.connect(texture_network_batch, [*inputs, count], panel, checks)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

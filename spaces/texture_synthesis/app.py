@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from artmodels import serving
-from artmodels.serving import LARGEST, MODELS, SEEDS, Update
-from artmodels.serving_checks import picture, read, whole_number
-from artmodels.serving_launch import launch_options
+from artmodels import ui
+from artmodels.ui.checks import picture, read, whole_number
+from artmodels.ui.controls import LARGEST, MODELS, SEEDS, Update
+from artmodels.ui.look import launch_options
 
 QUALITIES = {"Draft": 0.3, "Normal": 1.0, "Fine": 2.5}  # times the method's own number of steps
 SIZE_ADVICE = f"The limit of this machine is {LARGEST} pixels a side."
@@ -50,7 +50,7 @@ def texture_synthesis_run(
             tileable=seamless,
         )
 
-    yield from serving.follow(start, name=f"texture-{width}x{height}-seed{seed}", before=exemplar)
+    yield from ui.follow(start, name=f"texture-{width}x{height}-seed{seed}", before=exemplar)
 
 
 CHECKS = {
@@ -60,7 +60,7 @@ CHECKS = {
     "seed": whole_number("Seed", 0, SEEDS, ""),
 }
 
-with serving.blocks("Texture synthesis") as demo:
+with ui.blocks("Texture synthesis") as demo:
     gr.Markdown(
         "# Texture synthesis\n"
         "Give a picture of a material, such as cloth, stone, wallpaper or brushwork, and get more of it: any size, any "
@@ -68,15 +68,15 @@ with serving.blocks("Texture synthesis") as demo:
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            exemplar = serving.upload("Exemplar: a picture of the texture")
+            exemplar = ui.upload("Exemplar: a picture of the texture")
             gr.Examples(
-                [[serving.example_file(name)] for name in ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")],
+                [[ui.example_file(name)] for name in ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")],
                 exemplar,
                 label="Examples",
                 cache_examples=False,
                 api_visibility="private",
             )
-            choices = serving.model_choices("texture_synthesis")
+            choices = ui.model_choices("texture_synthesis")
             model = gr.Radio(choices, value=choices[0][1], label="Method", elem_classes="stacked")
             with gr.Row():
                 width = gr.Number(256, label="Width", info=f"64 to {LARGEST} pixels", precision=0, min_width=120)
@@ -93,11 +93,11 @@ with serving.blocks("Texture synthesis") as demo:
                     5, 600, 120, step=5, label="Time limit in seconds", info="Then the best so far is kept."
                 )
         with gr.Column(scale=3, min_width=320):
-            panel = serving.results("Exemplar")
+            panel = ui.results("Exemplar")
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
-            serving.connect(texture_synthesis_run, inputs, panel, CHECKS)
+            ui.connect(texture_synthesis_run, inputs, panel, CHECKS)
 
 LAUNCH = launch_options()
 
 if __name__ == "__main__":
-    demo.queue(**serving.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**LAUNCH)

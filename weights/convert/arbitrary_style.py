@@ -19,11 +19,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from artmodels.arbitrary_style.inception import InceptionStyle
-from artmodels.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
-from artmodels.arbitrary_style.pipeline import ArbitraryStyle
-from artmodels.checkpoints import read_tensors
 from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.hub.checkpoints import read_tensors
+from artmodels.methods.arbitrary_style.inception import InceptionStyle
+from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
+from artmodels.methods.arbitrary_style.pipeline import ArbitraryStyle
 
 __all__ = ["from_magenta", "read"]
 

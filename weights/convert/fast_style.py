@@ -29,10 +29,10 @@ import torch
 import typer
 from torch import Tensor
 
-from artmodels.checkpoints import PICKLES, read_tensors
 from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
-from artmodels.fast_style.model import FastStyleConfig, Layout, TransformerNet
-from artmodels.fast_style.pipeline import FastStyle
+from artmodels.hub.checkpoints import PICKLES, read_tensors
+from artmodels.methods.fast_style.model import FastStyleConfig, Layout, TransformerNet
+from artmodels.methods.fast_style.pipeline import FastStyle
 
 __all__ = ["from_onnx", "from_pytorch", "from_torch7", "read"]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from artmodels.checkpoints import read_tensors
 from artmodels.errors import MissingWeights, UnsafeFormat
+from artmodels.hub.checkpoints import read_tensors
 
 __all__ = ["tensors_of"]
 

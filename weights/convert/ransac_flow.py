@@ -26,9 +26,9 @@ import typer
 from safetensors.torch import save
 from torch import Tensor
 
-from artmodels.checkpoints import CONFIG, WEIGHTS
 from artmodels.errors import ArtModelsError, ConfigError, WeightsMismatch
-from artmodels.ransac_flow.model import FineConfig, FineNetwork
+from artmodels.hub.checkpoints import CONFIG, WEIGHTS
+from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from weights.convert.opening import tensors_of
 
 __all__ = ["COMMAND", "PUBLISHED", "convert", "convert_file"]

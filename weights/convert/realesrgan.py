@@ -32,8 +32,8 @@ import typer
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, WeightsMismatch
-from artmodels.super_resolution import SuperResolution, SuperResolutionConfig
-from artmodels.super_resolution.model import make_network
+from artmodels.methods.super_resolution import SuperResolution, SuperResolutionConfig
+from artmodels.methods.super_resolution.model import make_network
 from weights.convert.opening import tensors_of
 
 COMMAND = (

@@ -34,11 +34,11 @@ import torch
 import typer
 from torch import Tensor
 
-from artmodels.checkpoints import PICKLES, read_tensors
 from artmodels.errors import ArtModelsError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
-from artmodels.region_features.faster_rcnn import C4, PUBLISHED, RATIOS, SCALES
-from artmodels.region_features.model import RegionFeaturesConfig
-from artmodels.region_features.pipeline import RegionFeatures, make_network
+from artmodels.hub.checkpoints import PICKLES, read_tensors
+from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, RATIOS, SCALES
+from artmodels.methods.region_features.model import RegionFeaturesConfig
+from artmodels.methods.region_features.pipeline import RegionFeatures, make_network
 
 __all__ = ["from_tensorflow", "from_torchvision", "read"]
 

@@ -1,4 +1,0 @@
-"""`art-resnet`: a small ResNet of our own whose features follow ResNet-50's and stay the same under another style.
-
-The network itself is `artmodels.networks.art_resnet_nodes`; load it with `artmodels.features.load("art-resnet")`.
-"""

@@ -1,4 +1,0 @@
-"""`art-vgg`: a small VGG of our own whose features and Gram matrices follow VGG-19's; how it was trained and measured.
-
-The network itself is `artmodels.networks.art_vgg_nodes`; load it with `artmodels.features.load("art-vgg")`.
-"""

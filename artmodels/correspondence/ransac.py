@@ -1,0 +1,221 @@
+"""RANSAC with all hypotheses in one batch: which matches of two pictures agree on one transform.
+
+Fischler and Bolles 1981, "Random sample consensus"; the refits are the local optimisation of Chum, Matas and Kittler
+2003, "Locally optimized RANSAC"; samples and tolerance are those of Shen, Darmon, Efros and Aubry 2020
+(arXiv:2004.01526), section 3.1. Where they count inliers, an inlier counts for less towards the tolerance (MSAC: Torr
+and Zisserman 2000, "MLESAC"), which tells good hypotheses from middling ones. Samples that no plausible transform
+explains are dropped before anything is scored, which of samples with wrong matches are most.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels.correspondence.geometry import SAMPLE, Model, apply, least_squares, minimal, plausible
+from artmodels.errors import ConfigError
+from artmodels.runtime.devices import generator
+
+__all__ = ["Fit", "RansacConfig", "ransac", "log_nfa"]
+
+BLOCK = 2**12  # samples that are solved at once: what they need stays in a core's cache
+REUSED = 2**19  # bytes of a block of residuals: a few of these stay in a core's cache
+KEPT = 4  # hypotheses that are refined
+
+
+@dataclass(frozen=True, kw_only=True)
+class RansacConfig:
+    """How a transform is looked for.
+
+    Attributes:
+        model: Homography, affine transform, or similarity (of the pictures' pixels, whatever their shapes).
+        hypotheses: Samples that are drawn.
+        tolerance: Largest residual of an inlier in the source, in relative units: 0.05 is 2.5 % of a side.
+        isotropic: Measure residuals alike along both axes, with the mean of the sides as the unit; otherwise each in
+            its own side, as the paper does.
+        refinements: How often the best hypotheses are fitted again to their inliers; the paper's program never does.
+        least: Inliers below which nothing was found.
+        share: Share of the matches that must be inliers.
+        seed: Of the samples.
+    """
+
+    model: Model = "homography"
+    hypotheses: int = 10_000
+    tolerance: float = 0.05
+    isotropic: bool = False
+    refinements: int = 4
+    least: int = 8
+    share: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: One is unknown or out of range.
+        """
+        if self.model not in SAMPLE:
+            raise ConfigError(f"model={self.model!r} is not one of {', '.join(SAMPLE)}")
+        if self.hypotheses < 1 or self.refinements < 0 or self.least < 0:
+            raise ConfigError(
+                f"hypotheses={self.hypotheses} must be at least 1, refinements={self.refinements} and "
+                f"least={self.least} at least 0"
+            )
+        if not 0 < self.tolerance <= 2 or not 0 <= self.share <= 1:
+            raise ConfigError(
+                f"tolerance={self.tolerance} must be in (0, 2], half of the picture's side being 1, and "
+                f"share={self.share} in [0, 1]"
+            )
+        generator(self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What RANSAC found.
+
+    Attributes:
+        matrix: [3, 3] float64 from relative target to relative source coordinates, 1 in its last place; None where
+            nothing was found.
+        inliers: [m] bool, the matches that agree; none where nothing was found.
+        score: Sum of the inliers' weights, by default their number; of the best hypothesis also where nothing was
+            found.
+        hypotheses: Samples that were sound and scored.
+        reason: Why nothing was found, in a sentence; "" where something was.
+    """
+
+    matrix: Tensor | None
+    inliers: Tensor
+    score: float = 0.0
+    hypotheses: int = 0
+    reason: str = ""
+
+
+def ransac(
+    target: Tensor,
+    source: Tensor,
+    config: RansacConfig | None = None,
+    weights: Tensor | None = None,
+    *,
+    aspects: tuple[float, float] = (1.0, 1.0),
+) -> Fit:
+    """Find the transform that most matches agree on.
+
+    Args:
+        target: [m, 2] relative places in the target.
+        source: [m, 2] of their partners in the source.
+        config: Settings.
+        weights: [m], what each match counts for in scores and refits; None for 1.
+        aspects: Width by height of the target and of the source: only a similarity and `isotropic` need them.
+
+    Returns:
+        The transform, or why there is none. Samples are drawn on the CPU, so that they do not depend on the device.
+    """
+    config = config or RansacConfig()
+    count, size = len(target), SAMPLE[config.model]
+    nothing = torch.zeros(count, dtype=torch.bool, device=target.device)
+    if count < size:
+        found = "is only 1 match" if count == 1 else f"are only {count} matches"
+        few = f"there {found}, and a transform ({config.model}) needs {size}"
+        return Fit(None, nothing, reason=f"{few}: the pictures may not show the same thing")
+    weights = torch.ones(count, device=target.device) if weights is None else weights.float()
+
+    # Where a unit is the same along both axes. The others change nothing but rounding, and stay as they are.
+    same = config.isotropic or config.model == "similarity"
+    units = [target.new_tensor([a**0.5, a**-0.5] if same else [1.0, 1.0], dtype=torch.float64) for a in aspects]
+    target, source = target.double() * units[0], source.double() * units[1]
+    to_relative = F.pad(units[0], (0, 1), value=1.0) / F.pad(units[1], (0, 1), value=1.0)[:, None]
+
+    drawn = torch.rand(config.hypotheses, size, generator=generator(config.seed), dtype=torch.float64)
+    samples = (drawn * count).long().to(target.device)  # what is drawn twice is degenerate
+    parts = list[Tensor]()
+    for some in torch.split(samples, BLOCK):
+        solved, sound = minimal(target[some], source[some], config.model)
+        solved = solved[sound]
+        parts.append(solved[plausible(solved * to_relative)])
+    matrices = torch.cat(parts)
+    if not len(matrices):
+        reason = f"no {size} of the {count} matches fit a plausible transform ({config.model})"
+        return Fit(None, nothing, reason=f"{reason}: the pictures may not show the same thing")
+
+    residuals = _Residuals(target, source, weights, config)
+    order = residuals.scores(matrices).sort(descending=True, stable=True).indices[:KEPT]
+    best = matrices[order]
+    values, rounds = [residuals.scores(best)], [best]
+    for _ in range(config.refinements):
+        best = least_squares(target, source, residuals.influence(best), config.model)
+        values.append(residuals.scores(best).where(plausible(best * to_relative), -1.0))
+        rounds.append(best)
+    matrix = torch.cat(rounds)[torch.cat(values).argmax()]
+    inliers = residuals.squared(matrix) < 1
+    score, agreeing = float(weights[inliers].sum()), int(inliers.sum())
+    needed = max(config.least, config.share * count)
+    if agreeing < needed:
+        reason = (
+            f"only {agreeing} of {count} matches agree on a transform ({config.model}), of {math.ceil(needed)} needed"
+        )
+        return Fit(None, nothing, score, len(matrices), f"{reason}: the pictures may not show the same thing")
+    return Fit(matrix * to_relative, inliers, score, len(matrices))
+
+
+class _Residuals:
+    """Squared distances of matches under hypotheses, in units of the tolerance."""
+
+    def __init__(self, target: Tensor, source: Tensor, weights: Tensor, config: RansacConfig) -> None:
+        self.target, self.source, self.weights = target, source, weights
+        self.tolerance = config.tolerance
+        points = F.pad(target, (0, 1), value=1.0).T  # [3, m]
+        # h1 p - x (h3 p) is linear in h1 and h3: both axes are products of one kind, and nothing is divided.
+        self.products = [torch.cat([points, -value * points]).float() for value in source.T]  # [6, m]
+        self.points = points.float() * config.tolerance
+
+    def squared(self, matrix: Tensor) -> Tensor:
+        """Of one hypothesis [3, 3]: [m] float64."""
+        return (apply(matrix, self.target) - self.source).square().sum(1) / self.tolerance**2
+
+    def influence(self, matrices: Tensor) -> Tensor:
+        """Weights [n, m] float64 of a refit: those of the inliers, less towards the tolerance (Tukey's biweight)."""
+        apart = apply(matrices, self.target.expand(len(matrices), -1, 2)) - self.source
+        return self.weights * (1 - apart.square().sum(2) / self.tolerance**2).clamp(min=0).square()
+
+    def scores(self, matrices: Tensor) -> Tensor:
+        """Of hypotheses [n, 3, 3] whose horizon is outside: the inliers' sum of 1 - e^2 / t^2 (MSAC), [n] float32."""
+        matrices = matrices.float()
+        rows = torch.cat([matrices[:, :2], matrices[:, 2:].expand(-1, 2, -1)], 2)  # [n, 2, 6]
+        found = matrices.new_empty(len(matrices))
+        bound = REUSED if found.device.type == "cpu" else REUSED * 2**8
+        step = max(1, bound // (4 * len(self.weights)))
+        for start in range(0, len(found), step):
+            part = slice(start, start + step)
+            x, y = (rows[part, axis] @ self.products[axis] for axis in (0, 1))
+            depth = (matrices[part, 2] @ self.points).square_()
+            apart = x.square_().addcmul_(y, y)
+            torch.mv(apart.div_(depth).neg_().add_(1).clamp_(min=0), self.weights, out=found[part])
+        return found
+
+
+def log_nfa(matches: int, inliers: int, tolerance: float) -> float:
+    """Decimal logarithm of the number of false alarms: of homographies that fit so well by chance, how many to expect.
+
+    Moisan and Stival 2004, "A probabilistic criterion to detect rigid point matches between two images": with m
+    matches, of which k agree, (m - 4) C(m, k) C(k, 4) alpha^(k - 4), where alpha is the chance that a place anywhere in
+    the source is within the tolerance. Below 0 the matches are hardly chance.
+
+    Args:
+        matches: m.
+        inliers: k.
+        tolerance: Radius in relative units; the whole picture is 2 x 2.
+
+    Returns:
+        Infinity where k is not above 4, which any four matches reach.
+    """
+    if inliers <= 4:
+        return math.inf
+    chance = math.pi * tolerance**2 / 4
+    ways = _log_choose(matches, inliers) + _log_choose(inliers, 4)
+    return math.log10(matches - 4) + (ways / math.log(10)) + (inliers - 4) * math.log10(chance)
+
+
+def _log_choose(count: int, chosen: int) -> float:
+    return math.lgamma(count + 1) - math.lgamma(chosen + 1) - math.lgamma(count - chosen + 1)

@@ -1,0 +1,1 @@
+"""Readers of folders, tables, Pascal VOC and the papers' layouts."""

@@ -1,0 +1,399 @@
+"""Labelled collections of art: which classes an image shows, and where, read from the layouts that they are shared in.
+
+IconArt, PeopleArt, Watercolor2k, Comic2k, Clipart1k, CASPA, any folder in the layout of Pascal VOC, any table with a
+column a class, any folder of images with VOC files. No image is opened, and nothing is downloaded.
+
+Layouts: Everingham 2010 (VOC), Gonthier 2018, Westlake 2016 (PeopleArt), Inoue 2018 (-2k, -1k), Thomas 2018 (CASPA).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from artmodels.data.tables import (
+    LABELS,
+    Images,
+    check_known,
+    check_present,
+    check_unique,
+    labels_of,
+    read_csv,
+    some,
+    text_of,
+)
+from artmodels.data.voc import Box, Reader
+from artmodels.errors import DatasetError
+from artmodels.hub.catalogue import suggest
+from artmodels.images.decoding import Array
+
+__all__ = [
+    "Box",
+    "Item",
+    "LabelledSet",
+    "READERS",
+    "annotated_folder",
+    "caspa",
+    "clipart1k",
+    "comic2k",
+    "iconart",
+    "labelled_csv",
+    "peopleart",
+    "read",
+    "voc",
+    "watercolor2k",
+]
+
+ICONART = ("angel", "Child_Jesus", "crucifixion_of_Jesus", "Mary", "nudity", "ruins", "Saint_Sebastien")
+ICONART_V2 = (*ICONART, "beard", "capital", "turban")
+SIX = ("bicycle", "bird", "car", "cat", "dog", "person")
+CASPA = ("bear", "bird", "cat", "cow", "dog", "elephant", "horse", "sheep")
+TWENTY = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_SPLITS = ("train", "val", "trainval", "test", "extra")
+NAME_COLUMNS = ("item", "name_img", "file", "filename", "file_name", "image", "path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image of a collection.
+
+    Attributes:
+        path: The file, which exists.
+        labels: The classes that it shows.
+        boxes: Where they are; empty for a negative image.
+        boxed: Whether the boxes are known. False: there may be objects, but nobody has drawn them.
+        split: "train", "val", "test" or another part of the collection; None where there are no parts.
+        size: Width and height in pixels as the annotation gives them, or None.
+    """
+
+    path: Path
+    labels: frozenset[str] = frozenset()
+    boxes: tuple[Box, ...] = ()
+    boxed: bool = True
+    split: str | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images with the classes that they show.
+
+    Attributes:
+        name: What it is called in tables.
+        classes: In the order of the columns of `labels`.
+        items: The images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.items)
+
+    def split(self, name: str) -> "LabelledSet":
+        """Keep one part; "trainval" is train and val together.
+
+        Raises:
+            DatasetError: There is no such part; the message names those that there are.
+        """
+        wanted = {"train", "val", "trainval"} if name == "trainval" else {name}
+        kept = tuple(item for item in self.items if item.split in wanted)
+        if not kept:
+            parts = Counter(str(item.split) for item in self.items)
+            known = ", ".join(f"{part} ({count} images)" for part, count in sorted(parts.items()))
+            raise DatasetError(
+                f"{self.name} has no part {name!r}, only {known or 'no image'}.{suggest(name, parts)} Name one of them."
+            )
+        return replace(self, items=kept)
+
+    def boxed(self) -> "LabelledSet":
+        """Keep the images whose boxes are known: what detection is measured on."""
+        return replace(self, items=tuple(item for item in self.items if item.boxed))
+
+    def labels(self) -> Array:
+        """Which classes each image shows, [N, C] uint8 of 0 and 1."""
+        shown = [name in item.labels for item in self.items for name in self.classes]
+        return np.array(shown, np.uint8).reshape(len(self.items), len(self.classes))
+
+    def restrict(self, classes: Sequence[str]) -> "LabelledSet":
+        """Forget all other classes. Every image stays: one that shows none of them is a negative.
+
+        Raises:
+            DatasetError: A class is unknown.
+        """
+        check_known(classes, self.classes, f"class of {self.name}")
+        kept = frozenset(classes)
+        items = tuple(
+            replace(item, labels=item.labels & kept, boxes=tuple(box for box in item.boxes if box.label in kept))
+            for item in self.items
+        )
+        return LabelledSet(self.name, tuple(classes), items)
+
+    def common_classes(self, other: "LabelledSet") -> tuple[str, ...]:
+        """The classes that two collections share, in the order of this one."""
+        return tuple(name for name in self.classes if name in other.classes)
+
+
+# --- the layouts
+
+
+def voc(
+    root: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    ignored: Iterable[str] = (),
+    splits: Sequence[str] | None = None,
+    clip: bool = False,
+) -> LabelledSet:
+    """Read a folder in the layout of Pascal VOC: JPEGImages, Annotations, ImageSets/Main.
+
+    An image without a file in Annotations shows nothing: a negative. The box 1, 1, 1, 1 stands for "somewhere", as in
+    the `extra` part of Watercolor2k, Comic2k and Clipart1k: the class counts, and the image's boxes are not known.
+
+    Args:
+        root: The folder.
+        name: What to call it; the folder's name by default.
+        classes: Names to expect, in this order, whatever their case in the files; all that occur, sorted, by default.
+        ignored: Names of objects that are passed over.
+        splits: Lists `ImageSets/Main/<split>.txt` to read; those of train, val, trainval, test and extra by default.
+            An image of trainval that is also in train or val belongs to that.
+        clip: Cut boxes that leave the image instead of refusing them.
+
+    Raises:
+        DatasetError: A folder, list, image or class is not what it should be, or an image is in two parts.
+    """
+    root = Path(root)
+    lists = root / "ImageSets" / "Main"
+    there = sorted(path.stem for path in lists.glob("*.txt"))
+    if splits is None:
+        splits = [split for split in _SPLITS if split in there]
+    missing = [split for split in splits if split not in there]
+    if missing or not splits:
+        raise DatasetError(
+            f"{lists} has no list {', '.join(f'{split}.txt' for split in missing or _SPLITS)}; it has "
+            f"{some(there) if there else 'none'}. Name the lists to read with splits, or unpack the collection again."
+        )
+    images, annotations = Images(root / "JPEGImages"), root / "Annotations"
+    reader = Reader(classes, ignored, clip=clip)
+    entries = dict[str, str]()
+    for split in sorted(splits, key=lambda split: split == "trainval"):
+        listed = [line.strip() for line in text_of(lists / f"{split}.txt").splitlines() if line.strip()]
+        check_unique(listed, f"{split}.txt")
+        if split == "trainval":
+            listed = [entry for entry in listed if entries.get(entry) not in ("train", "val")]
+        twice = [entry for entry in listed if entry in entries]
+        if twice:
+            raise DatasetError(f"{some(twice)} are in {split}.txt and in another list; each belongs to one part.")
+        entries |= dict.fromkeys(listed, split)
+    paths = images.find_all(entries)
+    items = [_item(reader, paths[entry], annotations / f"{entry}.xml", split) for entry, split in entries.items()]
+    return LabelledSet(name or root.name, reader.classes, tuple(items))
+
+
+def annotated_folder(
+    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    ignored: Iterable[str] = (),
+    clip: bool = False,
+) -> LabelledSet:
+    """Read a folder of images and one of VOC files of the same names; images without one show nothing.
+
+    Args:
+        images: The folder of the images, with folders inside or not.
+        annotations: The folder of the `.xml` files.
+        name: What to call it; the images' folder by default.
+        classes: As in `voc`.
+        ignored: As in `voc`.
+        clip: As in `voc`.
+
+    Raises:
+        DatasetError: A folder is missing, a file of annotations has no image, or one is malformed.
+    """
+    found, annotations = Images(Path(images)), Path(annotations)
+    if not annotations.is_dir():
+        raise DatasetError(f"There is no folder {annotations}: name the folder that holds the .xml files.")
+    names = {path.relative_to(annotations).with_suffix("").as_posix() for path in annotations.rglob("*.xml")}
+    if not names:
+        raise DatasetError(f"{annotations} holds no .xml file.")
+    of_image = {path: entry for entry, path in found.find_all(sorted(names)).items()}
+    reader = Reader(classes, ignored, clip=clip)
+    items = [
+        _item(reader, path, annotations / f"{of_image[path]}.xml", None) if path in of_image else Item(path=path)
+        for path in found.files
+    ]
+    return LabelledSet(name or Path(images).name, reader.classes, tuple(items))
+
+
+def labelled_csv(
+    table: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    name_column: str | None = None,
+    split_column: str = "set",
+    other_columns: Sequence[str] = (),
+) -> LabelledSet:
+    """Read labels of whole images from a table: a column of file names, and one a class, of 0 and 1 or of -1 and +1.
+
+    Args:
+        table: The CSV file, with a header, in UTF-8.
+        images: The folder that the file names are in; a name may lack its suffix.
+        name: What to call it; the table's name by default.
+        classes: The columns to read; by default all but the file name, the part and `other_columns`.
+        name_column: Column of the file names; by default the first of item, name_img, file, filename, file_name,
+            image and path that there is.
+        split_column: Column of the part, such as train and test; it need not be there.
+        other_columns: Columns to pass over.
+
+    Raises:
+        DatasetError: A column, file or value is not what it should be, or an image is listed twice.
+    """
+    columns, rows = read_csv(Path(table))
+    if name_column is None:
+        name_column = next((column for column in NAME_COLUMNS if column in columns), None)
+        if name_column is None:
+            has = f"it has {some(columns)}"
+            raise DatasetError(f"{table} has no column of file names, such as 'file'; {has}. Name it: name_column.")
+    check_known([name_column, *other_columns, *(classes or ())], columns, f"column of {table}")
+    if classes is None:
+        classes = [column for column in columns if column not in {name_column, split_column, *other_columns}]
+    if not classes:
+        raise DatasetError(f"{table} has no column of labels, only {some(columns)}; give one column a class.")
+    shown = [labels_of(rows, column, Path(table)) for column in classes]
+    names = [row[name_column].strip() for row in rows]
+    check_unique(names, str(table))
+    paths = Images(Path(images)).find_all(names)
+    items = tuple(
+        Item(
+            path=paths[entry],
+            labels=frozenset(column for column, values in zip(classes, shown, strict=True) if values[number]),
+            boxed=False,
+            split=row.get(split_column, "").strip() or None,
+        )
+        for number, (entry, row) in enumerate(zip(names, rows, strict=True))
+    )
+    return LabelledSet(name or Path(table).stem, tuple(classes), items)
+
+
+def iconart(root: str | os.PathLike[str], *, version: int = 1, clip: bool = False) -> LabelledSet:
+    """Read IconArt: labels from ImageSets/Main/IconArt_v1.csv (or v2), boxes where its column Anno says so.
+
+    Args:
+        root: The folder that holds JPEGImages, Annotations and ImageSets.
+        version: 1 has the seven classes of the papers, 2 ten.
+        clip: As in `voc`.
+
+    Raises:
+        DatasetError: A file, column or class is not what it should be; an annotation that Anno promises is missing.
+    """
+    if version not in (1, 2):
+        raise DatasetError(f"IconArt has no version {version}; give 1 or 2.")
+    root, classes = Path(root), ICONART if version == 1 else ICONART_V2
+    table = root / "ImageSets" / "Main" / f"IconArt_v{version}.csv"
+    columns, rows = read_csv(table)
+    check_known(["item", "set", "Anno", *classes], columns, f"column of {table}")
+    labels = labelled_csv(table, root / "JPEGImages", name=f"IconArt v{version}", classes=classes, name_column="item")
+    drawn = [row["item"].strip() for row, anno in zip(rows, labels_of(rows, "Anno", table), strict=True) if anno]
+    files = {entry: root / "Annotations" / f"{entry}.xml" for entry in drawn}
+    check_present(files)
+    reader = Reader(classes, set(ICONART_V2) - set(classes), clip=clip)
+    items = list[Item]()
+    for row, unboxed in zip(rows, labels.items, strict=True):
+        file = files.get(row["item"].strip())
+        boxed = _item(reader, unboxed.path, file, unboxed.split) if file else unboxed
+        items.append(replace(boxed, labels=unboxed.labels))
+    return replace(labels, items=tuple(items))
+
+
+def peopleart(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
+    """Read PeopleArt: lists Annotations/person_<split>.txt of +1 and -1, boxes for the images that show people.
+
+    Args:
+        root: The folder that holds JPEGImages and Annotations.
+        clip: As in `voc`.
+
+    Raises:
+        DatasetError: A list, an image, or the annotation of an image that shows people is missing or malformed.
+    """
+    folder = Path(root) / "Annotations"
+    reader, entries = Reader(("person",), (), clip=clip), dict[str, tuple[str, bool]]()
+    for split in ("train", "val", "test"):
+        file = folder / f"person_{split}.txt"
+        lines = [line.rsplit(None, 1) for line in text_of(file).splitlines() if line.strip()]
+        wrong = [" ".join(line) for line in lines if len(line) != 2 or LABELS.get(line[1]) not in (-1, 1)]
+        if wrong:
+            raise DatasetError(f"{file}: {some(wrong)} should be a file name and 1 or -1.")
+        check_unique([*entries, *(line[0] for line in lines)], f"{file} and the lists before it")
+        entries |= {line[0]: (split, LABELS[line[1]] == 1) for line in lines}
+    paths = Images(Path(root) / "JPEGImages").find_all(entries)
+    check_present({entry: folder / f"{entry}.xml" for entry, (_, shown) in entries.items() if shown})
+    items = list[Item]()
+    for entry, (split, shown) in entries.items():
+        if shown:
+            found = _item(reader, paths[entry], folder / f"{entry}.xml", split)
+            items.append(replace(found, labels=frozenset({"person"})))
+        else:
+            items.append(Item(path=paths[entry], split=split))
+    return LabelledSet("PeopleArt", ("person",), tuple(items))
+
+
+def watercolor2k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
+    """Read Watercolor2k with `voc` and its six classes."""
+    return voc(root, name="Watercolor2k", classes=SIX, clip=clip)
+
+
+def comic2k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
+    """Read Comic2k with `voc` and its six classes."""
+    return voc(root, name="Comic2k", classes=SIX, clip=clip)
+
+
+def clipart1k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
+    """Read Clipart1k with `voc` and the twenty classes of Pascal VOC."""
+    return voc(root, name="Clipart1k", classes=TWENTY, clip=clip)
+
+
+def caspa(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
+    """Read the paintings of CASPA with `voc` and its eight classes of animals."""
+    return voc(root, name="CASPA", classes=CASPA, clip=clip)
+
+
+READERS: Mapping[str, Callable[[str | os.PathLike[str]], LabelledSet]] = {
+    "iconart": iconart,
+    "peopleart": peopleart,
+    "watercolor2k": watercolor2k,
+    "comic2k": comic2k,
+    "clipart1k": clipart1k,
+    "caspa": caspa,
+    "voc": voc,
+}
+
+
+def read(name: str, root: str | os.PathLike[str]) -> LabelledSet:
+    """Read a collection by the name of its layout, one of `READERS`.
+
+    Raises:
+        DatasetError: The name is unknown, or the collection is not what it should be.
+    """
+    if name not in READERS:
+        raise DatasetError(f"There is no reader {name!r}.{suggest(name, READERS)} Those are {', '.join(READERS)}.")
+    return READERS[name](root)
+
+
+def _item(reader: Reader, path: Path, file: Path, split: str | None) -> Item:
+    if not file.is_file():
+        return Item(path=path, split=split)
+    found = reader.read(file)
+    return Item(path=path, labels=found.labels, boxes=found.boxes, boxed=found.boxed, split=split, size=found.size)

@@ -1,0 +1,1 @@
+"""Pictures made by descent: the loop, coarse to fine, and losses that compose like algebra."""

@@ -1,0 +1,164 @@
+"""What the methods that match features by descent share: common settings, and how they are put together."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Self
+
+import torch
+
+from artmodels import features, hub, runtime
+from artmodels._version import __version__
+from artmodels.descent.multiscale import drained
+from artmodels.descent.optimise import Optimiser, OptimiserName, Step
+from artmodels.errors import ConfigError
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.hub import catalogue
+from artmodels.images.results import ImageResult
+
+__all__ = ["FeatureMatching", "MatchingConfig", "knob", "run_to_the_end"]
+
+P = ParamSpec("P")
+
+FIXED = ("features", "pooling", "padding")  # what the extractor is made with
+PATCHES = "patches"  # features that need no extractor
+
+
+def knob(default: Any, help_: str) -> Any:  # noqa: ANN401 - as dataclasses.field itself
+    """A setting with its plain-language help, which the README's tables and the command line show."""
+    return field(default=default, metadata={"help": help_})
+
+
+def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callable[P, ImageResult]:
+    """Make a method's `__call__` of its `stream`: the same parameters and `progress`, and only the result comes back.
+
+    Args:
+        stream: A method whose last parameter is its `**overrides`.
+    """
+
+    @functools.wraps(stream, assigned=("__module__", "__doc__"))
+    def call(*args: P.args, **options: P.kwargs) -> ImageResult:
+        progress = bool(options.pop("progress", False))
+        return drained(stream(*args, **options), progress=progress)
+
+    *named, overrides = inspect.signature(stream).parameters.values()
+    progress = inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    shown = inspect.Signature([*named, progress, overrides], return_annotation=ImageResult)
+    call.__signature__ = shown  # type: ignore[attr-defined]  # inspect's own protocol
+    return call
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """Settings that every such method has; each sets defaults of its own."""
+
+    features: str = knob(PATCHES, "What the loss looks at: patches (no network), random-filters, vgg19, ...")
+    layers: tuple[str, ...] | None = knob(None, "Taps for terms that name none; None: those of the features' paper.")
+    optimiser: OptimiserName = knob("momentum", "momentum for patches, adam for sampled losses, lbfgs for exact ones.")
+    steps: int = knob(100, "Steps at each level. Time grows in proportion.")
+    rate: float = knob(1.0, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others.")
+    rate_end: float = knob(0.1, "What remains of the rate at the end of a level; small values remove noise.")
+    momentum: float = knob(0.8, "Share of the last step carried on.")
+    average: float = knob(0.0, "Weight of the past in the average of iterates that is shown; 0 shows the last one.")
+    refresh_every: int = knob(1, "Steps that share random directions; lbfgs needs 20 or more on sliced losses.")
+    per_octave: int = knob(2, "Levels per halving of the size; 1 is the paper's, 2 keeps structure better.")
+    pooling: str = knob("avg", "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015).")
+    padding: str = knob("reflect", "How networks see borders: reflect, zeros, replicate, circular.")
+    checkpoint: bool = knob(False, "Compute activations twice instead of keeping them: less memory, a third slower.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        self.descent()
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps} must be at least 1")
+        if self.per_octave < 1:
+            raise ConfigError(f"per_octave={self.per_octave} must be at least 1")
+
+    def descent(self) -> Optimiser:
+        """The optimiser these settings describe."""
+        return Optimiser(
+            name=self.optimiser,
+            rate=self.rate,
+            rate_end=self.rate_end,
+            momentum=self.momentum,
+            average=self.average,
+            refresh_every=self.refresh_every,
+        )
+
+
+class FeatureMatching(hub.Pretrained):
+    """Base of the methods: a configuration, a device, and an extractor unless raw patches are enough."""
+
+    def __init__(
+        self,
+        config: MatchingConfig | None = None,
+        *,
+        extractor: FeatureExtractor | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Put it together.
+
+        Args:
+            config: Settings.
+            extractor: Features to use instead of those that `config.features` names, with any weights.
+            device: Where to compute; None picks CUDA, then MPS, then CPU.
+
+        Raises:
+            ConfigError: The features have weights to load, which only `from_pretrained` does.
+        """
+        self.config = config or self.config_class()
+        self.device = runtime.pick_device(device)
+        if extractor is None and self.config.features != PATCHES:
+            if catalogue.get(self.config.features).weights is not None:
+                raise ConfigError(
+                    f"features={self.config.features!r} have weights: use {type(self).__name__}.from_pretrained, which "
+                    "loads them, or pass extractor="
+                )
+            extractor = features.build(
+                self.config.features, pooling=self.config.pooling, padding=self.config.padding, device=self.device
+            )
+        self.extractor = extractor.to(self.device) if extractor is not None else None
+
+    @classmethod
+    def _build(
+        cls,
+        config: MatchingConfig,
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        chosen = runtime.pick_device(device)
+        extractor = None
+        if config.features != PATCHES:
+            extractor = features.load(
+                config.features,
+                local_files_only=local_files_only,
+                pooling=config.pooling,
+                padding=config.padding,
+                dtype=runtime.pick_dtype(chosen, dtype),
+                device=chosen,
+            )
+        return cls(config, extractor=extractor, device=chosen)
+
+    def _overridden(self, overrides: dict[str, object]) -> Any:  # noqa: ANN401 - each method has a config of its own
+        """The configuration with some fields replaced for one call."""
+        for name in FIXED:
+            if name in overrides and overrides[name] != getattr(self.config, name):
+                kind = type(self).__name__
+                value = f"{name}={overrides[name]!r}"
+                raise ConfigError(f"{name} is fixed when a {kind} is made: use {kind}.from_pretrained(..., {value})")
+        return hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
+
+    def _settings(self, config: MatchingConfig, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+        """What a result records, so that it can be made again."""
+        return {
+            "method": self.method,
+            "artmodels_version": __version__,
+            "seed": seed,
+            "size": list(size),
+            **dataclasses.asdict(config),
+        }

@@ -1,0 +1,314 @@
+"""Losses bound to exemplars and a feature extractor: value and gradient of an image, whole or tile by tile."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels.descent.algebra import Bound, Context, Loss, Moments, Term, shrunk
+from artmodels.errors import ConfigError
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.runtime.devices import generator
+
+__all__ = ["MatchingObjective", "Target", "TextureObjective", "gaussian_reduced"]
+
+logger = logging.getLogger(__name__)
+
+GREY = 1e-4  # between channels: far less than a step of 8 bits, more than resampling leaves
+BURT_ADELSON = (0.05, 0.25, 0.4, 0.25, 0.05)  # a = 0.4 (Burt & Adelson 1983), as Snelgrove uses it
+
+
+def gaussian_reduced(x: Tensor, *, circular: bool) -> Tensor:
+    """One octave down: 5-tap Gaussian, every second pixel. [1, C, H, W] to [1, C, ceil(H / 2), ceil(W / 2)]."""
+    taps = torch.tensor(BURT_ADELSON, device=x.device, dtype=x.dtype)
+    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 5, 5)
+    mode = "circular" if circular else "replicate"
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode=mode), kernel, stride=2, groups=x.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target:
+    """What some or all pixels of the image must agree with, and how.
+
+    Attributes:
+        loss: How agreement is measured.
+        exemplar: [1, 3, h, w] in [0, 1].
+        weight: Factor of the loss.
+        region: Share [1, 1, H, W] in [0, 1] that each pixel of the image has in the measurement; None for all of them
+            alike. The loss is then also multiplied by its mean, so that pixels weigh the same in regions of any size.
+        layers: The taps that terms use when they name none; None for those of the objective.
+    """
+
+    loss: Loss
+    exemplar: Tensor
+    weight: float = 1.0
+    region: Tensor | None = None
+    layers: tuple[str, ...] | None = None
+
+
+@dataclass
+class _Octave:
+    """What is measured at one octave of the image. Regions are told apart by the number of their target; None: all."""
+
+    bound: list[tuple[float, Bound, int | None]] = field(default_factory=list)
+    taps: tuple[str, ...] = ()
+    moment_taps: dict[int | None, tuple[str, ...]] = field(default_factory=dict)
+    regions: dict[int | None, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def all_taps(self) -> tuple[str, ...]:
+        return _merged([self.taps, *self.moment_taps.values()])
+
+
+_Parts = dict[int | None, dict[str, Moments]]
+
+
+class MatchingObjective:
+    """What `optimise.minimise` descends: the weighted sum of several targets' losses of one image."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        *,
+        extractor: FeatureExtractor | None,
+        layers: tuple[str, ...],
+        size: tuple[int, int],
+        circular: bool = False,
+        seed: int = 0,
+        tile: int | None = 1024,
+        checkpoint: bool = False,
+    ) -> None:
+        """Bind the losses.
+
+        Args:
+            targets: The losses and their exemplars.
+            extractor: Where features come from; None when no term needs any.
+            layers: The taps that terms use when they name none.
+            size: (H, W) of the image.
+            circular: Treat the image as a torus, so that the result tiles.
+            seed: Of the random draws.
+            tile: Side in pixels above which features are gathered tile by tile, exactly, in bounded memory; None:
+                never. Only losses that need no more than moments can be tiled.
+            checkpoint: Recompute activations in the backward instead of keeping them.
+
+        Raises:
+            ConfigError: A term needs features and there are none.
+            ImageError: The exemplar or the size is too small for a layer.
+        """
+        self.extractor = extractor
+        self.circular = circular
+        self.seed = seed
+        self.tile = tile
+        self.checkpoint = checkpoint
+        self.round = -1
+        self.octaves: list[_Octave] = []
+        stiffness: Tensor | float = 0.0
+        with torch.no_grad():
+            for number, target in enumerate(targets):
+                deviation = target.exemplar - target.exemplar.mean(dim=(2, 3), keepdim=True)
+                variance = float(deviation.square().sum(dim=1).mean())
+                share = 1.0 if target.region is None else target.region
+                pull = target.weight * sum(abs(weight) for weight, _, _ in target.loss.terms())
+                stiffness = stiffness + pull * share / max(variance, 1e-12)
+                self._bind(target, None if target.region is None else number, layers, size)
+        # Where targets overlap their pulls add up, and the step must suit the pixel that is pulled most.
+        stiffest = float(stiffness.max()) if isinstance(stiffness, Tensor) else stiffness
+        self.natural_step = size[0] * size[1] / 2 / max(stiffest, 1e-12)
+        self.refresh(0)
+
+    def _bind(self, target: Target, key: int | None, layers: tuple[str, ...], size: tuple[int, int]) -> None:
+        """Fix each term of the target to its exemplar, octave by octave."""
+        exemplar, region = target.exemplar, target.region
+        layers = layers if target.layers is None else target.layers
+        factor = target.weight * (1.0 if region is None else float(region.mean()))
+        by_octave: dict[int, list[tuple[float, Term]]] = {}
+        for weight, octave, term in target.loss.terms():
+            by_octave.setdefault(octave, []).append((weight, term))
+        for number in range(max(by_octave) + 1):
+            if number:
+                exemplar = gaussian_reduced(exemplar, circular=False)
+                size = (-(-size[0] // 2), -(-size[1] // 2))
+                region = None if region is None else shrunk(region, size)
+            context = Context(size=size, layers=layers, circular=self.circular, region=region)
+            weighted = by_octave.get(number, [])
+            taps = _merged(term.taps(context) for _, term in weighted)
+            moment_taps = _merged(term.moment_taps(context) for _, term in weighted)
+            if number and not self._large_enough((*exemplar.shape[-2:], *size), taps + moment_taps):
+                logger.info("the pyramid stops at %d octaves: the next is too small for the features", number)
+                break
+            features = self._features(exemplar, _merged([taps, moment_taps]), circular=False)
+            moments = {tap: Moments.of(features[tap]) for tap in moment_taps}
+            if number == len(self.octaves):
+                self.octaves.append(_Octave())
+            at = self.octaves[number]
+            at.bound += [(factor * w, term.bind(exemplar, features, moments, context), key) for w, term in weighted]
+            at.taps = _merged([at.taps, taps])
+            if moment_taps:
+                at.moment_taps[key] = _merged([at.moment_taps.get(key, ()), moment_taps])
+            at.regions[key] = region
+
+    def refresh(self, round_: int) -> None:
+        """Draw new random directions; the same round draws the same."""
+        drawing = [
+            term for octave in self.octaves for _, term, _ in octave.bound if type(term).refresh is not Bound.refresh
+        ]
+        if not drawing:
+            return
+        self.round = round_
+        draws = generator((self.seed * 1_000_003 + round_) % 2**63)
+        for term in drawing:
+            term.refresh(draws, round_)
+
+    def value_and_grad(self, x: Tensor) -> tuple[float, Tensor]:
+        """Loss at x [1, 3, H, W] and its gradient."""
+        leaf = x.detach().requires_grad_(True)
+        image, values = leaf, []
+        tiled: _Parts = {}
+        with torch.enable_grad():
+            for number, octave in enumerate(self.octaves):
+                if number:
+                    image = gaussian_reduced(image, circular=self.circular)
+                features: dict[str, Tensor] = {}
+                if self.tile is not None and octave.moment_taps and max(image.shape[-2:]) > self.tile:
+                    if octave.taps or number:
+                        raise ConfigError(
+                            "only Gram and Gaussian terms of the full image can be computed tile by tile: use those, "
+                            f"or a size of at most {self.tile} px, or tile=None, which needs more memory"
+                        )
+                    moments = tiled = self._tiled_moments(x.detach(), octave)
+                else:
+                    features = self._features(image, octave.all_taps, circular=self.circular)
+                    moments = {
+                        key: {tap: Moments.of(features[tap], octave.regions[key]) for tap in taps}
+                        for key, taps in octave.moment_taps.items()
+                    }
+                values += [weight * term(image, features, moments.get(key, {})) for weight, term, key in octave.bound]
+            total = torch.stack(values).sum()
+        parts = [part for by_tap in tiled.values() for pair in by_tap.values() for part in pair]
+        own, *slopes = torch.autograd.grad(total, [leaf, *parts], allow_unused=True)
+        gradient = torch.zeros_like(leaf) if own is None else own
+        if tiled:
+            pairs = iter(zip(slopes[::2], slopes[1::2], strict=True))
+            by_region = {key: {tap: next(pairs) for tap in by_tap} for key, by_tap in tiled.items()}
+            self._add_tiled_gradient(gradient, x.detach(), by_region)
+        return total.item(), gradient.contiguous()
+
+    def _tiles(
+        self, x: Tensor, taps: tuple[str, ...]
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, tuple[slice, slice]]]]:
+        """Yield (rows, columns, core): pixel indices of each tile with its halo, and where its own features are.
+
+        The halo is half a receptive field, rounded up to whole strides, so that the features of the core equal those of
+        the whole image; every feature is in the core of one tile.
+        """
+        assert self.extractor is not None and self.tile is not None  # noqa: S101 - for the type checker
+        strides = {tap: self.extractor.stride(tap) for tap in taps}
+        step = max(strides.values())
+        halo = step * -(-(max(map(self.extractor.receptive_field, taps)) // 2 + step) // step)
+        side = max(step, self.tile // 2 // step * step)
+        wraps = self.circular or self.extractor.padding == "circular"
+
+        def spans(length: int) -> Iterator[tuple[Tensor, dict[str, slice]]]:
+            for start in range(0, length, side):
+                stop = min(start + side, length)
+                if wraps:
+                    first, last = start - halo, stop + halo
+                else:
+                    first, last = max(0, start - halo), min(length, stop + halo)
+                # The last core takes whatever features remain, as layers differ in how they round a last half stride.
+                inner = None if stop == length and not wraps else stop - first
+                core = {tap: slice((start - first) // s, inner and inner // s) for tap, s in strides.items()}
+                yield torch.arange(first, last, device=x.device) % length, core
+
+        for rows, down in spans(x.shape[2]):
+            for columns, across in spans(x.shape[3]):
+                yield rows, columns, {tap: (down[tap], across[tap]) for tap in taps}
+
+    def _tiled_moments(self, x: Tensor, octave: _Octave) -> _Parts:
+        """Moments of the whole image's features, as leaves of a new graph."""
+        sums: dict[tuple[int | None, str], Tensor] = {}
+        with torch.no_grad():
+            for rows, columns, core in self._tiles(x, octave.all_taps):
+                features = self._features(x[:, :, rows][..., columns], octave.all_taps, circular=False)
+                for key, taps in octave.moment_taps.items():
+                    for tap in taps:
+                        f, weights = self._core(features[tap], core[tap], octave.regions[key], rows, columns)
+                        f = torch.cat([f, torch.ones_like(f[:1])])  # the last row and column sum features and pixels
+                        total = (f * weights) @ f.T
+                        sums[key, tap] = sums[key, tap] + total if (key, tap) in sums else total
+        self.counts = {at: float(total[-1, -1]) for at, total in sums.items()}
+        self.tiled_regions = octave.regions
+        moments: _Parts = {}
+        for (key, tap), total in sums.items():
+            mean, second = total[-1, :-1] / total[-1, -1], total[:-1, :-1] / total[-1, -1]
+            moments.setdefault(key, {})[tap] = Moments(mean.requires_grad_(), second.requires_grad_())
+        return moments
+
+    def _core(
+        self, maps: Tensor, core: tuple[slice, slice], region: Tensor | None, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """Features [C, M] of a tile without its halo, and the weights [M] of a region there."""
+        down, across = core
+        weights: Tensor | float = 1.0
+        if region is not None:
+            weights = shrunk(region[:, :, rows][..., columns], maps.shape[-2:])[0, 0, down, across].flatten()
+        return maps[0, :, down, across].flatten(1), weights
+
+    def _add_tiled_gradient(
+        self, gradient: Tensor, x: Tensor, slopes: dict[int | None, dict[str, tuple[Tensor, Tensor]]]
+    ) -> None:
+        """Add to `gradient` what the slopes of the loss by the moments make of the pixels, tile by tile."""
+        merged = _merged(tuple(by_tap) for by_tap in slopes.values())
+        for rows, columns, core in self._tiles(x, merged):
+            crop = x[:, :, rows][..., columns].requires_grad_(True)
+            with torch.enable_grad():
+                features = self._features(crop, merged, circular=False)
+                pulls = []
+                for key, by_tap in slopes.items():
+                    for tap, (by_mean, by_second) in by_tap.items():
+                        f, weights = self._core(features[tap], core[tap], self.tiled_regions[key], rows, columns)
+                        # d<S, F F^T> = <(S + S^T) F, dF>. The slope by the mean is None for losses of the Gram matrix.
+                        pull = (by_second + by_second.T) @ f.detach()
+                        pull = pull if by_mean is None else pull + by_mean[:, None]
+                        pulls.append((pull * f * weights).sum() / self.counts[key, tap])
+                (part,) = torch.autograd.grad(torch.stack(pulls).sum(), crop)
+            gradient[0].permute(1, 2, 0).index_put_(
+                (rows[:, None], columns[None, :]), part[0].permute(1, 2, 0), accumulate=True
+            )
+
+    def _large_enough(self, sides: tuple[int, ...], taps: tuple[str, ...]) -> bool:
+        if min(sides) < 2 or self.extractor is None:
+            return min(sides) >= 2
+        return all(min(sides) >= self.extractor.minimum_size(tap) for tap in taps)
+
+    def _features(self, x: Tensor, taps: tuple[str, ...], *, circular: bool) -> dict[str, Tensor]:
+        if not taps:
+            return {}
+        if self.extractor is None:
+            raise ConfigError("the loss needs features, and there is no feature extractor")
+        padding = "circular" if circular else None
+        features: dict[str, Tensor] = self.extractor(x, taps, padding=padding, checkpoint=self.checkpoint)
+        return features
+
+
+class TextureObjective(MatchingObjective):
+    """One loss of one exemplar, over the whole image."""
+
+    def __init__(self, loss: Loss, exemplar: Tensor, **options: Any) -> None:
+        """Bind the loss to the exemplar [1, 3, h, w] in [0, 1]; the options are those of `MatchingObjective`."""
+        super().__init__([Target(loss=loss, exemplar=exemplar)], **options)
+        self.grey = bool((exemplar - exemplar.mean(dim=1, keepdim=True)).abs().max() < GREY)
+
+    def value_and_grad(self, x: Tensor) -> tuple[float, Tensor]:
+        """Loss at x [1, 3, H, W] and its gradient, which leaves x grey if the exemplar is: features alone would not."""
+        loss, gradient = super().value_and_grad(x)
+        return loss, gradient.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1) if self.grey else gradient
+
+
+def _merged(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """All taps, each once, in order."""
+    return tuple(dict.fromkeys(tap for group in groups for tap in group))

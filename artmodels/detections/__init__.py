@@ -1,0 +1,1 @@
+"""Boxes, annotation files and drawing."""

@@ -1,0 +1,5 @@
+"""Networks with named taps, such as "relu4_1", whose activations methods compare."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,7 @@
+from .extractor import FeatureExtractor, build, load
+
+__all__ = [
+    "FeatureExtractor",
+    "build",
+    "load",
+]

@@ -1,0 +1,165 @@
+"""Networks that ours learn from: read from a folder of the user's, never part of the package.
+
+`vgg19_compressed` (collaborative distillation, Wang et al. 2020, arXiv:2003.08436) has 16 times fewer weights than
+VGG-19; its taps "aux1_1" … "aux5_1" map its features to VGG-19's own widths. `vgg19_normalised_to_conv3_1` is VGG-19
+itself up to relu3_1, rescaled so that activations have mean 1 (Gatys et al. 2015). `resnet50v2_stages1to3_fp16` is a
+ResNet-50 with pre-activation (He et al. 2016, arXiv:1603.05027), without its last stage.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from artmodels.errors import ConfigError, MissingWeights
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.networks import NONE, TORCHVISION, Node, convolutions, layout
+from artmodels.features.stages import NORM_EPSILON, Convolution, Pool, Stage, Window
+from artmodels.hub.checkpoints import load_tensors
+
+__all__ = ["COMPRESSED", "NORMALISED", "RESNET", "load"]
+
+COMPRESSED = "vgg19_compressed"
+NORMALISED = "vgg19_normalised_to_conv3_1"
+RESNET = "resnet50v2_stages1to3_fp16"
+
+# Widths of the convolutions, block by block; and the width of VGG-19 that an auxiliary layer maps to.
+_WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
+    COMPRESSED: ((16,) * 2, (32,) * 2, (64,) * 4, (128,) * 4, (128,)),
+    NORMALISED: ((64,) * 2, (128,) * 2, (256,)),
+}
+_VGG19 = (64, 128, 256, 512, 512)
+_RESNET_BLOCKS = (3, 4, 6)
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+
+
+def load(name: str, folder: Path) -> FeatureExtractor:
+    """One of the three as an extractor.
+
+    A VGG has max pooling and reflected borders, as it was trained, and taps "relu1_1", …; the ResNet has borders of
+    zeros, as it was trained, and the sums after its stages, signed, as "layer1", "layer2" and "layer3" (256, 512 and
+    1024 channels at strides 4, 8 and 16).
+
+    Raises:
+        ConfigError: Another name.
+        MissingWeights: The folder does not hold it.
+        WeightsError: The file is another network's.
+    """
+    if name not in (*_WIDTHS, RESNET):
+        raise ConfigError(f"There is no teacher {name!r}: choose one of {', '.join((*_WIDTHS, RESNET))}.")
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        raise MissingWeights(f"{file} is missing: name the folder that holds the teachers.")
+    return _resnet(file) if name == RESNET else _vgg(file, name)
+
+
+def _vgg(file: Path, name: str) -> FeatureExtractor:
+    nodes = [Node(Convolution(3, 3, 1, relu=False, key="conv0"), (), -1)]
+    inputs, last = 3, 0
+    for block, row in enumerate(_WIDTHS[name], start=1):
+        if block > 1:
+            nodes.append(Node(Pool(inputs, Window(2, 2, 0), "max"), (), last))
+            last = len(nodes) - 1
+        for index, width in enumerate(row, start=1):
+            key = f"conv{block}_{index}"
+            nodes.append(Node(Convolution(inputs, width, 3, key=key), (f"relu{block}_{index}",), last))
+            inputs, last = width, len(nodes) - 1
+            if name == COMPRESSED and index == 1:
+                aux = Convolution(width, _VGG19[block - 1], 1, key=f"{key}_aux")
+                nodes.append(Node(aux, (f"aux{block}_1",), last))
+    layers = list(convolutions(nodes))
+    tensors = load_tensors(file, expected=layout(layers), dtype=torch.float32)
+    for layer in layers:
+        layer.assign(tensors)
+    return FeatureExtractor(name, nodes, preprocessing=NONE, padding="reflect")
+
+
+class _Normalisation(Stage):
+    """Batch normalisation that stands before a convolution, where it cannot be folded: gain, shift, ReLU or none."""
+
+    ends_block = False
+
+    def __init__(self, channels: int, *, key: str, relu: bool = True) -> None:
+        super().__init__()
+        self.windows = ()
+        self.channels, self.key, self.relu = channels, key, relu
+        self.register_buffer("gain", torch.ones(1, channels, 1, 1))
+        self.register_buffer("shift", torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor, padding: str) -> Tensor:
+        y = torch.addcmul(self.get_buffer("shift"), x, self.get_buffer("gain"))
+        return torch.relu(y) if self.relu else y
+
+    def assign(self, tensors: Mapping[str, Tensor]) -> None:
+        scale, shift, mean, variance = (tensors[f"{self.key}_{name}"].double() for name in _NORM.values())
+        gain = scale / (variance + NORM_EPSILON).sqrt()
+        self.get_buffer("gain").copy_(gain.view(1, -1, 1, 1))
+        self.get_buffer("shift").copy_((shift - mean * gain).view(1, -1, 1, 1))
+
+
+class _PreActivated(Stage):
+    """A bottleneck of He et al. 2016 (arXiv:1603.05027, fig. 4e): what is added to the shortcut is not rectified."""
+
+    def __init__(self, norm: _Normalisation, path: Sequence[Convolution], shortcut: Convolution | None) -> None:
+        super().__init__()
+        self.norm, self.path, self.shortcut = norm, torch.nn.ModuleList(path), shortcut
+        self.windows = tuple(window for conv in path for window in conv.windows)
+        self.channels = path[-1].channels
+
+    def forward(self, x: Tensor, padding: str) -> Tensor:
+        active: Tensor = self.norm(x, padding)
+        y = active
+        for conv in self.path:
+            y = conv(y, padding)
+        if padding == "valid":
+            # Of the path only the 3 x 3 convolution loses a border, one wide.
+            x, active = x[..., 1:-1, 1:-1], active[..., 1:-1, 1:-1]
+        carried: Tensor = x if self.shortcut is None else self.shortcut(active, padding)
+        return carried.add(y)
+
+
+def _resnet(file: Path) -> FeatureExtractor:
+    stem = Convolution(3, 64, 7, stride=2, key="conv0", norm="batchnorm1")
+    nodes = [
+        Node(_Normalisation(3, key="batchnorm0", relu=False), (), -1),
+        Node(stem, ("stem",), 0),
+        Node(Pool(64, Window(3, 2, 1), "max"), (), 1),
+    ]
+    inputs = 64
+    for stage, count in enumerate(_RESNET_BLOCKS, start=1):
+        width, convs, norms = 32 << stage, 0, 0
+        for block in range(count):
+            key = f"stage{stage}_"
+            stride = 2 if stage > 1 and block == 0 else 1
+            # The file numbers convolutions and normalisations by their order in the stage.
+            path = [
+                Convolution(inputs, width, 1, key=f"{key}conv{convs}", norm=f"{key}batchnorm{norms + 1}"),
+                Convolution(
+                    width, width, 3, stride=stride, key=f"{key}conv{convs + 1}", norm=f"{key}batchnorm{norms + 2}"
+                ),
+                Convolution(width, 4 * width, 1, relu=False, bias=False, key=f"{key}conv{convs + 2}"),
+            ]
+            shortcut = None
+            if block == 0:
+                shortcut = Convolution(
+                    inputs, 4 * width, 1, stride=stride, relu=False, bias=False, key=f"{key}conv{convs + 3}"
+                )
+            first = _Normalisation(inputs, key=f"{key}batchnorm{norms}")
+            taps = (f"layer{stage}",) if block == count - 1 else ()
+            nodes.append(Node(_PreActivated(first, path, shortcut), taps, len(nodes) - 1))
+            inputs, norms, convs = 4 * width, norms + 3, convs + (3 if shortcut is None else 4)
+    layers = list(convolutions(nodes))
+    firsts = [m for node in nodes for m in node.stage.modules() if isinstance(m, _Normalisation)]
+    shapes: dict[str, tuple[int, ...]] = {f"{conv.key}_weight": tuple(conv.weight.shape) for conv in layers}
+    widths = {conv.norm: conv.channels for conv in layers if conv.norm} | {n.key: n.channels for n in firsts}
+    shapes |= {f"{key}_{name}": (width,) for key, width in widths.items() for name in _NORM.values()}
+    tensors = load_tensors(file, expected=shapes, dtype=torch.float32)
+    for first in firsts:
+        first.assign(tensors)
+    for conv in layers:
+        named = {f"{conv.key}.weight": tensors[f"{conv.key}_weight"]}
+        if conv.norm:
+            named |= {f"{conv.norm}.{ours}": tensors[f"{conv.norm}_{theirs}"] for ours, theirs in _NORM.items()}
+        conv.assign(named)
+    return FeatureExtractor(RESNET, nodes, preprocessing=TORCHVISION, padding="zeros")

@@ -1,0 +1,354 @@
+"""What a checkpoint folder holds, read strictly: `config.json` to a config dataclass, safetensors to tensors.
+
+Keys, shapes, types and hashes are exactly the expected ones and all values finite, or there is an error. Pickle-based
+files are never opened. Every reader of weights goes through here; what comes from the catalogue is no exception, since
+a look at the numbers costs less than the hash of their bytes.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from artmodels.errors import ConfigError, HashMismatch, MissingWeights, UnsafeFormat, WeightsError, WeightsMismatch
+from artmodels.hub.catalogue import suggest
+from artmodels.jsonfile import read_object, short
+
+__all__ = [
+    "CONFIG",
+    "PICKLES",
+    "WEIGHTS",
+    "Expected",
+    "check_numbers",
+    "config_from",
+    "fault_of",
+    "load_tensors",
+    "missing_file",
+    "pickle_text",
+    "read_config",
+    "read_tensors",
+]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
+
+Expected: typing.TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
+"""By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too and its numbers not."""
+
+_SHOWN, _LONG = 5, 200
+_HEADER = 2**22  # bytes: room for some 40 000 tensors
+_FLOATS = ("F16", "BF16", "F32", "F64")
+_COUNTER = "num_batches_tracked"  # of batch normalisation, which does without when it is not trained
+
+_Config = TypeVar("_Config")
+
+
+# --- Configuration
+
+
+def config_from(cls: type[_Config], mapping: Mapping[str, object]) -> _Config:
+    """Build a config dataclass from a JSON object, strictly.
+
+    Args:
+        cls: A dataclass whose fields are annotated with int, float, bool, str, None, Literal, tuple, Mapping,
+            unions of these, or other such dataclasses.
+        mapping: Values by field name; JSON lists become tuples, integers are accepted as floats.
+
+    Raises:
+        ConfigError: A key is unknown (near misses are named), a field is missing or a type is wrong.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            hint = suggest(key, fields)
+            raise ConfigError(f"{cls.__name__} has no setting {short(key)}.{hint} It has: {', '.join(fields)}.")
+    for name, field in fields.items():
+        if (
+            name not in mapping
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
+            raise ConfigError(f"{cls.__name__} needs a value for {name!r}.")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in mapping.items():
+        try:
+            values[key] = _typed(value, hints[key])
+        except (TypeError, OverflowError):  # of an integer that is no float
+            wanted = re.sub(r"\btyping\.|<class '(\w+)'>", r"\1", str(hints[key]))
+            raise ConfigError(f"{cls.__name__}.{key} must be {wanted}, not {short(value)}.") from None
+    return cls(**values)
+
+
+def _typed(value: object, hint: Any) -> object:  # noqa: ANN401 - an annotation can be any object
+    """Return `value` as the annotation asks, or raise TypeError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return _typed(value, argument)
+            except TypeError:
+                continue
+    elif origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+    elif origin is tuple and isinstance(value, list | tuple):
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(value):
+            return tuple(_typed(item, kind) for item, kind in zip(value, kinds, strict=True))
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {_typed(key, arguments[0]): _typed(item, arguments[1]) for key, item in value.items()}
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return config_from(hint, value)
+    elif hint is float and type(value) in (int, float):
+        return float(typing.cast(float, value))
+    elif hint in (int, bool, str, types.NoneType) and type(value) is hint:  # bool is an int: no isinstance
+        return value
+    elif isinstance(hint, type) and hint not in (int, float, bool, str) and isinstance(value, hint):
+        return value
+    raise TypeError
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the object in a checkpoint's `config.json`.
+
+    Raises:
+        MissingWeights: The file is not there.
+        ConfigError: It is not a regular file within the folder, too large, or not a plain JSON object.
+    """
+    file = Path(folder) / CONFIG
+    try:
+        if not _stays(file):
+            raise ConfigError(f"{file} is a link to a file elsewhere: put a copy of that file in its place.")
+        return read_object(file)
+    except FileNotFoundError:
+        raise MissingWeights(f"{folder} has no {CONFIG}: it is not a checkpoint of artmodels.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}. Mend it or fetch it again.") from None
+    except ConfigError:  # also a ValueError
+        raise
+    except ValueError as error:  # also UnicodeDecodeError
+        raise ConfigError(f"{file} is not valid JSON: {error}. Mend it or fetch it again.") from None
+
+
+def _stays(file: Path) -> bool:
+    """Whether a file is in its folder, following links; the Hub's cache is made of links, its client's own."""
+    cache, folder = Path(constants.HF_HUB_CACHE).resolve(), file.parent.resolve()
+    target = file.resolve()
+    return folder.is_relative_to(cache) or target.is_relative_to(folder) or target.is_relative_to(cache)
+
+
+# --- Tensors
+
+
+def load_tensors(
+    file: str | os.PathLike[str],
+    *,
+    expected: Expected,
+    sha256: str | None = None,
+    wanted: Callable[[str], bool] | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Load a safetensors file whose bytes, keys and shapes are exactly the expected ones, and its values finite.
+
+    The header is compared before any tensor is read.
+
+    Args:
+        file: The `.safetensors` file.
+        expected: Every tensor that the file must hold, and no other; see `Expected`.
+        sha256: What the file must hash to.
+        wanted: Which of the keys to read; all by default. The others are checked but not read.
+        dtype: What is to be computed in: values must fit it too.
+
+    Returns:
+        Tensors on the CPU, in the types of `expected`; in the file's own where that gives shapes only.
+
+    Raises:
+        MissingWeights: There is no such file.
+        UnsafeFormat: The file is not a safetensors file by name.
+        HashMismatch: The bytes differ from `sha256`.
+        WeightsMismatch: Keys or shapes differ, a tensor is no floating one or not finite, or the file is damaged.
+    """
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        raise UnsafeFormat(pickle_text(str(file.parent), [file.name]))
+    with _opened(file, sha256) as tensors:
+        about = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 - a method, not a dict's
+        shapes = {key: tuple(value if isinstance(value, tuple) else value.shape) for key, value in expected.items()}
+        _check_shapes(file, {key: tuple(part.get_shape()) for key, part in about.items()}, shapes)
+        _check_kinds(file, {key: part.get_dtype() for key, part in about.items()})
+        loaded = dict[str, Tensor]()
+        for key, value in expected.items():
+            if wanted is None or wanted(key):
+                tensor = tensors.get_tensor(key)
+                kind = tensor.dtype if isinstance(value, tuple) else value.dtype
+                check_numbers(file, {key: tensor}, kind, dtype)
+                loaded[key] = tensor.to(kind)
+        return loaded
+
+
+def read_tensors(file: str | os.PathLike[str], *, unused: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+    """Read whatever a safetensors file holds, as converters do, which know the names later.
+
+    Args:
+        file: The `.safetensors` file.
+        unused: Keys that are left out, whatever they are.
+
+    Raises:
+        MissingWeights: There is no such file.
+        WeightsMismatch: A tensor is not of a floating type or not finite, or the file is damaged.
+    """
+    file = Path(file)
+    with _opened(file) as tensors:
+        keys = [key for key in tensors.keys() if unused is None or not unused(key)]  # noqa: SIM118
+        _check_kinds(file, {key: tensors.get_slice(key).get_dtype() for key in keys})
+        loaded = {key: tensors.get_tensor(key) for key in keys}
+        check_numbers(file, loaded)
+        return loaded
+
+
+@contextlib.contextmanager
+def _opened(file: Path, sha256: str | None = None) -> Iterator[Any]:
+    """Open a safetensors file whose header is not too large; what is wrong with it is a WeightsError."""
+    if not file.is_file():
+        what = f"{file} is not a regular file" if file.exists() else f"There is no file {file}"
+        raise MissingWeights(f"{what}.")
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            stream.seek(0)
+            actual = sha256 and hashlib.file_digest(stream, "sha256").hexdigest()
+        if actual != sha256:
+            raise HashMismatch(
+                f"{file} is not the file that was promised: its sha256 is {actual}, not {sha256}. Do not use "
+                f"it; delete {file.resolve()} and load again to fetch a fresh copy."
+            )
+        if length > _HEADER:
+            raise SafetensorError(f"its header would have {length} bytes, more than {_HEADER}")
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise WeightsMismatch(
+            f"{file} is damaged or not a safetensors file ({_cut(str(error))}): delete {file.resolve()} and fetch or "
+            "save it again."
+        ) from error
+    except OSError as error:
+        raise WeightsMismatch(f"{file} cannot be read ({error}): fetch or save it again.") from error
+
+
+def check_numbers(file: str | os.PathLike[str], tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> None:
+    """Check that weights can be computed with, see `fault_of`.
+
+    Raises:
+        WeightsMismatch: They cannot; the message names the file and the first tensor.
+    """
+    fault = fault_of(tensors, *types)
+    if fault is not None:
+        raise WeightsMismatch(
+            f"{file} cannot be used: its tensor {fault}. Fetch the file again, or load another checkpoint."
+        )
+
+
+def fault_of(tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> str | None:
+    """What is wrong with the first tensor that holds NaN, infinity or a negative variance; None if none does.
+
+    One pass over each tensor, which is not copied: its extremes tell all, and NaN is both of them.
+
+    Args:
+        tensors: By key.
+        types: What they are then converted to, one after the other, and must fit; None changes nothing.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.numel() or not tensor.is_floating_point():
+            continue
+        extremes = torch.stack(torch.aminmax(tensor.detach()))
+        if not bool(extremes.isfinite().all()):
+            return f"{_cut(key)} holds values that are not finite"
+        # torchvision's name, and the end of MXNet's: the root of a negative one would be no number.
+        if key.endswith("running_var") and extremes[0] < 0:
+            return f"{_cut(key)} holds a negative variance, {float(extremes[0]):g}"
+        largest = float(extremes.abs().max())
+        for kind in types:
+            if kind is not None and kind.is_floating_point:
+                extremes = extremes.to(kind)
+                if not bool(extremes.isfinite().all()):
+                    return f"{_cut(key)} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
+    return None
+
+
+def _check_kinds(file: Path, kinds: Mapping[str, str]) -> None:
+    """Check that weights are of floating types that PyTorch computes in; counters may be integers."""
+    wrong = [
+        f"{_cut(key)} is {kind}"
+        for key, kind in sorted(kinds.items())
+        if kind not in _FLOATS and not (key.rpartition(".")[2] == _COUNTER and kind in ("I32", "I64"))
+    ]
+    if wrong:
+        raise WeightsMismatch(
+            f"{file} does not hold weights as {', '.join(_FLOATS)}: {_some(wrong)}. Save them in one of these, or load "
+            "another checkpoint."
+        )
+
+
+def _check_shapes(file: Path, actual: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+    missing = sorted(expected.keys() - actual.keys())
+    extra = sorted(actual.keys() - expected.keys())
+    wrong = [
+        f"{_cut(key)} is {short(list(actual[key]))}, not {list(expected[key])}"
+        for key in sorted(expected.keys() & actual.keys())
+        if actual[key] != tuple(expected[key])
+    ]
+    faults = [
+        f"{len(items)} {title}: {_some(items)}"
+        for title, items in (("missing", missing), ("unexpected", extra), ("of the wrong shape", wrong))
+        if items
+    ]
+    if faults:
+        raise WeightsMismatch(
+            f"{file} does not fit this architecture: {'; '.join(faults)}. Load the checkpoint that was made "
+            "for it, or change the config to match."
+        )
+
+
+# --- Messages
+
+
+def missing_file(where: str, filename: str, names: Sequence[str]) -> WeightsError:
+    """Return the error for a file that is not among `names`: UnsafeFormat if pickle-based weights are."""
+    unsafe = [name for name in names if name.endswith(PICKLES)]
+    if unsafe and not any(name.endswith(".safetensors") for name in names):
+        return UnsafeFormat(pickle_text(where, unsafe))
+    there = f" It has: {_some(names)}." if names else ""
+    return MissingWeights(f"{where} has no {filename}.{there} Check the name, or save it with save_pretrained.")
+
+
+def pickle_text(where: str, names: Sequence[str]) -> str:
+    """Return the message of UnsafeFormat about the files called `names`."""
+    return (
+        f"{where} has only pickle-based weights ({_some(names)}), which can run code when opened, so "
+        f"artmodels never opens them. Convert them to {WEIGHTS} with safetensors.torch.save_file, or choose "
+        "another checkpoint."
+    )
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(map(_cut, items[:_SHOWN])) + more
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"

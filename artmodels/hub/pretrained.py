@@ -1,0 +1,289 @@
+"""From a name or path to verified weights, and back: resolve, check, load, save and push.
+
+A checkpoint is a folder with `config.json` and, where the method has weights, `model.safetensors`: the Hub's
+own layout. Loading is strict: the sha256 that the catalogue (or the Hub) declares, then exactly the expected
+keys and shapes, or an error. Pickle-based files are never opened.
+
+Here are the method classes; `artmodels.hub.resolving` resolves names, `artmodels.hub.checkpoints` reads folders.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import typing
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData, constants
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, whichever it is
+from safetensors.torch import save
+
+from artmodels._version import __version__
+from artmodels.errors import ConfigError, WeightsError
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
+from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
+from artmodels.hub.resolving import LIBRARY, REPO, Resolved, is_checkpoint_folder, resolve
+from artmodels.jsonfile import short
+
+__all__ = ["Pretrained", "Resolved", "config_from", "load_tensors", "read_config", "resolve"]
+
+CARD = "README.md"
+
+
+class Pretrained(ABC):
+    """Base of the method classes: load, save and push in the Hub's layout.
+
+    A subclass sets `method` and `config_class` (a frozen dataclass), keeps its configuration in
+    `self.config`, and supplies `_build` and, if it has weights, `_tensors`.
+    """
+
+    method: ClassVar[str]
+    config_class: ClassVar[type]
+    formats: ClassVar[tuple[str, ...]] = (".png",)
+    """What `save` of a result writes, by the ending of the file."""
+    config: Any
+    _entry: Entry | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        runtime: str = "torch",
+        provider: str | None = None,
+        local_files_only: bool = False,
+        **overrides: object,
+    ) -> Self:
+        """Load a checkpoint by name or path.
+
+        Args:
+            name_or_path: A folder, a catalogue name or `owner/name` on the Hub; None is the method's default.
+            revision: Branch, tag or commit, for `owner/name`. Pin a commit so that others can repeat results.
+            device: Where to run; None picks CUDA, then MPS, then CPU.
+            dtype: What to compute in; None picks what is fast and exact enough on the device.
+            runtime: `"torch"`, or `"onnx"` for a folder that `python -m export` wrote; methods that are not one pass
+                of a network have no such graphs.
+            provider: For `"onnx"`, what computes: `"cpu"`, `"cuda"` or `"tensorrt"`; None goes by the device.
+            local_files_only: Never use the network.
+            **overrides: Settings that replace those of the checkpoint's configuration.
+
+        Raises:
+            ConfigError: A setting is unknown or wrong, or the checkpoint is another method's.
+            WeightsError: The checkpoint is missing, unsafe or not the promised one; see the subclasses.
+        """
+        if runtime != "torch":
+            fixed = dict(overrides) | {"revision": revision, "dtype": dtype}
+            fixed = {key: value for key, value in fixed.items() if value is not None}
+            return cls._from_graph(name_or_path, runtime, device=device, provider=provider, fixed=fixed)
+        if provider is not None:
+            raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
+        name = catalogue.default(cls.method).name if name_or_path is None else name_or_path
+        entry = next((entry for entry in catalogue.ENTRIES if entry.name == name), None)
+        if entry is not None and not is_checkpoint_folder(entry.name):
+            cls._check_method(entry.name, entry.method)  # before anything is fetched
+        resolved = resolve(name, revision=revision, local_files_only=local_files_only)
+        stored = resolved.config()
+        if resolved.entry is None:
+            cls._check_method(resolved.name, stored.pop("method", None))
+            stored.pop("artmodels_version", None)
+        config = cls._configured(stored, overrides, None if resolved.entry else resolved.folder)
+        model = cls._build(config, resolved, device=device, dtype=dtype, local_files_only=local_files_only)
+        model._entry = resolved.entry
+        return model
+
+    @classmethod
+    def _configured(cls, stored: dict[str, Any], overrides: dict[str, object], folder: Path | None) -> Any:  # noqa: ANN401
+        """The configuration of a checkpoint with some settings replaced; an error names the file whose fault it is."""
+        try:
+            return config_from(cls.config_class, stored | overrides)
+        except ConfigError as error:
+            kept = {key: value for key, value in stored.items() if key not in overrides}
+            if folder is None or not kept or str(error).startswith(str(folder)):
+                raise
+            try:
+                config_from(cls.config_class, kept)
+            except ConfigError as own:
+                raise ConfigError(f"{folder / CONFIG} does not do: {own}") from None
+            raise
+
+    @classmethod
+    def _from_graph(
+        cls,
+        name_or_path: str | os.PathLike[str] | None,
+        runtime: str,
+        *,
+        device: torch.device | str | None,
+        provider: str | None,
+        fixed: dict[str, object],
+    ) -> Self:
+        """Load an exported graph, if the method has any; `fixed` is what was asked for that a graph cannot change."""
+        raise ConfigError(
+            f"runtime={runtime!r} is not available for {cls.__name__}, which has no ONNX graph: use runtime='torch'."
+        )
+
+    @classmethod
+    def _check_method(cls, name: str, method: object) -> None:
+        if method == cls.method:
+            return
+        if not isinstance(method, str):
+            raise ConfigError(f"The {CONFIG} of {name} names no method: it was not saved by artmodels.")
+        if method == "features":
+            right = "load it with artmodels.features.load"
+        elif method in (classes := catalogue.METHODS | catalogue.PARTS):
+            right = f"load it with artmodels.{classes[method]}.from_pretrained"
+        else:
+            right = "this version of artmodels does not have that method"
+        raise ConfigError(f"{name} is a checkpoint of {short(method)}, not of {cls.__name__}: {right}.")
+
+    @classmethod
+    @abstractmethod
+    def _build(
+        cls,
+        config: Any,  # noqa: ANN401 - each subclass names its own config class
+        resolved: Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        """Return an instance; `resolved.load(expected)` gives the tensors of a method that has weights."""
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Return what `model.safetensors` holds; nothing for a method that is only a configuration."""
+        return {}
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, card: str | None = None) -> Path:
+        """Write `config.json`, `model.safetensors` (where there are weights) and `README.md`, all or nothing.
+
+        Args:
+            folder: A new or empty folder: what is there is never overwritten.
+            card: Markdown of the model card, whose front matter is completed where it lacks something; None
+                writes a short one.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: The folder is not empty, or the card's front matter is not valid.
+            WeightsError: The files cannot be written.
+        """
+        target = Path(folder).expanduser().resolve()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"{target} exists and is not an empty folder: choose another, or remove it first.")
+        text = self._card(target.name, card)
+        # Beside the target, because a rename is atomic only within a file system; not with tempfile, whose
+        # folders are closed to other users.
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            draft.mkdir(parents=True)
+            self._write(draft, text)
+            if target.exists():
+                target.rmdir()  # empty; Windows does not rename onto a folder
+            draft.rename(target)
+        except OSError as error:
+            raise WeightsError(f"{target} cannot be written: {error}. Nothing was left there.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return target
+
+    def _write(self, folder: Path, card: str) -> None:
+        config = {"method": self.method, "artmodels_version": __version__}
+        config |= dataclasses.asdict(self.config)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors().items()}
+        fault = fault_of(tensors)
+        if fault is not None:
+            raise WeightsError(
+                f"{type(self).__name__} is not saved, since it would not load again: its tensor {fault}."
+            )
+        if tensors:
+            (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+
+    def _card(self, name: str, card: str | None) -> str:
+        entry = self._entry
+        # The Hub's identifiers are SPDX in lower case.
+        licence = entry.licence.lower() if entry else "unknown"
+        tags = ["artmodels", self.method.replace("_", "-")]
+        if card is None:
+            data = ModelCardData(license=licence, library_name="artmodels", tags=tags)
+            source = f"Made from `{entry.name}`: {entry.source}.\n\n" if entry else ""
+            card = (
+                f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n"
+                f"A checkpoint of `{self.method}` for artmodels {__version__}.\n\n{source}"
+                f"```python\nimport artmodels\n\n"
+                f"model = artmodels.{type(self).__name__}.from_pretrained({name!r})\n```\n"
+            )
+        try:
+            parsed = ModelCard(card if card.lstrip().startswith("---") else f"---\n\n---\n{card}")
+            data = typing.cast(ModelCardData, parsed.data)
+            data.license = data.license or licence
+            data.library_name = data.library_name or "artmodels"
+            data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
+            return str(parsed)
+        except Exception as error:  # the parser raises YAML's own errors, ValueError and TypeError
+            raise ConfigError(f"The card's front matter is not valid: {error}") from error
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        card: str | None = None,
+    ) -> str:
+        """Upload the checkpoint to a Hub repository, which is made if it does not exist.
+
+        A README that the repository already has is left as it is.
+
+        Args:
+            repo_id: `owner/name`.
+            private: Whether a repository that is made is private.
+            token: Access token with write permission; None takes the one of `hf auth login` or HF_TOKEN.
+            revision: Branch to commit to, made if needed; None for the main one.
+            commit_message: First line of the commit.
+            card: See `save_pretrained`.
+
+        Returns:
+            The commit: pass it as `revision=` to load exactly this.
+
+        Raises:
+            ConfigError: `repo_id` or the card is not valid.
+            WeightsError: The Hub refused or did not answer.
+        """
+        if not REPO.fullmatch(repo_id):
+            raise ConfigError(f"{repo_id!r} is not 'owner/name'.")
+        api = HfApi(token=token, **LIBRARY)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, repo_id)
+            folder.mkdir(parents=True)
+            self._write(folder, self._card(repo_id, card))
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                if revision is not None:
+                    api.create_branch(repo_id, branch=revision, exist_ok=True)
+                has_card = api.file_exists(repo_id, CARD, revision=revision)
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    revision=revision,
+                    commit_message=commit_message or f"Upload {self.method} checkpoint",
+                    ignore_patterns=[CARD] if has_card else None,
+                )
+            except (OSError, httpx.HTTPError, RuntimeError) as error:  # the client wraps failed uploads
+                raise WeightsError(
+                    f"{repo_id} could not be pushed to {constants.ENDPOINT}: {error.__cause__ or error}. "
+                    "Check that you are logged in (`hf auth login`) with a token that may write there."
+                ) from error
+        return commit.oid

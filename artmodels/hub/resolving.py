@@ -1,0 +1,370 @@
+"""From a name or path to the folder of a checkpoint, fetched where needed: see `resolve`.
+
+The client's own fall-backs to its cache are silent, so the Hub is asked here, with retries, and each failure
+has a message of its own.
+"""
+
+import errno
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, whichever it is
+
+from artmodels._version import __version__
+from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsError
+from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
+from artmodels.hub.checkpoints import (
+    CONFIG,
+    PICKLES,
+    WEIGHTS,
+    Expected,
+    load_tensors,
+    missing_file,
+    pickle_text,
+    read_config,
+)
+
+__all__ = ["LIBRARY", "PACKAGE", "REPO", "Resolved", "is_checkpoint_folder", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+LIBRARY: dict[str, Any] = {"library_name": "artmodels", "library_version": __version__}
+PACKAGE = Path(__file__).parents[1]
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# The Hub's client retries a failing HEAD only after a look in its cache, and never a GET that answers 5xx.
+_RETRY_AFTER = (0.5, 1.0, 2.0)
+_RETRY_STATUS = (500, 502, 503, 504)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Where a checkpoint was found.
+
+    Attributes:
+        name: What was asked for.
+        origin: `"folder"`, `"package"`, `"built-in"` (no files), `"cache"`, `"hub"` or `"upstream"`.
+        folder: Where its files lie; None when built in.
+        entry: Its catalogue entry, if the name is in the catalogue.
+        repo: The Hub repository it comes from, if any.
+        revision: The commit it comes from, if any.
+    """
+
+    name: str
+    origin: str
+    folder: Path | None = None
+    entry: Entry | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Return the catalogue's configuration for a catalogue name, otherwise what `config.json` says.
+
+        A catalogue name never takes its settings from a repository: only the weights file has a pinned hash.
+        """
+        if self.entry is not None or self.folder is None:
+            return dict(self.entry.config) if self.entry else {}
+        return read_config(self.folder)
+
+    @property
+    def weights_file(self) -> Path:
+        """The safetensors file.
+
+        Raises:
+            UnsafeFormat: There are only pickle-based weights.
+            MissingWeights: There are none.
+        """
+        if self.folder is None:
+            raise MissingWeights(f"{self.name} is built in: it has no weights to load.")
+        pinned = self.entry.weights if self.entry else None
+        file = self.folder / (pinned.filename if pinned else WEIGHTS)
+        if not file.is_file():
+            where = f"{self.repo} at {self.revision}" if self.repo else str(self.folder)
+            names = _repo_files(self.repo, self.revision) if self.repo else _names(self.folder)
+            raise missing_file(where, file.name, names)
+        return file
+
+    @property
+    def sha256(self) -> str | None:
+        """What the weights file must hash to: the catalogue's pin, else what the Hub declared on download."""
+        if self.entry is not None and self.entry.weights is not None:
+            return self.entry.weights.sha256
+        file = self.weights_file
+        # The Hub's cache names the blob of a large file by the sha256 that the server declared for it. One
+        # level of link only: the blob itself may be a link into a store with other names.
+        declared = Path(os.readlink(file)).name if self.repo and file.is_symlink() else ""
+        return declared if _SHA256.fullmatch(declared) else None
+
+    def load(
+        self,
+        expected: Expected,
+        *,
+        wanted: Callable[[str], bool] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Load the weights file with its hash checked; see `load_tensors`."""
+        return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted, dtype=dtype)
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+) -> Resolved:
+    """Find a checkpoint, fetching it where needed; the log says where it was found.
+
+    In this order: a local folder; the package; the Hub's cache; the Hub (for `owner/name`, or for a bare name
+    with the owner that ARTMODELS_NAMESPACE in the environment gives); the upstream repository that the
+    catalogue pins. A catalogue name stands for one sha256 wherever the file comes from, so a mirror cannot
+    change what loads.
+
+    Args:
+        name_or_path: A folder, a catalogue name, or `owner/name` on the Hub.
+        revision: Branch, tag or commit, for `owner/name` only. A full commit that is cached needs no network.
+        local_files_only: Never use the network.
+
+    Raises:
+        ConfigError: `revision` was given for something that has no revisions.
+        MissingWeights: There is no such checkpoint, or it cannot be fetched now; the message says which.
+        UnsafeFormat: There are only pickle-based weights.
+    """
+    name = os.fspath(name_or_path)
+    if is_checkpoint_folder(name):
+        found = _from_folder(name, Path(os.path.expanduser(name)), revision)
+    elif "/" not in name and os.sep not in name:
+        found = _from_name(name, revision, local_files_only)
+    elif REPO.fullmatch(name) and ".." not in name and "--" not in name:
+        found = _from_repo(name, name, revision, local_files_only)
+    else:
+        raise MissingWeights(f"{name!r} is neither an existing folder nor 'owner/name' on the Hub: check the path.")
+    logger.info("%s: %s, %s", name, found.origin, found.folder or "no files")
+    return found
+
+
+def is_checkpoint_folder(name: str) -> bool:
+    """Whether a name is that of a local folder, and not of an entry of the catalogue or a repository.
+
+    Raises:
+        UnsafeFormat: It is a pickle-based file.
+        ConfigError: It is another file.
+    """
+    path = Path(os.path.expanduser(name))
+    is_path = "/" in name or os.sep in name or name in (".", "..", "~")
+    if path.is_file() and (is_path or path.suffix in (".safetensors", *PICKLES)):
+        if path.suffix in PICKLES:
+            raise UnsafeFormat(pickle_text(str(path), [path.name]))
+        raise ConfigError(f"{name} is a file: give the folder that holds it and its {CONFIG}.")
+    if not name or not path.is_dir():
+        return False
+    # A bare name is a folder only if the folder looks like a checkpoint: a stray folder called "patches" must
+    # not hide the catalogue's entry.
+    return is_path or any(file == CONFIG or file.endswith(".safetensors") for file in _names(path))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.is_file())
+
+
+def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
+    if revision is not None:
+        raise ConfigError(f"{name} is a local folder, which has no revisions: leave revision={revision!r} out.")
+    names = _names(path)
+    if CONFIG not in names and WEIGHTS not in names:
+        raise missing_file(str(path), CONFIG, names)
+    if any(entry.name == name for entry in catalogue.ENTRIES):
+        logger.warning("The local folder %s hides the catalogue's checkpoint of that name.", path.absolute())
+    return Resolved(name=name, origin="folder", folder=path)
+
+
+def _from_name(name: str, revision: str | None, local_files_only: bool) -> Resolved:
+    namespace = os.environ.get("ARTMODELS_NAMESPACE")
+    mirror = f"{namespace}/{name}" if namespace else None
+    if mirror and not REPO.fullmatch(mirror):
+        raise ConfigError(f"ARTMODELS_NAMESPACE={namespace!r} does not make a Hub repository of {name!r}.")
+    if mirror and all(entry.name != name for entry in catalogue.ENTRIES):
+        return _from_repo(name, mirror, revision, local_files_only)
+    entry = catalogue.get(name)
+    pinned = entry.weights
+    if revision is not None and (pinned is None or revision != pinned.revision):
+        instead = f": for another, ask for the repository {pinned.repo!r}" if pinned else ""
+        raise ConfigError(f"The catalogue decides the revision of {name!r}{instead}; leave revision= out.")
+    if entry.embedded:
+        folder = _embedded(name)
+        if folder is not None:
+            return Resolved(name=name, origin="package", folder=folder, entry=entry)
+        if pinned is None:
+            raise MissingWeights(f"{name} should be inside the package but is not: install artmodels again.")
+    if pinned is None:
+        return Resolved(name=name, origin="built-in", entry=entry)
+    seen = try_to_load_from_cache(pinned.repo, pinned.filename, revision=pinned.revision)
+    if mirror and not isinstance(seen, str):
+        try:
+            file, cached = _fetch(mirror, pinned.filename, None, local_files_only)
+        except _NoSuchRepo:
+            logger.info("%s: there is no mirror %s, using the upstream source", name, mirror)
+        else:
+            return _from_cache(name, file, "cache" if cached else "hub", entry=entry, repo=mirror)
+    file, cached = _fetch(pinned.repo, pinned.filename, pinned.revision, local_files_only)
+    return _from_cache(name, file, "cache" if cached else "upstream", entry=entry, repo=pinned.repo)
+
+
+def _from_cache(name: str, file: Path, origin: str, *, entry: Entry | None = None, repo: str) -> Resolved:
+    # The cache's layout is snapshots/<commit>/<file>.
+    return Resolved(name=name, origin=origin, folder=file.parent, entry=entry, repo=repo, revision=file.parent.name)
+
+
+def _embedded(name: str) -> Path | None:
+    checkout = PACKAGE.parent
+    folders = [PACKAGE / "_weights" / name]
+    # Installed, the parent is site-packages, whose "weights" would be someone else's.
+    if (checkout / "pyproject.toml").is_file():
+        folders.append(checkout / "weights" / name)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _from_repo(name: str, repo: str, revision: str | None, local_files_only: bool) -> Resolved:
+    if not revision or not _COMMIT.fullmatch(revision):
+        logger.warning("%s is not pinned, so what it loads may change: pass revision= the commit you trust.", repo)
+    file, cached = _fetch(repo, CONFIG, revision, local_files_only)
+    try:
+        _, weights_cached = _fetch(repo, WEIGHTS, file.parent.name, local_files_only)
+    except _NoSuchFile:  # a checkpoint may be only a configuration: weights_file tells who needs more
+        weights_cached = True
+    return _from_cache(name, file, "cache" if cached and weights_cached else "hub", repo=repo)
+
+
+# --- Fetching one file
+
+
+class _NoSuchRepo(MissingWeights):
+    """The repository does not exist, or is private."""
+
+
+class _NoSuchFile(MissingWeights):
+    """The repository and revision exist, the file does not."""
+
+
+def _fetch(repo: str, filename: str, revision: str | None, local_files_only: bool) -> tuple[Path, bool]:
+    """Return a file of a repository in the Hub's cache, and whether it was there already."""
+    what = f"{repo} at {revision or 'main'}"
+    seen = try_to_load_from_cache(repo, filename, revision=revision)
+    cached = Path(seen) if isinstance(seen, str) else None
+    if local_files_only or _COMMIT.fullmatch(revision or ""):
+        if cached:
+            return cached, True
+        if seen is not None:
+            raise _NoSuchFile(f"{what} has no {filename}.")  # the server has said so before
+    if local_files_only:
+        raise MissingWeights(
+            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and local_files_only=True "
+            "forbids fetching it: load it once without that."
+        )
+    url = hf_hub_url(repo, filename, revision=revision)
+    answered = False
+    try:
+        commit = _patiently(
+            lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, **LIBRARY)
+        ).commit_hash
+        answered = True
+        if commit is None:
+            raise MissingWeights(f"{constants.ENDPOINT} does not answer like a Hub: check HF_ENDPOINT and proxies.")
+        if cached and cached.parent.name == commit:
+            return cached, True
+        path: str = _patiently(lambda: hf_hub_download(repo, filename, revision=revision, **LIBRARY))
+    except (OSError, httpx.HTTPError, EntryNotFoundError) as error:
+        # Only a server that does not answer may be stood in for by an older copy, and never in silence.
+        if cached and not answered and _unanswered(error):
+            logger.warning("%s: the Hub does not answer; using the cached %s.", what, cached.parent.name)
+            return cached, True
+        raise _explained(error, repo, what, filename, revision) from error
+    return Path(path), False
+
+
+def _patiently(action: Callable[[], _T]) -> _T:
+    for wait in _RETRY_AFTER:
+        try:
+            return action()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _RETRY_STATUS:
+                raise
+            logger.warning("The Hub answered %s; trying again.", error.response.status_code)
+            time.sleep(wait)
+    return action()
+
+
+def _unanswered(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _RETRY_STATUS
+    return isinstance(error, OfflineModeIsEnabled | httpx.TransportError | LocalEntryNotFoundError)
+
+
+def _explained(error: Exception, repo: str, what: str, filename: str, revision: str | None) -> WeightsError:
+    """Return the error of ours that says what went wrong with a fetch and what to do."""
+    hub = constants.ENDPOINT
+    if isinstance(error, GatedRepoError):
+        return MissingWeights(
+            f"{repo} is gated: accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return _NoSuchRepo(
+            f"There is no repository {repo} on {hub}, or it is private: check the spelling, or log in with "
+            "`hf auth login`."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return MissingWeights(
+            f"{repo} has no revision {revision!r}: {hub}/{repo}/commits/main lists them; give a branch, a "
+            "tag or a full commit."
+        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return MissingWeights(
+            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
+            "unset it to fetch the file once."
+        )
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        missing = missing_file(what, filename, _repo_files(repo, revision))
+        return missing if isinstance(missing, UnsafeFormat) else _NoSuchFile(str(missing))
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) or "Consistency check" in str(error):
+        return MissingWeights(f"The download of {filename} of {what} broke off. Nothing of it was kept; run it again.")
+    if _unanswered(error):
+        return MissingWeights(
+            f"{hub} does not answer and {filename} of {what} is not in the cache {constants.HF_HUB_CACHE}: "
+            f"check the connection and try again, or load from a local folder. ({error})"
+        )
+    if isinstance(error, HfHubHTTPError):
+        return MissingWeights(f"{hub} refused {filename} of {what} with HTTP {error.response.status_code}: {error}")
+    full = " The disk is full: free some space." if getattr(error, "errno", None) == errno.ENOSPC else ""
+    return MissingWeights(f"{filename} of {what} could not be fetched or stored.{full} ({error})")
+
+
+def _repo_files(repo: str, revision: str | None) -> list[str]:
+    """Return the names in a repository for a message, or nothing if it cannot be asked."""
+    try:
+        return HfApi(**LIBRARY).list_repo_files(repo, revision=revision)
+    except (OSError, httpx.HTTPError):
+        return []

@@ -1,0 +1,437 @@
+"""From encoded pixels to sRGB ones: limits, upright rows, depth, colour profiles and alpha.
+
+The size is read from the header before anything is decoded. Conversion goes strip by strip, so that a decode
+at the default limit stays under 512 MB, and `LoadedImage.notes` says what was done.
+"""
+
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.images.bounds import usable_exif
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "STRIP_PIXELS",
+    "Array",
+    "Canvas",
+    "LoadedImage",
+    "check_size",
+    "decode",
+    "decoding",
+    "strips",
+    "to_uint16",
+]
+
+STRIP_PIXELS = 2**20
+
+_WEBP_SHARE = 0.7  # its decoder takes 16 bytes a pixel, the others at most 12: same memory, fewer pixels
+_FLOAT_SLACK = 1e-4  # rounding in the caller's own resize is forgiven, a wrong range is not
+_ORIENTATION = 0x0112
+_RAW_EXIF = "Raw profile type exif"  # of a PNG: hexadecimal text after three lines, as ImageMagick writes it
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 284, 322, 323
+_YCBCR = 6
+_TILE_EXCESS = 4  # times `max_pixels` that the tiles of a picture may cover: those at its edges reach over them
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_SIGNATURES = (
+    (rb"GIF8", "a GIF file"),
+    (rb"BM", "a BMP file"),
+    (rb"%PDF", "a PDF document"),
+    (rb"8BPS", "a Photoshop document"),
+    (rb"(?s).{4}ftyp", "a HEIC, AVIF or video file"),
+    (rb"\xff\x0a|(?s:.{4})JXL ", "a JPEG XL file"),
+    (rb"(?s:.{4})jP  |\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (rb"(?s)(\xef\xbb\xbf)?\s*(<\?xml.*|<!--.*|<!DOCTYPE svg.*)?<svg", "an SVG drawing, not pixels"),
+    (rb"(?s)[\t\n\r -~\x80-\xff]+$", "text, not pixels"),
+)
+
+Array: TypeAlias = npt.NDArray[Any]
+Depth: TypeAlias = type[np.uint8] | type[np.uint16]
+Reader: TypeAlias = Callable[[Image.Image], tuple[Array, Array | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """Pixels that are ready to use, and what was done to get them.
+
+    Attributes:
+        pixels: `[H, W, 3]` sRGB, uint8 (0 to 255) or uint16 (0 to 65535); alpha is already composited, but where
+            `background` is None.
+        alpha: `[H, W]` of the same type, 0 transparent; None where the source had no alpha.
+        format: "PNG", "JPEG", "WEBP", "TIFF", another PIL format for a PIL image, or None.
+        notes: What was done to the image, in plain sentences.
+        background: sRGB colour, 0 to 255, that transparent pixels were composited on; None where they were not, and
+            have the colours that the source stores.
+    """
+
+    pixels: Array
+    alpha: Array | None = None
+    format: str | None = None
+    notes: tuple[str, ...] = ()
+    background: tuple[int, int, int] | None = (255, 255, 255)
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+    def tensor(self) -> "torch.Tensor":
+        """Give the pixels as a float32 tensor `[1, 3, H, W]` in [0, 1]."""
+        import torch  # here, because what only decodes does without
+
+        out = torch.empty(1, 3, self.height, self.width)
+        out[0].copy_(torch.from_numpy(self.pixels).permute(2, 0, 1))
+        return out.div_(np.iinfo(self.pixels.dtype).max)
+
+    def pil(self) -> Image.Image:
+        """Give the pixels as an 8-bit RGB PIL image; 16-bit values are rounded."""
+        if self.pixels.dtype == np.uint8:
+            return Image.fromarray(self.pixels)
+        out = np.empty(self.pixels.shape, np.uint8)
+        for top, bottom in strips(self.height, self.width):
+            out[top:bottom] = (self.pixels[top:bottom].astype(np.uint32) + 128) // 257
+        return Image.fromarray(out)
+
+
+class _Quiet:
+    """Silences Pillow's warnings while any thread decodes.
+
+    What Pillow warns about is decided by our own limits, and a caller who turns warnings into errors must
+    get the same images. `warnings.catch_warnings` alone would leave its filter behind when two threads
+    interleave, so the first one in sets it and the last one out restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+@contextmanager
+def decoding(name: str, head: bytes = b"") -> Iterator[None]:
+    """Turn all that a decoder raises into an ImageError about `name`, a file that starts with `head`."""
+    try:
+        with _quiet:
+            yield
+    except ArtModelsError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{name} is too large to decode safely ({error}); make it smaller") from error
+    except MemoryError as error:
+        raise ImageTooLarge(f"{name} needs more memory than there is; make it smaller") from error
+    except UnidentifiedImageError as error:
+        kind = next((kind for magic, kind in _SIGNATURES if re.match(magic, head)), None)
+        kind = kind or "damaged at its start, or not an image"
+        raise UndecodableImage(f"{name} is {kind}; PNG, JPEG, WebP and TIFF are accepted") from error
+    except Exception as error:  # decoders raise nearly every built-in type, SyntaxError included
+        reason = str(error) or type(error).__name__
+        raise UndecodableImage(
+            f"{name} cannot be decoded ({reason}); it is damaged or incomplete: save or download it again"
+        ) from error
+
+
+def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    """Raise ImageTooLarge, or ImageError for an empty image; `name` is what messages call it."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is empty: {width} x {height} pixels; give at least 1 x 1")
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit is "
+            f"{max_pixels / 1e6:.1f}; make it smaller or raise max_pixels"
+        )
+
+
+# View the upright picture in the row order of a file with this EXIF orientation (EXIF 2.3, tag 0x0112).
+_TURNS: dict[int, Callable[[Array], Array]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+class Canvas:
+    """Collects strips into the output: turned upright, composited on the background if there is one."""
+
+    def __init__(
+        self, size: tuple[int, int], dtype: Depth, background: tuple[int, int, int] | None, orientation: int = 1
+    ) -> None:
+        """Make it for strips of a file of `size` (width, height) with an EXIF orientation."""
+        width, height = size if orientation < 5 else size[::-1]
+        self.pixels: Array = np.empty((height, width, 3), dtype)
+        self.alpha: Array | None = None
+        self.transparent = False
+        self._turn = _TURNS[orientation]
+        self._full = int(np.iinfo(dtype).max)
+        self._background = background
+
+    def write(self, top: int, colour: Array, alpha: Array | None) -> None:
+        """Write `colour` `[h, W, 1|3]` and `alpha` `[h, W]` at row `top` of the file's order."""
+        rows = slice(top, top + colour.shape[0])
+        if alpha is not None:
+            if self.alpha is None:
+                self.alpha = np.empty(self.pixels.shape[:2], self.pixels.dtype)
+            self._turn(self.alpha)[rows] = alpha
+            if self._background is not None and int(alpha.min()) < self._full:
+                self.transparent = True
+                # 65535 * 65535 + 32767 still fits uint32.
+                over = alpha[..., None].astype(np.uint32)
+                under = np.array(self._background, np.uint32) * (self._full // 255)
+                colour = colour * over + under * (self._full - over)
+                colour = (colour + self._full // 2) // self._full
+        self._turn(self.pixels)[rows] = colour
+
+    def finish(self, format: str | None, notes: list[str]) -> LoadedImage:
+        """Give the whole picture, with a note if any of it was composited."""
+        if self.transparent:
+            notes.append("Transparent pixels were composited on the background.")
+        return LoadedImage(self.pixels, self.alpha, format, tuple(notes), self._background)
+
+
+def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Give first and last row (exclusive) of strips of some `STRIP_PIXELS` each."""
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def to_uint16(values: Array, name: str) -> Array:
+    """Scale floats in [0, 1] to 16 bits."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise ImageError(f"{name} holds NaN or infinity; give finite values, see numpy.nan_to_num")
+    if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
+        hint = "divide by 255" if low >= 0 and 2 <= high <= 255 else "scale or clip them"
+        raise ImageError(f"{name} has float values from {low:g} to {high:g}; they must be in [0, 1]: {hint}")
+    scaled: Array = np.rint(np.clip(values, 0, 1).astype(np.float32) * 65535).astype(np.uint16)
+    return scaled
+
+
+def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage:
+    """Check the header, decode, and convert strip by strip."""
+    width, height = image.size
+    check_size(width, height, max_pixels, name)
+    if image.format == "WEBP" and width * height > _WEBP_SHARE * max_pixels:
+        raise ImageTooLarge(
+            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit for WebP, "
+            f"which takes more memory, is {_WEBP_SHARE * max_pixels / 1e6:.1f}; save it as PNG or JPEG"
+        )
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image, name, max_pixels)
+    notes: list[str] = []
+    if getattr(image, "is_animated", False):
+        notes.append(f"The file holds several images; only number {image.tell() + 1} was used.")
+    raw = _raw_mode(image)
+    stored = _orientation(image, notes)
+    image.load()
+    # TIFF is turned by Pillow while loading; PNG may state its orientation after the pixels.
+    orientation = _orientation(image, notes)
+    if max(stored, orientation) > 1:
+        notes.append(f"It was turned upright (EXIF orientation {max(stored, orientation)}).")
+    dtype, read = _reader(image, raw, name, notes)
+    canvas = Canvas(image.size, dtype, background, orientation)
+    for top, bottom in strips(image.height, image.width):
+        canvas.write(top, *read(image.crop((0, top, image.width, bottom))))
+    return canvas.finish("JPEG" if image.format == "MPO" else image.format, notes)
+
+
+def _check_tiff(image: TiffImageFile, name: str, max_pixels: int) -> None:
+    """Check the sizes of tiles, and that Pillow reads the layout; let libtiff read what Pillow alone does not."""
+    tags = image.tag_v2
+    across, down = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+    if isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0:
+        # A small image may be stored in a tile of any size, and the decoder allocates the whole tile.
+        stored = -(-image.width // across) * across * -(-image.height // down) * down
+        if across * down > max_pixels or stored > _TILE_EXCESS * max(max_pixels, STRIP_PIXELS):
+            raise ImageTooLarge(
+                f"{name} is stored in tiles of {across} x {down} pixels, above the limit; save it without tiles"
+            )
+    planar = tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) != 1
+    if planar and image.mode not in ("RGB", "RGBA", "CMYK"):
+        raise UndecodableImage(
+            f"{name} is a TIFF that stores its {image.mode} channels one after the other, which is read for RGB, RGBA "
+            "and CMYK only; save it with interleaved channels"
+        )
+    ycbcr = tags.get(_PHOTOMETRIC) == _YCBCR
+    if image.tile and not image.use_load_libtiff and (planar or ycbcr):
+        # Without compression Pillow reads these itself: planes of 16 bits as if they had 8, and YCbCr as RGB.
+        bits = tags.get(_BITS, 8)
+        deep = 16 in (bits if isinstance(bits, tuple) else (bits,))
+        mode = "RGBX" if ycbcr else f"{image.mode};16N" if deep else image.mode
+        whole = (0, 0, image.width, image.height)
+        arguments = (mode, "raw", False, tags.offset)
+        image.tile = [image.tile[0]._replace(codec_name="libtiff", extents=whole, offset=0, args=arguments)]
+        image.use_load_libtiff = True
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Name the file's own sample layout, such as "RGB;16B"; empty where the image is loaded already."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    if isinstance(arguments, tuple) and arguments:
+        arguments = arguments[0]
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    try:
+        exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
+        if not usable_exif(exif):
+            raise ValueError("its tags take far more than its bytes")
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the EXIF parser raises as freely as the decoders, and the picture may be whole
+        note = "Its EXIF data is damaged and was ignored."
+        if note not in notes:
+            notes.append(note)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _reader(image: Image.Image, raw: str, name: str, notes: list[str]) -> tuple[Depth, Reader]:
+    """Choose the output type and the function that turns a strip into colour and alpha."""
+    if image.mode in _GREY16 or image.mode in ("I", "F"):
+        if image.info.get("icc_profile"):
+            notes.append("The embedded colour profile was not applied, to keep the full range of the grey.")
+        if image.mode == "F":
+            notes.append("Float values in [0, 1] became 16-bit.")
+            return np.uint16, lambda strip: (to_uint16(np.asarray(strip), name)[..., None], None)
+        return np.uint16, _grey16_reader(image, raw, name)
+    if ";16" in raw:
+        notes.append("The file has 16 bits a channel; colour was reduced to 8 bits.")
+    return np.uint8, _colour_reader(image, raw, notes)
+
+
+def _grey16_reader(image: Image.Image, raw: str, name: str) -> Reader:
+    # Pillow inverts "white is zero" for 8 bits only.
+    inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    key = image.info.get("transparency")
+
+    def read(strip: Image.Image) -> tuple[Array, Array | None]:
+        values = np.asarray(strip)
+        if values.dtype.kind == "i" and (values.min() < 0 or values.max() > 65535):
+            raise ImageError(
+                f"{name} has grey values from {values.min()} to {values.max()}; save it as 16-bit grey, 0 to 65535"
+            )
+        values = values.astype(np.uint16)
+        if raw == "I;12":
+            values = values << 4 | values >> 8
+        if inverted:
+            values = 65535 - values
+        alpha = np.where(values == key, 0, 65535).astype(np.uint16) if isinstance(key, int) else None
+        return values[..., None], alpha
+
+    return read
+
+
+def _colour_reader(image: Image.Image, raw: str, notes: list[str]) -> Reader:
+    transparent = image.has_transparency_data
+    key = image.info.get("transparency")
+    # A colour key counts in the file's own bit depth, while Pillow has scaled the pixels to 8 bits.
+    if isinstance(key, tuple) and ";16" in raw:
+        key = tuple(value >> 8 for value in key)
+    elif isinstance(key, int) and raw in ("L;2", "L;4"):
+        key *= {"L;2": 85, "L;4": 17}[raw]
+    profile = _profile(image, notes)
+
+    def read(strip: Image.Image) -> tuple[Array, Array | None]:
+        alpha = None
+        if transparent:
+            if key is not None:
+                strip.info["transparency"] = key
+            strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            alpha = np.asarray(strip.getchannel("A"))
+        if profile is not None:
+            mode, transform = profile
+            return np.asarray(ImageCms.applyTransform(strip.convert(mode), transform)), alpha
+        return np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB")), alpha
+
+    return read
+
+
+def _profile(image: Image.Image, notes: list[str]) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """Build the transform from the embedded profile to sRGB, with the mode it takes; None without one."""
+    own = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}.get(image.mode, "RGB")
+    if own == "LAB":
+        notes.append("CIELAB was converted to sRGB.")
+        return None
+    data = image.info.get("icc_profile")
+    plain = "CMYK was converted by the plain formula, so colours are approximate."
+    if not data:
+        if own == "CMYK":
+            notes.append(f"There is no colour profile: {plain}")
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        mode = _PROFILE_MODES[profile.profile.xcolor_space.strip()]
+        if mode != own and (mode, own) != ("RGB", "L"):
+            raise ValueError("made for other channels")
+        transform = ImageCms.buildTransform(
+            profile,
+            ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+            mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except Exception:  # damaged profiles raise several types, and the picture can still be shown
+        rest = plain if own == "CMYK" else "colours were taken as sRGB."
+        notes.append(f"The embedded colour profile is damaged or does not fit and was ignored: {rest}")
+        return None
+    if mode != "CMYK" and _is_srgb(mode, transform):
+        return None
+    description = re.sub(r"[^ -~]+", " ", profile.profile.profile_description or "").strip()[:60] or "no name"
+    notes.append(f"Colours were converted to sRGB from the embedded profile ({description}).")
+    return mode, transform
+
+
+def _is_srgb(mode: str, transform: ImageCms.ImageCmsTransform) -> bool:
+    """Try the transform on a grid of colours: a conversion from sRGB to itself would only add rounding."""
+    if mode == "L":
+        grid = np.arange(256, dtype=np.uint8)[None]
+    else:
+        steps = np.linspace(0, 255, 17).astype(np.uint8)
+        grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    probe = Image.fromarray(grid)
+    before = np.asarray(probe.convert("RGB"), np.int16)
+    after = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+    return int(np.abs(after - before).max()) <= 1

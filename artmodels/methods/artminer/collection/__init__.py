@@ -1,0 +1,1 @@
+"""A collection on disk: its images, their descriptors, and the shortlist of places to verify."""

@@ -1,0 +1,140 @@
+"""Descriptors of regions: windows of cells in a few sizes, weighted by how much a place differs from its neighbours.
+
+The weights are those of the first step of the pair score of Shen, Efros and Aubry 2019 (arXiv:1903.02678, section 3.2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels.correspondence.cells import Pyramid, saliency
+from artmodels.errors import ConfigError
+
+__all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions"]
+
+COLUMNS = 5
+PARTS = 4  # of a picture along each side, of which each gives its share of the regions
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """Which windows are described.
+
+    Attributes:
+        scales: Cells of the longer side of the maps whose windows are taken.
+        sizes: Cells of the side of a window; neighbours overlap by half, rounded down.
+        saliency: Windows whose mean weight is below this are dropped.
+        most: Of a view that are kept: the most salient ones of each scale and size in each of 4 x 4 parts of the
+            picture, the same share of all. The most salient of all would be small windows in the busiest part, and
+            what two pictures share may be elsewhere.
+    """
+
+    scales: tuple[int, ...] = (36, 20)
+    sizes: tuple[int, ...] = (3, 5, 8)
+    saliency: float = 0.02
+    most: int = 300
+
+    def __post_init__(self) -> None:
+        """Check.
+
+        Raises:
+            ConfigError: A value out of range.
+        """
+        if not self.scales or not self.sizes or min(*self.scales, *self.sizes) < 1 or self.most < 1:
+            raise ConfigError(f"{self}: give scales, sizes and most of at least 1")
+        if not 0 <= self.saliency <= 2:
+            raise ConfigError(f"saliency={self.saliency} must be from 0 to 2")
+
+    @classmethod
+    def of(cls, scales: Sequence[int]) -> Self:
+        """The usual windows, of those scales that are nearest to the usual ones."""
+        usual = cls().scales
+        return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - each)) for each in usual)))
+
+    def at(self, scales: Sequence[int]) -> None:
+        """Check that a collection has these scales.
+
+        Raises:
+            ConfigError: One is missing.
+        """
+        for scale in self.scales:
+            if scale not in scales:
+                there = ", ".join(map(str, scales))
+                raise ConfigError(f"regions are to come from {scale} cells and there are {there}: choose among these")
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of one picture, the most salient first.
+
+    Attributes:
+        descriptors: [n, D] of length 1.
+        table: [n, 5] float32: number of the view, relative x and y of the centre, side as a share of the longer side of
+            the picture, saliency.
+    """
+
+    descriptors: Tensor
+    table: Tensor
+
+
+def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> Regions:
+    """Weighted means of the cells of windows, of length 1; none where nothing differs from its neighbours.
+
+    Args:
+        pyramid: Of a picture, in that view.
+        config: Which windows.
+        view: Its number, for the table.
+
+    Raises:
+        ConfigError: The pyramid lacks a scale.
+    """
+    descriptors, tables, kinds = list[Tensor](), list[Tensor](), list[Tensor]()
+    for scale in config.scales:
+        cells = pyramid.at(scale).float()
+        weight = saliency(cells)
+        weighted = torch.cat([cells * weight, weight[None]])
+        for size in config.sizes:
+            sides = [min(size, length) for length in cells.shape[1:]]
+            starts = [_starts(length, side) for length, side in zip(cells.shape[1:], sides, strict=True)]
+            down, across = (_means(*each) for each in zip(starts, cells.shape[1:], sides, strict=True))
+            means = (down @ weighted @ across.T).flatten(1)
+            pick = torch.cartesian_prod(*starts)
+            centres = (pick.float() + torch.tensor(sides) / 2) / torch.tensor(cells.shape[1:])
+            share = means.new_full((len(pick),), max(sides) / scale)
+            number = torch.full_like(share, view)
+            part = (centres * PARTS).long()
+            kinds.append((len(kinds) * PARTS + part[:, 0]) * PARTS + part[:, 1])
+            descriptors.append(means[:-1].T)
+            tables.append(torch.stack([number, centres[:, 1], centres[:, 0], share, means[-1]], 1))
+    found, table, kind = torch.cat(descriptors), torch.cat(tables), torch.cat(kinds)
+    # Opposite neighbours may cancel out: without a direction there is nothing to compare.
+    kept = ((table[:, 4] >= config.saliency) & (found.norm(dim=1) > EPSILON)).nonzero()[:, 0]
+    kept = kept[table[kept, 4].sort(descending=True, stable=True).indices]
+    kept = kept[_shared_out(kind[kept], config.most)]
+    return Regions(F.normalize(found[kept], dim=1), table[kept])
+
+
+def _shared_out(kind: Tensor, most: int) -> Tensor:
+    """Positions, rising, of the first ones of each kind [n]: the same share of each, `most` in all."""
+    order = kind.sort(stable=True).indices
+    first = torch.searchsorted(kind[order], kind[order])
+    share = torch.empty(len(kind), dtype=torch.float64)
+    share[order] = (torch.arange(len(kind)) - first + 0.5).double() / kind.bincount()[kind[order]]
+    return share.sort(stable=True).indices[:most].sort().values
+
+
+def _starts(length: int, side: int) -> Tensor:
+    """First cells of windows that overlap by half and reach both ends."""
+    starts = torch.arange(0, length - side + 1, (side + 1) // 2)
+    return starts if starts[-1] == length - side else torch.cat([starts, starts.new_tensor([length - side])])
+
+
+def _means(starts: Tensor, length: int, side: int) -> Tensor:
+    """The matrix [n, length] that takes cells to means of the windows that begin there."""
+    cells = torch.arange(length) - starts[:, None]
+    return ((cells >= 0) & (cells < side)).float() / side

@@ -1,0 +1,342 @@
+"""Which matches of two pictures agree on one transform: hypotheses, their scores, and what survives of the best.
+
+Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature Learning"
+(arXiv:1903.02678), section 5. Samples are solved in float64 on the CPU, all in one batch; all hypotheses are scored on
+all matches in float32, where the features are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, combinations
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from artmodels.runtime.devices import generator
+
+__all__ = [
+    "SAMPLE",
+    "Matches",
+    "Model",
+    "best_of_each",
+    "draw",
+    "plausible",
+    "refitted",
+    "scores",
+    "solve",
+    "surviving",
+]
+
+Model = Literal["affine", "scaling", "similarity", "homography"]
+SAMPLE: dict[str, int] = {"affine": 3, "scaling": 2, "similarity": 2, "homography": 4}  # points that fix a model
+FEW = 50  # with fewer candidates, samples are distinct
+# Matches lie on a lattice, so that residuals of exactly the tolerance are common: they are outside, whatever the
+# rounding. This is the share of the squared tolerance that is left out for it.
+ROUNDING = 1e-4
+EDGE = 1e-6  # what is so near an edge, of a cell or of what is plausible, is on the same side whatever the rounding
+DEGENERATE = 1e-6  # of the squared side of the reference: twice the area that a sample's triangle must have
+SCALE, ANISOTROPY, SHEAR = 4.0, 3.0, 0.5  # bounds of plausible transforms; shear in radians
+SIDE = 1000  # cells a side that a deduced target must be below
+REUSED = 2**20  # bytes of a block on a CPU: a few of these stay in its cache, and the allocator keeps them
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Mutual matches of a pair at all scales, on the CPU.
+
+    Attributes:
+        cell: [m] int64, row * columns + column in the reference without its margin; once at most for each scale.
+        first: [m, 2] float64, (x, y) in the reference, in the units of the tolerance.
+        second: [m, 2] float64, (x, y) in the target.
+        similarity: [m] float32, above 0.
+        extent: (width, height) of the whole target in the units of `second`.
+        cells: (x, y) cells of the reference that a unit of `first` is.
+        target_cells: The same for `second`, for a target brought to the reference's longer side.
+        tolerance: In the units of `first`.
+    """
+
+    cell: Tensor
+    first: Tensor
+    second: Tensor
+    similarity: Tensor
+    extent: tuple[float, float]
+    cells: tuple[float, float]
+    target_cells: tuple[float, float]
+    tolerance: float
+
+
+@lru_cache(maxsize=256)
+def draw(candidates: int, size: int, iterations: int, seed: int) -> Tensor:
+    """Samples of `size` distinct candidates: int64 [n, size].
+
+    Below 50 candidates these are min(C(candidates, size), iterations) distinct combinations; from 50 on, `iterations`
+    independent ones. The same arguments give the same samples.
+    """
+    source = generator(seed)
+    if candidates < FEW:
+        total = math.comb(candidates, size)
+        flat = np.fromiter(chain.from_iterable(combinations(range(candidates), size)), np.int64, total * size)
+        table = torch.from_numpy(flat.reshape(total, size))
+        return table if total <= iterations else table[torch.randperm(total, generator=source)[:iterations]]
+    uniform = torch.rand(iterations, size, generator=source, dtype=torch.float64)
+    drawn = (uniform * (candidates - torch.arange(size))).long()
+    for position in range(1, size):  # a number among those that are left becomes one among all
+        for earlier in drawn[:, :position].sort(1).values.T:
+            drawn[:, position] += drawn[:, position] >= earlier
+    return drawn
+
+
+def _cross(u: Tensor, v: Tensor) -> Tensor:
+    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+
+def _triangles(points: Tensor) -> Tensor:
+    """Smallest |twice the area| over the triangles of points [n, k, 2]: [n]."""
+    every = torch.tensor(list(combinations(range(points.shape[1]), 3)))
+    corners = points[:, every]  # [n, triangles, 3, 2]
+    return _cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]).abs().amin(1)
+
+
+def solve(model: Model, second: Tensor, first: Tensor, *, unit: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The transforms that take samples of the target to those of the reference, exactly.
+
+    Args:
+        model: Affine, scale and translation for each axis, similarity, or homography.
+        second: [n, k, 2] (x, y) in the target; k is `SAMPLE[model]`.
+        first: [n, k, 2] in the reference.
+        unit: Side of the reference in the units of the points; what is degenerate is measured by it.
+
+    Returns:
+        [n, 3, 3] float64, and [n] bool: whether the sample is not degenerate. The others are left as the identity.
+    """
+    second, first = second.double(), first.double()
+    transform = torch.eye(3, dtype=torch.float64).repeat(len(second), 1, 1)
+    least = DEGENERATE * unit**2
+    if model == "homography":
+        sound = (_triangles(second) > least) & (_triangles(first) > least)
+        x, y = second[sound].unbind(2)  # [n, 4]
+        one, nought = torch.ones_like(x), torch.zeros_like(x)
+        rows = []
+        for of_x, value in ((True, first[sound][..., 0]), (False, first[sound][..., 1])):
+            plain, empty = [x, y, one], [nought] * 3
+            rows.append(torch.stack([*(plain + empty if of_x else empty + plain), -x * value, -y * value], 2))
+        known = torch.cat([first[sound][..., 0], first[sound][..., 1]], 1)
+        parameters, failed = torch.linalg.solve_ex(torch.cat(rows, 1), known)
+        transform[sound] = torch.cat([parameters, one[:, :1]], 1).view(-1, 3, 3)
+        sound[sound.clone()] = failed == 0
+        return transform, sound & transform.isfinite().flatten(1).all(1)
+    u, b = second[:, 1] - second[:, 0], first[:, 1] - first[:, 0]
+    if model == "affine":
+        v, c = second[:, 2] - second[:, 0], first[:, 2] - first[:, 0]
+        area = _cross(u, v)
+        sound = area.abs() > least
+        # [b c] [u v]^-1
+        inverse = torch.stack([v[:, 1], -v[:, 0], -u[:, 1], u[:, 0]], 1).view(-1, 2, 2)
+        linear = torch.stack([b, c], 2) @ inverse / torch.where(sound, area, 1.0)[:, None, None]
+    elif model == "scaling":
+        sound = (u.abs() > math.sqrt(least)).all(1)
+        linear = torch.diag_embed(b / torch.where(sound[:, None], u, 1.0))
+    else:
+        length = u.square().sum(1)
+        sound = length > least
+        length = torch.where(sound, length, 1.0)
+        cosine, sine = (u * b).sum(1) / length, _cross(u, b) / length
+        linear = torch.stack([cosine, -sine, sine, cosine], 1).view(-1, 2, 2)
+    shift = first[:, 0] - (linear @ second[:, 0, :, None])[..., 0]
+    affine = torch.cat([linear, shift[..., None]], 2)
+    transform[:, :2] = torch.where(sound[:, None, None], affine, transform[:, :2])
+    return transform, sound
+
+
+def plausible(transforms: Tensor, matches: Matches) -> Tensor:
+    """Which transforms [n, 3, 3] a copyist could have made: [n] bool.
+
+    The scale is within 1/4 and 4 (1 where both pictures show the thing at the same share of their longer side), the
+    ratio of the largest to the smallest stretch below 3, the angle of the axes within 0.5 rad of a right one, and
+    nothing is mirrored. A homography is looked at in the middle of the target; its horizon must be outside.
+    """
+    width, height = matches.extent
+    corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=torch.float64)
+    within = (transforms[:, 2] @ corners.T > DEGENERATE).all(1)
+    middle = transforms @ torch.tensor([width / 2, height / 2, 1], dtype=torch.float64)  # [n, 3]
+    depth = torch.where(within, middle[:, 2], 1.0)[:, None, None]
+    slope = (transforms[:, :2, :2] - (middle[:, :2] / depth[:, 0])[..., None] * transforms[:, 2:, :2]) / depth
+    units = torch.tensor([matches.cells, matches.target_cells], dtype=torch.float64)
+    a, b, c, d = (slope * units[0, :, None] / units[1]).flatten(1).unbind(1)
+    same, other = torch.hypot(a + d, c - b) / 2, torch.hypot(a - d, c + b) / 2
+    determinant = a * d - b * c
+    skew = (a * b + c * d).abs() < math.sin(SHEAR) * torch.hypot(a, c) * torch.hypot(b, d)
+    scale = determinant.clamp(min=0).sqrt()
+    sized = (scale >= 1 / SCALE - EDGE) & (scale <= SCALE + EDGE)
+    return within & sized & skew & (same + other < (ANISOTROPY - EDGE) * (same - other))
+
+
+def _layers(cell: Tensor) -> tuple[Tensor, list[int]]:
+    """An order of matches [m] in layers, and the layers' sizes: the l-th matches of cells, cells with most ones first.
+
+    Each layer is then a prefix of the first in terms of cells, so that the largest of each cell is a few maxima of
+    slices, with no scatter.
+    """
+    order = torch.argsort(cell, stable=True)
+    _, group, sizes = torch.unique_consecutive(cell[order], return_inverse=True, return_counts=True)
+    rank = torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[group]
+    place = torch.empty_like(sizes)
+    place[torch.argsort(sizes, descending=True, stable=True)] = torch.arange(len(sizes))
+    return order[torch.argsort(rank * len(sizes) + place[group])], torch.bincount(rank).tolist()
+
+
+def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "cpu") -> Tensor:
+    """Score each hypothesis on all matches: sum over reference cells of the best s exp(-e^2 / t^2), where e < t.
+
+    Args:
+        transforms: [n, 3, 3] float64, target to reference.
+        matches: Of all scales.
+        device: Where to compute.
+
+    Returns:
+        [n] float32, on the CPU.
+    """
+    order, sizes = _layers(matches.cell)
+    origin = matches.first.mean(0)  # near it float32 has digits to spare
+    known, points = ((matches.first - origin) / matches.tolerance)[order].T, matches.second[order]
+    points = torch.cat([points.T, torch.ones(1, len(order), dtype=torch.float64)])  # [3, m]
+    moved = transforms.clone()
+    moved[:, :2] = (moved[:, :2] - origin[:, None] * moved[:, 2:]) / matches.tolerance
+    weight = matches.similarity[order].to(device)
+    projective = bool((transforms[:, 2, :2] != 0).any())
+    known, points, moved = (each.to(device, torch.float32) for each in (known, points, moved))
+    if not projective:  # T x2 - x1 is one product
+        known = torch.cat([points, known])  # [5, m]
+        minus = torch.tensor([[-1.0, 0.0], [0.0, -1.0]], device=device).expand(len(moved), 2, 2)
+        moved = torch.cat([moved[:, :2], minus], 2).transpose(0, 1).contiguous()  # [2, n, 5]
+    found = torch.empty(len(transforms), device=device)
+    bound = REUSED if found.device.type == "cpu" else REUSED * 2**8
+    rows = max(1, bound // (4 * len(order)))
+    for start in range(0, len(found), rows):
+        if projective:
+            part = moved[start : start + rows]
+            depth = part[:, 2] @ points
+            x, y = ((part[:, axis] @ points).div_(depth).sub_(known[axis]) for axis in (0, 1))
+            distance = x.square_().addcmul_(y, y).masked_fill_(depth <= DEGENERATE, math.inf)
+        else:
+            x, y = (each[start : start + rows] @ known for each in moved)
+            distance = x.square_().addcmul_(y, y)
+        # Of far more than 1 the exponential would be a denormal number, which takes three times as long.
+        value = distance.clamp_(max=2).neg_().exp_()
+        torch.threshold_(value, math.exp(ROUNDING - 1), 0.0)
+        value.mul_(weight)
+        offset = sizes[0]
+        best = value[:, :offset]
+        for size in sizes[1:]:
+            torch.maximum(best[:, :size], value[:, offset : offset + size], out=best[:, :size])
+            offset += size
+        torch.sum(best, 1, out=found[start : start + rows])
+    return found.cpu()
+
+
+def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
+    """Fit a transform to the matches that agree with it, by least squares with the weights s exp(-e^2 / t^2).
+
+    A hypothesis goes through its few points exactly; this one has the errors of all. Of a homography the algebraic
+    error is made least. Where the matches that agree do not determine the model, the nearest of the solutions to 0 is
+    taken: see with `plausible` and `scores` whether the result is better.
+
+    Args:
+        model: See `solve`.
+        transform: [3, 3] float64, target to reference.
+        matches: Of all scales.
+
+    Returns:
+        [3, 3] float64; where nothing agrees, or the solution is not finite, the transform itself.
+    """
+    moved = torch.cat([matches.second, torch.ones_like(matches.second[:, :1])], 1) @ transform.T
+    away = (moved[:, :2] / moved[:, 2:] - matches.first) / matches.tolerance
+    square = away.square().sum(1)
+    agreeing = (square < 1 - ROUNDING) & (moved[:, 2] > DEGENERATE)
+    if not agreeing.any():
+        return transform
+    weight = (matches.similarity[agreeing] * (-square[agreeing]).exp()).sqrt()[None, :, None]  # of a residual
+    (x, y), (u, v) = matches.second[agreeing].T, matches.first[agreeing].T
+    one, nought = torch.ones_like(x), torch.zeros_like(x)
+    across, down = {  # what the parameters are multiplied by, of each of the two coordinates
+        "affine": ([x, y, one, nought, nought, nought], [nought, nought, nought, x, y, one]),
+        "scaling": ([x, one, nought, nought], [nought, nought, y, one]),
+        "similarity": ([x, -y, one, nought], [y, x, nought, one]),
+        "homography": ([x, y, one, nought, nought, nought, -x * u, -y * u], [*[nought] * 3, x, y, one, -x * v, -y * v]),
+    }[model]
+    system = torch.stack([torch.stack(across, 1), torch.stack(down, 1)])  # [2, m, parameters]
+    system, known = (system * weight).flatten(0, 1), (torch.stack([u, v])[..., None] * weight).flatten(0, 1)
+    p = torch.linalg.lstsq(system, known, driver="gelsd").solution[:, 0].tolist()
+    entries = {
+        "affine": lambda: [*p, 0, 0, 1],
+        "scaling": lambda: [p[0], 0, p[1], 0, p[2], p[3], 0, 0, 1],
+        "similarity": lambda: [p[0], -p[1], p[2], p[1], p[0], p[3], 0, 0, 1],
+        "homography": lambda: [*p, 1],
+    }[model]()
+    found = torch.tensor(entries, dtype=torch.float64).view(3, 3)
+    return found if bool(found.isfinite().all()) else transform
+
+
+def best_of_each(key: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Positions of the largest value of each key, the first of equal ones; in the order of keys."""
+    order = np.lexsort((-value, key))
+    return order[np.unique(key[order], return_index=True)[1]]
+
+
+def _in_large_parts(cells: NDArray[np.int64], shape: tuple[int, int], least: int) -> NDArray[np.bool_]:
+    """Which of the cells [n, 2] lie in 8-connected components of at least so many."""
+    mask = np.zeros(shape, bool)
+    mask[cells[:, 0], cells[:, 1]] = True
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    large: NDArray[np.bool_] = (np.bincount(labels.ravel()) >= least)[labels[cells[:, 0], cells[:, 1]]]
+    return large
+
+
+def surviving(
+    transform: Tensor, matches: Matches, shape: Sequence[int], least: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, int], str]:
+    """What is left of the matches once they agree with a transform, pair cells one to one and lie in patches.
+
+    Args:
+        transform: [3, 3] float64, target to reference.
+        matches: Of all scales.
+        shape: (rows, columns) of the reference without its margin.
+        least: Cells that an 8-connected component must have, in both pictures.
+
+    Returns:
+        Positions [n] of the matches that are left, their cells (row, column) [n, 2] in the target, the shape of the
+        target in cells that are as large as the reference's, and why none is left, or "".
+    """
+    matrix, second = transform.numpy(), matches.second.numpy()
+    extent, nothing = np.array(matches.extent), np.zeros(0, np.int64)
+    projected = np.c_[second, np.ones(len(second))] @ matrix.T
+    with np.errstate(divide="ignore", invalid="ignore"):  # a point on the horizon of a homography is an outlier
+        distance = projected[:, :2] / projected[:, 2:] - matches.first.numpy()
+        inlier = np.square(distance / matches.tolerance).sum(1) < 1 - ROUNDING
+        axes = np.array([[0, 0, 1], [extent[0], 0, 1], [0, extent[1], 1]]) @ matrix.T
+        corners = axes[:, :2] / axes[:, 2:]
+        columns, rows = np.hypot(*((corners[1:] - corners[0]) * matches.cells).T)
+    size = f"{rows:.3g} x {columns:.3g}"
+    # NaN and infinity are refused as well.
+    if not (0.5 <= rows + EDGE < SIDE - 0.5 and 0.5 <= columns + EDGE < SIDE - 0.5):
+        return nothing, np.zeros((0, 2), np.int64), (0, 0), f"the transform makes the target {size} cells"
+    grid = math.floor(rows + 0.5 + EDGE), math.floor(columns + 0.5 + EDGE)
+    kept = np.flatnonzero(inlier & (projected[:, 2] > 0))
+    cell, similarity = matches.cell.numpy(), matches.similarity.numpy()
+    kept = kept[best_of_each(cell[kept], similarity[kept])]
+    place = (second[kept][:, ::-1] / extent[::-1] * grid + EDGE).astype(np.int64).clip(max=np.array(grid) - 1)
+    chosen = np.sort(best_of_each(place[:, 0] * grid[1] + place[:, 1], similarity[kept]))
+    kept, place = kept[chosen], place[chosen]
+    while len(kept):
+        here = np.stack(np.divmod(cell[kept], shape[1]), 1)
+        large = _in_large_parts(here, (shape[0], shape[1]), least) & _in_large_parts(place, grid, least)
+        if large.all():
+            return kept, place, grid, ""
+        kept, place = kept[large], place[large]
+    return nothing, np.zeros((0, 2), np.int64), grid, f"no patch of {least} cells that touch agrees with the transform"

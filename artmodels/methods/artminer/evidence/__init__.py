@@ -1,0 +1,1 @@
+"""What shows that two places match: reports, exports, comparisons, verdicts."""

@@ -1,0 +1,353 @@
+"""What was found, in files that other tools read: CSV, JSON, GraphML, and annotation pages of IIIF and the W3C.
+
+Whatever is written says how it was made: parameters and the fingerprint of the model. What was only propagated is
+marked "propagated" in every format.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import networkx as nx
+import numpy as np
+import torch
+
+from artmodels.correspondence.views import from_view
+from artmodels.detections.annotations import Detections, iiif_page
+from artmodels.detections.boxes import clip
+from artmodels.errors import ConfigError
+from artmodels.images.decoding import Array
+from artmodels.methods.artminer.groups.pairtable import Pair, mapped
+from artmodels.methods.artminer.groups.propagation import Propagated
+
+if TYPE_CHECKING:
+    from artmodels.methods.artminer.discovery import Match
+
+__all__ = [
+    "Found",
+    "hits_annotations",
+    "hits_csv",
+    "hits_json",
+    "pair_boxes",
+    "pairs_annotations",
+    "pairs_csv",
+    "pairs_graphml",
+    "pairs_json",
+]
+
+Size = tuple[int, int]
+Corners = tuple[float, float, float, float]
+
+HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
+PAIR_COLUMNS = (
+    *("first", "second", "score", "view", "verdict", "origin", "via", "cells"),
+    *(f"{which}_{side}" for which in ("first", "second") for side in ("left", "top", "right", "bottom")),
+    *(f"transform_{row}{column}" for row in range(3) for column in range(3)),
+)
+
+
+class Found(Protocol):
+    """A hit of a one-shot search: `artmodels.methods.artminer.oneshot.Hit`."""
+
+    @property
+    def image(self) -> str:
+        """Name of the picture."""
+
+    @property
+    def box(self) -> Corners:
+        """Left, top, right, bottom in its pixels."""
+
+    @property
+    def score(self) -> float:
+        """Of the match."""
+
+    @property
+    def view(self) -> str:
+        """How the picture was turned."""
+
+    @property
+    def match(self) -> "Match | None":
+        """Which cells correspond, where that was looked into."""
+
+
+# --- Hits of a search
+
+
+def hits_csv(hits: Sequence[Found]) -> str:
+    """A table (RFC 4180) with one row a hit, best first: `HIT_COLUMNS`, boxes in pixels, all digits kept.
+
+    Texts that a spreadsheet would run as a formula, because they start with = + - @ or a tab, follow an apostrophe.
+    """
+    rows = [(rank, hit.image, *hit.box, hit.score, hit.view) for rank, hit in enumerate(hits, 1)]
+    return _table(HIT_COLUMNS, rows)
+
+
+def hits_json(
+    hits: Sequence[Found],
+    *,
+    query: str,
+    box: Corners,
+    model: str,
+    parameters: Mapping[str, object] | object = None,
+) -> dict[str, Any]:
+    """A document for `artmodels.detections.annotations.save`.
+
+    Args:
+        hits: Best first. One that has a `match` keeps its transform and its cells.
+        query: Name of the picture that the detail is from.
+        box: Of the detail, in its pixels.
+        model: Fingerprint of what described the pictures.
+        parameters: A config, or names and values; whatever was chosen.
+
+    Raises:
+        ConfigError: A parameter or a number cannot be written as JSON.
+    """
+    found = [
+        {"rank": rank, "image": hit.image, "box": list(hit.box), "score": hit.score, "view": hit.view}
+        | ({} if hit.match is None else {"match": _evidence(hit.match)})
+        for rank, hit in enumerate(hits, 1)
+    ]
+    return _document({"query": {"image": query, "box": list(box)}, "hits": found}, model, parameters)
+
+
+def hits_annotations(
+    hits: Sequence[Found],
+    sizes: Mapping[str, Size],
+    *,
+    label: str,
+    canvas: Callable[[str], str],
+    page: Callable[[str], str],
+) -> dict[str, dict[str, Any]]:
+    """An annotation page (IIIF Presentation 3, W3C Web Annotation) for each picture, with a tag on each hit.
+
+    Args:
+        hits: Best first.
+        sizes: Width and height of each picture in pixels.
+        label: What is on the place that was found, such as the name of the detail.
+        canvas: Gives the URI of a picture's canvas from its name.
+        page: Gives the URI of its page.
+
+    Returns:
+        Pages by names of pictures; targets end in #xywh= in whole pixels that cover the box.
+
+    Raises:
+        ConfigError: The size of a picture is missing, or a URI is not absolute.
+        DatasetError: A box is none, or the label cannot be written.
+    """
+    grouped = dict[str, list[tuple[str, Corners, float]]]()
+    for hit in hits:
+        grouped.setdefault(hit.image, []).append((label, hit.box, hit.score))
+    return _pages(grouped, sizes, canvas, page)
+
+
+# --- Pairs
+
+
+def pair_boxes(pair: Pair | Propagated, sizes: Mapping[str, Size]) -> tuple[Corners, Corners]:
+    """What of each picture takes part, as boxes in its pixels: around the surviving cells, or the shared region.
+
+    Args:
+        pair: With at least one cell.
+        sizes: Width and height of each picture in pixels.
+
+    Raises:
+        ConfigError: The size of a picture is missing, or no cell survived.
+    """
+    if isinstance(pair, Propagated):
+        relative = np.array([pair.first_box, pair.second_box])
+    else:
+        relative = np.stack(
+            [
+                _around(pair, pair.match.reference_cells, pair.match.reference_shape, ""),
+                _around(pair, pair.match.target_cells, pair.match.target_shape, pair.view),
+            ]
+        )
+    first, second = relative * np.array([_size(name, sizes) * 2 for name in (pair.first, pair.second)], np.float64)
+    return tuple(first.tolist()), tuple(second.tolist())
+
+
+def pairs_csv(pairs: Sequence[Pair | Propagated], sizes: Mapping[str, Size]) -> str:
+    """A table (RFC 4180) with one row a pair: `PAIR_COLUMNS`.
+
+    Boxes are in pixels. The transform takes relative coordinates of the second picture, as it is, to those of the
+    first. `origin` is "found" or "propagated"; then `via` is the picture in between.
+
+    Raises:
+        ConfigError: As `pair_boxes`.
+    """
+    rows = []
+    for pair in pairs:
+        first, second = pair_boxes(pair, sizes)
+        numbers = (*first, *second, *pair.transform.reshape(-1).tolist())
+        rows.append((pair.first, pair.second, *_facts(pair).values(), *numbers))
+    return _table(PAIR_COLUMNS, rows)
+
+
+def pairs_json(
+    pairs: Sequence[Pair | Propagated],
+    sizes: Mapping[str, Size],
+    *,
+    model: str,
+    parameters: Mapping[str, object] | object = None,
+) -> dict[str, Any]:
+    """A document for `annotations.save`; found pairs also keep their cells. Arguments as in `hits_json`.
+
+    Raises:
+        ConfigError: As `pair_boxes`, or something cannot be written as JSON.
+    """
+    found = []
+    for pair in pairs:
+        first, second = pair_boxes(pair, sizes)
+        ends = [{"image": pair.first, "box": list(first)}, {"image": pair.second, "box": list(second)}]
+        entry = {"first": ends[0], "second": ends[1], **_facts(pair), "transform": pair.transform.tolist()}
+        if isinstance(pair, Pair):
+            entry["match"] = _evidence(pair.match)
+        found.append(entry)
+    images = {name: {"width": width, "height": height} for name, (width, height) in sizes.items()}
+    return _document({"images": images, "pairs": found}, model, parameters)
+
+
+def pairs_graphml(
+    pairs: Sequence[Pair | Propagated],
+    *,
+    model: str,
+    parameters: Mapping[str, object] | object = None,
+    clusters: Mapping[str, int] | None = None,
+) -> str:
+    """A graph of pictures for Gephi, Cytoscape or networkx: an edge a pair, with its facts; `weight` is the score.
+
+    Two pictures may have several edges. Characters that XML has no place for become U+FFFD.
+
+    Args:
+        pairs: Found and propagated ones.
+        model: Fingerprint of what described the pictures.
+        parameters: As in `hits_json`.
+        clusters: A number for each picture, kept as the node's `cluster`.
+
+    Raises:
+        ConfigError: A parameter cannot be written as JSON.
+    """
+    head = _document({}, model, parameters)
+    graph = nx.MultiGraph(model=model, parameters=_xml(json.dumps(head["parameters"], sort_keys=True)))
+    for pair in pairs:
+        for name in (pair.first, pair.second):
+            number = (clusters or {}).get(name)
+            graph.add_node(_xml(name), **({} if number is None else {"cluster": int(number)}))
+        facts = {key: _xml(value) if isinstance(value, str) else value for key, value in _facts(pair).items()}
+        graph.add_edge(_xml(pair.first), _xml(pair.second), weight=float(pair_score(pair)), **facts)
+    return "\n".join(nx.generate_graphml(graph)) + "\n"
+
+
+def pairs_annotations(
+    pairs: Sequence[Pair | Propagated],
+    sizes: Mapping[str, Size],
+    *,
+    canvas: Callable[[str], str],
+    page: Callable[[str], str],
+) -> dict[str, dict[str, Any]]:
+    """An annotation page for each picture: on each region the name of the other picture. As `hits_annotations`."""
+    grouped = dict[str, list[tuple[str, Corners, float]]]()
+    for pair in pairs:
+        note = "" if isinstance(pair, Pair) else f" (propagated via {pair.via})"
+        first, second = pair_boxes(pair, sizes)
+        grouped.setdefault(pair.first, []).append((pair.second + note, first, pair_score(pair)))
+        grouped.setdefault(pair.second, []).append((pair.first + note, second, pair_score(pair)))
+    return _pages(grouped, sizes, canvas, page)
+
+
+def pair_score(pair: Pair | Propagated) -> float:
+    """The score of either kind."""
+    return float(pair.match.score if isinstance(pair, Pair) else pair.score)
+
+
+# --- Parts
+
+
+def _facts(pair: Pair | Propagated) -> dict[str, Any]:
+    if isinstance(pair, Pair):
+        facts = (pair.view, pair.verdict, "found", "", len(pair.match.reference_cells))
+    else:
+        facts = ("", "", "propagated", pair.via, 0)
+    return {"score": pair_score(pair)} | dict(zip(("view", "verdict", "origin", "via", "cells"), facts, strict=True))
+
+
+def _evidence(match: "Match") -> dict[str, Any]:
+    return {
+        "score": float(match.score),
+        "transform": match.transform.tolist(),
+        "reference_shape": list(match.reference_shape),
+        "target_shape": list(match.target_shape),
+        "reference_cells": match.reference_cells.tolist(),
+        "target_cells": match.target_cells.tolist(),
+        "similarity": [float(str(value)) for value in match.similarity.float().numpy()],  # the shortest decimals
+    }
+
+
+def _around(pair: Pair, cells: torch.Tensor, shape: tuple[int, int], view: str) -> Array:
+    """The box around cells of a picture in a view, in relative coordinates of the picture as it is: [4]."""
+    if not len(cells):
+        raise ConfigError(
+            f"no cell of {pair.first!r} and {pair.second!r} survived ({pair.match.reason or 'score 0'}): "
+            "export pairs whose score is above 0"
+        )
+    low, high = cells.min(0).values.numpy() / shape, (cells.max(0).values.numpy() + 1) / shape
+    corners = mapped(from_view(view).double().numpy(), np.stack([low[::-1], high[::-1]]))
+    box: Array = np.concatenate([corners.min(0), corners.max(0)])
+    return box
+
+
+def _size(name: str, sizes: Mapping[str, Size]) -> Size:
+    if name not in sizes:
+        raise ConfigError(f"the size of {name!r} is not known; give width and height of every picture")
+    width, height = sizes[name]
+    return int(width), int(height)
+
+
+def _pages(
+    grouped: Mapping[str, Sequence[tuple[str, Corners, float]]],
+    sizes: Mapping[str, Size],
+    canvas: Callable[[str], str],
+    page: Callable[[str], str],
+) -> dict[str, dict[str, Any]]:
+    pages = {}
+    for name, entries in grouped.items():
+        width, height = _size(name, sizes)
+        labels, boxes, scores = zip(*entries, strict=True)
+        inside = clip(torch.tensor(boxes, dtype=torch.float32), width, height)
+        found = Detections(
+            image=name, width=width, height=height, boxes=inside.numpy(), scores=np.array(scores), labels=labels
+        )
+        pages[name] = iiif_page(found, canvas=canvas(name), page=page(name))
+    return pages
+
+
+def _document(content: dict[str, Any], model: str, parameters: object) -> dict[str, Any]:
+    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else parameters
+    document = {"model": model, "parameters": dict(values) if values else {}} | content  # type: ignore[call-overload]
+    try:
+        json.dumps(document, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"this cannot be written as JSON: {error}. Give finite numbers and texts.") from error
+    return document
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([_inert(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _inert(value: object) -> object:
+    """A text that no spreadsheet runs as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _xml(text: str) -> str:
+    """The text without the characters that XML has no place for."""
+    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

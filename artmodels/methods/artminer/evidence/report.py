@@ -1,0 +1,254 @@
+"""What a search found as one HTML file: evidence that can be looked at anywhere, kept, sent and printed.
+
+The file holds its pictures, loads nothing and runs no script. Comparing the detail with a place that was found by
+turns, the old "flicker" of print rooms, is done by style sheets alone.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import lru_cache
+from html import escape
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from artmodels import images
+from artmodels.correspondence.views import from_view, turned
+from artmodels.detections.boxes import as_boxes, paired_iou
+from artmodels.errors import ConfigError, ImageError
+from artmodels.images.decoding import Array, LoadedImage
+from artmodels.methods.artminer.evidence.exports import Found
+from artmodels.methods.artminer.evidence.reportpage import PAGE, STYLE
+from artmodels.methods.artminer.groups.pairtable import mapped
+from artmodels.methods.artminer.oneshot import check_box
+
+__all__ = ["agrees", "aligned", "html_report"]
+
+DETAIL, WHOLE = 320, 480  # pixels of the longer side of a crop, and of a whole picture
+QUALITY = 76
+AGREE = 0.5  # intersection over union of the box of a hit and of where its match puts the detail
+OUTSIDE = (128, 128, 128)  # colour of what lies outside a picture
+
+
+def html_report(
+    query: images.Source,
+    box: Sequence[float],
+    hits: Sequence[Found],
+    picture: Callable[[str], images.Source],
+    *,
+    name: str,
+    model: str,
+    parameters: Mapping[str, object] | object = None,
+    title: str = "Where else is this detail?",
+    most: int = 50,
+) -> str:
+    """Make a page of the hits of a search: ranked, each beside the detail and on its whole picture.
+
+    Args:
+        query: The picture with the detail.
+        box: Left, top, right, bottom of the detail in its pixels.
+        hits: Best first, such as `ArtMiner.search(...).hits`. Where one has a `match` that found something, its
+            picture is warped into the frame of the detail; otherwise the box is shown as it is, turned as its view.
+        picture: Gives the picture of a name: a path, bytes, or whatever `artmodels.images.load` takes.
+        name: Of the query picture.
+        model: Fingerprint of what described the pictures.
+        parameters: A config, or names and values.
+        title: Of the page.
+        most: Hits that are shown; the page says how many there are. Each adds some 50 to 100 KB.
+
+    Returns:
+        The page, UTF-8 when written. Everything that comes from outside is escaped. A picture that cannot be read
+        is named, with the reason, in its place.
+
+    Raises:
+        ConfigError: The box is none inside the query picture, or `most` is below 1.
+        ImageError: The query picture cannot be read.
+    """
+    if most < 1:
+        raise ConfigError(f"most={most} must be at least 1: the number of hits to show")
+    whole = images.load(query)
+    place = check_box(box, whole.width, whole.height)
+    piece = _resized(whole.pil().crop(_grown(place)), DETAIL)
+    read = lru_cache(maxsize=4)(lambda named: images.load(picture(named)))  # hits on one picture often come together
+    shown = [_hit(rank, hit, read, piece.size, place) for rank, hit in enumerate(hits[:most], 1)]
+    count = f"{len(hits)} place{'' if len(hits) == 1 else 's'} found"
+    if len(hits) > most:
+        count += f", the best {most} are shown"
+    if not hits:
+        shown = ["<p>No place was found. A larger detail, or a lower threshold, may find some.</p>"]
+    return PAGE.format(
+        title=escape(title),
+        style=STYLE.format(detail=_data(piece), width=piece.width, height=piece.height),
+        name=escape(name),
+        whole=_figure(whole, [_outline(place, whole)], f"The picture {name} with the detail marked"),
+        count=count,
+        size=f"{place[2] - place[0]:.0f} × {place[3] - place[1]:.0f} px at ({place[0]:.0f}, {place[1]:.0f})",
+        hits="\n".join(shown),
+        model=escape(model),
+        parameters="".join(
+            f"<dt>{escape(str(key))}</dt><dd>{escape(value)}</dd>" for key, value in _settings(parameters).items()
+        ),
+    )
+
+
+def aligned(image: LoadedImage, hit: Found, frame: tuple[int, int]) -> Image.Image | None:
+    """Warp a picture into the frame of the detail, by the transform of a hit's match.
+
+    Args:
+        image: The picture of the hit.
+        hit: With the match, if any.
+        frame: Width and height of the result, in pixels.
+
+    Returns:
+        An RGB image, grey where the picture ends; None where the hit has no match with an invertible transform.
+    """
+    backward = _backward(hit)
+    if backward is None:
+        return None
+    width, height = frame
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    source = mapped(backward, np.stack([x, y], -1).reshape(1, -1, 2))[0].reshape(height, width, 2)
+    corners = mapped(backward, np.array([[0.0, 0], [1, 0], [0, 1]])) * [image.width, image.height]
+    steps = np.linalg.norm(corners[1:] - corners[0], axis=1) / (width, height)
+    # Bilinear reading takes every few pixels of a large picture: it is made small first.
+    factor = float(np.clip(1 / max(steps.max(), 1e-6), 1 / max(image.width, image.height), 1))
+    pixels = image.pil()
+    if factor < 1:
+        size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+        pixels = pixels.resize(size, Image.Resampling.LANCZOS)
+    grid = torch.from_numpy(np.nan_to_num(source * 2 - 1, nan=9.0, posinf=9.0, neginf=-9.0)).float()
+    colours = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float()[None]
+    warped = F.grid_sample(colours, grid[None], padding_mode="border", align_corners=False)[0]
+    result = warped.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    result[(grid.abs() > 1).any(2).numpy()] = OUTSIDE
+    return Image.fromarray(result)
+
+
+def agrees(image: LoadedImage, hit: Found) -> bool:
+    """Whether the match of a hit puts the detail about where its box is: one of few cells may put it anywhere."""
+    backward = _backward(hit)
+    if backward is None:
+        return False
+    corners = mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])) * [image.width, image.height]
+    there = torch.from_numpy(np.concatenate([corners.min(0), corners.max(0)]))[None].float()
+    return bool(torch.isfinite(there).all()) and float(paired_iou(there, as_boxes([hit.box]))[0]) > AGREE
+
+
+# --- Parts
+
+
+def _hit(
+    rank: int,
+    hit: Found,
+    read: Callable[[str], LoadedImage],
+    frame: tuple[int, int],
+    place: tuple[float, float, float, float],
+) -> str:
+    head = f'<h2><span class="rank">{rank}</span> <bdi>{escape(hit.image)}</bdi></h2>'
+    facts = [f"score {hit.score:.4f}", "box " + ", ".join(f"{value:.0f}" for value in hit.box)]
+    if hit.view:
+        facts.append(f"compared as: {escape(hit.view)}")
+    match = hit.match
+    if match is not None and len(match.reference_cells):
+        facts.append(f"{len(match.reference_cells)} cells correspond, evidence {match.score:.4f}")
+    line = f'<p class="facts">{" · ".join(facts)}</p>'
+    try:
+        image = read(hit.image)
+    except ImageError as error:
+        return f'<article>{head}{line}<p class="bad">The picture cannot be read: {escape(str(error))}</p></article>'
+    warped = aligned(image, hit, frame) if agrees(image, hit) else None
+    if warped is None:
+        crop, how = _resized(_turned_crop(image, hit), max(frame)), "as it is" if not hit.view else hit.view
+    else:
+        crop, how = warped, "aligned"
+    outlines = [_outline(hit.box, image)]
+    if warped is not None:
+        outlines.append(_quadrilateral(hit, image))
+    about = f"Hit {rank}: {hit.image}"
+    return f"""<article>{head}{line}
+<div class="compare">
+<figure><div class="frame detail" role="img" aria-label="The detail that was looked for"></div>
+<figcaption>the detail</figcaption></figure>
+<figure><div class="frame"><img src="{_data(crop)}" alt="{escape(about)}, the place that was found, {escape(how)}">
+<input type="checkbox" class="swap" id="swap{rank}"><div class="detail over" aria-hidden="true"></div></div>
+<figcaption>found, {escape(how)} <label for="swap{rank}">lay the detail over it</label></figcaption></figure>
+</div>
+{_figure(image, outlines, f"{about}, the whole picture with the place marked")}
+</article>"""
+
+
+def _backward(hit: Found) -> Array | None:
+    """[3, 3] from relative coordinates of the detail to those of the hit's picture; None where there is none."""
+    if hit.match is None or not hit.match.score > 0:
+        return None
+    forward = hit.match.transform.double().cpu().numpy()
+    if not np.isfinite(forward).all() or abs(np.linalg.det(forward)) < 1e-9:
+        return None
+    found: Array = from_view(hit.view).double().numpy() @ np.linalg.inv(forward)
+    return found
+
+
+def _turned_crop(image: LoadedImage, hit: Found) -> Image.Image:
+    left, top, right, bottom = _grown(hit.box)
+    edges = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
+    if edges[2] <= edges[0] or edges[3] <= edges[1]:
+        return Image.new("RGB", (1, 1), OUTSIDE)
+    return turned(LoadedImage(np.asarray(image.pil().crop(edges))), hit.view).pil()
+
+
+def _grown(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """Whole pixels that cover a box."""
+    return int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
+
+
+def _resized(image: Image.Image, longest: int) -> Image.Image:
+    """Brought to so many pixels on the longer side."""
+    scale = longest / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+
+
+def _data(image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _figure(image: LoadedImage, outlines: Sequence[str], alt: str) -> str:
+    small = _resized(image.pil(), min(WHOLE, max(image.width, image.height)))
+    return (
+        f'<figure class="whole"><div class="canvas"><img src="{_data(small)}" alt="{escape(alt)}" '
+        f'width="{small.width}" height="{small.height}">'
+        f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{"".join(outlines)}</svg></div></figure>'
+    )
+
+
+def _outline(box: Sequence[float], image: LoadedImage) -> str:
+    """A box in pixels as a path in a picture of 1 x 1; light on dark, so that it shows on any picture."""
+    left, right = (min(max(value / image.width, 0), 1) for value in (box[0], box[2]))
+    top, bottom = (min(max(value / image.height, 0), 1) for value in (box[1], box[3]))
+    path = f"M{left:.5f} {top:.5f}H{right:.5f}V{bottom:.5f}H{left:.5f}Z"
+    return f'<path class="dark" d="{path}"/><path class="light" d="{path}"/>'
+
+
+def _quadrilateral(hit: Found, image: LoadedImage) -> str:
+    """The frame of the detail, where the match puts it in the picture."""
+    backward = _backward(hit)
+    if backward is None:
+        return ""
+    corners = mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]))
+    if not np.isfinite(corners).all():
+        return ""
+    points = " ".join(f"{x:.5f},{y:.5f}" for x, y in corners.tolist())
+    return f'<polygon class="frame-of" points="{points}"/>'
+
+
+def _settings(parameters: object) -> dict[str, str]:
+    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else parameters
+    found = dict(values) if isinstance(values, Mapping) else {}
+    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in found.items()}

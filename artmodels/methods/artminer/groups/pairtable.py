@@ -1,0 +1,375 @@
+"""Many pairs of pictures as arrays: what was accepted, its masks on one grid a picture, and triangles of pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from artmodels.correspondence.cells import grid
+from artmodels.correspondence.views import VIEWS, from_view
+from artmodels.errors import ConfigError
+from artmodels.images.decoding import Array
+
+if TYPE_CHECKING:
+    from artmodels.methods.artminer.discovery import Match
+
+__all__ = [
+    "IOU_CELLS",
+    "MASK_CELLS",
+    "THRESHOLD",
+    "Pair",
+    "PairTable",
+    "check",
+    "components",
+    "mapped",
+    "overlapping",
+    "overlaps",
+    "triangles",
+]
+
+THRESHOLD = 0.015  # of the paper; 0.03 for its old and new photographs
+MASK_CELLS = 40  # of the longer side of a mask to be shown
+IOU_CELLS = 100  # of those that are compared
+BLOCK = 1024  # masks that are compared with all others of a picture at a time
+MASKS = 2**13  # masks that are compared as bits at a time
+WEDGES = 2**20  # candidates for triangles that are looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two pictures that show the same thing, as far as their cells say.
+
+    Attributes:
+        first: Name of the reference picture.
+        second: Name of the target picture.
+        match: The evidence; its target is the second picture as the view shows it.
+        view: How the second was turned before it was compared, see `artmodels.correspondence.views.VIEWS`.
+        verdict: Of an expert: "same", "similar", "no", or "" for none.
+    """
+
+    first: str
+    second: str
+    match: "Match"
+    view: str = ""
+    verdict: str = ""
+
+    @property
+    def accepted(self) -> bool | None:
+        """What the verdict decides, whatever the score: True for "same", False for "no", None for the others."""
+        return {"same": True, "no": False}.get(self.verdict)
+
+    @property
+    def transform(self) -> Array:
+        """[3, 3] float64: relative coordinates of the second picture, not turned, to those of the first."""
+        matrix: Array = self.match.transform.double().numpy() @ np.linalg.inv(from_view(self.view).double().numpy())
+        return matrix
+
+
+class PairTable:
+    """Accepted pairs as arrays. An entry is one of the two ends of a pair: number 2 n is the first's of pair n.
+
+    Attributes:
+        pairs: Those accepted: judged "same", or scored above the threshold and not judged "no".
+        names: Of their pictures, sorted.
+        ends: [n, 2] int64, the picture of each entry.
+        scores: [n] float64.
+        transforms: [n, 3, 3], see `Pair.transform`.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], threshold: float) -> None:
+        """Choose and arrange."""
+        self.pairs = [p for p in pairs if (p.match.score > threshold if p.accepted is None else p.accepted)]
+        self.names = sorted({name for pair in self.pairs for name in (pair.first, pair.second)})
+        place = {name: number for number, name in enumerate(self.names)}
+        ends = [(place[pair.first], place[pair.second]) for pair in self.pairs]
+        self.ends = np.array(ends, np.int64).reshape(-1, 2)
+        self.scores = np.array([pair.match.score for pair in self.pairs], np.float64)
+
+    def __len__(self) -> int:
+        """How many were accepted."""
+        return len(self.pairs)
+
+    @cached_property
+    def transforms(self) -> Array:
+        """[n, 3, 3] float64."""
+        if not self.pairs:
+            return np.zeros((0, 3, 3))
+        back = {view: np.linalg.inv(from_view(view).double().numpy()) for view in VIEWS}
+        found = torch.stack([pair.match.transform for pair in self.pairs]).double().numpy()
+        matrices: Array = found @ np.stack([back[pair.view] for pair in self.pairs])
+        return matrices
+
+    @cached_property
+    def _by_picture(self) -> tuple[Array, Array]:
+        """Entries in the order of their pictures, and where those of each picture start: [2 n] and [names + 1]."""
+        flat = self.ends.reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        return order, np.searchsorted(flat[order], np.arange(len(self.names) + 1))
+
+    @cached_property
+    def _cells(self) -> tuple[Array, Array, Array, Array]:
+        """Cells as the views show them: [cells, 2] row and column, and [2 n + 1] where those of an entry start.
+
+        Then [2 n, 2] rows and columns of an entry's map as the view shows it, and [2 n] its place in `VIEWS`.
+        """
+        shapes = np.array([s for p in self.pairs for s in (p.match.reference_shape, p.match.target_shape)], np.int64)
+        cells = [c for pair in self.pairs for c in (pair.match.reference_cells, pair.match.target_cells)]
+        starts = np.concatenate([[0], np.cumsum([each.size(0) for each in cells], dtype=np.int64)])
+        flat = torch.cat(cells).numpy() if cells else np.zeros((0, 2), np.int64)
+        place = {view: number for number, view in enumerate(VIEWS)}
+        views = np.zeros(2 * len(self), np.int64)
+        views[1::2] = [place[pair.view] for pair in self.pairs]
+        return flat, starts, shapes.reshape(-1, 2), views
+
+    def entries(self, picture: int) -> Array:
+        """Numbers of the entries of a picture."""
+        order, starts = self._by_picture
+        found: Array = order[starts[picture] : starts[picture + 1]]
+        return found
+
+    def points(self, count: int) -> Array:
+        """Centres of `count` cells of each entry, evenly taken, relative: [2 n, count, 2]; NaN where it has none."""
+        cells, starts, shapes, views = self._cells
+        sizes = np.diff(starts)
+        chosen = starts[:-1, None] + (((np.arange(count) + 0.5) / count) * sizes[:, None]).astype(np.int64)
+        points = np.full((len(sizes), count, 2), np.nan)
+        points[sizes > 0] = ((cells[chosen[sizes > 0]] + 0.5) / shapes[sizes > 0, None])[..., ::-1]
+        for number, view in enumerate(VIEWS):
+            if view:
+                points[views == number] = mapped(from_view(view).double().numpy(), points[views == number])
+        return points
+
+    @cached_property
+    def shapes(self) -> Array:
+        """Rows and columns of the finest map of each picture, not turned: [names, 2]."""
+        flat, (_, _, shapes, views) = self.ends.reshape(-1), self._cells
+        sideways = np.array([quarters % 2 == 1 for _, quarters in VIEWS.values()])[views]
+        shapes = np.where(sideways[:, None], shapes[:, ::-1], shapes)
+        order = np.lexsort((shapes.prod(1), flat))
+        last = np.searchsorted(flat[order], np.arange(len(self.names)), side="right") - 1
+        found: Array = shapes[order[last]]
+        return found
+
+    def masks(self, picture: int, entries: Array, cells: int) -> Array:
+        """What entries of one picture cover: [k, R, C] bool on a grid whose longer side has `cells` cells.
+
+        A surviving cell of a map covers itself and its eight neighbours; a cell of the grid is covered if its centre
+        is.
+        """
+        tall, wide = self.shapes[picture].tolist()
+        shape = grid(tall, wide, cells)
+        covered = np.zeros((len(entries), *shape), bool)
+        for members, maps in self.maps(entries):
+            rows, columns = (_nearest(*sizes) for sizes in zip(shape, maps.shape[1:], strict=True))
+            covered[members] = maps[:, rows[:, None], columns]
+        return covered
+
+    def packed(self, entries: Array, cells: int) -> tuple[Array, Array]:
+        """The masks of entries of any pictures as bits, and what bounds them.
+
+        Returns:
+            [k, W] uint64 of each mask, row by row; those of one picture have the same layout. [k, 5] int64: how many
+            bits are set, and the first row and column that has one and those after the last.
+        """
+        pictures, place = np.unique(self.ends.reshape(-1)[entries], return_inverse=True)
+        shapes = np.array([grid(tall, wide, cells) for tall, wide in self.shapes[pictures].tolist()], np.int64)
+        shapes = shapes.reshape(-1, 2)[place]
+        longest = int((shapes[:, 0] * -(-shapes[:, 1] // 8)).max(initial=0))  # bytes
+        words = np.zeros((len(entries), -(-longest // 8)), np.uint64)
+        bounds = np.zeros((len(entries), 5), np.int64)
+        for members, maps in self.maps(entries, shapes):
+            rows, columns = (
+                _nearest(count, size) for count, size in zip(shapes[members[0]].tolist(), maps.shape[1:], strict=True)
+            )
+            # A line of the grid by its bits, from the bytes of a row of the map: a table is faster than bit by bit.
+            octets = np.packbits(maps, axis=2)
+            lines = np.zeros((*octets.shape[:2], -(-len(columns) // 8)), np.uint8)
+            for at in range(octets.shape[2]):
+                known = np.zeros((256, 8 * octets.shape[2]), np.uint8)
+                known[:, 8 * at : 8 * at + 8] = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+                lines |= np.packbits(known[:, columns], axis=1).take(octets[:, :, at], axis=0)
+            bits = np.zeros((len(members), words.shape[1] * 8), np.uint8)
+            bits[:, : len(rows) * lines.shape[2]] = lines.take(rows, axis=1).reshape(len(members), -1)
+            words[members] = bits.view(np.uint64)
+            across = np.unpackbits(np.bitwise_or.reduce(lines, axis=1), axis=1, count=len(columns)).astype(bool)
+            down = np.take(lines.any(2), rows, axis=1)
+            for at, along in ((1, down), (2, across)):
+                bounds[members, at] = along.argmax(1)
+                bounds[members, at + 2] = along.shape[1] - along[:, ::-1].argmax(1)
+        bounds[:, 0] = np.bitwise_count(words).sum(1, dtype=np.int64)
+        return words, bounds
+
+    def maps(self, entries: Array, kinds: Array | None = None) -> Iterator[tuple[Array, Array]]:
+        """What entries cover on their maps, a surviving cell with its eight neighbours; those of one shape together.
+
+        Args:
+            entries: [k] their numbers.
+            kinds: [k, 2] what else those together have in common, such as a grid; not negative.
+
+        Yields:
+            Places among the entries; their maps [b, r, c] bool of the picture as it is, not turned.
+        """
+        cells, starts, shapes, views = self._cells
+        kinds = np.zeros((len(entries), 0), np.int64) if kinds is None else kinds
+        keys = np.concatenate([views[entries, None], shapes[entries], kinds], 1)
+        kind = np.ravel_multi_index(tuple(keys.T), tuple((keys.max(0, initial=0) + 1).tolist()))
+        order = np.argsort(kind, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(kind[order])) + 1):
+            for at in range(0, len(group), BLOCK):
+                members = group[at : at + BLOCK]
+                chosen = entries[members]
+                sizes = starts[chosen + 1] - starts[chosen]
+                which = np.arange(sizes.sum()) + np.repeat(starts[chosen] - np.cumsum(sizes) + sizes, sizes)
+                rows, columns = (shapes[chosen[0]] + 2).tolist()
+                owner = np.repeat(np.arange(len(members)) * rows, sizes)
+                marked = np.zeros((len(members), rows, columns), bool)
+                row, column = cells[which].T
+                marked.reshape(-1)[(owner + row + 1) * columns + column + 1] = True
+                wide = marked[:, :, :-2] | marked[:, :, 1:-1] | marked[:, :, 2:]
+                seen = wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
+                mirrored, quarters = tuple(VIEWS.values())[views[chosen[0]]]
+                seen = np.rot90(seen, -quarters, axes=(1, 2))
+                yield members, seen[:, :, ::-1] if mirrored else seen
+
+
+def _nearest(count: int, size: int) -> Array:
+    """Which of `size` cells in a row has the centre of each of `count` cells."""
+    return (2 * np.arange(count) + 1) * size // (2 * count)
+
+
+def overlapping(table: PairTable, entries: Array, overlap: float, cells: int = IOU_CELLS) -> Iterator[Array]:
+    """Which entries cover the same part of the same picture.
+
+    Masks are compared bit by bit where their sizes and the boxes around them allow an intersection over union above
+    the one asked for. Memory does not grow with the pairs of entries.
+
+    Args:
+        table: Of pairs.
+        entries: Those to compare, each once.
+        overlap: Intersection over union to exceed, in [0, 1).
+        cells: Of the longer side of the grid.
+
+    Yields:
+        [b, 3] float64: two entries, the smaller number first, and their intersection over union.
+    """
+    pictures = table.ends.reshape(-1)[entries]
+    order = np.lexsort((entries, pictures))
+    entries, pictures = entries[order], pictures[order]
+    # Whole pictures at a time, about MASKS masks.
+    first = np.searchsorted(pictures, pictures)
+    for group in np.split(np.arange(len(entries)), np.flatnonzero(np.diff(first // MASKS)) + 1):
+        words, bounds = table.packed(entries[group], cells)
+        owner = pictures[group]
+        later = np.searchsorted(owner, owner, side="right") - np.arange(len(group)) - 1
+        ends = np.cumsum(later)
+        start = 0
+        while start < len(group):
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] - later[start] + WEDGES, side="right")))
+            counts = later[start:stop]
+            one = np.repeat(np.arange(start, stop), counts)
+            other = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts) + one + 1
+            areas = bounds[one, 0] + bounds[other, 0]
+            high, low = (
+                np.minimum(bounds[one, 3:], bounds[other, 3:]),
+                np.maximum(bounds[one, 1:3], bounds[other, 1:3]),
+            )
+            most = (high - low).clip(0).prod(1)
+            most = np.minimum(most, np.minimum(bounds[one, 0], bounds[other, 0]))
+            possible = np.flatnonzero(most > overlap * (areas - most))
+            for at in range(0, len(possible), MASKS):
+                these = possible[at : at + MASKS]
+                here, there = one[these], other[these]
+                common = np.bitwise_count(words[here] & words[there]).sum(1, dtype=np.int64)
+                union = areas[these] - common
+                above = common > overlap * union
+                here, there = entries[group[here[above]]], entries[group[there[above]]]
+                yield np.stack([here, there, common[above] / union[above]], 1)
+            start = stop
+
+
+def overlaps(masks: Array) -> Iterator[tuple[slice, Array, Array]]:
+    """Cells that masks have in common with each other, some masks at a time.
+
+    Args:
+        masks: [k, G] bool.
+
+    Yields:
+        Which masks; the cells in common [b, k] of each of these with all; those that either has, [b, k]; float32.
+    """
+    used = masks[:, masks.any(0)].astype(np.float32)
+    areas = used.sum(1)
+    for start in range(0, len(used), BLOCK):
+        part = slice(start, start + BLOCK)
+        common = used[part] @ used.T
+        yield part, common, areas[part, None] + areas - common
+
+
+def components(count: int, one: Array, other: Array) -> Array:
+    """The connected component of each of `count` nodes, numbered by their first node: [count] int64."""
+    links = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
+    labels: Array = connected_components(links, directed=False)[1]
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    firsts: Array = first[inverse]
+    return firsts
+
+
+def triangles(low: Array, high: Array, count: int) -> Iterator[Array]:
+    """All triangles of a graph.
+
+    Args:
+        low: [m] int64, one end of each edge.
+        high: [m], the other, which is larger; no edge occurs twice.
+        count: Of nodes.
+
+    Yields:
+        [t, 3] int64: numbers of the edges u-v, v-w and u-w, where u comes before v before w in the order of
+        degrees, so that no node has many triangles that start at it.
+    """
+    degree = np.bincount(np.concatenate([low, high]), minlength=count)
+    rank = np.argsort(np.argsort(degree, kind="stable"), kind="stable")
+    swap = rank[low] > rank[high]
+    tail, head = np.where(swap, high, low), np.where(swap, low, high)
+    keys = tail * count + head
+    order = np.argsort(keys)
+    tail, head, keys = tail[order], head[order], keys[order]
+    starts = np.searchsorted(tail, np.arange(count + 1))
+    widths = starts[head + 1] - starts[head]
+    ends = np.cumsum(widths)
+    start = 0
+    while start < len(tail):
+        before = ends[start] - widths[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + WEDGES, side="right")))
+        wide = widths[start:stop]
+        first = np.repeat(np.arange(start, stop), wide)
+        second = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide) + starts[head[first]]
+        wanted = tail[first] * count + head[second]
+        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        closed = keys[place] == wanted
+        yield order[np.stack([first, second, place], 1)[closed]]
+        start = stop
+
+
+def mapped(matrices: Array, points: Array) -> Array:
+    """Points [..., n, 2] through matrices [..., 3, 3] of homogeneous coordinates; what is at infinity is not finite."""
+    moved = points @ matrices[..., :2, :2].swapaxes(-1, -2) + matrices[..., None, :2, 2]
+    depth = points @ matrices[..., 2, :2, None] + matrices[..., None, None, 2, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Array = moved / depth
+    return result
+
+
+def check(*, threshold: float, overlap: float = 0.3, sigma: float = 1.0, least: int = 2, least_images: int = 2) -> None:
+    """Raise a ConfigError for a setting of the functions on pairs that is out of range."""
+    if not threshold >= 0:
+        raise ConfigError(f"threshold={threshold} must be a score: 0 or more")
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap={overlap} must be in [0, 1): an intersection over union that masks exceed")
+    if not sigma > 0:
+        raise ConfigError(f"sigma={sigma} must be a number of cells above 0")
+    if least < 1 or least_images < 2:
+        raise ConfigError(f"least={least} and least_images={least_images} must be at least 1 and 2: a pair has two")

@@ -1,0 +1,148 @@
+"""Matches that follow from others: cycle consistency fills in what was not found, and says so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artmodels.images.decoding import Array
+from artmodels.methods.artminer.groups.pairtable import IOU_CELLS, THRESHOLD, Pair, PairTable, check, mapped, overlaps
+
+__all__ = ["Propagated", "propagate"]
+
+ROWS = 2**20  # proposals that are collected before the best are chosen
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Propagated:
+    """A match that was not found but follows from two that were; only ever a proposal.
+
+    Attributes:
+        first: Name of a picture.
+        second: Name of another.
+        via: Name of the third, which both match in the same place.
+        score: The smaller one of the two pairs, times the share of the smaller region that both have in `via`.
+        transform: [3, 3] float64, relative coordinates of the second to those of the first.
+        first_box: Left, top, right, bottom of the shared region in the first, relative, cut at its border.
+        second_box: In the second.
+        sources: The two pairs it was composed of: first and `via`, `via` and second.
+        propagated: True; a `Pair` has no such attribute.
+    """
+
+    first: str
+    second: str
+    via: str
+    score: float
+    transform: Array
+    first_box: tuple[float, float, float, float]
+    second_box: tuple[float, float, float, float]
+    sources: tuple[Pair, Pair]
+    propagated: bool = True
+
+
+def propagate(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, overlap: float = 0.3) -> list[Propagated]:
+    """What follows by composing: A matches B and B matches C in the same region, but A and C were not found to match.
+
+    Args:
+        pairs: As in `image_clusters`. Two pictures judged "no" are never proposed.
+        threshold: As there.
+        overlap: As in `region_clusters`, in B.
+
+    Returns:
+        The best of each two pictures, by falling score; names are in alphabetical order.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+    check(threshold=threshold, overlap=overlap)
+    table = PairTable(pairs, threshold)
+    count = len(table.names)
+    place = {name: number for number, name in enumerate(table.names)}
+    no = [(place[p.first], place[p.second]) for p in pairs if p.accepted is False and {p.first, p.second} <= set(place)]
+    taken = np.concatenate([table.ends, np.array(no, np.int64).reshape(-1, 2)])
+    known = np.unique(taken.min(1, initial=count) * count + taken.max(1, initial=0))
+    # Rows: key of the two pictures, score, B, entry of A's pair in B, entry of C's.
+    best, waiting = np.zeros((0, 5)), list[Array]()
+    for picture in range(count):
+        entries = table.entries(picture)
+        if len(entries) < 2:
+            continue
+        masks = table.masks(picture, entries, IOU_CELLS)
+        masks = masks.reshape(len(entries), -1)
+        areas = masks.sum(1)
+        far = table.ends[entries // 2, 1 - entries % 2]
+        for part, common, union in overlaps(masks):
+            one, other = np.nonzero(common > overlap * union)
+            shared = common[one, other]
+            one += part.start
+            a, c = far[one], far[other]
+            keys = a * count + c
+            spot = np.searchsorted(known, keys).clip(max=len(known) - 1)
+            kept = (a < c) & (known[spot] != keys) & (a != picture) & (c != picture)
+            one, other, shared, keys = one[kept], other[kept], shared[kept], keys[kept]
+            score = np.minimum(table.scores[entries[one] // 2], table.scores[entries[other] // 2])
+            score = score * shared / np.minimum(areas[one], areas[other])
+            rows = np.stack([keys, score, np.full(len(keys), picture), entries[one], entries[other]], 1)
+            waiting.append(_best(rows))
+            # Seldom, because each time sorts everything.
+            if sum(map(len, waiting)) > max(len(best), ROWS):
+                best, waiting = _best(np.concatenate([best, *waiting])), []
+    best = _best(np.concatenate([best, *waiting]))
+    return _proposals(table, best[np.argsort(-best[:, 1], kind="stable")])
+
+
+def _best(rows: Array) -> Array:
+    """Of rows with the same first number that with the largest second one, of equals that with the smallest third."""
+    rows = rows[np.lexsort((rows[:, 2], -rows[:, 1], rows[:, 0]))]
+    return rows[np.unique(rows[:, 0], return_index=True)[1]]
+
+
+def _proposals(table: PairTable, rows: Array) -> list[Propagated]:
+    found = list[Propagated | None]([None] * len(rows))
+    whole = rows[:, 2:].astype(np.int64)
+    order = np.argsort(whole[:, 0], kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(whole[order, 0])) + 1):
+        for start in range(0, len(group), 1024):
+            numbers = group[start : start + 1024]
+            if not len(numbers):
+                continue
+            picture = int(whole[numbers[0], 0])
+            wanted, inverse = np.unique(whole[numbers, 1:], return_inverse=True)
+            both: Array = table.masks(picture, wanted, IOU_CELLS)[inverse.reshape(-1, 2)]
+            corners = _corners(np.logical_and(both[:, 0], both[:, 1]))
+            to_a, to_c = (_outward(table, whole[numbers, side]) for side in (1, 2))
+            boxes = [
+                np.concatenate([at.min(1), at.max(1)], 1).clip(0, 1)
+                for at in (mapped(to_a, corners), mapped(to_c, corners))
+            ]
+            transforms = to_a @ np.linalg.inv(to_c)
+            for n, transform, left, right in zip(numbers.tolist(), transforms, *boxes, strict=True):
+                one, other = whole[n, 1:].tolist()
+                a, c = (table.ends[entry // 2, 1 - entry % 2] for entry in (one, other))
+                found[n] = Propagated(
+                    first=table.names[a],
+                    second=table.names[c],
+                    via=table.names[picture],
+                    score=float(rows[n, 1]),
+                    transform=transform / transform[2, 2],
+                    first_box=tuple(left.tolist()),
+                    second_box=tuple(right.tolist()),
+                    sources=(table.pairs[one // 2], table.pairs[other // 2]),
+                )
+    return [proposal for proposal in found if proposal is not None]
+
+
+def _outward(table: PairTable, entries: Array) -> Array:
+    """Matrices [n, 3, 3] from the picture of each entry to the other one of its pair."""
+    matrices = table.transforms[entries // 2]
+    found: Array = np.where((entries % 2 == 1)[:, None, None], matrices, np.linalg.inv(matrices))
+    return found
+
+
+def _corners(masks: Array) -> Array:
+    """The four corners of what masks [n, R, C] cover, relative: [n, 4, 2]."""
+    rows: Array = masks.max(2)
+    columns: Array = masks.max(1)
+    top, left = rows.argmax(1) / rows.shape[1], columns.argmax(1) / columns.shape[1]
+    bottom, right = 1 - rows[:, ::-1].argmax(1) / rows.shape[1], 1 - columns[:, ::-1].argmax(1) / columns.shape[1]
+    return np.stack([np.stack(corner, 1) for corner in ((left, top), (right, top), (right, bottom), (left, bottom))], 1)

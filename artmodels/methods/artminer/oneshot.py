@@ -1,0 +1,225 @@
+"""One-shot detection: the cells of a detail, slid over every scale of every picture.
+
+Shen, Efros and Aubry 2019 (arXiv:1903.02678), section 5.1. The detail is brought to 8 cells on its longer side and
+described with some of its surroundings, which are cut off again: what a cell looks like depends on its neighbours.
+
+The cosine of stacked cells compares each cell with exactly one. `agreement` also asks whether the cells find each other
+among those around the place: the discovery score of section 5, of the detail and the place alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels.correspondence.cells import EPSILON, Describer, grid, side
+from artmodels.detections.boxes import Box
+from artmodels.errors import ConfigError
+from artmodels.images.decoding import LoadedImage
+
+if TYPE_CHECKING:
+    from artmodels.methods.artminer.discovery import Match
+
+__all__ = ["CELLS", "Hit", "Ranked", "Searched", "agreement", "check_box", "detail", "found_in", "window_cosine"]
+
+Ranked = Literal["cosine", "verified"]
+
+CELLS, MARGIN = 8, 5
+PER_SCALE, PER_IMAGE = 8, 40  # best places of a scale, and of a picture
+RING, TOLERANCE = 1, 1.5  # cells: around a place, and that a match may be off; for benchmarks/artminer.py --seed 0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A place that looks like the detail.
+
+    Attributes:
+        image: Name of the picture.
+        box: Left, top, right, bottom in its pixels.
+        score: What ranks it, 1 is the detail itself: the cosine in [-1, 1], or the mean of it and the agreement.
+        view: How the picture was turned before it was compared: "" for not at all, see `views`.
+        match: Which cells of the turned picture correspond to which of the detail, where that was looked into.
+    """
+
+    image: str
+    box: Box
+    score: float
+    view: str = ""
+    match: "Match | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What a search found.
+
+    Attributes:
+        hits: Best first.
+        query: Name of the picture that the detail is from, "" if it is not in the collection.
+        box: Of the detail, in its pixels.
+        cells: Rows and columns that the detail was brought to.
+        model: Fingerprint of what described it.
+    """
+
+    hits: tuple[Hit, ...]
+    query: str
+    box: Box
+    cells: tuple[int, int]
+    model: str
+
+
+def check_box(box: Sequence[float], width: int, height: int) -> Box:
+    """A box within a picture.
+
+    Args:
+        box: Left, top, right, bottom in pixels.
+        width: Of the picture.
+        height: Of it.
+
+    Returns:
+        The part of it that is inside the picture.
+
+    Raises:
+        ConfigError: It is no box, lies outside, or is less than 2 px wide or high.
+    """
+    if len(box) != 4:
+        raise ConfigError(f"a box is left, top, right, bottom: {tuple(box)} has {len(box)} numbers")
+    left, top, right, bottom = (float(value) for value in box)
+    # Comparisons that NaN fails too.
+    if not (right > left and bottom > top):
+        raise ConfigError(f"the box {tuple(box)} has no area: give left, top, right, bottom with left < right")
+    inside = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if inside[2] <= inside[0] or inside[3] <= inside[1]:
+        raise ConfigError(f"the box {tuple(box)} lies outside the picture of {width} x {height} px: draw it inside")
+    if inside[2] - inside[0] < 2 or inside[3] - inside[1] < 2:
+        raise ConfigError(f"the box {tuple(box)} is less than 2 px wide or high: draw a larger one")
+    return inside
+
+
+def detail(describer: Describer, image: LoadedImage, box: Box, *, cells: int = CELLS, margin: int = MARGIN) -> Tensor:
+    """Features [D, a, b] of a box, of which the longer side has `cells` cells.
+
+    Args:
+        describer: What describes.
+        image: That the box is in.
+        box: See `check_box`.
+        cells: Of the longer side, at least 1; the other has at least 1, so that shapes are kept up to cells.
+        margin: Cells of surroundings that are described and cut off, fewer where the picture ends.
+    """
+    left, top, right, bottom = box
+    rows, columns = grid(bottom - top, right - left, cells)
+    tall, wide = (bottom - top) / rows, (right - left) / columns  # of a cell, in pixels
+    before = min(margin, int(left / wide)), min(margin, int(top / tall))
+    after = min(margin, int((image.width - right) / wide)), min(margin, int((image.height - bottom) / tall))
+    around = (left - before[0] * wide, top - before[1] * tall, right + after[0] * wide, bottom + after[1] * tall)
+    shape = rows + before[1] + after[1], columns + before[0] + after[0]
+    size = side(shape[1], describer.stride), side(shape[0], describer.stride)
+    # Pillow cuts at fractions of pixels, which for a small box are not small.
+    piece = LoadedImage(np.array(image.pil().resize(size, Image.Resampling.BICUBIC, box=around)))
+    found = describer.of_pixels(piece.tensor().to(describer.device))[0]
+    return found[:, before[1] : before[1] + rows, before[0] : before[0] + columns]
+
+
+def window_cosine(target: Tensor, kernels: Tensor) -> Tensor:
+    """Cosine of details with every window of their size.
+
+    Args:
+        target: [D, R, C].
+        kernels: [Q, D, a, b]; those of one size at a time, with a <= R and b <= C.
+
+    Returns:
+        [Q, R - a + 1, C - b + 1] in [-1, 1].
+    """
+    flat = kernels.flatten(1)
+    scaled = (flat / flat.norm(dim=1, keepdim=True).clamp(min=EPSILON)).view_as(kernels)
+    energy = target.square().sum(0, keepdim=True)[None]
+    length = F.conv2d(energy, energy.new_ones(1, 1, *kernels.shape[2:])).clamp(min=EPSILON**2).sqrt()
+    return (F.conv2d(target[None], scaled) / length)[0]
+
+
+def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """The discovery score of details and places that were found for them, each place by itself.
+
+    As in `discovery`, cells that are each other's nearest neighbours match, and those near where the transform puts
+    them count s exp(-e^2 / t^2), over the number of the detail's cells. But here the place is the transform, and only
+    its own cells and those around it take part: a cell of a small detail need not be the nearest in a whole picture.
+
+    Args:
+        target: [D, R, C].
+        kernels: [Q, D, a, b], cells of length 1.
+        top: [Q, K] int64, first row of each place.
+        left: [Q, K], its first column.
+
+    Returns:
+        [Q, K] in [0, 1]; 1 is the detail itself.
+    """
+    a, b = kernels.shape[2:]
+    rows = top[..., None] + torch.arange(a + 2 * RING, device=top.device)  # [Q, K, A]
+    columns = left[..., None] + torch.arange(b + 2 * RING, device=top.device)  # [Q, K, B]
+    around = F.pad(target, (RING,) * 4)[:, rows[..., :, None], columns[..., None, :]]  # [D, Q, K, A, B]
+    similarity = torch.einsum("qdn,dqkm->qknm", kernels.flatten(2), around.flatten(3))
+    value, nearest = similarity.max(3)  # [Q, K, n]
+    own = torch.arange(a * b, device=top.device)
+    mutual = similarity.argmax(2).gather(2, nearest) == own
+    down = nearest // (b + 2 * RING) - RING - own // b
+    across = nearest % (b + 2 * RING) - RING - own % b
+    square = (down.square() + across.square()) / TOLERANCE**2
+    counted = value.clamp(min=0) * (-square).exp() * (mutual & (square < 1))
+    return counted.sum(2) / (a * b)
+
+
+def found_in(
+    maps: Sequence[Tensor], kernels: Tensor, *, width: int, height: int, verified: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """The best places of one picture for details of one size.
+
+    The eight places of each scale with the largest cosine are pooled, forty are kept, and of two that overlap at all
+    the lesser goes.
+
+    Args:
+        maps: [D, R_k, C_k] of each scale.
+        kernels: [Q, D, a, b].
+        width: Of the picture, in pixels.
+        height: Of it.
+        verified: Whether the forty are scored by the mean of their cosine and their `agreement`. Not published.
+
+    Returns:
+        For each detail: boxes [N, 4] in pixels, and scores [N], descending. None where every scale is smaller than it.
+    """
+    a, b = kernels.shape[2:]
+    boxes, scores, ranks = list[Tensor](), list[Tensor](), list[Tensor]()
+    for level in maps:
+        rows, columns = level.shape[1:]
+        if rows < a or columns < b:
+            continue
+        level = level.float()
+        cosine = window_cosine(level, kernels).flatten(1)
+        best = cosine.topk(min(PER_SCALE, cosine.shape[1]), dim=1)
+        top, left = best.indices // (columns - b + 1), best.indices % (columns - b + 1)
+        corners = torch.stack([left / columns, top / rows, (left + b) / columns, (top + a) / rows], 2)
+        boxes.append(corners * corners.new_tensor([width, height, width, height]))
+        scores.append(best.values)
+        ranks.append((best.values + agreement(level, kernels, top, left)) / 2 if verified else best.values)
+    if not boxes:
+        return [(kernels.new_zeros(0, 4), kernels.new_zeros(0)) for _ in kernels]
+    pooled = torch.cat(scores, 1)
+    chosen = pooled.topk(min(PER_IMAGE, pooled.shape[1]), dim=1).indices
+    rank, order = torch.cat(ranks, 1).gather(1, chosen).sort(dim=1, descending=True, stable=True)
+    places = torch.cat(boxes, 1).gather(1, chosen.gather(1, order)[:, :, None].expand(-1, -1, 4))
+    kept = _apart(places)
+    return [(place[keep], score[keep]) for place, score, keep in zip(places, rank, kept, strict=True)]
+
+
+def _apart(boxes: Tensor) -> Tensor:
+    """Which of boxes [Q, N, 4], best first, overlap none that is kept: [Q, N]."""
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    overlap = (high - low > 1e-6 * boxes.abs().amax().clamp(min=1)).all(3)
+    kept = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    for number in range(1, boxes.shape[1]):  # forty at most, for all details at once
+        kept[:, number] = ~(overlap[:, number, :number] & kept[:, :number]).any(1)
+    return kept

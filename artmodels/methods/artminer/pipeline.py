@@ -1,0 +1,406 @@
+"""Collections in, repeated details out."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from artmodels import features, hub, images, runtime
+from artmodels._version import __version__
+from artmodels.correspondence.cells import Describer, Pyramid
+from artmodels.correspondence.views import turned, unturned
+from artmodels.detections.boxes import Box
+from artmodels.errors import ConfigError
+from artmodels.methods.artminer.collection import shortlist
+from artmodels.methods.artminer.collection.collection import Collection
+from artmodels.methods.artminer.collection.described import Described, InMemory
+from artmodels.methods.artminer.config import ArtMinerConfig
+from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover_many
+from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part
+from artmodels.methods.artminer.groups.pairtable import Pair
+from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
+from artmodels.search.exact import Index
+
+__all__ = ["ArtMiner", "ArtMinerConfig"]
+
+# A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
+REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
+TOGETHER = 16  # pictures that are compared with one at a time
+
+
+class ArtMiner(hub.Pretrained):
+    """Find a detail in other pictures, or whatever pictures of a collection share, unprompted.
+
+    Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature
+    Learning" (arXiv:1903.02678).
+
+        miner = ArtMiner.from_pretrained()
+        miner("one.jpg", "two.jpg").side_by_side()
+        described = miner.describe({"one": "one.jpg", "two": "two.jpg"})
+        miner.search("one.jpg", (120, 40, 260, 200), described).hits
+        list(miner.pairs(described))
+
+    Attributes:
+        scales: Cells of the longer side of each map of a pyramid: those of the settings, then that of a reference, if
+            it is none of them.
+        views: See `ArtMinerConfig`.
+    """
+
+    method = "artminer"
+    config_class = ArtMinerConfig
+    config: ArtMinerConfig
+
+    def __init__(
+        self,
+        config: ArtMinerConfig | None = None,
+        *,
+        backbone: features.FeatureExtractor,
+        projection: Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Put it together; `from_pretrained` is the usual way.
+
+        Args:
+            config: Settings; None takes the defaults.
+            backbone: With the weights that it is to have.
+            projection: [C, D], see `Describer`.
+            device: Where to compute; None picks CUDA, then MPS, then CPU.
+
+        Raises:
+            ConfigError: The projection does not fit the settings or the backbone.
+        """
+        self.config = config or ArtMinerConfig()
+        self.device = runtime.pick_device(device)
+        channels = backbone.channels(self.config.tap)
+        wanted = None if self.config.dims is None else (channels, self.config.dims)
+        if (None if projection is None else tuple(projection.shape)) != wanted:
+            given = "there is none" if projection is None else f"it has {tuple(projection.shape)}"
+            raise ConfigError(f"dims={self.config.dims} needs a projection of shape {wanted}, and {given}")
+        self.backbone = backbone.to(self.device)
+        self.projection = None if projection is None else projection.float().to(self.device)
+        self.describer = Describer(self.backbone, self.config.tap, self.projection)
+        extra = () if self.config.reference in self.config.scales else (self.config.reference,)
+        self.scales, self.views = (*self.config.scales, *extra), self.config.views
+
+    @classmethod
+    def _build(
+        cls,
+        config: ArtMinerConfig,
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        if dtype not in (None, torch.float32):
+            raise ConfigError(f"dtype={dtype} is not available for {cls.__name__}, which computes in float32.")
+        if not config.tuned:
+            if config.dims is not None:
+                raise ConfigError(f"dims={config.dims} is for tuned checkpoints, which hold a projection: leave it out")
+            backbone = features.load(
+                config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
+            )
+            return cls(config, backbone=backbone, device=device)
+        backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
+        expected = backbone.state_dict()  # of a network that we name: no configuration makes it large
+        if config.dims is not None:
+            expected["projection"] = torch.empty(backbone.channels(config.tap), config.dims, device="meta")
+        tensors = resolved.load(expected)
+        projection = tensors.pop("projection", None)
+        backbone.load_state_dict(tensors)
+        return cls(config, backbone=backbone, projection=projection, device=device)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        if not self.config.tuned:
+            return {}
+        stored = {key: value.half() for key, value in self.backbone.state_dict().items()}
+        return stored if self.projection is None else stored | {"projection": self.projection.half()}
+
+    def __call__(self, image: images.Source, other: images.Source) -> Compared:
+        """Compare two pictures.
+
+        Args:
+            image: What `artmodels.images.load` reads.
+            other: The same.
+
+        Returns:
+            The first picture, pale where the second shows nothing of it; with the score, and both masks and maps of
+            cells. Where they share nothing, all of it is pale, and a note says why.
+
+        Raises:
+            ImageError: One cannot be read.
+        """
+        start = time.perf_counter()
+        pictures = images.load(image), images.load(other)
+        described = self.describe(dict(zip(("first", "second"), pictures, strict=True)))
+        (pair,) = self.compare("first", ["second"], described)
+        nothing = (f"Nothing is found that both show: {pair.match.reason}.",) if pair.match.reason else ()
+        about: dict[str, object] = {"score": pair.match.score, "view": pair.view}
+        settings: dict[str, object] = {"method": self.method, "artmodels_version": __version__}
+        settings |= {"model": self._entry.name if self._entry else None, **dataclasses.asdict(self.config), **about}
+        return Compared(
+            tensor=pale(pictures[0], shared_part(pair, "first", pictures[0])),
+            settings=settings,
+            seconds=time.perf_counter() - start,
+            notes=(*pictures[0].notes, *pictures[1].notes, *nothing),
+            pair=pair,
+            pictures=pictures,
+        )
+
+    # --- Describing
+
+    @property
+    def dims(self) -> int:
+        """D, numbers of a cell."""
+        return self.describer.dims
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of what decides the features: settings and weights. The same one, the same features."""
+        chosen = {name: getattr(self.config, name) for name in ("backbone", "tap", "dims", "padding")}
+        total = hashlib.sha256(json.dumps(chosen | {"scales": self.scales}, sort_keys=True).encode())
+        tensors = self.backbone.state_dict() | ({} if self.projection is None else {"projection": self.projection})
+        for key, value in sorted(tensors.items()):
+            total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
+            total.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+    @torch.inference_mode()
+    def pyramids(self, image: images.Source) -> dict[str, Pyramid]:
+        """Describe one picture in each view.
+
+        Args:
+            image: What `artmodels.images.load` reads.
+
+        Returns:
+            Maps [D, R, C] at `scales`, float32 on the CPU, for each of `views`.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        loaded = images.load(image)
+        found = {}
+        for view in self.views:
+            picture = turned(loaded, view).tensor().to(self.device)
+            # Where a detail is looked for, no side has fewer cells than a detail: long strips are stretched.
+            searched = self.describer.pyramid(picture, self.config.scales, least=CELLS)
+            more = self.scales[len(self.config.scales) :]
+            maps = *searched.maps, *self.describer.pyramid(picture, more).maps
+            found[view] = dataclasses.replace(searched, maps=tuple(each.cpu() for each in maps))
+        return found
+
+    def describe(self, pictures: Mapping[str, images.Source]) -> InMemory:
+        """Describe a few pictures, which are kept in memory; a `Collection` keeps many on the disk."""
+        found = {}
+        for name, source in pictures.items():
+            views = self.pyramids(source)
+            found[name] = (views[""].width, views[""].height), views
+        return InMemory(found)
+
+    # --- A detail
+
+    @torch.inference_mode()
+    def kernel(self, image: images.Source, box: Sequence[float]) -> Tensor:
+        """Features [D, a, b] of a detail, of which the longer side has 8 cells; see `search` for what it raises."""
+        loaded = images.load(image)
+        return detail(self.describer, loaded, check_box(box, loaded.width, loaded.height)).cpu()
+
+    @torch.inference_mode()
+    def search(
+        self,
+        image: images.Source,
+        box: Sequence[float],
+        among: Described,
+        *,
+        query: str = "",
+        count: int = 1000,
+        verify: int = 20,
+        by: Ranked = "verified",
+    ) -> Searched:
+        """Find a detail in other pictures.
+
+        Args:
+            image: The picture that shows it.
+            box: Left, top, right, bottom of it, in pixels.
+            among: Where to look.
+            query: Name of the picture among those, which is then left out.
+            count: Most hits.
+            verify: Best hits for which the detail is also compared cell by cell: their `match` says which part of the
+                picture corresponds to which of the detail, and how well. It does not change their order.
+            by: What ranks places: the mean of their cosine and of the discovery score of the detail and the place, see
+                `oneshot.agreement`; or "cosine", as published, that alone.
+
+        Raises:
+            ConfigError: The box is no box inside the picture.
+            ImageError: The picture cannot be read.
+        """
+        loaded = images.load(image)
+        place = check_box(box, loaded.width, loaded.height)
+        kernel = self.kernel(loaded, place)
+        others = [name for name in among.names if name != query]
+        hits = [hit for name in others for hit in self.places(name, among, kernel[None], by=by)[0]]
+        hits.sort(key=lambda hit: -hit.score)
+        if verify:
+            hits = self._verified(hits[:count], verify, kernel, among)
+        return Searched(tuple(hits[:count]), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+
+    def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
+        """Where one picture looks like details.
+
+        Args:
+            name: Of the picture.
+            among: That it is in.
+            kernels: [Q, D, a, b], of details of one size.
+            by: See `search`.
+
+        Returns:
+            For each detail its hits in all views, best first; of two that overlap the lesser goes.
+        """
+        size = among.size(name)
+        found: list[list[Hit]] = [[] for _ in kernels]
+        for view in self.views:
+            pyramid = among.pyramid(name, view)
+            maps, shape = self._searched(pyramid), (pyramid.width, pyramid.height)
+            places = found_in(maps, kernels, width=shape[0], height=shape[1], verified=by == "verified")
+            for hits, (boxes, scores) in zip(found, places, strict=True):
+                for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
+                    hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
+        return [_apart(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
+
+    def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
+        """Where one picture holds a detail cell by cell: the discovery score of the detail and the picture.
+
+        Args:
+            name: Of the picture.
+            among: That it is in.
+            kernel: [D, a, b], of the detail.
+
+        Returns:
+            For each view in which there is one, the place that the transform takes the detail to, best first.
+        """
+        hits = list[Hit]()
+        for view in self.views:
+            pyramid = among.pyramid(name, view)
+            match = self._region(kernel, pyramid)
+            if match.score > 0:
+                # The detail's corners, in the view: its transform goes the other way.
+                corners = torch.tensor([[0.0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
+                there = torch.linalg.solve(match.transform.double(), corners)
+                x, y = there[0] / there[2] * pyramid.width, there[1] / there[2] * pyramid.height
+                box = float(x.min()), float(y.min()), float(x.max()), float(y.max())
+                hits.append(Hit(name, unturned(box, view, *among.size(name)), match.score, view, match))
+        return _apart(sorted(hits, key=lambda hit: -hit.score))
+
+    def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
+        (match,) = discover_many(kernel, [self._searched(pyramid)], dataclasses.replace(REGION, seed=self.config.seed))
+        return match
+
+    def _verified(self, hits: list[Hit], count: int, kernel: Tensor, among: Described) -> list[Hit]:
+        """The best hits with the correspondence of their picture, one a picture."""
+        first = dict[str, int]()
+        for number, hit in enumerate(hits):
+            if len(first) < count:
+                first.setdefault(hit.image, number)
+        for number in first.values():
+            hit = hits[number]
+            match = self._region(kernel, among.pyramid(hit.image, hit.view))
+            hits[number] = dataclasses.replace(hit, match=match)
+        return hits
+
+    # --- Whatever pictures share
+
+    @torch.inference_mode()
+    def compare(self, first: str, others: Sequence[str], among: Described) -> list[Pair]:
+        """Compare one picture with others, in both directions and all views; the best of each is kept."""
+        best = dict[str, Pair]()
+        for start in range(0, len(others), TOGETHER):
+            group = others[start : start + TOGETHER]
+            for view in self.views:
+                reference = self._reference(first, among)
+                targets = [self._searched(among.pyramid(name, view)) for name in group]
+                for name, match in zip(group, discover_many(reference, targets, self.config.discovery), strict=True):
+                    _keep(best, name, Pair(first=first, second=name, match=match, view=view))
+                own = [self._searched(among.pyramid(first, view))]
+                for name in group:
+                    (match,) = discover_many(self._reference(name, among), own, self.config.discovery)
+                    _keep(best, name, Pair(first=name, second=first, match=match, view=view))
+        return [best[name] for name in others]
+
+    def _searched(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
+        return pyramid.maps[: len(self.config.scales)]
+
+    def _reference(self, name: str, among: Described) -> Tensor:
+        return among.pyramid(name).at(self.config.reference).float()
+
+    def pairs(
+        self,
+        among: Described,
+        candidates: Iterable[Sequence[str]] | None = None,
+        *,
+        index: Index | None = None,
+        keep: int = 100,
+        exhaustive: int = shortlist.EXHAUSTIVE,
+        least: float = 0.0,
+    ) -> Iterator[Pair]:
+        """Score pairs of pictures, each once: all of them, or in a large `Collection` those of a shortlist.
+
+        Args:
+            among: The pictures.
+            candidates: Which pairs, as first and second name; a third part, such as the view that
+                `artmodels.methods.artminer.collection.shortlist.candidates` gives, is not needed: all views are
+                compared. None chooses by `exhaustive`.
+            index: For the shortlist, brought up to date first; None makes one by `shortlist.region_index`.
+            keep: For the shortlist, pictures and views that are compared with each.
+            exhaustive: All pairs of fewer pictures than this, and of what is no `Collection`, are compared; their
+                number grows with the square of the pictures'. `len(among.names) + 1` compares all in any case.
+            least: Pairs with a lower score are left out, as are all that score 0.
+
+        Raises:
+            ConfigError: FAISS is not installed, or the index takes other vectors.
+        """
+        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
+            if index is None:
+                index = shortlist.region_index(among)
+            else:
+                shortlist.index_regions(among, index)
+            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
+        if candidates is None:
+            names = list(among.names)
+            groups = ((name, names[number + 1 :]) for number, name in enumerate(names))
+        else:
+            partners = dict[str, dict[str, None]]()
+            for first, second, *_ in candidates:
+                if second not in partners.get(first, {}) and first not in partners.get(second, {}):
+                    partners.setdefault(first, {})[second] = None
+            groups = ((first, list(others)) for first, others in partners.items())
+        for first, others in groups:
+            yield from self._above(first, others, among, least)
+
+    def _above(self, first: str, others: list[str], among: Described, least: float) -> Iterator[Pair]:
+        for pair in self.compare(first, others, among):
+            if pair.match.score > 0 and pair.match.score >= least:
+                yield pair
+
+
+def _keep(best: dict[str, Pair], name: str, pair: Pair) -> None:
+    if name not in best or pair.match.score > best[name].match.score:
+        best[name] = pair
+
+
+def _apart(hits: list[Hit]) -> list[Hit]:
+    """Those of which none overlaps a better one; best first."""
+    kept = list[Hit]()
+    for hit in hits:
+        if not any(_overlap(hit.box, other.box) for other in kept):
+            kept.append(hit)
+    return kept
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])

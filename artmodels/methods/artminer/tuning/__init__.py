@@ -1,0 +1,1 @@
+"""Training of the features, on a collection or for everyone: mining, objective, the recipe."""

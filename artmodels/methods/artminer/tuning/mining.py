@@ -1,0 +1,345 @@
+"""Pairs of places that seem to show the same detail, found in a collection without any label.
+
+Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature Learning"
+(arXiv:1903.02678), section 3: small patches are proposed at random, searched for in all other pictures, and two places
+where the same patch was found are kept if what surrounds them agrees, too.
+
+A place is the top left cell of a patch in one map of one picture. Loops run over pictures, their scales and chunks;
+never over patches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels.correspondence.cells import EPSILON, Pyramid
+from artmodels.errors import ConfigError, DatasetError
+
+__all__ = [
+    "Candidates",
+    "MiningConfig",
+    "Pairs",
+    "Places",
+    "Pyramids",
+    "candidates",
+    "corners",
+    "mine",
+    "perimeter",
+    "proposals",
+    "validated",
+    "votes",
+    "window_cosines",
+]
+
+MERGED = 64  # pictures whose hits are merged into the best at a time
+REACH = 1  # cells by which a vote may miss its place, and a positive be away from it
+
+
+class Pyramids(Protocol):
+    """A collection: a list of pyramids, or whatever makes or reads one when it is asked for.
+
+    All have the same number of scales, and at one scale the longer sides of all have as many cells.
+    """
+
+    def __len__(self) -> int:
+        """How many pictures."""
+
+    def __getitem__(self, index: int, /) -> Pyramid:
+        """The features of one, each cell of length 1; float16 is searched as float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningConfig:
+    """How pairs are mined. Defaults are the paper's.
+
+    Attributes:
+        proposals: Patches that are cut at random.
+        patch: Their side in cells.
+        sides: Longer sides, in cells, of the maps that patches are cut from. The released code has 40, too, which is
+            none of the seven scales that are searched.
+        margin: Cells at a border that are neither proposed nor found: what is padded tells how far the border is.
+        keep: Pictures in which a patch is found, the best ones.
+        draws: Pairs of such places that are looked at.
+        region: Side in cells, even, of the square around a place whose outermost cells vote.
+        corners: Side in cells, even, of the square whose corners are trained on.
+        pairs: That are kept, those with the most votes.
+        least: Votes that a pair must have. The paper keeps the best pairs however few their votes: 0. In a small
+            collection that has hardly any repeated detail those would be noise.
+        memory: Bytes that the cosines of a chunk may take.
+    """
+
+    proposals: int = 2000
+    patch: int = 2
+    sides: tuple[int, ...] = (68, 60, 49, 36)
+    margin: int = 5
+    keep: int = 10
+    draws: int = 2000
+    region: int = 10
+    corners: int = 12
+    pairs: int = 200
+    least: int = 0
+    memory: int = 2**26
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("proposals", "patch", "draws", "pairs", "memory"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.keep < 2:
+            raise ConfigError(f"keep={self.keep} must be at least 2: a pair is two places where a patch was found")
+        for name in ("region", "corners"):
+            side = getattr(self, name)
+            if side < 2 or side % 2:
+                raise ConfigError(f"{name}={side} must be even and at least 2")
+            if side // 2 > min(self.margin + 1, self.margin + self.patch - 1):
+                raise ConfigError(
+                    f"{name}={side} reaches beyond the picture at a place {self.margin} cells from its border: give a "
+                    "larger margin"
+                )
+
+    @property
+    def smallest(self) -> int:
+        """Cells that the shorter side of a map must have for a patch to fit inside the margin, as the paper counts."""
+        return 2 * self.margin + self.patch + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where patches are: int64 tensors of one shape, on the CPU.
+
+    Attributes:
+        image: Number of the picture.
+        scale: Number of the map in its pyramid.
+        row: Of the top left cell.
+        column: Of it.
+    """
+
+    image: Tensor
+    scale: Tensor
+    row: Tensor
+    column: Tensor
+
+    def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> "Places":
+        """Some of them."""
+        return Places(self.image[index], self.scale[index], self.row[index], self.column[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Where each of P patches was found.
+
+    Attributes:
+        places: [P, k], one in each of k pictures, the best first.
+        scores: float32 [P, k], the cosines; -inf where there was no other picture.
+    """
+
+    places: Places
+    scores: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of places that agree.
+
+    Attributes:
+        first: [n].
+        second: [n].
+        votes: int64 [n], most first.
+    """
+
+    first: Places
+    second: Places
+    votes: Tensor
+
+    def table(self) -> Tensor:
+        """All of it as int64 [n, 9]: image, scale, row, column of first and second, and votes."""
+        both = [getattr(places, name) for places in (self.first, self.second) for name in Places.__dataclass_fields__]
+        return torch.stack([*both, self.votes], 1)
+
+    @classmethod
+    def of(cls, table: Tensor) -> "Pairs":
+        """What `table` gave."""
+        columns = table.unbind(1)
+        return cls(Places(*columns[:4]), Places(*columns[4:8]), columns[8])
+
+
+def window_cosines(kernels: Tensor, features: Tensor) -> Tensor:
+    """Cosine of each kernel with each window of a map: the cells of a window are one long vector.
+
+    Args:
+        kernels: [P, D, a, b], of any length.
+        features: [D, R, C], R at least a and C at least b.
+
+    Returns:
+        [P, R - a + 1, C - b + 1] in [-1, 1]; 0 where a window is all zeros.
+    """
+    lengths = kernels.flatten(1).norm(dim=1).clamp_min(EPSILON)
+    products = F.conv2d(features[None], kernels)[0] / lengths[:, None, None]
+    # The sum of squares over channels first: one plane is convolved, not D.
+    energy = F.conv2d(features.square().sum(0)[None, None], features.new_ones(1, 1, *kernels.shape[2:]))[0, 0]
+    cosines: Tensor = products / energy.clamp_min(0).sqrt().clamp_min(EPSILON)
+    return cosines
+
+
+def perimeter(side: int) -> Tensor:
+    """Rows and columns [4 side - 4, 2] of the outermost cells of a region, from the place in its middle."""
+    offsets = torch.cartesian_prod(*2 * [torch.arange(side) - (side // 2 - 1)])
+    return offsets[((offsets == 1 - side // 2) | (offsets == side // 2)).any(1)]
+
+
+def corners(side: int) -> Tensor:
+    """Rows and columns [4, 2] of the corners of a region, from the place in its middle."""
+    return torch.cartesian_prod(*2 * [torch.tensor([1 - side // 2, side // 2])])
+
+
+def proposals(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> Places:
+    """Patches at random [P]: pictures take turns in random order; scales and positions are drawn evenly.
+
+    Raises:
+        DatasetError: No picture has a map of one of the sides asked for that is large enough.
+    """
+    shapes = torch.tensor([[list(found.shape[1:]) for found in pyramids[i].maps] for i in range(len(pyramids))])
+    room = shapes - (2 * config.margin + config.patch - 1)  # [N, scales, 2]: positions on each axis
+    usable = torch.isin(shapes.amax(2), torch.tensor(config.sides)) & (room > 0).all(2)
+    able = usable.any(1).nonzero()[:, 0]
+    if not len(able):
+        raise DatasetError(
+            f"None of {len(pyramids)} pictures has a map of {' or '.join(map(str, config.sides))} cells with room "
+            f"for a patch of {config.patch} inside a margin of {config.margin}: choose other scales or sides."
+        )
+    turns = -(-config.proposals // len(able))
+    image = torch.cat([able[torch.randperm(len(able), generator=rng)] for _ in range(turns)])[: config.proposals]
+    scale = torch.multinomial(usable[image].double(), 1, generator=rng)[:, 0]
+    span = room[image, scale]
+    drawn = torch.rand(len(image), 2, generator=rng, dtype=torch.float64)
+    start = config.margin + torch.minimum((drawn * span).long(), span - 1)
+    return Places(image, scale, *start.unbind(1))
+
+
+def candidates(pyramids: Pyramids, patches: Places, config: MiningConfig) -> Candidates:
+    """Search every patch [P] in all other pictures, at all scales.
+
+    Of a picture only the best position counts, and only the best pictures are kept. The memory is that of the patches,
+    of one pyramid and of a chunk of cosines.
+
+    Returns:
+        [P, k] with k = `keep`, or the number of pictures if that is less.
+    """
+    square = torch.cartesian_prod(*2 * [torch.arange(config.patch)])
+    kernels = _gathered(pyramids, patches, square)  # [P, cells, D]
+    kernels = kernels.transpose(1, 2).reshape(len(kernels), -1, config.patch, config.patch)  # [P, D, a, a]
+    count = len(patches.image)
+    scores, found = torch.empty(count, 0), torch.empty(count, 0, 4, dtype=torch.int64)
+    fresh = list[tuple[Tensor, Tensor]]()
+    for image in range(len(pyramids)):
+        score, place = _best_in(pyramids[image], kernels, config)
+        score[patches.image == image] = -torch.inf
+        number = torch.full((count, 1), image)
+        fresh.append((score, torch.cat([number, place], 1)))
+        if len(fresh) == MERGED or image + 1 == len(pyramids):
+            scores = torch.cat([scores, torch.stack([part[0] for part in fresh], 1)], 1)
+            found = torch.cat([found, torch.stack([part[1] for part in fresh], 1)], 1)
+            # Stable: of equal ones the earlier picture stays, whatever the chunks are.
+            order = scores.argsort(dim=1, descending=True, stable=True)[:, : config.keep]
+            scores, found = scores.gather(1, order), found.take_along_dim(order[:, :, None], 1)
+            fresh.clear()
+    return Candidates(Places(*found.unbind(2)), scores)
+
+
+def _best_in(pyramid: Pyramid, kernels: Tensor, config: MiningConfig) -> tuple[Tensor, Tensor]:
+    """Best cosine [P] of kernels [P, D, a, a] in one picture, and its scale, row and column [P, 3]; -inf if none."""
+    best = torch.full((len(kernels),), -torch.inf)
+    place = torch.zeros(len(kernels), 3, dtype=torch.int64)
+    edge = config.margin
+    for scale, features in enumerate(pyramid.maps):
+        rows, columns = features.shape[1:]
+        if min(rows, columns) < 2 * edge + config.patch:
+            continue
+        inner = features[:, edge : rows - edge, edge : columns - edge].float()
+        across = inner.shape[2] - config.patch + 1
+        cells = (inner.shape[1] - config.patch + 1) * across
+        parts = [
+            window_cosines(part, inner).flatten(1).max(1)
+            for part in torch.split(kernels, max(1, config.memory // 4 // cells))
+        ]
+        score, at = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+        here = torch.stack([torch.full_like(at, scale), at // across + edge, at % across + edge], 1)
+        better = score > best
+        best, place = torch.where(better, score, best), torch.where(better[:, None], here, place)
+    return best, place
+
+
+def votes(pyramids: Pyramids, first: Places, second: Places, config: MiningConfig) -> Tensor:
+    """How many cells around the first place [n] find their like where it belongs around the second: int64 [n].
+
+    The outermost cells of the region around the first each look for the most similar cell of the whole second map. It
+    is a vote if that is the cell of the same offset from the second place, or next to it.
+    """
+    offsets = perimeter(config.region)
+    queries = _gathered(pyramids, first, offsets)  # [n, cells, D]
+    wanted = torch.stack([second.row, second.column], 1)[:, None] + offsets  # [n, cells, 2]
+    total = torch.zeros(len(first.image), dtype=torch.int64)
+    for chosen, features in _by_map(pyramids, second):
+        columns = features.shape[2]
+        flat = features.float().flatten(1)
+        for part in torch.split(chosen, max(1, config.memory // 4 // (flat.shape[1] * len(offsets)))):
+            at = (queries[part.to(queries.device)] @ flat).argmax(2).cpu()
+            nearest = torch.stack([at // columns, at % columns], 2)
+            total[part] = ((nearest - wanted[part]).abs().amax(2) <= REACH).sum(1)
+    return total
+
+
+def validated(pyramids: Pyramids, found: Candidates, config: MiningConfig, rng: torch.Generator) -> Pairs:
+    """Draw pairs of places where the same patch was found, let what surrounds them vote, and keep the best pairs."""
+    patch = torch.randint(len(found.scores), (config.draws,), generator=rng)
+    hits = (found.scores[patch] > -torch.inf).sum(1)  # the best come first
+    drawn = torch.rand(config.draws, 2, generator=rng, dtype=torch.float64)
+    one = torch.minimum((drawn[:, 0] * hits).long(), hits - 1)
+    other = torch.minimum((drawn[:, 1] * (hits - 1)).long(), hits - 2)
+    other += other >= one  # any but that one
+    able = hits >= 2
+    first, second = (found.places[patch[able], number[able]] for number in (one, other))
+    counts = votes(pyramids, first, second, config)
+    best = counts.argsort(descending=True, stable=True)[: config.pairs]
+    best = best[counts[best] >= config.least]
+    return Pairs(first[best], second[best], counts[best])
+
+
+def mine(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> Pairs:
+    """Propose, search and validate.
+
+    Raises:
+        ConfigError: The pyramids have different scales.
+        DatasetError: See `proposals`.
+    """
+    numbers = {len(pyramids[i].maps) for i in range(len(pyramids))}
+    if len(numbers) > 1:
+        raise ConfigError(f"pictures have {sorted(numbers)} scales: describe all of them at the same ones")
+    patches = proposals(pyramids, config, rng)
+    return validated(pyramids, candidates(pyramids, patches, config), config, rng)
+
+
+def _by_map(pyramids: Pyramids, places: Places) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each map that holds some of the places [n]: their numbers, and its features [D, R, C]."""
+    for image in torch.unique(places.image).tolist():
+        inside = (places.image == image).nonzero()[:, 0]
+        maps = pyramids[image].maps
+        for scale in torch.unique(places.scale[inside]).tolist():
+            yield inside[places.scale[inside] == scale], maps[scale]
+
+
+def _gathered(pyramids: Pyramids, places: Places, offsets: Tensor) -> Tensor:
+    """Features float32 [n, k, D] of the cells at k offsets [k, 2] from each of n places."""
+    first = pyramids[0].maps[0]
+    values = first.new_empty(len(places.image), len(offsets), len(first), dtype=torch.float32)
+    rows, columns = (
+        start[:, None] + offset for start, offset in zip((places.row, places.column), offsets.T, strict=True)
+    )
+    for chosen, features in _by_map(pyramids, places):
+        cells = features[:, rows[chosen], columns[chosen]]  # [D, n, k]
+        values[chosen.to(values.device)] = cells.permute(1, 2, 0).float()
+    return values

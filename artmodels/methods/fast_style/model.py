@@ -1,0 +1,169 @@
+"""The image transformation network of Johnson et al. 2016 (arXiv:1603.08155), a slim one for CPUs, and their layouts.
+
+All are: convolutions that halve the size twice, residual blocks, and back up. Where the paper uses transposed
+convolutions, whose uneven overlap leaves a checkerboard (Odena et al. 2016), the layout "resize" repeats pixels and
+then convolves; where the paper pads the image by 40 pixels once, every convolution reflects its own border. So does the
+network of PyTorch's examples. The layout "torch7" is the paper's own, for its authors' checkpoints. Both use instance
+normalisation (Ulyanov et al. 2016, arXiv:1607.08022) instead of batch normalisation, as all later work does.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from artmodels.errors import ConfigError
+from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST, at_most, one_of
+from artmodels.images.tiling import SizeRequirements, Tiling
+from artmodels.runtime.feedforward import Graph
+
+__all__ = ["FastStyleConfig", "TransformerNet"]
+
+Layout = Literal["resize", "torch7"]
+Output = Literal["sigmoid", "linear", "tanh"]
+Padding = Literal["reflect", "zeros", "valid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastStyleConfig:
+    """Shape of a network: the paper's widths by default.
+
+    Attributes:
+        style: What the network paints like, for people: a title and an artist.
+        widths: Channels after the first, second and third convolution; the last is also that of the blocks.
+        kernel: Side of the first and the last convolution.
+        blocks: Residual blocks.
+        early: Whether the first convolution halves the size already, and the third is left out: a quarter of the work.
+        layout: "resize" as described above; "torch7" reflects the border of the image once, takes Caffe's mean colour
+            off, and has zero-padded and transposed convolutions, and blocks without padding.
+        output: What the last convolution's y becomes: "sigmoid" of it, itself ("linear"), or 150 tanh(y) plus Caffe's
+            mean colour on a scale of 255 ("tanh"); the last two cut to the range of images.
+    """
+
+    style: str = ""
+    widths: tuple[int, ...] = (32, 64, 128)
+    kernel: int = 9
+    blocks: int = 5
+    early: bool = False
+    layout: Layout = "resize"
+    output: Output = "sigmoid"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if len(self.widths) != 3 or min(self.widths) < 1:
+            raise ConfigError(f"widths={self.widths!r} must be three numbers of at least 1")
+        if self.kernel < 3 or self.kernel % 2 == 0:
+            raise ConfigError(f"kernel={self.kernel} must be odd and at least 3")
+        if self.blocks < 1:
+            raise ConfigError(f"blocks={self.blocks} must be at least 1")
+        at_most(WIDEST, widths=self.widths)
+        at_most(MOST_BLOCKS, kernel=self.kernel, blocks=self.blocks)
+        one_of("layout", self.layout, get_args(Layout))
+        one_of("output", self.output, get_args(Output))
+        if self.early and self.layout == "torch7":
+            raise ConfigError("early=True goes with layout='resize' only: leave one of the two out")
+
+
+class _Layer(nn.Module):
+    """Pad, convolve, normalise, rectify. A transposed convolution doubles the size."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        relu: bool = True,
+        padding: Padding = "reflect",
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pad = kernel // 2 if padding == "reflect" else 0
+        zeros = kernel // 2 if padding == "zeros" else 0
+        # Without a bias: the normalisation would take it away again.
+        self.conv: nn.Module
+        if transposed:
+            self.conv = nn.ConvTranspose2d(
+                inputs, outputs, kernel, stride=2, padding=zeros, output_padding=1, bias=False
+            )
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=zeros, bias=False)
+        self.norm = nn.InstanceNorm2d(outputs, affine=True)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad:
+            x = F.pad(x, (self.pad,) * 4, mode="reflect")
+        y: Tensor = self.norm(self.conv(x))
+        return F.relu(y) if self.relu else y
+
+
+class _Residual(nn.Module):
+    """Two layers beside the identity; no ReLU after the sum (Gross & Wilber 2016), as in the paper."""
+
+    def __init__(self, width: int, padding: Padding) -> None:
+        super().__init__()
+        self.first = _Layer(width, width, 3, padding=padding)
+        self.second = _Layer(width, width, 3, relu=False, padding=padding)
+        self.crop = 2 if padding == "valid" else 0  # what two 3 x 3 convolutions eat of each border
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x))
+        if self.crop:
+            x = x[..., self.crop : -self.crop, self.crop : -self.crop]
+        return x + y
+
+
+class TransformerNet(Graph):
+    """[N, 3, H, W] in [0, 1] to the same, H and W multiples of 4; strokes are of a fixed size in pixels."""
+
+    tiling = Tiling.DISCOURAGED
+    mean: Tensor
+
+    def __init__(self, config: FastStyleConfig) -> None:
+        """Make it with PyTorch's own random weights."""
+        super().__init__()
+        self.config = config
+        self.torch7 = config.layout == "torch7"
+        # Each block without padding eats 4 of the quarter-size pixels of a side: 40 of the image for the paper's five.
+        self.margin = 8 * config.blocks if self.torch7 else 0
+        # A reflected border is narrower than the image.
+        self.requirements = SizeRequirements(minimum=max(16, self.margin + 4), multiple_of=4)
+        low, middle, high = config.widths
+        padding: Padding = "zeros" if self.torch7 else "reflect"
+        if config.early:
+            # The first two layers at half and quarter size; the way up ends with `low` channels at full size.
+            down = [_Layer(3, middle, config.kernel, stride=2), _Layer(middle, high, 3, stride=2)]
+        else:
+            down = [
+                _Layer(3, low, config.kernel, padding=padding),
+                _Layer(low, middle, 3, stride=2, padding=padding),
+                _Layer(middle, high, 3, stride=2, padding=padding),
+            ]
+        self.down = nn.Sequential(*down)
+        within: Padding = "valid" if self.torch7 else "reflect"
+        self.blocks = nn.Sequential(*(_Residual(high, within) for _ in range(config.blocks)))
+        self.up = nn.ModuleList(
+            _Layer(inputs, outputs, 3, padding=padding, transposed=self.torch7)
+            for inputs, outputs in ((high, middle), (middle, low))
+        )
+        self.pad = config.kernel // 2
+        self.last = nn.Conv2d(low, 3, config.kernel)
+        mean = torch.tensor(CAFFE.mean[::-1]).view(1, 3, 1, 1) / CAFFE.scale
+        self.register_buffer("mean", mean, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Stylise; the result is in [0, 1]."""
+        y = F.pad(x, (self.margin,) * 4, mode="reflect") - self.mean if self.torch7 else 2 * x - 1
+        y = self.blocks(self.down(y))
+        for layer in self.up:
+            y = layer(y if self.torch7 else F.interpolate(y, scale_factor=2.0, mode="nearest"))
+        y = self.last(F.pad(y, (self.pad,) * 4, mode="constant" if self.torch7 else "reflect"))
+        if self.config.output == "sigmoid":
+            return torch.sigmoid(y)
+        if self.config.output == "tanh":
+            y = 150 / CAFFE.scale * torch.tanh(y) + self.mean
+        return y.clamp(0, 1)

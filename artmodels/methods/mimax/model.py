@@ -1,0 +1,366 @@
+"""The loss of MI-max, its gradient in closed form, and the descent: tensors in, tensors out.
+
+Gonthier, Gousseau, Ladjal and Bonfait 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569), and
+Gonthier, Ladjal and Gousseau 2020, "Multiple instance learning on deep features for weakly supervised object detection
+with extreme domain shifts" (arXiv:2008.01178).
+
+A problem is what is minimised for itself: one class and one restart (and, in a search, one fold and one C). All P
+problems share each pass over the instances: scores are one matrix product [T, M] x [M, P * J], where J is the number of
+hyper-planes of a problem, 1 for the linear kind. Of each bag only the instance with the largest score has a gradient.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from artmodels.data.bags import Bags, BagsError
+from artmodels.errors import ConfigError
+from artmodels.runtime.devices import generator
+
+__all__ = ["Descent", "Evaluation", "Objective", "Scaling", "at_once", "balanced", "descend", "initial"]
+
+LossName = Literal["tanh", "hinge"]
+OptimiserName = Literal["gd", "momentum", "adam"]
+MEMORY = 2**30  # bytes
+CHUNKS = 4  # a chunk of instances may take this part of the memory: 1 / CHUNKS
+REUSED = 2**22  # bytes of a chunk on a CPU: larger blocks are given back to the system, and each costs page faults anew
+REMEMBERED = 3  # full passes whose best instances stay among those that are looked at in between
+
+
+def at_once(row_bytes: int, memory: int | None, device: torch.device) -> int:
+    """How many instances to look at together, at least 1; `memory` in bytes, None for 1 GiB."""
+    chunk = (memory or MEMORY) // CHUNKS
+    return max(1, (min(chunk, REUSED) if device.type == "cpu" else chunk) // row_bytes)
+
+
+def balanced(labels: Tensor) -> Tensor:
+    """The weight of each bag in the loss: -1/n+ for a positive bag, 1/n- for a negative one, 0 for one left out.
+
+    Args:
+        labels: [B, P] of 1, -1 and 0; each column has both 1 and -1.
+
+    Returns:
+        [B, P] float32; without tanh or hinge, the data term of eq. 1 is its inner product with the bags' scores.
+    """
+    positive, negative = labels > 0, labels < 0
+    return negative / negative.sum(0) - positive / positive.sum(0)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How instances are seen by the classifiers: (x - shift) / scale. The descent and the regulariser work on these.
+
+    Attributes:
+        shift: [M].
+        scale: [M].
+        norm: Root mean square length of the instances then; it sets the length of steps and of first vectors.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    norm: float
+
+    @classmethod
+    def of(cls, bags: Bags, *, standardize: bool, memory: int | None = None) -> "Scaling":
+        """Measure instances: with `standardize`, to mean 0 and variance 1 for each feature; otherwise as they are."""
+        width, total = bags.features, len(bags.instances)
+        rows = at_once(16 * width, memory, bags.instances.device)
+        mean, square = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+        for start in range(0, total, rows):
+            block = bags.instances[start : start + rows].double()
+            mean += block.sum(0).cpu() / total
+            square += block.square().sum(0).cpu() / total
+        if not standardize:
+            norm = float(square.sum().sqrt())
+            return cls(torch.zeros(width), torch.ones(width), norm or 1.0)
+        variance = (square - mean.square()).clamp(min=0)
+        # A feature that is constant, up to rounding, says nothing: it is left as it is, at 0.
+        varies = variance > 1e-10 * square
+        deviation = torch.where(varies, variance.sqrt(), 1.0)
+        return cls(mean.float(), deviation.float(), max(1.0, float(varies.sum()) ** 0.5))
+
+    def fold(self, vectors: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The same classifiers for instances as they come: vectors [..., M] and bias [...]."""
+        weights = vectors / self.scale
+        return weights, bias - weights @ self.shift.to(weights.dtype)
+
+    def unfold(self, weights: Tensor, bias: Tensor) -> Tensor:
+        """Turn a gradient for folded vectors [..., M] and bias [...] into that for the vectors themselves."""
+        return (weights - bias[..., None] * self.shift) / self.scale
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A pass over all bags.
+
+    Attributes:
+        values: [B, P] the largest score of each bag, (s + epsilon) f, before tanh.
+        rows: [B, P] the instance that has it, among all T that were looked at.
+        data: [P] the data term; in [-2, 2] with tanh.
+        total: [P] with the regulariser.
+        vectors: [P, J, M] gradient of `total`.
+        bias: [P, J] gradient of `total`.
+    """
+
+    values: Tensor
+    rows: Tensor
+    data: Tensor
+    total: Tensor
+    vectors: Tensor
+    bias: Tensor
+
+
+class Objective:
+    """Eq. 1, 2 and 4 on given bags, for P problems at once.
+
+    L(w, b) = sum_i c_i tanh(max_k (s_ik + epsilon) max_j (w_j . x_ik + b_j)) + C mean_j |w_j|^2
+    """
+
+    def __init__(
+        self,
+        bags: Bags,
+        coefficients: Tensor,
+        strength: Tensor,
+        *,
+        scaling: Scaling,
+        epsilon: float | None = None,
+        loss: LossName = "tanh",
+        device: torch.device | str = "cpu",
+        memory: int | None = None,
+        chosen: Tensor | None = None,
+    ) -> None:
+        """Describe the problems.
+
+        Args:
+            bags: The bags; those in float16 are converted a chunk at a time.
+            coefficients: [B, P], see `balanced`.
+            strength: [P], C.
+            scaling: How instances are seen.
+            epsilon: Added to the objectness, which multiplies the scores; None leaves objectness out (eq. 1).
+            loss: "tanh", or "hinge": sum_i |c_i| max(0, 1 - y_i max_k ...).
+            device: Where to compute.
+            memory: Bytes that may be taken beside the bags; None for 1 GiB. A bag at a time always is.
+            chosen: [B'] the numbers of those bags that count, which the coefficients are for; None for all.
+        """
+        if epsilon is not None and bags.objectness is None:
+            raise BagsError("the bags have no objectness: give it to Bags.of, or set objectness=False")
+        self.bags, self.loss, self.epsilon = bags, loss, epsilon
+        self.device, self.memory, self.chosen = torch.device(device), memory or MEMORY, chosen
+        self.coefficients, self.strength = coefficients.to(device), strength.to(device)
+        self.scaling = Scaling(scaling.shift.to(device), scaling.scale.to(device), scaling.norm)
+
+    def on(self, bags: Bags) -> "Objective":
+        """The same problems on other bags, such as those with the instances that matter."""
+        return self._like(bags, self.coefficients, None)
+
+    def batch(self, chosen: Tensor) -> "Objective":
+        """The same problems on some of the bags [B'], which stand for all: the regulariser keeps its weight."""
+        share = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
+        return self._like(self.bags, share, chosen)
+
+    def _like(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "Objective":
+        return Objective(
+            bags,
+            coefficients,
+            self.strength,
+            scaling=self.scaling,
+            epsilon=self.epsilon,
+            loss=self.loss,
+            device=self.device,
+            memory=self.memory,
+            chosen=chosen,
+        )
+
+    def data_term(self, values: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """The data term of each bag: [B, P] of values to [B, P]."""
+        signed = self.coefficients if coefficients is None else coefficients
+        if self.loss == "tanh":
+            return signed * values.tanh()
+        return (signed.abs() + signed * values).relu()
+
+    def _slope(self, values: Tensor, signed: Tensor) -> Tensor:
+        if self.loss == "tanh":
+            return signed * (1 - values.tanh().square())
+        return signed * (signed.abs() + signed * values > 0)
+
+    def __call__(self, vectors: Tensor, bias: Tensor) -> Evaluation:
+        """Evaluate loss and (sub)gradient; at ties the first instance of the bag counts.
+
+        Args:
+            vectors: [P, J, M] float32.
+            bias: [P, J].
+        """
+        problems, planes, width = vectors.shape
+        weights, offset = self.scaling.fold(vectors, bias)
+        flat, offset = weights.reshape(problems * planes, width), offset.reshape(-1)
+        count = len(self.coefficients)
+        values = torch.empty(count, problems, dtype=vectors.dtype, device=self.device)
+        rows = torch.empty(count, problems, dtype=torch.int64, device=self.device)
+        to_weights, to_offset = torch.zeros_like(flat), torch.zeros_like(offset)
+        # Of each instance: its features as float32, its scores, their product with objectness, and temporaries.
+        row_bytes = 4 * (width + 3 * problems * planes)
+        seen = 0
+        for start, part in self.bags.chunks(at_once(row_bytes, self.memory, self.device), self.chosen):
+            x = part.instances.to(self.device, vectors.dtype)
+            scores = torch.addmm(offset, x, flat.T)  # [t, P * J]
+            plane = None
+            if planes > 1:
+                scores, plane = scores.view(-1, problems, planes).max(2)
+            factor = None
+            if self.epsilon is not None and part.objectness is not None:
+                factor = part.objectness.to(self.device, vectors.dtype) + self.epsilon
+                scores = scores * factor[:, None]
+            best = part.argmax(scores)  # [b, P]
+            span = slice(start, start + len(part))
+            values[span] = scores.gather(0, best)
+            rows[span] = best + seen
+            seen += len(x)
+            slope = self._slope(values[span], self.coefficients[span])
+            if factor is not None:
+                slope = slope * factor[best]
+            # Only instances that are the best of some problem have a gradient: few rows, shared by the problems.
+            matters = torch.zeros(len(x), dtype=torch.bool, device=self.device)
+            matters[best[slope != 0]] = True
+            place = matters.cumsum(0) - 1
+            column = torch.arange(problems, device=self.device).expand_as(best)
+            if plane is not None:
+                column = column * planes + plane.gather(0, best)
+            share = x.new_zeros(int(matters.sum()), problems * planes)
+            used = slope != 0
+            share[place[best[used]], column[used]] = slope[used]  # a bag has instances of its own: no pair twice
+            to_weights += share.T @ x[matters]
+            to_offset += share.sum(0)
+        to_weights, to_offset = to_weights.view_as(vectors), to_offset.view_as(bias)
+        data = self.data_term(values).sum(0)
+        decay = self.strength[:, None, None]
+        return Evaluation(
+            values=values,
+            rows=rows,
+            data=data,
+            total=data + decay[:, 0, 0] * vectors.square().sum(2).mean(1),
+            vectors=self.scaling.unfold(to_weights, to_offset) + 2 * decay / planes * vectors,
+            bias=to_offset,
+        )
+
+
+# --- The descent
+
+
+def initial(problems: int, planes: int, width: int, *, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw first vectors: every entry from N(0, deviation^2).
+
+    Returns:
+        Vectors [P, J, M] and bias [P, J].
+    """
+    drawn = deviation * torch.randn(problems, planes, width + 1, generator=generator(seed))
+    return drawn[..., :width].contiguous(), drawn[..., width].contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """How to descend.
+
+    Attributes:
+        optimiser: "gd", plain gradient descent as in the paper, whose rate is in the units of the features; or
+            "momentum" (heavy ball, 0.9) or "adam", whose rate is a change of scores on typical instances.
+        rate: Length of the first step.
+        rate_end: The rate falls geometrically to `rate * rate_end`.
+        iterations: Passes over the bags.
+        batch_size: Bags a step; None for all. The order is drawn anew for each pass.
+        scan_every: Of so many passes one looks at all instances, the others only at those that were the best of their
+            bag in one of the last three full passes. With 1 every step is exact.
+        seed: Of the order of mini-batches.
+    """
+
+    optimiser: OptimiserName
+    rate: float
+    rate_end: float = 1.0
+    iterations: int
+    batch_size: int | None = None
+    scan_every: int = 1
+    seed: int = 0
+
+
+class _Optimiser:
+    """Changes vectors and bias in place."""
+
+    def __init__(self, plan: Descent, objective: "Objective", parameters: tuple[Tensor, Tensor]) -> None:
+        self.plan, self.parameters = plan, parameters
+        # What is a step of 1 for the bias. The curvature of the data term grows with the square of the instances'
+        # length; that of the regulariser, 2 C, must not make the steps of short instances too long.
+        norm = objective.scaling.norm
+        curvature = norm**2 + 2 * float(objective.strength.max())
+        self.units = {"gd": (1.0, 1.0), "momentum": (1 / curvature, 1.0), "adam": (1 / norm, 1.0)}[plan.optimiser]
+        self.first = [torch.zeros_like(value) for value in parameters]
+        self.second = [torch.zeros_like(value) for value in parameters]
+        self.count = 0
+
+    def step(self, gradients: tuple[Tensor, Tensor], rate: float) -> None:
+        self.count += 1
+        for value, gradient, unit, first, second in zip(
+            self.parameters, gradients, self.units, self.first, self.second, strict=True
+        ):
+            if self.plan.optimiser == "gd":
+                value.sub_(gradient, alpha=rate)
+            elif self.plan.optimiser == "momentum":
+                first.mul_(0.9).add_(gradient)
+                value.sub_(first, alpha=rate * unit)
+            else:
+                first.lerp_(gradient, 0.1)
+                second.lerp_(gradient.square(), 0.001)
+                root = (second / (1 - 0.999**self.count)).sqrt_().add_(1e-12)
+                value.addcdiv_(first, root, value=-rate * unit / (1 - 0.9**self.count))
+
+
+def descend(objective: Objective, vectors: Tensor, bias: Tensor, plan: Descent) -> Iterator[Tensor]:
+    """Minimise all problems, changing vectors [P, J, M] and bias [P, J] in place.
+
+    Yields:
+        [P] the loss before each step: of its mini-batch, or of the instances that were looked at.
+
+    Raises:
+        ConfigError: A loss is not finite any more: the rate is too high.
+    """
+    count = len(objective.bags)
+    optimiser = _Optimiser(plan, objective, (vectors, bias))
+    batch = plan.batch_size if plan.batch_size is not None and plan.batch_size < count else None
+    total = plan.iterations * (1 if batch is None else -(-count // batch))
+    random = generator(plan.seed)
+    order = torch.empty(0, dtype=torch.int64)
+    working, recent = None, deque[Tensor](maxlen=REMEMBERED)
+    for number in range(total):
+        if batch is not None:
+            if not len(order):
+                order = torch.randperm(count, generator=random)
+            chosen, order = order[:batch].sort().values, order[batch:]
+            part = objective.batch(chosen)
+        elif working is None or number % plan.scan_every == 0:
+            part = objective
+        else:
+            part = working
+        reached = part(vectors, bias)
+        if part is objective and plan.scan_every > 1:
+            recent.append(reached.rows)
+            working = _working(objective, recent)
+        if not bool(torch.isfinite(reached.total).all()):
+            raise ConfigError(
+                f"the descent diverged at step {number + 1}, with optimiser={plan.optimiser!r} and learning_rate="
+                f"{plan.rate:g}: use a lower learning_rate, or standardize=True"
+            )
+        yield reached.total
+        optimiser.step((reached.vectors, reached.bias), plan.rate * plan.rate_end ** (number / total))
+
+
+def _working(objective: Objective, recent: Iterable[Tensor]) -> Objective | None:
+    """The objective on those instances that were the best of their bags; None if they would take too much memory."""
+    bags = objective.bags
+    kept = torch.zeros(len(bags.instances), dtype=torch.bool, device=objective.device)
+    for rows in recent:
+        kept[rows] = True
+    if int(kept.sum()) * bags.features * bags.instances.element_size() > objective.memory:
+        return None
+    return objective.on(bags.subset(kept.to(bags.instances.device)))

@@ -1,0 +1,332 @@
+"""MI-max as a scikit-learn estimator: bags and labels in, classifiers of instances and of bags out."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from artmodels import hub, runtime
+from artmodels.data.bags import Bags, BagsError
+from artmodels.errors import ConfigError
+from artmodels.methods.mimax.config import Init, Kind, MIMaxConfig, Select
+from artmodels.methods.mimax.labels import Decisions, read_labels
+from artmodels.methods.mimax.model import LossName, Objective, OptimiserName, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.scoring import ScoringHead, score
+from artmodels.methods.mimax.search import Search
+
+__all__ = ["MIMax", "MIMaxConfig", "MIMaxStep"]
+
+FIRST = 0.03  # typical score of the first vectors
+REFERENCE_BAGS = 500  # the published code chooses restarts by its first mini-batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIMaxStep:
+    """What `MIMax.steps` yields.
+
+    Attributes:
+        index: Steps done, from 1.
+        total: Steps planned, with those of a search for C.
+        searching: Whether this is a step of a search for C.
+        loss: Loss before the step, mean over classes of the best restart; of the instances that were looked at.
+    """
+
+    index: int
+    total: int
+    searching: bool
+    loss: float
+
+
+class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type: ignore[misc]  # scikit-learn has no types
+    """Learn what the positive bags have in common and the negative ones lack; then point at it.
+
+    Gonthier et al. 2018 (arXiv:1810.02569), linear, and 2020 (arXiv:2008.01178), polyhedral.
+
+        model = MIMax().fit(bags, labels)  # a list of arrays [K, M], and a label for each
+        model.decision_function(new), model.instance_scores(new)
+
+    Bags are what `Bags.of` takes; labels are [B] of two kinds, or [B, C] of 0 and 1, for C classes at once. All classes
+    and restarts are trained together. A score S = tanh(max_j (s + epsilon)(w_j . x + b_j)) is in (-1, 1), eq. 3, or
+    without tanh for the hinge loss.
+
+    Attributes:
+        classes_: The two labels, or the numbers of the columns.
+        coef_: [C, J, M] vectors for instances as they come; C is 1 for two labels, J is 1 for the linear kind.
+        intercept_: [C, J].
+        C_: [C] strength of the regulariser, found or given.
+        restarts_: [C] which restart was kept, from 0.
+        data_term_: [C] data term of it on all training bags, in [-2, 2] with tanh.
+        losses_: The loss of each step; those of a search for C are left out.
+        n_features_in_: M.
+    """
+
+    method: ClassVar[str] = "mimax"
+    config_class: ClassVar[type] = MIMaxConfig
+
+    def __init__(
+        self,
+        kind: Kind = "linear",
+        *,
+        restarts: int = 11,
+        C: float | Literal["cv"] = 1.0,  # noqa: N803 - the name the field uses
+        epsilon: float = 0.01,
+        objectness: bool | None = None,
+        loss: LossName = "tanh",
+        init: Init = "scaled",
+        select: Select = "full",
+        standardize: bool = False,
+        optimiser: OptimiserName = "momentum",
+        learning_rate: float | None = None,
+        iterations: int = 300,
+        batch_size: int | None = None,
+        scan_every: int | None = None,
+        folds: int = 3,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        memory: int | None = None,
+    ) -> None:
+        """Set it up; nothing is checked before `fit`, as in scikit-learn.
+
+        Args:
+            kind: "linear", one vector a class; or "polyhedral", the maximum of several.
+            restarts: 11 more first vectors than one: of as many linear models the best is kept; a polyhedral model
+                consists of as many hyper-planes.
+            C: Strength of the regulariser C |w|^2; "cv" takes for each class that of 0.5, 0.6 ... 1.4 with the lowest
+                data term on held-out bags, where each fold keeps its own best restart.
+            epsilon: Added to the objectness.
+            objectness: Whether scores are multiplied with the objectness of instances. None: if the bags have it.
+            loss: "tanh", or "hinge".
+            init: First vectors from N(0, (0.03 / n)^2), n the root mean square length of instances: even the largest of
+                many scores then is small, where tanh has a slope. Or as published, N(0, 1).
+            select: The restart with the lowest data term on all bags; or as the published code does it, without tanh on
+                the first 500 bags.
+            standardize: Whether features are brought to mean 0 and variance 1; the regulariser then works on those.
+            optimiser: "gd" as in the paper, "momentum" or "adam"; see `Descent`.
+            learning_rate: None takes 0.01, 1 and 0.1, with mini-batches 0.3 of it; the last two fall to a tenth.
+            iterations: Passes over the bags.
+            batch_size: Bags a step; None for all of them. Large collections need fewer passes with mini-batches: 20,
+                with a tenth of the bags a step, instead of 300. See benchmarks/mimax_speed.py.
+            scan_every: With full batches, of so many passes one looks at all instances, the others at the recent best
+                of each bag; see `Descent`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications,
+                else 10. The last pass, which selects, is always full.
+            folds: Of the search for C.
+            seed: Same seed, bags and settings: same bytes, on a CPU.
+            device: Where to compute; None picks CUDA, then MPS, then CPU.
+            memory: Bytes to use beside the bags; None for 1 GiB. On CUDA the bags are kept there if they fit into half
+                of what is free.
+        """
+        self.kind = kind
+        self.restarts = restarts
+        self.C = C
+        self.epsilon = epsilon
+        self.objectness = objectness
+        self.loss = loss
+        self.init = init
+        self.select = select
+        self.standardize = standardize
+        self.optimiser = optimiser
+        self.learning_rate = learning_rate
+        self.iterations = iterations
+        self.batch_size = batch_size
+        self.scan_every = scan_every
+        self.folds = folds
+        self.seed = seed
+        self.device = device
+        self.memory = memory
+
+    def __sklearn_tags__(self) -> Tags:
+        """What scikit-learn may expect: two classes, or several columns."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    # --- Training
+
+    def fit(self, bags: object, y: object) -> Self:
+        """Train.
+
+        Args:
+            bags: [B] bags; see `Bags.of`.
+            y: [B] labels of two kinds, the later in order is positive; or [B, C] of 0 and 1.
+
+        Raises:
+            ConfigError: A setting is out of range.
+            BagsError: The bags cannot be used, or a class has no positive or no negative bag; a DatasetError.
+            DeviceError: The device is not there.
+        """
+        for _ in self.steps(bags, y):
+            pass
+        return self
+
+    def steps(self, bags: object, y: object) -> Iterator[MIMaxStep]:
+        """Train as `fit` does, a step at a time; the estimator is fitted once the iterator is at its end."""
+        settings = self._settings()
+        if self.memory is not None and self.memory < 1:
+            raise ConfigError(f"memory={self.memory} must be a number of bytes above 0, or None for 1 GiB")
+        device = runtime.pick_device(self.device)
+        held = Bags.of(bags)
+        labels, classes = read_labels(y, len(held))
+        signs = labels.T.contiguous()  # [B, C]
+        uses = settings.objectness if settings.objectness is not None else held.objectness is not None
+        scaling = Scaling.of(held, standardize=settings.standardize, memory=self.memory)
+        held = _resident(held, device)
+        outputs, starts, planes = signs.shape[1], settings.starts, settings.planes
+        deviation = 1.0 if settings.init == "reference" else FIRST / scaling.norm
+        vectors, bias = initial(outputs * starts, planes, held.features, deviation=deviation, seed=settings.seed)
+        vectors, bias = vectors.to(device), bias.to(device)
+        plan = settings.descent(held.instances.numel() * outputs * starts * planes)
+        steps = plan.iterations * (1 if plan.batch_size is None else -(-len(held) // plan.batch_size))
+
+        def objective(labels: Tensor, strength: Tensor) -> Objective:
+            return Objective(
+                held,
+                balanced(labels),
+                strength,
+                scaling=scaling,
+                epsilon=settings.epsilon if uses else None,
+                loss=settings.loss,
+                device=device,
+                memory=self.memory,
+            )
+
+        total, done = steps, 0
+        if settings.C == "cv":
+            total = 2 * steps
+            search = Search(signs, starts, folds=settings.folds, seed=settings.seed)
+            problem = objective(search.labels, search.strength)
+            found = search.expand(vectors), search.expand(bias)
+            for losses in descend(problem, *found, plan):
+                done += 1
+                mean = float(losses.view(-1, outputs, starts).amin(2).mean())
+                yield MIMaxStep(index=done, total=total, searching=True, loss=mean)
+            strength = search.best(problem, problem(*found).values)
+        else:
+            strength = torch.full((outputs,), float(settings.C))
+        problem = objective(signs.repeat_interleave(starts, 1), strength.repeat_interleave(starts))
+        history = list[float]()
+        for losses in descend(problem, vectors, bias, plan):
+            history.append(float(losses.view(outputs, starts).amin(1).mean()))
+            done += 1
+            yield MIMaxStep(index=done, total=total, searching=False, loss=history[-1])
+        last = problem(vectors, bias)
+        rank = last.data if settings.select == "full" else (problem.coefficients * last.values)[:REFERENCE_BAGS].sum(0)
+        kept = rank.view(outputs, starts).argmin(1)
+        chosen = kept + starts * torch.arange(outputs, device=device)
+        weights, offset = problem.scaling.fold(vectors[chosen], bias[chosen])
+        self._fitted(weights, offset, classes, uses)
+        self.C_ = strength.numpy()
+        self.restarts_ = kept.cpu().numpy()
+        self.data_term_ = last.data[chosen].cpu().numpy()
+        self.losses_ = tuple(history)
+
+    def _settings(self) -> MIMaxConfig:
+        names = {field.name for field in fields(MIMaxConfig)}
+        given = {name: _plain(value) for name, value in self.get_params().items() if name in names}
+        return hub.config_from(MIMaxConfig, given)
+
+    def _fitted(self, weights: Tensor, bias: Tensor, classes: np.ndarray[Any, Any] | None, uses: bool) -> None:
+        self.coef_, self.intercept_ = weights.cpu().numpy(), bias.cpu().numpy()
+        self._set_classes(classes, len(weights), weights.shape[2])
+        self._uses_objectness = uses
+
+    # --- Use
+
+    def instance_scores(self, bags: object) -> np.ndarray[Any, Any]:
+        """Score each instance.
+
+        Args:
+            bags: See `Bags.of`; with objectness if the estimator was fitted with it.
+
+        Returns:
+            S, float64 [T], or [T, C] for several columns; above 0 is positive. The paper shows detections above 0.05.
+        """
+        return super().instance_scores(bags)
+
+    def decision_function(self, bags: object) -> np.ndarray[Any, Any]:
+        """Score each bag: the largest S of its instances, float64 [B], or [B, C] for several columns."""
+        return super().decision_function(bags)
+
+    def head(self) -> ScoringHead:
+        """The classifiers as a network, for padded bags; `torch.onnx.export(..., dynamo=True)` takes it."""
+        check_is_fitted(self)
+        return ScoringHead(
+            torch.from_numpy(self.coef_),
+            torch.from_numpy(self.intercept_),
+            epsilon=self.epsilon if self._uses_objectness else None,
+            squash=self.loss == "tanh",
+        ).eval()
+
+    def _read(self, bags: object) -> Bags:
+        held = super()._read(bags)
+        if self._uses_objectness and held.objectness is None:
+            raise BagsError("MIMax was fitted with objectness, which these bags lack: give it to Bags.of")
+        return held
+
+    def _scores(self, bags: Bags) -> Tensor:
+        device = runtime.pick_device(self.device)
+        weights, bias = torch.from_numpy(self.coef_).to(device), torch.from_numpy(self.intercept_).to(device)
+        epsilon = self.epsilon if self._uses_objectness else None
+        scores = score(bags, weights, bias, epsilon=epsilon, memory=self.memory).double()
+        # In float32 scores above 9 would all be 1, and no longer in order.
+        return scores.tanh() if self.loss == "tanh" else scores
+
+    # --- Storage
+
+    @property
+    def config(self) -> MIMaxConfig:
+        """Settings and what it was fitted to, as `save_pretrained` writes them."""
+        check_is_fitted(self)
+        return MIMaxConfig(
+            **asdict(self._settings())
+            | {
+                "classes": tuple(self.classes_.tolist()),
+                "multilabel": not self._binary,
+                "n_features": self.n_features_in_,
+                "uses_objectness": self._uses_objectness,
+            }
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"weights": torch.from_numpy(self.coef_), "bias": torch.from_numpy(self.intercept_)}
+
+    @classmethod
+    def _build(
+        cls,
+        config: MIMaxConfig,
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        if dtype not in (None, torch.float32):
+            raise ConfigError(f"MIMax computes in float32, not in {dtype}: leave dtype out")
+        outputs = len(config.classes) if config.multilabel else 1
+        shape = (outputs, config.planes)
+        tensors = resolved.load({"weights": (*shape, config.n_features), "bias": shape}, dtype=torch.float32)
+        settings = {name: getattr(config, name) for name in cls().get_params() if hasattr(config, name)}
+        model = cls(**settings | {"device": device})
+        classes = None if config.multilabel else np.asarray(config.classes)
+        model._fitted(tensors["weights"].float(), tensors["bias"].float(), classes, config.uses_objectness)
+        return model
+
+
+def _resident(bags: Bags, device: torch.device) -> Bags:
+    """The bags on a GPU, if they fit there; otherwise they travel at each pass."""
+    if device.type != "cuda":
+        return bags
+    free, _ = torch.cuda.mem_get_info(device)
+    if bags.instances.numel() * bags.instances.element_size() > free // 2:
+        return bags
+    return Bags(bags.instances.to(device), bags.sizes, None if bags.objectness is None else bags.objectness.to(device))
+
+
+def _plain(value: object) -> object:
+    """A NumPy number as Python's own, as a search over settings gives them."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,1 @@
+"""The protocols of the paper, and its published tables."""

@@ -1,0 +1,245 @@
+"""How far alignments are from a known truth: endpoint errors, shares of right places, errors of camera poses.
+
+Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4. What is measured on is read by `protocols`.
+"""
+
+import importlib.util
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from artmodels import images
+from artmodels.errors import ConfigError
+from artmodels.methods.ransac_flow.evaluation.twoview import MATCHED, correspondences, pose_error, relative_pose
+from artmodels.methods.ransac_flow.results.alignment import Alignment
+
+__all__ = [
+    "LIMITS",
+    "Example",
+    "PosePair",
+    "Scores",
+    "Truth",
+    "endpoint_errors",
+    "evaluate",
+    "evaluate_poses",
+    "pck",
+]
+
+Aligner = Callable[[images.Source, images.Source], Alignment]
+Floats = npt.NDArray[np.float64]
+LIMITS = (1, 3, 5)
+WRONG = 180.0  # degrees, the error of a pose that was not found
+NEEDED = 5  # matches that fix an essential matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Where places of the target are in the source.
+
+    Attributes:
+        target: [n, 2] relative.
+        source: [n, 2] relative, float64.
+        size: (width, height) of the source in the pixels that errors are counted in.
+        groups: Which of the places count for what figure: names, and [n] bool each.
+    """
+
+    target: Tensor
+    source: Tensor
+    size: tuple[int, int]
+    groups: Mapping[str, Tensor]
+
+
+class Example(NamedTuple):
+    """A pair of pictures and what is known of it."""
+
+    source: images.Source
+    target: images.Source
+    truth: Truth
+
+
+class PosePair(NamedTuple):
+    """A pair of pictures by known cameras.
+
+    Attributes:
+        source: Of which the pose is asked.
+        target: Where it is seen from.
+        source_camera: [3, 3], the intrinsic matrix; centres of pixels are integers.
+        target_camera: [3, 3].
+        rotation: [3, 3], from the target camera's axes to the source's.
+        translation: [3] of the same; its length does not count.
+    """
+
+    source: images.Source
+    target: images.Source
+    source_camera: Floats
+    target_camera: Floats
+    rotation: Floats
+    translation: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Of P pairs.
+
+    Attributes:
+        limits: T distances in pixels.
+        errors: [P], the mean endpoint error of each, in pixels.
+        hits: [P, T], places of each that are at most so far off.
+        places: [P], those that were measured.
+        found: [P] bool, whether there is an alignment.
+        seconds: [P], of the clock.
+    """
+
+    limits: tuple[float, ...]
+    errors: Floats
+    hits: npt.NDArray[np.int64] = field(repr=False)
+    places: npt.NDArray[np.int64] = field(repr=False)
+    found: npt.NDArray[np.bool_] = field(repr=False)
+    seconds: Floats = field(repr=False)
+
+    @property
+    def aepe(self) -> float:
+        """Mean over pairs of their mean endpoint errors."""
+        return float(self.errors.mean())
+
+    @property
+    def median(self) -> float:
+        """Median over pairs of their mean endpoint errors."""
+        return float(np.median(self.errors))
+
+    @cached_property
+    def pck(self) -> Mapping[float, float]:
+        """Share of all places that are right, by limit: a pair with more places counts for more."""
+        return dict(zip(self.limits, (self.hits.sum(0) / self.places.sum()).tolist(), strict=True))
+
+    @cached_property
+    def pair_pck(self) -> Mapping[float, float]:
+        """Mean over pairs of the share of their places that are right, by limit."""
+        return dict(zip(self.limits, (self.hits / self.places[:, None]).mean(0).tolist(), strict=True))
+
+
+def endpoint_errors(found: Tensor, truth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Distances of relative places [..., 2] in pixels of a picture of (width, height): [...] float64."""
+    unit = torch.tensor(size, dtype=torch.float64) / 2
+    distances: Tensor = ((found.double() - truth.double()) * unit).norm(dim=-1)
+    return distances
+
+
+def pck(errors: Tensor, limits: Sequence[float] = LIMITS) -> list[float]:
+    """Share of errors [...] that are at most as large as each limit: the percentage of correct keypoints, in [0, 1].
+
+    Raises:
+        ConfigError: There is no error to count.
+    """
+    if not errors.numel():
+        raise ConfigError("there are no errors to count: give at least one place")
+    return [float((errors <= limit).double().mean()) for limit in limits]
+
+
+@torch.inference_mode()
+def evaluate(
+    aligner: Aligner,
+    pairs: Iterable[tuple[images.Source, images.Source, Truth]],
+    *,
+    limits: tuple[float, ...] = LIMITS,
+    unfound: Literal["identity", "wrong"] = "identity",
+    report: Callable[[int], None] | None = None,
+) -> dict[str, Scores]:
+    """Align pairs and measure how far places are off.
+
+    Args:
+        aligner: Takes source and target: a `RansacFlow`, or what wraps one.
+        pairs: What `protocols` reads, or any (source, target, truth).
+        limits: Distances in pixels for the share of right places.
+        unfound: What counts where no alignment was found: that each place stays where it is, as the paper does on
+            HPatches; or that all places are wrong, infinitely far off, as it does on MegaDepth.
+        report: Called after each pair with how many are done.
+
+    Returns:
+        Scores by the names of the truth's groups. A group without a place in a pair leaves the pair out.
+
+    Raises:
+        ConfigError: No pair has a place that counts.
+    """
+    rows = defaultdict[str, list[tuple[Any, ...]]](list)
+    for done, (source, target, truth) in enumerate(pairs, start=1):
+        start = time.perf_counter()
+        result = aligner(source, target)
+        seconds = time.perf_counter() - start
+        if result.warp is None and unfound == "wrong":
+            errors = torch.full((len(truth.target),), math.inf, dtype=torch.float64)
+        else:
+            found = truth.target if result.warp is None else result.warp.at(truth.target)
+            errors = endpoint_errors(found, truth.source, truth.size)
+        for name, counted in truth.groups.items():
+            part = errors[counted]
+            if len(part):
+                hits = [int((part <= limit).sum()) for limit in limits]
+                rows[name].append((float(part.mean()), hits, len(part), result.warp is not None, seconds))
+        if report is not None:
+            report(done)
+    if not rows:
+        raise ConfigError("there is nothing to measure: no pair has a place whose truth is known")
+    scores = dict[str, Scores]()
+    for name, values in rows.items():
+        columns = [np.array(column) for column in zip(*values, strict=True)]
+        scores[name] = Scores(limits, *columns)
+    return scores
+
+
+@torch.inference_mode()
+def evaluate_poses(
+    aligner: Aligner,
+    pairs: Iterable[PosePair],
+    *,
+    matchable: float = MATCHED,
+    step: int = 4,
+    seed: int = 0,
+    report: Callable[[int], None] | None = None,
+) -> Floats:
+    """Align pairs and measure the poses of cameras that follow; for `twoview.pose_accuracy`.
+
+    Args:
+        aligner: Takes source and target. The paper tries the target at four turns: give views "", "90", "180", "270".
+        pairs: What `protocols.read_poses` reads.
+        matchable: Matchability from which a place counts as a match.
+        step: Every so many pixels of the working size are matched; the paper takes all.
+        seed: Of RANSAC.
+        report: Called after each pair with how many are done.
+
+    Returns:
+        [P] errors in degrees, see `twoview.pose_error`; 180 where there is no alignment or no pose.
+
+    Raises:
+        ConfigError: OpenCV is missing.
+    """
+    if importlib.util.find_spec("cv2") is None:  # below, that would look like a pose that cannot be found
+        raise ConfigError("poses of cameras need OpenCV: pip install 'artmodels[align]'")
+    errors = list[float]()
+    for done, pair in enumerate(pairs, start=1):
+        errors.append(_pose_error(aligner(pair.source, pair.target), pair, matchable, step, seed))
+        if report is not None:
+            report(done)
+    return np.array(errors)
+
+
+def _pose_error(result: Alignment, pair: PosePair, matchable: float, step: int, seed: int) -> float:
+    if result.warp is None:
+        return WRONG
+    target, source = correspondences(result, matchable=matchable, step=step)
+    if len(target) < NEEDED:
+        return WRONG
+    try:
+        pose = relative_pose(target, source, pair.target_camera, pair.source_camera, seed=seed)
+    except ConfigError:  # no essential matrix fits
+        return WRONG
+    return pose_error(pose, pair.rotation, pair.translation)

@@ -1,0 +1,158 @@
+"""Two views of something that is not flat: the geometry of two cameras from an alignment, through OpenCV.
+
+Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.3. Pixels' centres are integers here, as in OpenCV.
+"""
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from artmodels.correspondence import geometry
+from artmodels.errors import ConfigError
+from artmodels.images.decoding import Array
+from artmodels.methods.ransac_flow.results.alignment import Alignment
+
+__all__ = ["Pose", "correspondences", "epipolar_error", "fundamental", "pose_accuracy", "pose_error", "relative_pose"]
+
+MATCHED = 0.95  # matchability from which the paper takes matches
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Where the source's camera stands to the target's.
+
+    Attributes:
+        rotation: [3, 3], from the target camera's axes to the source's.
+        translation: [3], of unit length: its true length does not show in pictures.
+        essential: [3, 3], E with x_source^T E x_target = 0.
+        inliers: [n] bool, matches that agree.
+    """
+
+    rotation: Array
+    translation: Array
+    essential: Array
+    inliers: Array
+
+
+def correspondences(alignment: Alignment, *, matchable: float = MATCHED, step: int = 4) -> tuple[Array, Array]:
+    """Matches of an alignment, at every so many pixels of the working size where it can be trusted.
+
+    Returns:
+        Pixels (x, y) of the target and of the source, [n, 2] float64 each.
+
+    Raises:
+        ConfigError: There is no alignment, or a number is out of range.
+    """
+    if not 0 <= matchable <= 1 or step < 1:
+        raise ConfigError(f"matchable={matchable} must be from 0 to 1, and step={step} at least 1")
+    warp = alignment.sound
+    height, width = warp.which.shape
+    places = geometry.identity(height, width)[step // 2 :: step, step // 2 :: step].flatten(0, 1)
+    trust = alignment.matchability[step // 2 :: step, step // 2 :: step].flatten()
+    places = places[trust >= matchable]
+    found = warp.at(places)
+    sizes = [torch.tensor(size) for size in alignment.sizes]
+    return tuple(  # type: ignore[return-value]  # of two
+        ((each.double() + 1) / 2 * size - 0.5).numpy() for each, size in ((places, sizes[1]), (found, sizes[0]))
+    )
+
+
+def fundamental(target: Array, source: Array, *, threshold: float = 1.0, seed: int = 0) -> tuple[Array, Array]:
+    """The fundamental matrix [3, 3] of matches in pixels [n, 2], with x_source^T F x_target = 0, and inliers [n].
+
+    Raises:
+        ConfigError: OpenCV is missing, there are fewer than 8 matches, or none fits.
+    """
+    cv2 = _opencv()
+    _enough(target, source, 8)
+    cv2.setRNGSeed(seed)
+    found, inliers = cv2.findFundamentalMat(target, source, cv2.USAC_ACCURATE, threshold, 0.9999, 10_000)
+    if found is None:
+        raise ConfigError("no fundamental matrix fits the matches: the pictures may not show the same thing")
+    return found, inliers.ravel().astype(bool)
+
+
+def relative_pose(
+    target: Array,
+    source: Array,
+    target_camera: Array,
+    source_camera: Array,
+    *,
+    threshold: float = 5e-4,
+    seed: int = 0,
+) -> Pose:
+    """How two cameras stand to each other, by the essential matrix of matches.
+
+    Args:
+        target: [n, 2] in pixels.
+        source: [n, 2] in pixels.
+        target_camera: [3, 3], its intrinsic matrix.
+        source_camera: [3, 3].
+        threshold: Distance of an inlier, of focal lengths; the paper's.
+        seed: Of the samples.
+
+    Raises:
+        ConfigError: OpenCV is missing, there are fewer than 5 matches, or none fits.
+    """
+    cv2 = _opencv()
+    _enough(target, source, 5)
+    cv2.setRNGSeed(seed)
+    normal = [
+        cv2.undistortPoints(np.ascontiguousarray(points, np.float64)[:, None], camera, None)[:, 0]
+        for points, camera in ((target, target_camera), (source, source_camera))
+    ]
+    found, inliers = cv2.findEssentialMat(*normal, np.eye(3), method=cv2.RANSAC, prob=0.9999, threshold=threshold)
+    if found is None or found.shape != (3, 3):
+        raise ConfigError("no essential matrix fits the matches: the pictures may not show the same thing")
+    _, rotation, translation, kept = cv2.recoverPose(found, *normal, np.eye(3), mask=inliers)
+    return Pose(rotation, translation.ravel(), found, kept.ravel() > 0)
+
+
+def epipolar_error(matrix: Array, target: Array, source: Array) -> Array:
+    """Mean of both distances of matches [n, 2] from each other's epipolar lines, in pixels: [n].
+
+    Args:
+        matrix: Fundamental, [3, 3].
+        target: In pixels.
+        source: In pixels.
+    """
+    one, other = (np.c_[points, np.ones(len(points))] for points in (target, source))
+    there, back = one @ matrix.T, other @ matrix  # lines in the source, in the target
+    product = np.abs((other * there).sum(1))
+    lengths = (np.maximum(np.hypot(line[:, 0], line[:, 1]), 1e-12) for line in (there, back))
+    error: Array = sum(product / length for length in lengths) / 2
+    return error
+
+
+def pose_error(pose: Pose, rotation: Array, translation: Array) -> float:
+    """The larger of the angles between rotations and between directions of translation, in degrees, as released."""
+    cosine = (np.trace(pose.rotation.T @ rotation) - 1) / 2
+    turned = math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
+    along = float(pose.translation @ translation) / max(float(np.linalg.norm(translation)), 1e-12)
+    return max(turned, math.degrees(math.acos(float(np.clip(along, -1, 1)))))
+
+
+def pose_accuracy(errors: Array, limits: tuple[int, ...] = (5, 10, 15, 20)) -> float:
+    """Mean over limits, in degrees, of the share of pose errors [n] below it: the paper's "mAP" at the last one."""
+    if not len(errors):
+        raise ConfigError("there are no pose errors to count")
+    return float(np.mean([np.mean(np.asarray(errors) < limit) for limit in limits]))
+
+
+def _enough(target: Array, source: Array, least: int) -> None:
+    if target.shape != source.shape or target.ndim != 2 or target.shape[1] != 2 or len(target) < least:
+        raise ConfigError(
+            f"matches of shapes {target.shape} and {source.shape}: give two arrays [n, 2] of at least {least} matches"
+        )
+
+
+def _opencv() -> ModuleType:
+    try:
+        import cv2  # only this needs it
+    except ImportError as error:
+        raise ConfigError("two-view geometry needs OpenCV: pip install 'artmodels[align]'") from error
+    module: ModuleType = cv2
+    return module

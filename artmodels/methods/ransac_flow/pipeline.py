@@ -1,0 +1,408 @@
+"""Two pictures in, an alignment out."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from artmodels import features, hub, images, runtime
+from artmodels._version import __version__
+from artmodels.correspondence import geometry
+from artmodels.correspondence.geometry import Model
+from artmodels.correspondence.ransac import RansacConfig, log_nfa
+from artmodels.correspondence.views import VIEWS, check_views
+from artmodels.errors import ConfigError, MissingWeights
+from artmodels.features.networks import at_most
+from artmodels.hub.outline import Outline
+from artmodels.images.decoding import LoadedImage
+from artmodels.images.inputs import picture
+from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
+from artmodels.methods.ransac_flow.fine import Fine, Moved
+from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork
+from artmodels.methods.ransac_flow.results.alignment import PALE, Alignment, Warp
+from artmodels.runtime.feedforward import FeedForward
+
+__all__ = ["Prepared", "RansacFlow", "RansacFlowConfig"]
+
+MOST_PIXELS, MOST_HYPOTHESES, MOST_TRANSFORMS = 2**13, 10**7, 100
+EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
+MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
+LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
+PARTS = 4  # of a cell's side: squares in which the source is used up
+
+
+@dataclass(frozen=True, kw_only=True)
+class RansacFlowConfig(FineConfig):
+    """The network of the fine stage, see `FineConfig`, and how both stages work.
+
+    Attributes:
+        backbone: A name that `artmodels.features` knows, for the coarse stage. The paper has a ResNet-50.
+        tap: Of it, at a stride of 16.
+        padding: Of the backbone.
+        side: Pixels of the target's shorter side at which both stages work, as in the paper's benchmarks.
+        reach: The source is looked at from so many times to one such part of the target's size.
+        steps: Scales above 1 and as many below: 3 make the paper's 7.
+        views: Ways the source may be turned to look like the target; the best is taken. The paper has "" only; prints
+            are often mirror images of what they copy.
+        eager: Share of the matches that must agree for scales far from 1 not to be looked at; 1 looks at all.
+        looks: How often the coarse stage matches the pictures, the second time with the source moved as the first
+            transform says; the paper has 1.
+        model: Of a transform.
+        hypotheses: Samples that are drawn for each.
+        tolerance: Distance of an inlier in relative units, 0.05 is 2.5 % of a side.
+        most: Transforms that are fitted in turn, at most. The paper has 11; most works of art are one plane.
+        passes: Sizes at which the fine stage works in turn, by the working size, each from where the last one left off:
+            small ones reach farther, large ones are more exact. The paper has (1,), and (0.5, 1) for KITTI.
+        accepted: Share of the target that a further transform must newly match.
+        matchable: Matchability from which a place counts as matched.
+        certainty: Of each transform at least, by matches that no earlier one has used: minus the decimal logarithm of
+            how many that fit so well are to be expected by chance, see `ransac.log_nfa`.
+            `python benchmarks/ransac_flow.py` shows what passes; after one look, 25 is enough.
+        least: Inliers of the first transform below which there is no alignment.
+        share: Share of the matches that must be inliers.
+        seed: Of the samples.
+    """
+
+    backbone: str = "art-resnet"
+    tap: str = "layer3"
+    padding: str = "reflect"
+    side: int = 480
+    reach: float = 2.0
+    steps: int = 3
+    views: tuple[str, ...] = tuple(VIEWS)
+    eager: float = 0.3
+    looks: int = 2
+    model: Model = "homography"
+    hypotheses: int = 10_000
+    tolerance: float = 0.05
+    most: int = 3
+    passes: tuple[float, ...] = (0.5, 1.0, 2.0)
+    accepted: float = 0.01
+    matchable: float = 0.5
+    certainty: float = 45.0
+    least: int = 8
+    share: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: One is out of range.
+        """
+        super().__post_init__()
+        check_views(self.views)
+        if not 0 <= self.accepted <= 1 or not 0 <= self.matchable <= 1 or self.most < 1:
+            raise ConfigError(
+                f"accepted={self.accepted} and matchable={self.matchable} must be from 0 to 1, and most={self.most} at "
+                "least 1"
+            )
+        if not self.passes or not all(1 / MOST <= size <= MOST for size in self.passes):
+            raise ConfigError(f"passes={self.passes} must be one or more sizes from {1 / MOST} to {MOST:g}")
+        at_most(MOST_PIXELS, side=self.side)
+        at_most(MOST_HYPOTHESES, hypotheses=self.hypotheses)
+        at_most(MOST_TRANSFORMS, most=self.most, passes=[len(self.passes)])
+        _ = self.coarse  # checks the others
+
+    @property
+    def coarse(self) -> CoarseConfig:
+        """Settings of the coarse stage."""
+        fit = RansacConfig(
+            model=self.model,
+            hypotheses=self.hypotheses,
+            tolerance=self.tolerance,
+            least=self.least,
+            share=self.share,
+            seed=self.seed,
+        )
+        return CoarseConfig(
+            side=self.side,
+            reach=self.reach,
+            steps=self.steps,
+            views=self.views,
+            eager=self.eager,
+            looks=self.looks,
+            ransac=fit,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture with what was computed of it, to be aligned with several.
+
+    Attributes:
+        picture: As it was read.
+        described: For the coarse stage.
+    """
+
+    picture: LoadedImage
+    described: Described
+
+
+class RansacFlow(FeedForward):
+    """Bring one picture of a thing onto another: transforms that most cells agree on, then each pixel by itself.
+
+    Shen, Darmon, Efros and Aubry 2020, "RANSAC-Flow: generic two-stage image alignment" (arXiv:2004.01526).
+
+        aligner = RansacFlow.from_pretrained()
+        result = aligner("engraving.jpg", "painting.jpg")
+        result.found, result.score
+        result.save("engraving-on-painting.png")
+        result.places([[120, 80]]).source
+    """
+
+    method = "ransac_flow"
+    config_class = RansacFlowConfig
+    formats = (".png", ".npz", ".gif", ".mp4")
+    config: RansacFlowConfig
+
+    def __init__(
+        self,
+        config: RansacFlowConfig | None = None,
+        *,
+        network: FineNetwork | None = None,
+        backbone: features.FeatureExtractor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        runner: runtime.Runner | None = None,
+        **graphs: Any,
+    ) -> None:
+        """Put it together; `from_pretrained` is the usual way.
+
+        Args:
+            config: Settings; None takes the defaults.
+            network: The fine stage; None makes one with random weights.
+            backbone: Of the coarse stage; None loads the one that the settings name.
+            device: See `FeedForward`.
+            dtype: See `FeedForward`.
+            runner: See `FeedForward`.
+            graphs: See `FeedForward`.
+        """
+        super().__init__(config, network=network, device=device, dtype=dtype, runner=runner, **graphs)
+        if backbone is None:
+            backbone = features.load(self.config.backbone, padding=self.config.padding, until=self.config.tap)
+        self._coarse = Coarse(backbone.to(self.device), self.config.tap, self.config.coarse)
+        self._fine = Fine(self.runner, self.config.passes, self.config.matchable, self.demands.requirements)
+
+    @classmethod
+    def _network(cls, config: RansacFlowConfig) -> FineNetwork:
+        return FineNetwork(config)
+
+    @classmethod
+    def _build(
+        cls,
+        config: RansacFlowConfig,
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        if resolved.origin == "built-in":
+            raise MissingWeights(
+                f"{resolved.name} is not fetched by itself: its authors publish it as a .pth, which can run code when "
+                "opened, and artmodels never opens one. Download it, and in a checkout of artmodels run `python -m "
+                f"weights.convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
+                "how to make safetensors of it and converts that; then load the folder "
+                f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
+            )
+        with Outline():
+            expected = _published(cls._network(config))
+        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
+        network = cls._network(config)
+        network.load_state_dict(tensors)
+        backbone = features.load(
+            config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
+        )
+        return cls(config, network=network, backbone=backbone, device=device, dtype=dtype)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        kept = super()._tensors()
+        return {key: kept[key] for key in _published(self.demands)}
+
+    def prepare(self, image: "images.Source | Prepared") -> Prepared:
+        """Read a picture to align it with several; what is computed of it is kept.
+
+        Raises:
+            ImageError: It cannot be read, or is smaller than 8 pixels.
+        """
+        if isinstance(image, Prepared):
+            return image
+        loaded = picture(image)
+        return Prepared(loaded, self._coarse.describe(loaded.tensor()))
+
+    @torch.inference_mode()
+    def __call__(
+        self, source: "images.Source | Prepared", target: "images.Source | Prepared", *, fine: bool = True
+    ) -> Alignment:
+        """Bring a source onto a target.
+
+        Args:
+            source: The picture that is moved: what `artmodels.images.load` reads, or what `prepare` gave.
+            target: The one that it is brought onto.
+            fine: Whether each pixel is moved by itself after the transforms. Without, a place is matchable where the
+                source reaches.
+
+        Returns:
+            The source as the target shows it, at the target's size. `found` says whether there is an alignment; where
+            there is none, `reason` says why, and the picture is the target, pale.
+
+        Raises:
+            ImageError: One cannot be read, or is smaller than 8 pixels.
+        """
+        start = time.perf_counter()
+        one, other = self.prepare(source), self.prepare(target)
+        height, width = self._working_size(other.picture)
+        first = self._coarse.fit(one.described, other.described)
+        count, agreeing = len(first.matches.target), int(first.fit.inliers.sum())
+        certainty = self._certainty(first)
+        warp, matchable, error, reason = None, torch.zeros(height, width), torch.zeros(height, width), first.fit.reason
+        if first.fit.matrix is not None and certainty < self.config.certainty:
+            reason = (
+                f"{agreeing} of {count} matches agree on a transform, as those of different things may: the "
+                f"certainty is {certainty:.1f}, and {self.config.certainty:g} is needed"
+            )
+        elif first.fit.matrix is not None:
+            warp, matchable, error = self._refined(one, other, first, (height, width), fine=fine)
+            if float((matchable >= self.config.matchable).float().mean()) < self.config.accepted:
+                warp = None
+                reason = f"{agreeing} of {count} matches agree on a transform, but no part of the pictures looks alike"
+        if warp is None:
+            made = 1 - PALE * (1 - other.picture.tensor())
+        else:
+            made, _ = warp.read(one.picture.tensor(), other.picture.height, other.picture.width)
+        notes = (*one.picture.notes, *other.picture.notes)
+        if reason:
+            notes = (*notes, f"No alignment was found: {reason}. This is the target, pale.")
+        settings = {
+            "method": self.method,
+            "artmodels_version": __version__,
+            "model": self._entry.name if self._entry else None,
+            **dataclasses.asdict(self.config),
+            "fine": fine,
+            "view": first.view if warp else "",
+            "found": warp is not None,
+            "inliers": agreeing,
+            "matches": count,
+            "certainty_found": None if math.isinf(certainty) else certainty,
+        }
+        return Alignment(
+            tensor=made,
+            settings=settings,
+            seconds=time.perf_counter() - start,
+            notes=notes,
+            pictures=(one.picture, other.picture),
+            view=first.view if warp else "",
+            warp=warp,
+            matchability=matchable,
+            error=error,
+            inliers=agreeing,
+            matches=count,
+            certainty=certainty,
+            reason="" if warp else reason,
+        )
+
+    @torch.inference_mode()
+    def agreeing(self, source: Prepared, target: Prepared) -> int:
+        """How many cells of the target agree on a transform of the source, by the coarse stage alone; 0 for chance."""
+        found = self._coarse.fit(source.described, target.described)
+        return int(found.fit.inliers.sum()) if self._certainty(found) >= self.config.certainty else 0
+
+    def _certainty(self, found: CoarseFit) -> float:
+        return -log_nfa(len(found.matches.target), int(found.fit.inliers.sum()), self.config.tolerance)
+
+    def _working_size(self, target: LoadedImage) -> tuple[int, int]:
+        """Height and width that the fine stage sees: about those of the coarse stage, in multiples of its stride."""
+        rows, columns = self._coarse.cells(target.width, target.height)
+        least = self.demands.requirements.size
+        stride = self._coarse.describer.stride // STRIDE * STRIDE
+        return least(rows * stride, columns * stride)
+
+    def _refined(
+        self, source: Prepared, target: Prepared, first: CoarseFit, size: tuple[int, int], *, fine: bool
+    ) -> tuple[Warp, Tensor, Tensor]:
+        """All transforms in turn, each with what the fine stage adds: the warp, matchability and error [h, w].
+
+        A place of the source serves once: it belongs to the first transform that matches it, which more matches agree
+        on, and what a further one shows of it again is not matched.
+        """
+        moving = source.picture.tensor()
+        targets = self._fine.targets(target.picture.tensor(), size) if fine else []
+        matrices, fit = list[Tensor](), first
+        displacement = torch.zeros(2, *size)
+        which = torch.zeros(size, dtype=torch.int64)
+        matchable, error = torch.zeros(size), torch.zeros(size)
+        rows, columns = self._coarse.cells(source.picture.width, source.picture.height)
+        unused = torch.ones(PARTS * rows, PARTS * columns, dtype=torch.bool)
+        here = geometry.identity(*size)
+
+        def parts(matrix: Tensor, moved: Moved) -> tuple[Tensor, ...]:
+            """Rows and columns [h, w] of the parts of the source that a transform shows."""
+            places = geometry.apply(matrix, here + moved.displacement.permute(1, 2, 0)).view(-1, 2)
+            return cells_of(places, (unused.shape[0], unused.shape[1])).view(*size, 2).unbind(2)
+
+        for number in range(self.config.most):
+            matrix = fit.fit.matrix
+            if matrix is None or (number and self._certainty(fit) < self.config.certainty):
+                break
+            moved = self._fine(moving, targets[:1], matrix, size)
+            trust = moved.matchability if fine else geometry.inside(geometry.grid_of(matrix, *size)).float()
+            # The first holds wherever no other is better; what is small is chance.
+            taken = torch.ones_like(matchable, dtype=torch.bool)
+            if number:
+                taken = self._new(trust, matchable, unused[parts(matrix, moved)])
+                if not taken.any():
+                    break
+            if targets[1:]:
+                moved = self._fine(moving, targets[1:], matrix, size, moved)
+                trust = moved.matchability
+            shown = parts(matrix, moved)
+            if number:  # it has moved a little
+                taken &= self._new(trust, matchable, unused[shown])
+                if not taken.any():
+                    break
+            displacement = torch.where(taken, moved.displacement, displacement)
+            matchable, error = torch.where(taken, trust, matchable), torch.where(taken, moved.error, error)
+            which[taken] = number
+            matrices.append(matrix)
+            matched = matchable >= self.config.matchable
+            left = F.adaptive_avg_pool2d(matched.float()[None], first.matches.cells)[0] < EXPLAINED
+            if number + 1 == self.config.most or float(left.float().mean()) < LEFT:
+                break
+            row, column = shown
+            unused[row[taken & matched], column[taken & matched]] = False
+            fit = self._coarse.fit(
+                source.described, target.described, left, unused, views=(first.view,), factors=first.factors
+            )
+        return Warp(torch.stack(matrices), which, displacement), matchable, error
+
+    def _new(self, trust: Tensor, matchable: Tensor, unused: Tensor) -> Tensor:
+        """What a further transform newly matches, [h, w] bool, without what is small.
+
+        Args:
+            trust: [h, w], matchability by that transform.
+            matchable: [h, w], by those before.
+            unused: [h, w] bool, whether none of these matches the place of the source that it shows.
+        """
+        new = (trust >= self.config.matchable) & (matchable < self.config.matchable) & unused
+        return large(new, self.config.accepted)
+
+
+def _published(network: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds: not the counters of normalisation, which does without."""
+    return {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+
+
+def large(mask: Tensor, share: float) -> Tensor:
+    """The connected parts of a mask [h, w] that have at least that share of it all."""
+    labels, _ = ndimage.label(mask.numpy())
+    kept = np.bincount(labels.ravel()) >= share * labels.size
+    kept[0] = False
+    return torch.from_numpy(kept[labels])

@@ -1,0 +1,237 @@
+"""Two pictures brought onto each other: where each pixel of the one is in the other, and how sure that is."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels import images
+from artmodels.correspondence import geometry
+from artmodels.errors import ArtModelsError, ConfigError
+from artmodels.images.decoding import LoadedImage
+from artmodels.images.resampling import resized
+from artmodels.images.results import ImageResult
+
+__all__ = ["Alignment", "Places", "Warp"]
+
+STRIP = 2**20  # pixels that are warped at a time
+OCTAVE_STEPS = 2  # sizes of the source per halving, of which the next larger is read
+PALE = 0.25  # of the target's strength where there is nothing to show
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Where the target's pixels are in the source, whatever their number: transforms, and what to add before them.
+
+    Attributes:
+        matrices: [K, 3, 3] float64, from relative target to relative source coordinates, in the order found.
+        which: [h, w] int64, the transform of each place.
+        displacement: [2, h, w], added to the relative target coordinates before the transform; 0 in the coarse warp.
+    """
+
+    matrices: Tensor
+    which: Tensor
+    displacement: Tensor
+
+    @classmethod
+    def of(cls, matrix: Tensor, height: int, width: int) -> "Warp":
+        """One transform and nothing else, at a working size."""
+        return cls(matrix[None], torch.zeros(height, width, dtype=torch.int64), torch.zeros(2, height, width))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Places [..., 2] of the target, relative, to those of the source."""
+        flat = places.reshape(1, -1, 1, 2).float()
+        moved = F.grid_sample(self.displacement[None], flat, padding_mode="border", align_corners=False)[0, :, :, 0].T
+        kept = self.which[None, None].float()
+        which = F.grid_sample(kept, flat, mode="nearest", padding_mode="border", align_corners=False).flatten()
+        inner = (flat[0, :, 0] + moved).clamp(-1, 1)
+        found = geometry.apply(self.matrices[0].float(), inner)
+        for number in range(1, len(self.matrices)):
+            found = torch.where((which == number)[:, None], geometry.apply(self.matrices[number].float(), inner), found)
+        return found.view(places.shape)
+
+    def strips(self, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """Grids [rows, width, 2] for a target of any size, some rows at a time."""
+        step = max(1, STRIP // width)
+        x = (2 * torch.arange(width, dtype=torch.float64) + 1) / width - 1
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            y = (2 * torch.arange(rows.start, rows.stop, dtype=torch.float64) + 1) / height - 1
+            yield rows, self.at(torch.stack(torch.meshgrid(x, y, indexing="xy"), 2).float())
+
+    def grid(self, height: int, width: int) -> Tensor:
+        """The whole grid [height, width, 2]."""
+        return torch.cat([grid for _, grid in self.strips(height, width)])
+
+    def scale(self, height: int, width: int, source: tuple[int, int]) -> float:
+        """Pixels of the source, (width, height), per pixel of a target of that size, along a side, at the centre."""
+        matrix = geometry.to_pixels(self.matrices[0], (width, height), source)
+        ends = geometry.apply(
+            matrix, matrix.new_tensor([[0.0, 0.0], [1, 0], [0, 1]]) + matrix.new_tensor([width, height]) / 2
+        )
+        (a, b), (c, d) = (ends[1:] - ends[:1]).tolist()
+        return math.sqrt(abs(a * d - b * c))
+
+    def read(self, source: Tensor, height: int, width: int, *, cubic: bool = True) -> tuple[Tensor, Tensor]:
+        """Read a source [1, C, H, W] at the pixels of a target of any size, some rows at a time.
+
+        What is reduced much is filtered first, so that nothing is skipped.
+
+        Returns:
+            [1, C, height, width], white outside the source, and [height, width] bool, where it is inside.
+        """
+        octaves = torch.tensor(max(self.scale(height, width, (source.shape[3], source.shape[2])), 1.0)).log2()
+        factor = 2.0 ** (-float((octaves * OCTAVE_STEPS).floor()) / OCTAVE_STEPS)
+        if factor < 1:
+            source = resized(source, (max(1, round(source.shape[2] * factor)), max(1, round(source.shape[3] * factor))))
+        made = source.new_empty(1, source.shape[1], height, width)
+        within = torch.empty(height, width, dtype=torch.bool)
+        mode = "bicubic" if cubic else "bilinear"
+        for rows, grid in self.strips(height, width):
+            inside = geometry.inside(grid)
+            read = F.grid_sample(source, grid[None], mode=mode, padding_mode="border", align_corners=False)
+            made[:, :, rows] = torch.where(inside, read.clamp_(0, 1), 1.0)
+            within[rows] = inside
+        return made, within
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where points of the target are in the source.
+
+    Attributes:
+        source: [n, 2], pixels of the source; the centre of its first pixel is (0.5, 0.5).
+        matchability: [n] in [0, 1].
+        inside: [n] bool, whether the source reaches there.
+    """
+
+    source: Tensor
+    matchability: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment(ImageResult):
+    """The source, warped onto the target; or, where none was found, the pale target, and `reason` says why.
+
+    Attributes:
+        pictures: Source and target, as they were read.
+        view: How the source had to be turned to look like the target, "" for not at all.
+        warp: None where no alignment was found.
+        matchability: [h, w] in [0, 1] at the working size: how far a place can be matched; 0 outside the source.
+        error: [h, w], distance in pixels of the working target between a place and where it comes back to, from target
+            to source and back.
+        inliers: Matches that agree on the first transform.
+        matches: Of all cells.
+        certainty: Minus the decimal logarithm of how many transforms that fit so well are to be expected by chance.
+        reason: Why there is no alignment, or "".
+    """
+
+    pictures: tuple[LoadedImage, LoadedImage] = field(repr=False)
+    view: str = ""
+    warp: Warp | None = field(default=None, repr=False)
+    matchability: Tensor = field(repr=False)
+    error: Tensor = field(repr=False)
+    inliers: int = 0
+    matches: int = 0
+    certainty: float = -math.inf
+    reason: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether the pictures could be aligned."""
+        return self.warp is not None
+
+    @property
+    def score(self) -> float:
+        """Share of the matches that agree, in [0, 1]."""
+        return self.inliers / self.matches if self.matches else 0.0
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(width, height) of source and target."""
+        source, target = self.pictures
+        return (source.width, source.height), (target.width, target.height)
+
+    @property
+    def matrices(self) -> Tensor:
+        """Homographies [K, 3, 3] from pixels of the target to those of the source, centres of pixels being integers."""
+        return geometry.to_pixels(self.sound.matrices, self.sizes[1], self.sizes[0])
+
+    @property
+    def sound(self) -> Warp:
+        """The warp.
+
+        Raises:
+            ConfigError: There is no alignment.
+        """
+        if self.warp is None:
+            raise ConfigError(f"there is no alignment to use ({self.reason}): look at `found` first")
+        return self.warp
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the warped source (.png), flow and matchability (.npz), or target and source in turn (.gif, .mp4).
+
+        Raises:
+            ArtModelsError: It cannot be written, or there is no alignment: then nothing is.
+            ConfigError: The name has another ending.
+        """
+        from artmodels.methods.ransac_flow.results import evidence  # which is made of alignments
+
+        suffix = Path(path).suffix.lower()
+        if not self.found:
+            raise ArtModelsError(f"no alignment was found, and nothing is written: {self.reason}")
+        if suffix == ".png":
+            super().save(path)
+        elif suffix == ".npz":
+            evidence.save_data(self, path)
+        elif suffix in (".gif", ".mp4"):
+            evidence.animated(self, path)
+        else:
+            raise ConfigError(f"{str(path)!r} does not end in .png, .npz, .gif or .mp4")
+
+    @cached_property
+    def coarse(self) -> "Image.Image":
+        """The source moved by the transforms alone."""
+        warp = self.sound
+        plain = Warp(warp.matrices, warp.which, torch.zeros_like(warp.displacement))
+        source, target = self.pictures
+        return images.to_pil(plain.read(source.tensor(), target.height, target.width)[0])
+
+    def grid(self, height: int | None = None, width: int | None = None) -> Tensor:
+        """Relative source coordinates [H, W, 2] of each pixel of a target of any size; None takes its own."""
+        return self.sound.grid(height or self.sizes[1][1], width or self.sizes[1][0])
+
+    def flow(self, height: int | None = None, width: int | None = None) -> Tensor:
+        """What is to be added to a target's pixel to be at its place in the source, [H, W, 2], in pixels of each."""
+        grid = self.grid(height, width)
+        rows, columns = grid.shape[:2]
+        here = geometry.identity(rows, columns) + 1
+        return (grid + 1) / 2 * torch.tensor(self.sizes[0]) - here / 2 * torch.tensor([columns, rows])
+
+    def places(self, points: Tensor) -> Places:
+        """Find points of the target in the source.
+
+        Args:
+            points: [n, 2], x and y in pixels of the target; the centre of its first pixel is (0.5, 0.5).
+
+        Raises:
+            ConfigError: There is no alignment, or a point is outside the target.
+        """
+        warp, size = self.sound, torch.tensor(self.sizes[1])
+        points = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
+        if bool(((points < 0) | (points > size)).any()):
+            raise ConfigError(f"points must lie in the target, which is {size[0]} x {size[1]} px")
+        relative = points / size * 2 - 1
+        found = warp.at(relative)
+        trust = F.grid_sample(
+            self.matchability[None, None], relative[None, None], padding_mode="border", align_corners=False
+        )
+        return Places((found + 1) / 2 * torch.tensor(self.sizes[0]), trust.flatten(), geometry.inside(found))

@@ -1,0 +1,1 @@
+"""How the fine network is trained: synthetic pairs, losses, the recipe."""

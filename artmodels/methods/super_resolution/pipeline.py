@@ -1,0 +1,220 @@
+"""Pictures two or four times as large."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from artmodels import images
+from artmodels.errors import ConfigError, ImageTooLarge
+from artmodels.images.decoding import Array
+from artmodels.images.inputs import each
+from artmodels.images.results import ImageResult
+from artmodels.methods.super_resolution.model import SuperResolutionConfig, make_network
+from artmodels.runtime.feedforward import FeedForward, Graph
+
+__all__ = ["SuperResolution", "Upscaled"]
+
+LARGEST = 64_000_000
+"""Pixels that a result may have."""
+TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
+SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
+LEAST = 1e-6  # alpha or weight that is above 0
+RRDB_TILE = 256  # px: sixteen times as many at its last layers, of 64 channels each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled(ImageResult):
+    """An enlarged picture, with the transparency and the depth of the one that it was made from.
+
+    Attributes:
+        alpha: [1, 1, H, W] in [0, 1], 0 transparent, where the picture had transparency; `tensor` is on white.
+        colour: [1, 3, H, W] in [0, 1], what `tensor` was before it lay on white, where the picture had transparency.
+        bits: 16 where the picture was read with 16 bits a channel, otherwise 8.
+    """
+
+    alpha: Tensor | None = field(default=None, repr=False)
+    colour: Tensor | None = field(default=None, repr=False)
+    bits: int = 8
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as 8-bit RGB, or RGBA where it has transparency."""
+        return Image.fromarray(self._pixels(8))
+
+    def save(self, path: str | os.PathLike[str], *, bits: int | None = None) -> None:
+        """Write a PNG that carries its settings as text; the file appears whole or not at all.
+
+        Args:
+            path: File to write; must end in `.png`. Its folder must exist.
+            bits: 8 or 16 a channel; None keeps those of the picture. Grey pictures are stored as grey if 16.
+
+        Raises:
+            ConfigError: `bits` is another number, or the path does not end in `.png`.
+            ArtModelsError: The file could not be written.
+        """
+        bits = self.bits if bits is None else bits
+        if bits not in (8, 16):
+            raise ConfigError(f"bits={bits!r} must be 8 or 16")
+        pixels = self._pixels(bits)
+        grey = bits == 16 and pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
+        deep_colour = bits == 16 and not grey
+        image = pixels if deep_colour else Image.fromarray(pixels[..., 0] if grey else pixels)
+        images.save_png(image, path, metadata=self.metadata)
+
+    def _pixels(self, bits: int) -> Array:
+        """[H, W, 3 or 4] of 8 or 16 bits; colours of transparent pixels are those before they lay on white."""
+        colour = self.tensor[0]
+        if self.alpha is not None and self.colour is not None:
+            colour = torch.cat([self.colour[0], self.alpha[0]])
+        most = 2**bits - 1
+        whole = colour.clamp(0, 1).mul(most).round().to(torch.int32).permute(1, 2, 0).contiguous().numpy()
+        return whole.astype(np.uint8 if bits == 8 else np.uint16)
+
+
+class SuperResolution(FeedForward):
+    """Enlarge pictures by the factor of the checkpoint.
+
+    SRVGG of Wang et al. 2021, "Real-ESRGAN" (arXiv:2107.10833), or RRDB of Wang et al. 2018, "ESRGAN"
+    (arXiv:1809.00219).
+
+        upscale = SuperResolution.from_pretrained("super-resolution-x2")
+        upscale("scan.png").save("large.png")
+    """
+
+    method = "super_resolution"
+    config_class = SuperResolutionConfig
+    config: SuperResolutionConfig
+
+    @classmethod
+    def _usual_dtype(cls, config: SuperResolutionConfig, device: torch.device) -> torch.dtype | None:
+        """As for every feed-forward method, but RRDB's activations may pass what float16 can hold: all black."""
+        return torch.float32 if config.architecture == "rrdb" else super()._usual_dtype(config, device)
+
+    @classmethod
+    def _network(cls, config: SuperResolutionConfig) -> Graph:
+        return make_network(config)
+
+    # A text, which is a path, would be a sequence of texts too; it never comes here as one.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, image: Sequence[images.Source], *, tile: int | None = ..., progress: bool = ...
+    ) -> list[Upscaled]: ...
+    @overload
+    def __call__(self, image: images.Source, *, tile: int | None = ..., progress: bool = ...) -> Upscaled: ...
+    def __call__(
+        self,
+        image: images.Source | Sequence[images.Source],
+        *,
+        tile: int | None = None,
+        progress: bool = False,
+    ) -> Upscaled | list[Upscaled]:
+        """Enlarge one picture, or each of a list.
+
+        Grey pictures stay grey; transparency is enlarged by the same network; 16 bits a channel are kept.
+
+        Args:
+            image: What `artmodels.images.load` reads, or a list of such.
+            tile: Side in pixels of the squares that a large picture is cut into, 32 to 2048; a smaller one needs less
+                memory, and none shows. Tiles that could not hold the overlap twice are made larger. None picks.
+            progress: Show a bar, for lists.
+
+        Returns:
+            One result a picture, `scale` times as high and wide.
+
+        Raises:
+            ConfigError: `tile` is out of range.
+            ImageError: The picture cannot be read.
+            ImageTooLarge: The result would have more than 64 megapixels.
+        """
+        if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
+            raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
+        many = each(image)
+        if many is not None:
+            return [self._one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
+        return self._one(image, tile)  # type: ignore[arg-type]
+
+    def _one(self, source: images.Source, tile: int | None) -> Upscaled:
+        start = time.perf_counter()
+        loaded = images.load(source, background=None)
+        scale = self.config.scale
+        height, width = loaded.height * scale, loaded.width * scale
+        if height * width > LARGEST:
+            raise ImageTooLarge(
+                f"the result would have {width} x {height} = {height * width / 1e6:.1f} megapixels and the limit is "
+                f"{LARGEST / 1e6:g}: enlarge a part of the picture, or reduce it to {LARGEST / scale**2 / 1e6:g} "
+                "megapixels first"
+            )
+        notes = list(loaded.notes)
+        deep = loaded.pixels.dtype == np.uint16
+        if deep and self.dtype in (torch.float16, torch.bfloat16):
+            name = str(self.dtype).removeprefix("torch.")
+            notes.append(f"It was computed in {name}, coarser than its 16 bits: pass dtype=torch.float32 to keep them.")
+        if tile is None and self.config.architecture == "rrdb":
+            tile = RRDB_TILE
+        alpha, colour, seen = None, None, loaded.pixels
+        picture = loaded.tensor()
+        if loaded.alpha is not None:
+            small = torch.from_numpy(loaded.alpha.astype(np.float32) / np.iinfo(loaded.alpha.dtype).max)[None, None]
+            seen = loaded.pixels[loaded.alpha > 0]
+            picture = _spread(_straight(picture, small, loaded.background), small)
+            alpha = self._alpha(small, tile)
+        tensor = self._infer(picture, tile=tile)
+        if bool((seen == seen[..., :1]).all()):
+            tensor = tensor.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        if alpha is not None:
+            colour = tensor
+            tensor = colour * alpha + (1 - alpha)
+        options: dict[str, Any] = {"tile": tile}
+        result = self._result(tensor, options=options, start=start, notes=notes)
+        return Upscaled(**vars(result), alpha=alpha, colour=colour, bits=16 if deep else 8)
+
+    def _alpha(self, alpha: Tensor, tile: int | None) -> Tensor:
+        """Enlarge [1, 1, H, W] in [0, 1] to [1, 1, H * scale, W * scale], as a grey picture."""
+        # A network overshoots beside edges: what is opaque or transparent all around stays so, to the last bit.
+        least, most = (
+            F.interpolate(sign * F.max_pool2d(sign * alpha, 3, 1, 1), scale_factor=self.config.scale, mode="nearest")
+            for sign in (-1, 1)
+        )
+        if torch.equal(least, most):
+            return least
+        found = self._infer(alpha.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
+        return found.clamp(least, most)
+
+
+def _straight(colour: Tensor, alpha: Tensor, background: tuple[int, int, int] | None) -> Tensor:
+    """The colours [1, 3, H, W] before they lay on a background: of little alpha, less exact than stored ones."""
+    if background is None or float(alpha.min()) == 1:
+        return colour
+    under = colour.new_tensor(background).view(1, 3, 1, 1) / 255
+    over = (colour - (1 - alpha) * under) / alpha.clamp_min(LEAST)
+    return over.clamp(0, 1)
+
+
+def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Colours [1, 3, H, W] that go on where nothing is seen, so that what lies there cannot fringe what is seen.
+
+    Pull and push of Gortler et al. 1996, "The Lumigraph", section 3.4: means of twice as large squares fill what has
+    less than its full weight. Opaque colours stay as they are, and a constant one stays constant.
+
+    Args:
+        colour: Before it lay on a background.
+        alpha: [1, 1, H, W] in [0, 1].
+    """
+    return _filled(colour, (alpha / SURE).clamp(max=1)) if float(alpha.max()) > 0 else colour
+
+
+def _filled(colour: Tensor, weight: Tensor) -> Tensor:
+    if float(weight.min()) == 1 or max(weight.shape[2:]) == 1:
+        return colour
+    known, share = (F.avg_pool2d(each, 2, ceil_mode=True) for each in (colour * weight, weight))
+    coarse = _filled(known / share.clamp_min(LEAST), (4 * share).clamp(max=1))
+    return torch.lerp(F.interpolate(coarse, weight.shape[2:], mode="bilinear"), colour, weight)

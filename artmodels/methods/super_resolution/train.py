@@ -1,0 +1,210 @@
+"""Train super-resolution on pictures that are reduced, and in part damaged as old scans and web images are.
+
+The damage is one pass of what Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833, section 3) does twice: blur, resize,
+noise and JPEG, all milder than there, because strong damage teaches a network to remove brush strokes and canvas. The
+loss is that of Charbonnier (Lai et al. 2017, arXiv:1704.03915), a smooth absolute difference: no network here invents
+detail.
+"""
+
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artmodels import images
+from artmodels.data.folders import ImageSet, image_files, split
+from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced, summary
+from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfig
+from artmodels.runtime.devices import generator
+from artmodels.training import Recipe, Sources
+
+__all__ = ["Damage", "Settings", "SuperResolutionRecipe", "damaged"]
+
+NATIVE = 100_000  # px: no image has a shorter side than this, so none is reduced
+EPSILON = 1e-3  # of the Charbonnier loss: differences below it count as squares
+WEB_QUALITY = 75  # of JPEG, in the held-out test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What is done to a picture on its way down; each range is drawn from evenly.
+
+    Attributes:
+        blur: Standard deviations of a Gaussian before reducing, in pixels of the small picture, along two random axes.
+        resize: Sizes, relative to the final one, that a picture passes through half of the time.
+        noise: Standard deviations of Gaussian noise in grey levels of 255; the same in all channels half of the time.
+        jpeg: Qualities of JPEG.
+        uncompressed: Share of the pictures without JPEG.
+    """
+
+    blur: tuple[float, float] = (0.1, 0.7)
+    resize: tuple[float, float] = (0.7, 1.5)
+    noise: tuple[float, float] = (0.0, 6.0)
+    jpeg: tuple[int, int] = (55, 95)
+    uncompressed: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, least, most in (("blur", 0, 4), ("resize", 0.3, 4), ("noise", 0, 50), ("jpeg", 10, 100)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ConfigError(f"{name}=({low}, {high}) must be a range within {least} to {most}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the recipe can be told.
+
+    Attributes:
+        network: Fields of `SuperResolutionConfig`.
+        folders: Where to look for pictures, below the folder of data.
+        clean: Share of the crops that are only reduced; 1 trains for clean scans.
+        damage: What is done to the others.
+        batch: Crops a step.
+        crop: Side of the small crops in pixels.
+    """
+
+    network: SuperResolutionConfig = SuperResolutionConfig(scale=2, channels=32, convs=6, base="bicubic")
+    folders: tuple[str, ...] = ("photos", "paintings")
+    clean: float = 1.0
+    damage: Damage = Damage()
+    batch: int = 8
+    crop: int = 48
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 <= self.clean <= 1:
+            raise ConfigError(f"clean={self.clean} must be from 0 to 1")
+        if self.network.architecture != "srvgg":
+            raise ConfigError(
+                "Only SRVGG is trained here: set architecture='srvgg', or convert published RRDB weights."
+            )
+        if min(self.batch, self.crop) < 1:
+            raise ConfigError(f"batch={self.batch} and crop={self.crop} must be at least 1")
+
+
+def damaged(image: Tensor, scale: int, damage: Damage, rng: torch.Generator) -> Tensor:
+    """Reduce [1, 3, H, W], with sides that `scale` divides, and damage it: [1, 3, H / scale, W / scale] in [0, 1]."""
+    draw = torch.rand(8, generator=rng).tolist()
+    height, width = (length // scale for length in image.shape[-2:])
+    along, across = (scale * _between(damage.blur, value) for value in draw[:2])
+    y = _blurred(image, along, across, math.pi * draw[2])
+    if draw[3] < 0.5:
+        share = _between(damage.resize, draw[4])
+        y = F.interpolate(y, [max(1, round(n * share)) for n in (height, width)], mode="bilinear", antialias=True)
+    y = F.interpolate(y, [height, width], mode="bicubic", antialias=True)
+    channels = 1 if draw[5] < 0.5 else 3
+    noise = torch.randn(1, channels, height, width, generator=rng)
+    y = (y + noise * _between(damage.noise, draw[6]) / 255).clamp(0, 1)
+    if draw[7] < damage.uncompressed:
+        return y.mul(255).round().div(255)
+    low, high = damage.jpeg
+    return _compressed(y, int(torch.randint(low, high + 1, (), generator=rng)))
+
+
+class SuperResolutionRecipe(Recipe):
+    """See the module."""
+
+    settings_class = Settings
+    network: SRVGG
+
+    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+        """Read the images and draw the first weights."""
+        self.settings = settings
+        self.data = sources.data
+        self._files, self.unseen = split(image_files(sources.data, settings.folders))
+        self.images = ImageSet.load(self._files, side=NATIVE)
+        self.side = settings.crop * settings.network.scale
+        self.usable = [pixels for pixels in self.images.images if min(pixels.shape[-2:]) >= self.side]
+        if not self.usable:
+            raise DatasetError(f"No image is as large as a crop, {self.side} px: use larger images or a smaller crop.")
+        self.network = SRVGG(settings.network)
+        self.network.randomise(generator(seed))
+
+    def files(self) -> list[Path]:
+        """The pictures that are trained on."""
+        return self._files
+
+    def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
+        """The Charbonnier loss of a batch of crops."""
+        large = torch.cat([self._crop(rng) for _ in range(self.settings.batch)])
+        scale = self.settings.network.scale
+        small = [
+            reduced(crop, scale)
+            if float(torch.rand((), generator=rng)) < self.settings.clean
+            else damaged(crop, scale, self.settings.damage, rng)
+            for crop in torch.split(large, 1)
+        ]
+        device = next(self.network.parameters()).device
+        difference = self.network.unclamped(torch.cat(small).to(device)) - large.to(device)
+        return {"charbonnier": (difference.square() + EPSILON**2).sqrt().mean()}
+
+    def _crop(self, rng: torch.Generator) -> Tensor:
+        """A square of an image at its own resolution, turned and mirrored at random."""
+        pixels = self.usable[int(torch.randint(len(self.usable), (), generator=rng))]
+        down, across, mirror, turn = torch.rand(4, generator=rng).tolist()
+        top, left = (
+            int(value * (n - self.side + 1)) for value, n in zip((down, across), pixels.shape[-2:], strict=True)
+        )
+        crop = pixels[None, :, top : top + self.side, left : left + self.side].float() / 255
+        crop = crop.flip(-1) if mirror < 0.5 else crop
+        return crop.transpose(-1, -2) if turn < 0.5 else crop
+
+    def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The network in half precision."""
+        config = {"method": "super_resolution", **dataclasses.asdict(self.settings.network)}
+        return config, {key: value.half() for key, value in self.network.state_dict().items()}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """PSNR and SSIM against bicubic on held-out pictures by folder, clean and as JPEG; and false grids."""
+        scale = self.settings.network.scale
+        device = next(self.network.parameters()).device
+
+        def enlarge(x: Tensor) -> Tensor:
+            result: Tensor = self.network(x.to(device)).cpu()
+            return result
+
+        reports = {}
+        for folder in self.settings.folders:
+            files = [path for path in self.unseen if self.data / folder in path.parents]
+            if files:
+                reports[folder] = evaluate(enlarge, files, scale=scale)
+                reports[f"{folder}, JPEG"] = evaluate(enlarge, files, scale=scale, reduce=web_copy)
+        return summary(reports) | {"false grid": grid_score(enlarge, scale)}
+
+
+def web_copy(image: Tensor, scale: int) -> Tensor:
+    """A picture reduced and compressed as JPEG of quality 75, as found on the web."""
+    return _compressed(reduced(image, scale), WEB_QUALITY)
+
+
+def _between(span: tuple[float, float], share: float) -> float:
+    return span[0] + share * (span[1] - span[0])
+
+
+def _blurred(image: Tensor, along: float, across: float, angle: float) -> Tensor:
+    """Convolve with a Gaussian whose standard deviations are `along` and `across` an axis at `angle` to the rows."""
+    reach = max(1, math.ceil(3 * max(along, across)))
+    if min(image.shape[-2:]) <= reach or min(along, across) < 1e-3:
+        return image
+    axis = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    x, y = axis[None, :], axis[:, None]
+    u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    kernel = torch.exp(-0.5 * ((u / along) ** 2 + (v / across) ** 2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, -1, -1)
+    return F.conv2d(F.pad(image, (reach,) * 4, mode="reflect"), kernel, groups=3)
+
+
+def _compressed(image: Tensor, quality: int) -> Tensor:
+    """Through JPEG and back."""
+    file = io.BytesIO()
+    images.to_pil(image).save(file, "JPEG", quality=quality)
+    return images.load(file.getvalue()).tensor()

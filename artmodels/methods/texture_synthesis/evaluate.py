@@ -1,0 +1,371 @@
+"""The texture protocol: synthesise a folder of exemplars, measure, print the means beside the published ones.
+
+    python -m artmodels.methods.texture_synthesis.evaluate FOLDER --name texture-patches --size 256 --json scores.json
+
+Source of the protocol and of the published means: Gonthier, Gousseau and Ladjal 2022, "High resolution neural
+texture synthesis with long range constraints", JMIV. Their exemplars are not in this package, so only the
+ranges of two tables compare, not their digits.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+import typer
+from torch import Tensor
+from torch.nn import functional
+
+from artmodels import images
+from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
+from artmodels.methods.texture_synthesis import copying, metrics
+
+__all__ = ["PUBLISHED", "Scores", "evaluate", "evaluate_folder", "main", "table"]
+
+PUBLISHED: Mapping[str, float] = MappingProxyType(
+    {
+        "Gram": 0.752,
+        "Gram + MRInit": 0.755,
+        "Gram + spectrum": 0.763,
+        "Gram + spectrum + MRInit": 0.775,
+        "Autocorrelation": 0.788,
+        "Autocorrelation + MRInit": 0.779,
+        "Snelgrove": 0.746,
+        "DCor": 0.770,
+        "Ulyanov": 0.754,
+        "Efros-Leung": 0.246,
+        "Efros-Freeman": 0.085,
+    }
+)
+"""Published mean displacement score of each method over 20 references of 1024 x 1024 pixels."""
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+
+Synthesise = Callable[[Tensor, int], Tensor]
+"""(exemplar [1, 3, H, W] in [0, 1], seed) -> a texture of the same kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The measures of one exemplar; `metrics` says what each means.
+
+    Attributes:
+        name: Name of the exemplar.
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
+        seed: Seed of the synthesis.
+        seconds: Time that the synthesis took.
+        wavelet_kl: Sum of KL(result || exemplar) over sub-bands, in nats.
+        displacement_score: 0 for a verbatim copy, 1 for no copy.
+        displacement_score_y: The same with only y tested, as the published means presumably were.
+        spectrum_error: Relative difference of the Fourier moduli.
+        sliced_wasserstein: Distance of the patches, in grey levels of [0, 1].
+    """
+
+    name: str
+    height: int
+    width: int
+    seed: int
+    seconds: float
+    wavelet_kl: float
+    displacement_score: float
+    displacement_score_y: float
+    spectrum_error: float
+    sliced_wasserstein: float
+
+
+def evaluate(
+    synthesise: Synthesise,
+    exemplars: Iterable[tuple[str, Tensor]],
+    *,
+    seed: int = 0,
+    on_scores: Callable[[Scores], None] | None = None,
+    on_error: Callable[[str, ImageError], None] | None = None,
+) -> list[Scores]:
+    """Synthesise and measure each exemplar.
+
+    The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
+    CPU core, at 1024 x 1024 it wants a GPU, that is, exemplars that lie on one.
+
+    Args:
+        synthesise: The method, called with the exemplar and the seed.
+        exemplars: Pairs of a name and an image [1, 3, H, W] in [0, 1]; may be a generator.
+        seed: Seed of each synthesis.
+        on_scores: Called with each row as soon as it is there.
+        on_error: Called with the name of an exemplar that cannot be used and the reason; the rest go on.
+            Without it the error is raised.
+
+    Returns:
+        One row for each exemplar that could be used, in order.
+
+    Raises:
+        ImageError: An exemplar is too small, or a result is not finite, and there is no `on_error`.
+    """
+    rows = []
+    for name, exemplar in exemplars:
+        try:
+            start = time.perf_counter()
+            result = synthesise(exemplar, seed)
+            scores = _measure(name, result, exemplar, seed=seed, seconds=time.perf_counter() - start)
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(name, error)
+            continue
+        rows.append(scores)
+        if on_scores is not None:
+            on_scores(scores)
+    return rows
+
+
+def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> Scores:
+    wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
+    matches = copying.nearest_patches(result, exemplar)
+    return Scores(
+        name=name,
+        height=result.shape[-2],
+        width=result.shape[-1],
+        seed=seed,
+        seconds=seconds,
+        wavelet_kl=wavelet_kl,
+        displacement_score=copying.displacement_score(matches),
+        displacement_score_y=copying.displacement_score(matches, reference_slip=True),
+        spectrum_error=metrics.spectrum_error(result, exemplar),
+        sliced_wasserstein=metrics.sliced_wasserstein_distance(result, exemplar),
+    )
+
+
+def table(rows: Sequence[Scores]) -> str:
+    """Lay the rows out as plain text, with their mean, beside the published means.
+
+    Args:
+        rows: What `evaluate` returned; at least one.
+
+    Returns:
+        Lines without a trailing newline.
+
+    Raises:
+        DatasetError: There is no row.
+    """
+    if not rows:
+        raise DatasetError("There are no scores to print; evaluate at least one exemplar first.")
+    head = ["exemplar", "size", "wavelet KL", "displacement", "y only", "spectrum", "sliced W2", "seconds"]
+    values = [
+        (
+            row.wavelet_kl,
+            row.displacement_score,
+            row.displacement_score_y,
+            row.spectrum_error,
+            row.sliced_wasserstein,
+            row.seconds,
+        )
+        for row in rows
+    ]
+    means = [sum(column) / len(rows) for column in zip(*values, strict=True)]
+    body = [
+        [row.name, f"{row.width}x{row.height}", *_format(numbers)] for row, numbers in zip(rows, values, strict=True)
+    ]
+    lines = _align([head, *body, [f"mean of {len(rows)}", "", *_format(means)]])
+    ours = {"this run, y and x": means[1], "this run, y only": means[2]}
+    scores = _align([[label, f"{score:.3f}"] for label, score in {**ours, **PUBLISHED}.items()])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Mean displacement score: 0 = verbatim copy, 1 = no copy. Published: Gonthier et al. 2022, over",
+            "20 references of 1024x1024, presumably y only. Exemplars differ: compare ranges, not digits.",
+            *(f"  {line}" for line in scores[: len(ours)]),
+            "",
+            *(f"  {line}" for line in scores[len(ours) :]),
+        ]
+    )
+
+
+def _format(numbers: Sequence[float]) -> list[str]:
+    return [f"{number:.{digits}f}" for number, digits in zip(numbers, (3, 3, 3, 3, 4, 1), strict=True)]
+
+
+def _align(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Pad the columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(rest, widths[1:], strict=True))]).rstrip()
+        for first, *rest in cells
+    ]
+
+
+def evaluate_folder(
+    synthesise: Synthesise,
+    folder: Path,
+    *,
+    name: str,
+    size: int = 256,
+    seed: int = 0,
+    json_file: Path | None = None,
+    device: str = "cpu",
+    report: Callable[[str], None] = typer.echo,
+) -> list[Scores]:
+    """Evaluate a method on the images of a folder and its sub-folders, with resume.
+
+    Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central
+    square is the exemplar. A file that cannot be used is reported and skipped.
+
+    Args:
+        synthesise: The method, called with the exemplar and the seed.
+        folder: Where the images are: PNG, JPEG, WebP or TIFF.
+        name: Name of the method, kept in the file of scores.
+        size: Side of the exemplars, in pixels.
+        seed: Seed of each synthesis.
+        json_file: File of scores, written after each exemplar. Exemplars that it has already, by their path
+            in the folder, are not computed again.
+        device: Where the exemplars are put and measured.
+        report: Called with a line of text about each exemplar.
+
+    Returns:
+        One row for each image of the folder that could be used, in the order of their names.
+
+    Raises:
+        DatasetError: The folder has no image, or none that can be used; or the file of scores is damaged.
+        ConfigError: The file of scores belongs to another method, size or seed, or cannot be written.
+    """
+    files = {file.relative_to(folder).as_posix(): file for file in _images_in(folder)}
+    settings: dict[str, str | int] = {"name": name, "size": size, "seed": seed}
+    known = {} if json_file is None else _read(json_file, settings)
+    if json_file is not None:
+        # A file that cannot be written is known now, not after the first long synthesis.
+        _write(json_file, settings, known.values())
+    done = len(known.keys() & files.keys())
+    if done:
+        report(f"{done} of {len(files)} are in {json_file} already.")
+
+    def exemplars() -> Iterator[tuple[str, Tensor]]:
+        for key, file in files.items():
+            if key in known:
+                continue
+            try:
+                pixels = images.load(file).tensor()
+            except ImageError as error:
+                report(f"{key}: skipped: {error}")
+                continue
+            yield key, _central_square(pixels, size).to(device)
+
+    def keep(scores: Scores) -> None:
+        known[scores.name] = scores
+        report(f"{scores.name}: synthesised in {scores.seconds:.1f} s")
+        if json_file is not None:
+            _write(json_file, settings, known.values())
+
+    evaluate(
+        synthesise,
+        exemplars(),
+        seed=seed,
+        on_scores=keep,
+        on_error=lambda key, error: report(f"{key}: skipped: {error}"),
+    )
+    rows = [known[key] for key in files if key in known]
+    if not rows:
+        raise DatasetError(f"None of the {len(files)} images in {folder} can be used; the lines above say why.")
+    return rows
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; give the folder that holds the exemplars.")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    if not files:
+        raise DatasetError(f"{folder} holds no image; put exemplars in it as {', '.join(sorted(_SUFFIXES))}.")
+    return files
+
+
+def _central_square(pixels: Tensor, size: int) -> Tensor:
+    """Shrink [1, 3, H, W] to a shorter side of `size`, if it is longer, and cut the central square."""
+    height, width = pixels.shape[-2:]
+    shorter = min(height, width)
+    side = min(size, shorter)
+    if shorter > side:
+        height, width = round(height * side / shorter), round(width * side / shorter)
+        pixels = functional.interpolate(pixels, size=(height, width), mode="area")
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side]
+
+
+def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, Scores]:
+    """Rows of an earlier run by name; none if there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found, rows = content["settings"], [Scores(**row) for row in content["rows"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        names = ", ".join(field.name for field in fields(Scores))
+        raise DatasetError(
+            f"{file} is not a file of scores ({error}); move it away, or give another name. "
+            f"It should have settings and rows of {names}."
+        ) from error
+    if found != settings:
+        raise ConfigError(f"{file} has the scores of {found}, not of {dict(settings)}; give another file.")
+    return {row.name: row for row in rows}
+
+
+def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[Scores]) -> None:
+    """Replace the file in one step, so that a run that is stopped leaves the rows before."""
+    content = {"settings": settings, "rows": [asdict(row) for row in rows]}
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"{file} cannot be written ({error}); give a file in a folder you can write.") from error
+
+
+def _command(
+    folder: Annotated[Path, typer.Argument(help="Folder of exemplars: PNG, JPEG, WebP or TIFF.")],
+    name: Annotated[str, typer.Option(help="Name or path of the TextureSynthesizer.")] = "texture-patches",
+    size: Annotated[int, typer.Option(min=56, help="Side of the exemplars in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of each synthesis.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File of scores; a second run goes on from it.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to synthesise and measure: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Synthesise each exemplar of a folder and print the measures beside the published means."""
+    from artmodels.methods.texture_synthesis.pipeline import TextureSynthesizer
+
+    try:
+        synthesizer = TextureSynthesizer.from_pretrained(name, device=device)
+
+        def synthesise(exemplar: Tensor, seed: int) -> Tensor:
+            height, width = exemplar.shape[-2:]
+            result: Tensor = synthesizer(exemplar, size=(height, width), seed=seed).tensor
+            return result
+
+        rows = evaluate_folder(
+            synthesise,
+            folder,
+            name=name,
+            size=size,
+            seed=seed,
+            json_file=json_file,
+            device=device,
+            report=lambda line: typer.echo(line, err=True),
+        )
+    except ArtModelsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(table(rows))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line, `argv` or the process's own; ends with SystemExit, as commands do."""
+    app = typer.Typer(add_completion=False)
+    app.command()(_command)
+    app(args=None if argv is None else list(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Texture synthesis: an image in, a new image of the same stuff out, of any size."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from artmodels import images
+from artmodels.descent import algebra
+from artmodels.descent.method import FeatureMatching, MatchingConfig, knob, run_to_the_end
+from artmodels.descent.multiscale import Level, Progress, coarse_to_fine, coloured_noise
+from artmodels.descent.objective import TextureObjective
+from artmodels.descent.optimise import Deadline, Step, levels
+from artmodels.descent.terms import TERMS
+from artmodels.errors import ConfigError, ImageError
+from artmodels.features.extractor import FeatureExtractor
+from artmodels.images.resampling import resized
+from artmodels.images.results import ImageResult
+
+__all__ = ["TextureConfig", "TextureSynthesizer"]
+
+SMALLEST = 8  # px: fewer hold no texture
+LARGEST = 4096  # px: what the methods were tried up to
+# The coarsest level is where the layout of a texture is decided, so it must be small against the features.
+COARSEST_PATCHES = 16
+COARSEST_FEATURES = 64
+LAYERS = {
+    "vgg": ("relu1_1", "pool1", "pool2", "pool3", "pool4"),  # Gatys et al. 2015
+    "resnet": ("stem", "layer1", "layer2", "layer3"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureConfig(MatchingConfig):
+    """Settings of texture synthesis. The defaults are those of patches; the catalogue's entries set others."""
+
+    # Nearest patches alone blur and repeat; sliced Wasserstein alone mixes what belongs together.
+    loss: str = knob(
+        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein",
+        "What must agree: a loss, or a sum such as gram + 0.1 * spectrum.",
+    )
+    finish: str | None = knob(
+        None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
+    )
+    finish_steps: int = knob(40, "How many those are.")
+    steps: int = knob(14, "Steps at each level. Time grows in proportion.")
+    rate: float = knob(0.9, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others.")
+    rate_end: float = knob(0.2, "What remains of the rate at the end of a level; small values remove noise.")
+    momentum: float = knob(0.0, "Share of the last step carried on.")
+    halvings: int | None = knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
+    exemplar_side: int | None = knob(
+        1024, "An exemplar with a longer side is reduced to it, and the result says so. None: never."
+    )
+    tileable: bool = knob(False, "Make the result repeat without a seam (patches always do).")
+    tile: int | None = knob(1024, "Images larger than this are measured tile by tile, exactly, in bounded memory.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        super().__post_init__()
+        algebra.parse(self.loss, TERMS)
+        if self.finish is not None:
+            algebra.parse(self.finish, TERMS)
+            if self.finish_steps < 1:
+                raise ConfigError(f"finish_steps={self.finish_steps} must be at least 1, or finish=None for none")
+        if self.halvings is not None and self.halvings < 0:
+            raise ConfigError(f"halvings={self.halvings} must be 0 or more, or None to choose from the size")
+        if self.exemplar_side is not None and self.exemplar_side < SMALLEST:
+            raise ConfigError(f"exemplar_side={self.exemplar_side} must be at least {SMALLEST}, or None")
+        if self.tile is not None and self.tile < SMALLEST:
+            raise ConfigError(f"tile={self.tile} must be at least {SMALLEST} px, better 512, or None for no tiles")
+
+
+class TextureSynthesizer(FeatureMatching):
+    """Synthesise textures from an exemplar by matching its statistics.
+
+    Source: Gatys et al. 2015 and its successors; see `texture_synthesis.model` for the losses and
+    `optimise` for the descent. The default needs no network: patches.
+    """
+
+    method: ClassVar[str] = "texture_synthesis"
+    config_class: ClassVar[type] = TextureConfig
+
+    config: TextureConfig
+
+    def stream(
+        self,
+        exemplar: images.Source,
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        deadline: float | None = None,
+        **overrides: object,
+    ) -> Iterator[Step | ImageResult]:
+        """Synthesise a texture.
+
+        Closing the iterator stops the work. Calling the object itself takes the same and `progress`, True for a bar on
+        stderr, and returns the result alone.
+
+        Args:
+            exemplar: Path, bytes, PIL image, array or tensor.
+            size: (height, width) of the result; None for the default, 512 px on a CPU and 1024 px on a GPU for the
+                longer side, in the exemplar's proportions.
+            seed: Same seed, input and device: same bytes, on a CPU.
+            deadline: Seconds after which the best image so far is returned, marked incomplete.
+            **overrides: Fields of `TextureConfig` for this call only.
+
+        Yields:
+            A `Step` after each step; last an `ImageResult`, the image and how it came about.
+
+        Raises:
+            ImageError: The exemplar cannot be used.
+            ConfigError: A setting or the size is wrong.
+            DeadlineExceeded: The time passed before the first step.
+        """
+        config: TextureConfig = self._overridden(overrides)
+        limit = Deadline(deadline)
+        loaded = images.load(exemplar)
+        target = loaded.tensor().to(self.device)
+        notes = list(loaded.notes)
+        if config.exemplar_side is not None and max(target.shape[-2:]) > config.exemplar_side:
+            height, width = target.shape[-2:]
+            scale = config.exemplar_side / max(height, width)
+            target = resized(target, (max(1, round(height * scale)), max(1, round(width * scale)))).clamp(0, 1)
+            notes.append(
+                f"The exemplar was reduced from {width} x {height} to {target.shape[3]} x {target.shape[2]} px, so its "
+                "pattern is that much smaller in the result; exemplar_side=None keeps it, in more time and memory."
+            )
+        size = self._size(target, size)
+        loss = algebra.parse(config.loss, TERMS)
+        finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
+        layers = recommended_layers(self.extractor) if config.layers is None else config.layers
+        plan = self._plan(target, size, config, loss)
+        torus = config.tileable or self.extractor is None
+        bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
+
+        def level(number: int, image: Tensor) -> Level:
+            reference_size, image_size = plan[min(number, len(plan) - 1)]
+            objective = TextureObjective(
+                loss if finish is None or number < len(plan) else finish,
+                resized(target, reference_size),
+                extractor=self.extractor,
+                layers=layers,
+                size=image_size,
+                circular=config.tileable,
+                seed=seed,
+                tile=config.tile,
+                checkpoint=config.checkpoint,
+            )
+            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
+
+        reached = Progress(image=coloured_noise(target, plan[0][1], seed))
+        steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
+        yield from coarse_to_fine(reached, level, steps=steps, optimiser=config.descent(), limit=limit)
+        if not reached.complete:
+            notes.append(reached.cut_short(limit))
+        image = resized(reached.image, size, circular=torus).clamp(*bounds)
+        yield ImageResult(
+            tensor=image.cpu(),
+            settings=self._settings(config, seed, size),
+            losses=tuple(reached.losses),
+            seconds=limit.elapsed,
+            complete=reached.complete,
+            notes=tuple(notes),
+        )
+
+    __call__ = run_to_the_end(stream)
+
+    def _size(self, target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
+        height, width = target.shape[-2:]
+        if min(height, width) < SMALLEST:
+            raise ImageError(
+                f"the exemplar is {width} x {height} px, too small to hold a texture: use one of at least "
+                f"{SMALLEST} px on each side, better 128"
+            )
+        if size is None:
+            scale = (512 if self.device.type == "cpu" else 1024) / max(height, width)
+            size = max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
+        sides = tuple(size) if isinstance(size, tuple | list) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides):
+            raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
+        return sides
+
+    def _plan(
+        self, target: Tensor, size: tuple[int, int], config: TextureConfig, loss: algebra.Loss
+    ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """(exemplar size, image size) of each level, coarse to fine."""
+        height, width = target.shape[-2:]
+        shortest = min(height, width, *size)
+        halvings = config.halvings
+        if halvings is None:
+            coarsest = COARSEST_PATCHES if self.extractor is None else COARSEST_FEATURES
+            halvings = max(0, math.floor(math.log2(shortest / coarsest)))
+        if halvings > math.log2(shortest / SMALLEST):
+            raise ConfigError(
+                f"halvings={halvings} would begin with less than {SMALLEST} px, as the shortest side of exemplar and "
+                f"result is {shortest} px: use at most {math.floor(math.log2(shortest / SMALLEST))}, or None"
+            )
+        step = 1
+        if config.tileable and self.extractor is not None:
+            layers = recommended_layers(self.extractor) if config.layers is None else config.layers
+            context = algebra.Context(size=size, layers=layers, circular=True)
+            taps = {tap for _, _, term in loss.terms() for tap in term.taps(context) + term.moment_taps(context)}
+            step = max(map(self.extractor.stride, taps), default=1)
+            if size[0] % step or size[1] % step:
+                near = [max(step, round(side / step) * step) for side in size]
+                raise ConfigError(
+                    f"a seamless texture on these features needs sides that are multiples of {step} px: "
+                    f"ask for size=({near[0]}, {near[1]})"
+                )
+        plan = zip(
+            levels(height, width, halvings, config.per_octave),
+            levels(*size, halvings, config.per_octave),
+            strict=True,
+        )
+        rounded = [
+            (reference, (max(step, h // step * step), max(step, w // step * step))) for reference, (h, w) in plan
+        ]
+        return rounded
+
+
+def recommended_layers(extractor: FeatureExtractor | None) -> tuple[str, ...]:
+    """Taps that suit texture: those of Gatys et al. for VGG, all of them for random filters."""
+    if extractor is None:
+        return ()
+    for layers in LAYERS.values():
+        if set(layers) <= set(extractor.taps):
+            return layers
+    return extractor.taps

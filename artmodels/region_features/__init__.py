@@ -1,8 +1,0 @@
-"""Region features: where an image may show an object, how likely it is one, and numbers that describe it."""
-
-from artmodels.reading import Extraction
-from artmodels.region_features.model import RegionFeaturesConfig
-from artmodels.region_features.pipeline import RegionFeatures, Regions
-from artmodels.region_features.store import FeatureStore
-
-__all__ = ["Extraction", "FeatureStore", "RegionFeatures", "RegionFeaturesConfig", "Regions"]

@@ -1,0 +1,344 @@
+"""What methods that are one pass of a network have in common: weights, runtime, sizes, tiles and results.
+
+A network states its demands as data: `requirements` (the sizes it accepts), `scale` (output over input size), `tiling`
+and, where it may be tiled, `context` (pixels that an output pixel depends on, to each side). Everything else is here.
+
+A method may have companions: further networks that are run by themselves, such as one that looks at a style and says
+numbers. They share its checkpoint, whose keys then begin with their names, and have graphs of their own.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from artmodels import hub, runtime
+from artmodels._version import __version__
+from artmodels.errors import ConfigError, HashMismatch, ImageTooLarge, MissingWeights
+from artmodels.hub import catalogue
+from artmodels.hub.outline import Outline
+from artmodels.images.results import ImageResult
+from artmodels.images.tiling import SizeRequirements, Tiling, fit_run, tiled
+from artmodels.runtime import graphs
+
+__all__ = ["FeedForward", "Graph"]
+
+
+class Graph(nn.Module):
+    """A feed-forward network with its demands. The first input is an image [N, C, H, W] in [0, 1], as is the output.
+
+    Attributes:
+        requirements: The sizes that the first input may have.
+        scale: Height and width of the output over those of the first input.
+        tiling: Whether it may be run tile by tile.
+        context: Pixels of the input, to each side, that a pixel of the output depends on; for tiling.
+        inputs: Names of the inputs, for graphs.
+        output: Name of the output.
+        pictures: Whether the output is an image in [0, 1]; otherwise it is numbers of any size, [N, ...].
+    """
+
+    requirements: SizeRequirements = SizeRequirements()
+    scale: int = 1
+    tiling: ClassVar[Tiling] = Tiling.INTERNAL
+    context: int = 0
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    output: ClassVar[str] = "result"
+    pictures: ClassVar[bool] = True
+
+    def example(self, batch: int, height: int, width: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+        """Make inputs to export, check and time the network with; one with more inputs than an image adds them to this.
+
+        Args:
+            batch: Length of the first axis.
+            height: Of the first input, in pixels, a size that `requirements` accepts.
+            width: Of the first input.
+            seed: For other values.
+
+        Returns:
+            float32 tensors on the CPU, one for each of `inputs`; an image has soft shapes and grain, [N, 3, H, W].
+
+        Raises:
+            ConfigError: The network has further inputs, and does not say what they look like.
+        """
+        if len(self.inputs) != 1 and type(self).example is Graph.example:
+            raise ConfigError(
+                f"{type(self).__name__} takes {', '.join(self.inputs)} and does not define example(), which says what "
+                "they look like: it cannot be exported"
+            )
+        random = runtime.generator(seed)
+        coarse = torch.rand(batch, 3, height // 8 + 2, width // 8 + 2, generator=random)
+        soft = F.interpolate(coarse, size=(height, width), mode="bilinear")
+        grain = torch.rand(batch, 3, height, width, generator=random)
+        return (0.8 * soft + 0.2 * grain,)
+
+
+class FeedForward(hub.Pretrained):
+    """Base of the feed-forward methods. A subclass makes its network from its configuration, and calls `_infer`.
+
+    One with companions makes these as well, in `_companions`, and calls `_companion`.
+
+    Attributes:
+        network: The network, in evaluation mode; None where a graph runs instead.
+        runner: What computes: PyTorch or ONNX Runtime.
+        companions: The companions' networks by name; with random weights where graphs run instead.
+        companion_runners: What computes the companions, by name.
+    """
+
+    limit: ClassVar[int] = 12_000_000
+    """Pixels that are run in one piece; a network that may be tiled has no such limit."""
+    tile: ClassVar[int] = 512
+    main: ClassVar[str] = "network"
+    """What the keys of the network itself begin with, in the checkpoint of a method that has companions."""
+
+    def __init__(
+        self,
+        config: Any = None,  # noqa: ANN401 - each subclass names its own config class
+        *,
+        network: Graph | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        runner: runtime.Runner | None = None,
+        companions: Mapping[str, Graph] | None = None,
+        companion_runners: Mapping[str, runtime.Runner] | None = None,
+    ) -> None:
+        """Put it together; `from_pretrained` is the usual way.
+
+        Args:
+            config: Settings; None takes the defaults.
+            network: With the weights it is to have; None makes one with random weights.
+            device: Where to compute; None picks CUDA, then MPS, then CPU.
+            dtype: What to compute in; None picks float16 on CUDA and float32 elsewhere.
+            runner: Computes instead of the network: a graph.
+            companions: Further networks, with the weights they are to have; None makes them with random weights.
+            companion_runners: Compute instead of them: graphs.
+        """
+        self.config = config or self.config_class()
+        self.device = runtime.pick_device(device)
+        self.dtype = self._computed(self.config, self.device, dtype)
+        if network is None:
+            with Outline() if runner else contextlib.nullcontext():  # a graph has the weights
+                network = self._network(self.config)
+        self.demands = network
+        self.network = None
+        if runner is None:
+            self.network = self.demands.requires_grad_(False).eval()
+            runner = runtime.make_runner(self.network, device=self.device, dtype=self.dtype)
+        self.runner = runner
+        self.companions = dict(self._companions(self.config) if companions is None else companions)
+        if companion_runners is None:
+            companion_runners = {
+                name: runtime.make_runner(part.requires_grad_(False).eval(), device=self.device, dtype=self.dtype)
+                for name, part in self.companions.items()
+            }
+        self.companion_runners = dict(companion_runners)
+
+    @classmethod
+    def _usual_dtype(cls, config: Any, device: torch.device) -> torch.dtype | None:  # noqa: ANN401 - as above
+        """What to compute in if nobody says; None leaves it to the device."""
+        return torch.float16 if device.type == "cuda" else None
+
+    @classmethod
+    def _computed(
+        cls,
+        config: Any,  # noqa: ANN401 - as above
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> torch.dtype:
+        """What is computed in."""
+        place = runtime.pick_device(device)
+        return runtime.pick_dtype(place, cls._usual_dtype(config, place) if dtype is None else dtype)
+
+    @classmethod
+    def _network(cls, config: Any) -> Graph:  # noqa: ANN401 - each subclass names its own config class
+        """Make the network that a configuration describes, with random weights."""
+        raise NotImplementedError
+
+    @classmethod
+    def _companions(cls, config: Any) -> Mapping[str, Graph]:  # noqa: ANN401 - each subclass names its own config class
+        """Make the companions that a configuration describes, with random weights; most methods have none."""
+        return {}
+
+    @classmethod
+    def _stored(cls, network: Graph, companions: Mapping[str, Graph]) -> nn.Module:
+        """What a checkpoint holds: the network, or by name the network and its companions."""
+        return nn.ModuleDict({cls.main: network, **companions}) if companions else network
+
+    @classmethod
+    def _build(
+        cls,
+        config: Any,  # noqa: ANN401 - each subclass names its own config class
+        resolved: hub.Resolved,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        local_files_only: bool,
+    ) -> Self:
+        # A configuration may ask for anything: first without memory, to compare it with what the file holds.
+        with Outline():
+            expected = cls._stored(cls._network(config), cls._companions(config)).state_dict()
+        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
+        network, companions = cls._network(config), cls._companions(config)
+        cls._stored(network, companions).load_state_dict(tensors)
+        return cls(config, network=network, companions=companions, device=device, dtype=dtype)
+
+    @classmethod
+    def _from_graph(
+        cls,
+        name_or_path: str | os.PathLike[str] | None,
+        runtime: str,
+        *,
+        device: torch.device | str | None,
+        provider: str | None,
+        fixed: dict[str, object],
+    ) -> Self:
+        if runtime != "onnx":
+            raise ConfigError(f"runtime={runtime!r} is not one of 'torch', 'onnx'")
+        name = os.fspath(catalogue.default(cls.method).name if name_or_path is None else name_or_path)
+        folder = Path(name).expanduser()
+        if not (folder / graphs.SIDECAR).is_file():
+            raise ConfigError(
+                f"{name!r} is not a folder with an exported graph: write one with `python -m export {name} --out DIR` "
+                f"in a checkout of artmodels, and load {Path('DIR', folder.name).as_posix()!r}; or use runtime='torch'."
+            )
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be chosen for a graph, in which all is fixed: leave it out, or export the "
+                "checkpoint as it should be (--fp16 for half precision)."
+            )
+        stored = hub.read_config(folder)
+        cls._check_method(name, stored.pop("method", None))
+        stored.pop("artmodels_version", None)
+        runner = graphs.OnnxRunner(folder, device=device, provider=provider)
+        source = _source(runner)
+        if "part" in source:
+            raise ConfigError(
+                f"{name} is the {source['part']} of a model, without the rest: load the folder beside it, of the same "
+                f"name without -{source['part']}, which finds this one."
+            )
+        config = cls._configured(stored, {}, folder)
+        with Outline():
+            companions = cls._companions(config)
+        model = cls(
+            config,
+            device=runner.device,
+            dtype=runner.dtype,
+            runner=runner,
+            companions=companions,
+            companion_runners={
+                part: _companion_graph(folder, part, source, device=device, provider=provider) for part in companions
+            },
+        )
+        model._entry = next((entry for entry in catalogue.ENTRIES if _made_from(entry, source)), None)
+        return model
+
+    def _tensors(self) -> dict[str, Tensor]:
+        if self.network is None:
+            raise ConfigError("A graph has no weights to save: load the checkpoint with runtime='torch'.")
+        stored = self._stored(self.network, self.companions)
+        return {key: value.half() if value.is_floating_point() else value for key, value in stored.state_dict().items()}
+
+    def _companion(self, name: str, *inputs: Tensor) -> Tensor:
+        """Run a companion once.
+
+        Args:
+            name: Which one.
+            inputs: What it takes; the first an image [N, C, H, W] in [0, 1], of a size that it accepts.
+
+        Returns:
+            Its output as it is, float32 on the CPU.
+        """
+        return self.companion_runners[name](*inputs).float().cpu()
+
+    def _infer(self, x: Tensor, *extras: Tensor, tile: int | None = None) -> Tensor:
+        """Run the network on an image of any size.
+
+        Args:
+            x: [1, C, H, W] in [0, 1].
+            extras: Further inputs of the network, the same for every tile.
+            tile: Side of a tile in pixels, for networks that may be tiled; None tiles only what is larger than
+                twice the usual tile.
+
+        Returns:
+            [1, C', H * scale, W * scale] in [0, 1], float32 on the CPU.
+
+        Raises:
+            ImageTooLarge: The network needs the image whole, and it has more pixels than that is allowed.
+        """
+        network = self.demands
+
+        def run(piece: Tensor) -> Tensor:
+            return self.runner(piece, *extras).float()
+
+        height, width = x.shape[-2:]
+        side = tile or self.tile
+        if network.tiling is Tiling.SUPPORTED and max(height, width) > (tile or 2 * side):
+            multiple = network.requirements.multiple_of
+            overlap = 4 * network.context
+            side = max(side, 2 * overlap)
+            side = -(-side // multiple) * multiple
+            result = tiled(run, x, tile=side, overlap=overlap, scale=network.scale, multiple_of=multiple)
+        else:
+            if height * width > self.limit:
+                raise ImageTooLarge(
+                    f"the image has {height * width / 1e6:.1f} megapixels, and {type(self).__name__} needs it whole, "
+                    f"which is limited to {self.limit / 1e6:g}: pass size= for a smaller result, or reduce the image"
+                )
+            requirements = network.requirements
+            if network.tiling is Tiling.SUPPORTED:
+                # Not where statistics of the whole image matter: they would take in the padding.
+                multiple = math.lcm(requirements.multiple_of, self.runner.bucket)
+                requirements = dataclasses.replace(requirements, multiple_of=multiple)
+            result = fit_run(run, x, requirements, network.scale)
+        return result.clamp(0, 1).cpu()
+
+    def _result(
+        self, tensor: Tensor, *, options: Mapping[str, object], start: float, notes: Sequence[str] = ()
+    ) -> ImageResult:
+        """Wrap what `_infer` gave, with what it takes to make it again."""
+        settings = {
+            "method": self.method,
+            "artmodels_version": __version__,
+            "model": self._entry.name if self._entry else None,
+            **options,
+            **dataclasses.asdict(self.config),
+        }
+        return ImageResult(tensor=tensor, settings=settings, seconds=time.perf_counter() - start, notes=tuple(notes))
+
+
+def _source(runner: graphs.OnnxRunner) -> Mapping[str, object]:
+    """What a graph was exported from: name and sha256 of the weights, and `part` where it is a companion."""
+    source = runner.exported.facts.get("source")
+    return source if isinstance(source, dict) else {}
+
+
+def _companion_graph(
+    folder: Path, part: str, source: Mapping[str, object], *, device: torch.device | str | None, provider: str | None
+) -> graphs.OnnxRunner:
+    """Open the graph of a companion, which must have been exported from the same weights."""
+    place = graphs.beside(folder.resolve(), part)
+    again = f"export both again, with `python -m export {source.get('name', 'NAME')} --out {place.parent}`."
+    if not (place / graphs.SIDECAR).is_file():
+        raise MissingWeights(f"{folder} needs its {part}, which is not in {place}: {again}")
+    runner = graphs.OnnxRunner(place, device=device, provider=provider)
+    theirs = _source(runner)
+    if theirs.get("part") != part:
+        raise ConfigError(f"{place} is not the {part} of a model, which {folder} needs: {again}")
+    if theirs.get("sha256") != source.get("sha256"):
+        raise HashMismatch(
+            f"{place} was made from weights with sha256 {theirs.get('sha256')}, and {folder} from "
+            f"{source.get('sha256')}: {again}"
+        )
+    return runner
+
+
+def _made_from(entry: catalogue.Entry, source: object) -> bool:
+    """Whether a graph was exported from the weights of an entry of the catalogue."""
+    return entry.weights is not None and source == {"name": entry.name, "sha256": entry.weights.sha256}

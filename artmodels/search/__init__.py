@@ -1,0 +1,1 @@
+"""Nearest neighbours among vectors: exact, or by FAISS, behind one protocol."""

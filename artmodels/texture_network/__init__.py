@@ -1,6 +1,0 @@
-"""Texture networks: any amount of one texture, in one pass (Ulyanov et al. 2016)."""
-
-from artmodels.texture_network.model import TextureNetworkConfig
-from artmodels.texture_network.pipeline import TextureNetwork
-
-__all__ = ["TextureNetwork", "TextureNetworkConfig"]

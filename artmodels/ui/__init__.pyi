@@ -1,0 +1,33 @@
+from .controls import (
+    MODELS,
+    QUEUE,
+    blocks,
+    connect,
+    example_file,
+    explained,
+    follow,
+    made_from,
+    model_choices,
+    models,
+    results,
+    run_folder,
+    unrouted,
+    upload,
+)
+
+__all__ = [
+    "MODELS",
+    "QUEUE",
+    "blocks",
+    "connect",
+    "example_file",
+    "explained",
+    "follow",
+    "made_from",
+    "model_choices",
+    "models",
+    "results",
+    "run_folder",
+    "unrouted",
+    "upload",
+]

@@ -1,0 +1,131 @@
+"""What is wrong with an input of a Space, as a sentence that says what to do, beside the control it is about."""
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from artmodels.errors import ImageError
+from artmodels.hub import catalogue
+from artmodels.images.decoding import LoadedImage
+from artmodels.images.decoding_process import DecodingProcesses
+
+__all__ = ["Check", "file_list", "model_of", "picture", "read", "same_size_as", "validator", "whole_number"]
+
+Check = Callable[[Any, Mapping[str, Any]], str]
+"""Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
+
+# Checks run outside the queue: two processes bound the memory that they take together, and two files that take too
+# long hold up the others for that time only.
+_processes = DecodingProcesses(2)
+
+
+def read(path: str, *, background: tuple[int, int, int] | None = (255, 255, 255)) -> LoadedImage:
+    """Load an uploaded picture, in a process that is killed if it takes too long.
+
+    Args:
+        path: Of the file.
+        background: See `artmodels.images.load`.
+
+    Raises:
+        ImageError: It cannot be used; the message does not tell where the server keeps it.
+    """
+    try:
+        return _processes.load(path, background=background)
+    except ImageError as error:
+        raise type(error)(str(error).replace(path, Path(path).name)) from None
+
+
+def picture(what: str, *, smallest: int = 1, optional: bool = False) -> Check:
+    """Check that a usable picture was given, each of its sides at least `smallest` pixels."""
+
+    def check(path: str | None, _: Mapping[str, Any]) -> str:
+        if path is None:
+            return "" if optional else f"There is no picture: upload {what}, or pick an example below."
+        try:
+            image = read(path)
+        except ImageError as error:
+            return str(error)
+        if min(image.width, image.height) >= smallest:
+            return ""
+        return (
+            f"This picture is {image.width} x {image.height} pixels: {what} needs at least {smallest} on each "
+            "side. Upload a larger one."
+        )
+
+    return check
+
+
+def file_list(most: int) -> Check:
+    """Check that some files were given, and not more than `most`; each is read when its turn comes."""
+
+    def check(paths: list[str] | None, _: Mapping[str, Any]) -> str:
+        if not paths:
+            return "There are no pictures: upload some."
+        if len(paths) > most:
+            return f"These are {len(paths)} files: give at most {most} at a time."
+        return ""
+
+    return check
+
+
+def model_of(method: str) -> Check:
+    """Check that a name is that of one of a method's models."""
+    names = [entry.name for entry in catalogue.list_models(method)]
+
+    def check(name: str, _: Mapping[str, Any]) -> str:
+        if name in names:
+            return ""
+        return f"{name!r} is not one of {', '.join(names)}.{catalogue.suggest(str(name), names)}"
+
+    return check
+
+
+def whole_number(what: str, least: int, most: int, advice: str, *, or_zero: bool = False) -> Check:
+    """Check that a number is whole and within its bounds, or 0 where that leaves the choice to the method."""
+
+    def check(value: int | None, _: Mapping[str, Any]) -> str:
+        if value is not None and (least <= value <= most or (or_zero and value == 0)):
+            return ""
+        zero = "0, or " if or_zero else ""
+        return f"{what} is {'empty' if value is None else value}: give {zero}{least} to {most}. {advice}".rstrip()
+
+    return check
+
+
+def same_size_as(other: str, advice: str) -> Check:
+    """Check that a picture, if given, is as large as the one of the parameter `other`."""
+
+    def check(path: str | None, given: Mapping[str, Any]) -> str:
+        if path is None:
+            return ""
+        try:
+            image = read(path)
+        except ImageError as error:
+            return str(error)
+        try:
+            reference = read(given[other])
+        except (ImageError, TypeError):
+            return ""  # the other control says so
+        if (image.width, image.height) == (reference.width, reference.height):
+            return ""
+        return (
+            f"This picture is {image.width} x {image.height} pixels and the {other} {reference.width} x "
+            f"{reference.height}. {advice}"
+        )
+
+    return check
+
+
+def validator(function: Callable[..., Any], checks: Mapping[str, Check]) -> Callable[..., list[Any]]:
+    """Make gradio's validator of a function from the checks of its parameters: a message for each control."""
+    names = list(signature(function).parameters)
+
+    def validate(*values: Any) -> list[Any]:
+        given = dict(zip(names, values, strict=True))
+        faults = [checks[name](given[name], given) if name in checks else "" for name in names]
+        return [gr.validate(not fault, fault) for fault in faults]
+
+    return validate

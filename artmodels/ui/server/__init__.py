@@ -1,0 +1,1 @@
+"""What stands between a page and the network: files, guards, prepared answers, sessions, pictures."""

@@ -1,0 +1,97 @@
+"""The catalogue: every entry well formed, every lookup helpful."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from artmodels.errors import ConfigError, MissingWeights
+from artmodels.hub import catalogue
+
+
+def test_names_are_unique_and_never_look_like_repositories():
+    names = [entry.name for entry in catalogue.ENTRIES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in names)
+
+
+def test_each_method_has_a_class_and_at_most_one_default():
+    methods = {entry.method for entry in catalogue.ENTRIES}
+    assert methods == {"features", *catalogue.METHODS, *catalogue.PARTS}
+    for method in methods - {"features"}:
+        assert sum(entry.default for entry in catalogue.list_models(method)) == 1
+
+
+def test_defaults_need_no_network():
+    for entry in catalogue.ENTRIES:
+        if entry.default:
+            assert catalogue.download(entry) is None
+    assert catalogue.download(catalogue.get("texture-vgg19")) is catalogue.get("vgg19").weights
+
+
+def test_features_named_in_configs_exist():
+    for entry in catalogue.ENTRIES:
+        if "features" in entry.config:
+            assert catalogue.get(str(entry.config["features"])).method == "features"
+
+
+@pytest.mark.parametrize("entry", [e for e in catalogue.ENTRIES if e.weights], ids=lambda e: e.name)
+def test_weights_are_pinned_and_safe(entry):
+    weights = entry.weights
+    assert re.fullmatch(r"[0-9a-f]{40}", weights.revision) or (entry.embedded and weights.revision == "main")
+    assert re.fullmatch(r"[0-9a-f]{64}", weights.sha256)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", weights.repo)
+    assert weights.filename.endswith(".safetensors")
+    assert "/" not in weights.filename
+    assert weights.size_mb > 0
+
+
+def test_pins_are_not_shared_between_entries():
+    pins = [entry.weights.sha256 for entry in catalogue.ENTRIES if entry.weights]
+    assert len(set(pins)) == len(pins)
+
+
+def test_get():
+    assert catalogue.get("vgg19").weights.repo == "timm/vgg19.tv_in1k"
+    assert catalogue.get("patches").weights is None
+
+
+def test_get_names_near_misses_and_how_to_list():
+    with pytest.raises(MissingWeights, match=r"'vgg91' is not in the catalogue.*'vgg19'.*list_models\(\)"):
+        catalogue.get("vgg91")
+
+
+def test_get_does_not_guess_from_nothing():
+    with pytest.raises(MissingWeights) as caught:
+        catalogue.get("zzzzzz")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_default():
+    assert catalogue.default("texture_synthesis").name == "texture-patches"
+    assert catalogue.default("neural_style").name == "style-patches"
+    with pytest.raises(ConfigError, match="no default checkpoint: pass one of art-vgg, vgg19, vgg16"):
+        catalogue.default("features")
+
+
+def test_list_models():
+    assert catalogue.list_models() == list(catalogue.ENTRIES)
+    names = ["style-patches", "style-random-filters", "style-vgg19"]
+    assert [e.name for e in catalogue.list_models("neural_style")] == names
+    with pytest.raises(ConfigError, match="'nueral_style'.*Did you mean 'neural_style'"):
+        catalogue.list_models("nueral_style")
+
+
+def test_entries_are_frozen():
+    with pytest.raises(AttributeError):
+        catalogue.get("vgg19").name = "other"
+
+
+def test_imports_nothing_heavy():
+    code = (
+        "import sys, artmodels.hub.catalogue\n"
+        "print(sorted({'torch', 'numpy', 'PIL', 'gradio', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,213 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from artmodels import features, images
+from artmodels.errors import ConfigError, ImageError, WeightsMismatch
+from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
+
+SMALL = ArtMinerConfig(scales=(30, 20), reference=30, views=("",))
+BOX = (40, 30, 120, 100)
+
+
+def random(seed: int = 0) -> features.FeatureExtractor:
+    return features.build("art-resnet", seed=seed)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> features.FeatureExtractor:
+    return features.load("art-resnet")
+
+
+@pytest.fixture(scope="module")
+def miner(backbone: features.FeatureExtractor) -> ArtMiner:
+    return ArtMiner(SMALL, backbone=backbone, device="cpu")
+
+
+def painted(seed: int, width: int = 240, height: int = 180) -> Image.Image:
+    """Soft blots of colour, and fine noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = rng.integers(-25, 26, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
+
+
+def pictures(mirrored: bool = False) -> dict[str, Image.Image]:
+    """Four pictures, of which the second and the third show the same detail as the first, elsewhere."""
+    first = painted(0)
+    piece = first.crop(BOX)
+    second, third = painted(1), painted(2)
+    second.paste(piece, (100, 60))
+    third.paste(piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else piece, (20, 90))
+    return {"first": first, "second": second, "third": third, "other": painted(3)}
+
+
+@pytest.fixture(scope="module")
+def described(miner: ArtMiner):
+    return miner.describe(pictures())
+
+
+def far(box: tuple[float, ...], wanted: tuple[float, ...]) -> float:
+    return float(np.abs(np.subtract(box, wanted)).max())
+
+
+def test_a_detail_is_found_where_it_was_pasted(miner: ArtMiner, described) -> None:
+    found = miner.search(pictures()["first"], BOX, described, query="first")
+    assert found.query == "first" and found.box == BOX and found.cells == (7, 8) and found.model == miner.fingerprint
+    assert {hit.image for hit in found.hits[:2]} == {"second", "third"} and "first" not in {h.image for h in found.hits}
+    for hit in found.hits[:2]:
+        left, top = {"second": (100, 60), "third": (20, 90)}[hit.image]
+        assert far(hit.box, (left, top, left + 80, top + 70)) <= 16, hit
+        assert hit.match is not None and hit.match.score > 0.1
+        # The corners of the detail are where the transform says: relative to the picture, then to the box.
+        corner = torch.tensor([left / 240, top / 180, 1.0])
+        assert float((hit.match.transform @ corner)[:2].abs().max()) < 0.2
+    scores = [hit.score for hit in found.hits]
+    assert scores == sorted(scores, reverse=True) and scores[1] > scores[2] + 0.05
+    assert found.hits[-1].match is None or len({hit.image for hit in found.hits}) == len(found.hits)
+
+
+def test_the_picture_itself_is_found_unless_it_is_left_out(miner: ArtMiner, described) -> None:
+    for by, least in (("verified", 0.6), ("cosine", 0.8)):  # its cells are of another size than those of the scales
+        best = miner.search(pictures()["first"], BOX, described, verify=0, by=by).hits[0]
+        assert best.image == "first" and best.score > least and far(best.box, BOX) <= 16 and best.match is None
+    assert len(miner.search(pictures()["first"], BOX, described, count=3).hits) == 3
+
+
+def test_a_mirrored_copy_is_found_where_mirrored_views_are(miner: ArtMiner, backbone) -> None:
+    both = ArtMiner(dataclasses.replace(SMALL, views=("", "mirror")), backbone=backbone, device="cpu")
+    shown = pictures(mirrored=True)
+    plain = {h.image: h for h in reversed(miner.search(shown["first"], BOX, miner.describe(shown), query="first").hits)}
+    seen = {h.image: h for h in reversed(both.search(shown["first"], BOX, both.describe(shown), query="first").hits)}
+    assert seen["third"].view == "mirror" and seen["second"].view == ""
+    assert far(seen["third"].box, (20, 90, 100, 160)) <= 16 and seen["third"].score > plain["third"].score + 0.05
+
+
+def test_pictures_that_share_something_are_found_unprompted(miner: ArtMiner, described) -> None:
+    found = sorted(miner.pairs(described), key=lambda pair: -pair.match.score)
+    best = [{pair.first, pair.second} for pair in found[:3]]
+    assert {frozenset(each) for each in best} == {
+        frozenset(each) for each in (("first", "second"), ("first", "third"), ("second", "third"))
+    }
+    assert all(pair.view == "" and pair.match.score > 0 for pair in found)
+    if len(found) > 3:
+        assert found[3].match.score < found[2].match.score / 2
+    asked = list(
+        miner.pairs(
+            described,
+            [("second", "first"), ("second", "other", "mirror"), ("third", "first"), ("first", "second")],
+            least=0.005,
+        )
+    )
+    assert [(sorted((p.first, p.second))) for p in asked] == [["first", "second"], ["first", "third"]]
+    again = {frozenset((p.first, p.second)): p.match.score for p in found}
+    assert all(p.match.score == again[frozenset((p.first, p.second))] for p in asked)
+
+
+def test_the_better_direction_is_kept(miner: ArtMiner, described) -> None:
+    (forward,), (back,) = miner.compare("first", ["second"], described), miner.compare("second", ["first"], described)
+    assert forward.match.score == back.match.score and (forward.first, forward.second) == (back.first, back.second)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 10), (300, 4)])
+def test_small_pictures_are_searched(miner: ArtMiner, size: tuple[int, int]) -> None:
+    described = miner.describe({"small": Image.new("RGB", size, "white"), "blank": Image.new("RGB", (50, 50), "grey")})
+    found = miner.search(painted(0), BOX, described)
+    assert all(np.isfinite(hit.score) for hit in found.hits) and {hit.image for hit in found.hits} == {"small", "blank"}
+    assert list(miner.pairs(described)) == []
+
+
+def test_a_collection_of_one_has_no_pairs_and_no_other_hits(miner: ArtMiner) -> None:
+    alone = miner.describe({"first": painted(0)})
+    assert list(miner.pairs(alone)) == [] and miner.search(painted(0), BOX, alone, query="first").hits == ()
+
+
+def test_bad_boxes_and_pictures_are_refused(miner: ArtMiner, described) -> None:
+    with pytest.raises(ConfigError, match="lies outside the picture of 240 x 180 px"):
+        miner.search(painted(0), (250, 0, 300, 20), described)
+    with pytest.raises(ImageError, match="no file"):
+        miner.search("nowhere.png", BOX, described)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"views": ()}, "views="),
+        ({"views": ("mirror",)}, "must include ''"),
+        ({"views": ("", "upside")}, "views="),
+        ({"dims": 0}, "dims=0"),
+        ({"scales": ()}, "scales="),
+        ({"scales": (20, 20)}, "scales="),
+        ({"reference": 4}, "reference=4"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ArtMinerConfig(**wrong)
+
+
+def test_a_tuned_checkpoint_holds_backbone_and_projection(tmp_path, miner: ArtMiner) -> None:
+    projection = torch.linalg.qr(torch.randn(256, 16, generator=torch.Generator().manual_seed(0))).Q
+    config = dataclasses.replace(SMALL, tuned=True, dims=16)
+    made = ArtMiner(config, backbone=random(1), projection=projection, device="cpu")
+    made.save_pretrained(tmp_path / "made")
+    again = ArtMiner.from_pretrained(tmp_path / "made", device="cpu")
+    assert again.config == config and again.dims == 16
+    picture = painted(0)
+    for one, other in zip(again.pyramids(picture)[""].maps, made.pyramids(picture)[""].maps, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=0)  # weights are stored in half precision
+    assert again.fingerprint != made.fingerprint != miner.fingerprint
+    with pytest.raises(ConfigError, match=r"needs a projection of shape \(256, 16\), and there is none"):
+        ArtMiner(config, backbone=random(1))
+    (tmp_path / "made" / "config.json").write_text(
+        (tmp_path / "made" / "config.json").read_text().replace('"dims": 16', '"dims": 8')
+    )
+    with pytest.raises(WeightsMismatch, match="projection"):
+        ArtMiner.from_pretrained(tmp_path / "made")
+
+
+def test_the_fingerprint_is_of_what_decides_features() -> None:
+    miner = ArtMiner(SMALL, backbone=random(), device="cpu")
+    same = ArtMiner(dataclasses.replace(SMALL, seed=3, iterations=9), backbone=random(), device="cpu")
+    assert same.fingerprint == miner.fingerprint
+    assert (
+        ArtMiner(dataclasses.replace(SMALL, reference=31), backbone=random(), device="cpu").fingerprint
+        != miner.fingerprint
+    )
+    assert ArtMiner(SMALL, backbone=random(1), device="cpu").fingerprint != miner.fingerprint
+
+
+def test_describing_twice_gives_the_same_bytes(miner: ArtMiner) -> None:
+    first, second = (miner.pyramids(images.load(painted(5))) for _ in range(2))
+    assert list(first) == [""] and [tuple(m.shape) for m in first[""].maps] == [(256, 22, 30), (256, 15, 20)]
+    assert all(torch.equal(a, b) for a, b in zip(first[""].maps, second[""].maps, strict=True))
+
+
+def test_two_pictures_are_compared(miner: ArtMiner, backbone) -> None:
+    shown = pictures()
+    found = miner(shown["first"], shown["second"])
+    assert found.image.size == (240, 180) and found.score > 0.005 and found.notes == ()
+    pixels, other = np.asarray(found.image).astype(int), np.asarray(found.other).astype(int)
+    first, second = np.asarray(shown["first"]).astype(int), np.asarray(shown["second"]).astype(int)
+    # What both show is nearly as it was, and the rest is pale.
+    assert (
+        np.abs(pixels[50:80, 60:100] - first[50:80, 60:100]).mean()
+        < 20
+        < np.abs(pixels[:, 160:] - first[:, 160:]).mean()
+    )
+    assert np.abs(other[80:110, 120:160] - second[80:110, 120:160]).mean() < 20
+    assert found.side_by_side().size == (488, 180)
+    both = ArtMiner(dataclasses.replace(SMALL, views=("", "mirror")), backbone=backbone, device="cpu")
+    mirrored = pictures(mirrored=True)["third"]
+    seen = both(shown["first"], mirrored)
+    assert seen.pair.view == "mirror" and seen.score > 0.005
+    there = np.asarray(seen.other).astype(int)[110:140, 40:80] - np.asarray(mirrored).astype(int)[110:140, 40:80]
+    assert np.abs(there).mean() < 20
+    nothing = miner(Image.new("RGB", (60, 40), "grey"), shown["first"])
+    assert nothing.score == 0 and nothing.notes[0].startswith("Nothing is found that both show: ")
+    assert np.asarray(nothing.image).min() > 190

@@ -1,0 +1,287 @@
+"""The page that finds things in a collection: its handlers, and its endpoints as a program calls them."""
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import gradio as gr
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError, ValidationError
+from PIL import Image
+
+import artmodels
+from artmodels import images
+from artmodels.errors import DatasetError
+from artmodels.ui import uploads
+from artmodels.ui.events import answered
+
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "spaces" / "mimax"
+EXAMPLES = SPACE / "examples"
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("space_of_mimax", SPACE / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def last(steps):
+    *_, final = steps
+    return final
+
+
+def small(path: Path, colour: str = "red", size: tuple[int, int] = (60, 40)) -> Path:
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+# --- what comes in
+
+
+def test_pictures_and_archives_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> None:
+    small(tmp_path / "a.png")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(small(tmp_path / "b.jpg"), "deep/../../../a.png")
+        archive.write(tmp_path / "b.jpg", "b.jpg")
+        archive.writestr("__MACOSX/._b.jpg", b"not a picture")
+        archive.writestr("notes.txt", "not a picture")
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
+    paths = [str(tmp_path / name) for name in ("a.png", "broken.jpg", "more.zip", "bad.zip")]
+    made = last(app.collections.collect(paths, tmp_path / "made"))
+    assert made.files == ["a.png", "b.jpg"]
+    assert sorted(path.name for path in made.pictures.iterdir()) == ["a.png", "b.jpg"]
+    assert not (tmp_path.parent / "a.png").exists(), "nothing is written outside"
+    assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png", "notes.txt"}
+    assert str(tmp_path) not in app.told(made)
+    with Image.open(made.thumbnail("b.jpg")) as thumbnail:
+        assert thumbnail.size == (60, 40)
+
+
+def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
+        last(app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one"))
+    monkeypatch.setattr(app.collections, "FILES", 1)
+    paths = [str(small(tmp_path / f"{n}.png")) for n in range(2)]
+    with pytest.raises(DatasetError, match="more than 1 pictures"):
+        last(app.collections.collect(paths, tmp_path / "two"))
+    monkeypatch.setattr(uploads, "LARGEST", 10)
+    with zipfile.ZipFile(tmp_path / "big.zip", "w") as archive:
+        archive.write(tmp_path / "0.png")
+    with pytest.raises(DatasetError, match="more than 0 MB inside big.zip"):
+        last(app.collections.collect([str(tmp_path / "big.zip")], tmp_path / "three"))
+
+
+# --- the page
+
+
+def sent(label: str, yes: list[str], no: list[str], *others: dict) -> dict:
+    """What the page sends."""
+    return {"label": label, "marks": [*others, {"label": label, "yes": yes, "no": no}]}
+
+
+def test_a_visitor_labels_trains_corrects_and_exports(app: ModuleType) -> None:
+    work, wall, _, status = last(app.example())
+    assert wall["names"] == work.files and len(work.files) == 36 and "36 seascapes" in status
+    for number, name in enumerate(work.files):
+        assert Path(wall["folder"], f"{number:04}.jpg") == work.thumbnail(name)
+    marks = wall["value"]
+    assert marks["label"] == "ship" and [each["label"] for each in marks["marks"]] == ["ship", "tower", "bird"]
+    ship = marks["marks"][0]
+    assert sorted(ship["yes"] + ship["no"]) == work.files[:12] and ship["yes"] and ship["no"]
+
+    updates = list(app.train(work, marks, 0.05))
+    texts = [update[-1] for update in updates]
+    assert texts[0].startswith("Looking at picture") and any("Training" in text for text in texts)
+    assert re.search(
+        rf"Finished after .* s, “ship”, learnt from {len(ship['yes'])} ✓ and {len(ship['no'])} ✗:", texts[-1]
+    )
+    assert work.learnt["ship"] == app.marking.checked(marks, work.files).current
+    found = updates[-1][0]["value"]
+    names = [tile["name"] for tile in found["tiles"]]
+    assert found["label"] == "ship" and len(names) > 5 and len(set(names)) == len(names)
+    truth = json.loads((EXAMPLES / "boxes.json").read_text())
+    assert sum("ship" in truth[name] for name in names[:5]) >= 4, names[:5]
+    scores = [tile["score"] for tile in found["tiles"]]
+    assert scores == sorted(scores, reverse=True)
+    ((fewer, text),) = app.browse(work, marks, 0.9)
+    assert len(fewer["value"]["tiles"]) < len(names) and "places in" in text
+
+    download, text = last(app.export(work, marks, 0.05, "COCO"))
+    assert text.endswith(f"learnt from {len(ship['yes'])} ✓ and {len(ship['no'])} ✗.")
+    with zipfile.ZipFile(download["value"]) as archive:
+        inside = archive.namelist()
+        coco = json.loads(archive.read("coco.json"))
+    assert len(coco["images"]) == 36 and {each["name"] for each in coco["categories"]} == {"ship"}
+    assert {"classifier-ship/config.json", "classifier-ship/model.safetensors"} <= set(inside)
+    ship["yes"].append(next(name for name in names if name not in ship["yes"] + ship["no"]))
+    assert "marks have changed since: train again" in last(app.export(work, marks, 0.05, "JSON"))[-1]
+
+    found, text = last(app.choose(work, marks | {"label": "  my   thing "}, 0.05))
+    assert found["value"] == {"label": "my thing", "tiles": []} and text == "Looking for “my thing”."
+    found, text = last(app.choose(work, marks, 0.05))
+    assert len(found["value"]["tiles"]) == len(names) and "learnt from" in text
+
+
+@pytest.mark.parametrize(
+    ("handler", "arguments", "message"),
+    [
+        ("take", (None,), "There are no pictures"),
+        ("train", (None, sent("ship", [], []), 0.05), "There is no collection yet"),
+        ("export", (None, sent("ship", [], []), 0.05, "JSON"), "There is no collection yet"),
+    ],
+)
+def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, arguments: tuple, message: str) -> None:
+    updates = answered(getattr(app, handler), outputs=3)(*arguments)
+    told = []
+    with pytest.raises(gr.Error, match=message):
+        told.extend(updates)
+    with pytest.raises(gr.Error):
+        for update in answered(getattr(app, handler), outputs=3)(*arguments):
+            assert update[-1].startswith(f"**It did not work:** {message}")
+
+
+def test_a_collection_that_was_deleted_or_has_no_labels_says_so(app: ModuleType, tmp_path: Path) -> None:
+    work = last(app.collections.collect([str(small(tmp_path / "a.png"))], tmp_path / "made"))
+    with pytest.raises(DatasetError, match="marked “✓ yes” for “ship”"):
+        list(app.train(work, sent("ship", [], []), 0.05))
+    with pytest.raises(DatasetError, match="marked “✗ no” for “ship”"):
+        list(app.train(work, sent("ship", ["a.png"], []), 0.05))
+    with pytest.raises(artmodels.ConfigError, match="Name what you look for"):
+        list(app.train(work, {"label": "", "marks": []}, 0.05))
+    with pytest.raises(artmodels.ConfigError, match="Nothing has been learnt"):
+        list(app.export(work, sent("ship", [], []), 0.05, "JSON"))
+    work.pictures.rename(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="deleted, as everything is after an hour"):
+        list(app.train(work, sent("ship", [], []), 0.05))
+
+
+A, B = "a.png", "b.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "The marks were not sent"),
+        ("ship", "The marks were not sent"),
+        ({"label": "ship"}, "The marks were not sent"),
+        ({"label": "ship", "marks": {"ship": {A: True}}}, "The marks were not sent"),
+        ({"label": "ship", "marks": ["ship"]}, "must be its label, and the files"),
+        ({"label": 5, "marks": []}, "Name what you look for in at most 80 letters"),
+        ({"label": "x" * 81, "marks": []}, "Name what you look for in at most 80 letters"),
+        ({"label": "a\0b", "marks": []}, "Name what you look for in at most 80 letters"),
+        (sent("ship", A, []), "marked yes for “ship” must be a list"),
+        (sent("ship", [], None), "marked no for “ship” must be a list"),
+        (sent("ship", [A] * 3, []), "marked yes for “ship” must be a list"),
+        (sent("ship", [A], [A]), "a.png is marked twice"),
+        (sent("ship", [A, A], []), "a.png is marked twice"),
+        (sent("ship", ["c.png"], []), "no picture of this collection"),
+        (sent("ship", [["a.png"]], []), "no picture of this collection"),
+        (sent("", [A], []), "needs a name of its own"),
+        (sent("ship", [], [], {"label": " ship", "yes": [], "no": []}), "needs a name of its own"),
+        ({"label": "", "marks": [{"label": str(n), "yes": [], "no": []} for n in range(51)]}, "51 things have marks"),
+    ],
+)
+def test_marks_that_no_page_sends_are_refused(app: ModuleType, value: object, message: str) -> None:
+    with pytest.raises(artmodels.ArtModelsError, match=message):
+        app.marking.checked(value, [A, B])
+
+
+def test_marks_are_read_whole(app: ModuleType) -> None:
+    other = {"label": "__proto__ path", "yes": [], "no": [B]}
+    marks = app.marking.checked(sent("ship  of  war", [A], [B], other), [A, B])
+    assert marks.label == "ship of war" and marks.current == {A: True, B: False}
+    assert marks.answers == {"ship of war": {A: True, B: False}, "__proto__ path": {B: False}}
+
+
+@pytest.mark.parametrize(("label", "name"), [("../../x y", "x-y"), ("/etc/passwd", "etc-passwd"), ("..", "thing")])
+def test_a_name_of_a_thing_is_no_path(app: ModuleType, label: str, name: str) -> None:
+    assert app.learning.plain_name(label) == name
+
+
+def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
+    reports = []
+
+    def work(report) -> None:
+        for number in range(10_000):
+            time.sleep(0.005)
+            report(number)
+            reports.append(number)
+
+    steps = app.learning.live(work)
+    assert next(steps) == 0
+    steps.close()
+    count = len(reports)
+    time.sleep(0.05)
+    assert count == len(reports) < 10_000
+    assert not [thread for thread in threading.enumerate() if thread.name == "mimax-training"]
+
+
+# --- programs
+
+
+@pytest.fixture
+def client(gallery_url: str, tmp_path: Path):
+    client = Client(gallery_url, verbose=False, download_files=tmp_path / "downloads", analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def test_one_picture_is_searched(client: Client) -> None:
+    photo = EXAMPLES / "seascape-09.jpg"
+    image, settings, file = client.predict(handle_file(photo), "mimax-seascapes", 0.3, api_name="/mimax_run")
+    found = artmodels.load("mimax-seascapes", device="cpu")(photo, threshold=0.3).found
+    assert [each["label"] for each in settings["objects"]] == list(found.labels) != []
+    assert settings["objects"][0]["box"] == pytest.approx(found.boxes[0].tolist())
+    assert json.loads(images.read_metadata(file)["artmodels"]) == settings
+    with Image.open(image) as shown:
+        assert shown.size == (384, 288)
+
+
+def test_a_collection_and_a_table_make_an_archive(client: Client, tmp_path: Path) -> None:
+    with open(EXAMPLES / "labels.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:12]
+    table = tmp_path / "labels.csv"
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", "ship", "tower"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[:10])
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for row in rows:
+            archive.write(EXAMPLES / row["file"], row["file"])
+        archive.writestr("torn.png", b"nothing")
+    archive, report = client.predict(
+        [handle_file(tmp_path / "pictures.zip")], handle_file(table), 0.05, api_name="/mimax_batch"
+    )
+    assert [each["image"] for each in report["images"]] == [row["file"] for row in rows], "unlabelled ones too"
+    assert list(report["skipped"]) == ["torn.png"]
+    labels = {each["label"] for image in report["images"] for each in image["objects"]}
+    assert labels == {"ship", "tower"}
+    with zipfile.ZipFile(archive) as packed:
+        inside = set(packed.namelist())
+    assert {"detections.json", "coco.json", "voc/seascape-00.xml", "iiif/seascape-00.jpg.json"} <= inside
+    assert "classifier-tower/model.safetensors" in inside
+
+
+def test_wrong_input_is_explained(client: Client, tmp_path: Path) -> None:
+    photo = handle_file(EXAMPLES / "seascape-00.jpg")
+    with pytest.raises((AppError, ValidationError), match="'mimax-seascape' is not one of"):
+        client.predict(photo, "mimax-seascape", 0.3, api_name="/mimax_run")
+    table = tmp_path / "labels.csv"
+    table.write_text("file,ship\nmissing.jpg,1\n", encoding="utf-8")
+    with pytest.raises(AppError, match="missing.jpg") as caught:
+        client.predict([photo], handle_file(table), 0.05, api_name="/mimax_batch")
+    assert "gradio" not in str(caught.value) and "run-" not in str(caught.value)
