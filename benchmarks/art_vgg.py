@@ -13,7 +13,6 @@ from typing import Annotated
 
 import torch
 import typer
-from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.networks import ART_VGG_TAPS
 from artmodels.images.examples import example
+from artmodels.images.resampling import resized
 from artmodels.methods.art_vgg.train import COMPRESSED_TAPS, FOLDERS, NORMALISED_TAPS, gram
 from artmodels.methods.texture_synthesis import TextureSynthesizer
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance

@@ -23,7 +23,7 @@ from artmodels.data.folders import image_files, split
 from artmodels.features import teachers
 from artmodels.hub import catalogue
 from artmodels.images.examples import example
-from artmodels.methods.fast_style.train import Objective, Settings, Statistics, reduced
+from artmodels.methods.fast_style.train import FastStyleSettings, Statistics, StyleObjective, reduced
 
 ROOT = Path(__file__).parent.parent
 STEPS = 300
@@ -50,9 +50,9 @@ def main(
         table.add_column(heading, justify="right")
     for entry in entries:
         recipe = tomllib.loads((ROOT / "weights" / entry.name / "recipe.toml").read_text(encoding="utf-8"))
-        settings = Settings(**recipe["settings"])
+        settings = FastStyleSettings(**recipe["settings"])
         style = reduced(images.load(data / settings.style).tensor(), settings.style_side)
-        objective = Objective(loss_network)
+        objective = StyleObjective(loss_network)
         target = objective.style_of(style)
         model = artmodels.load(entry.name)
         sums = torch.zeros(5, dtype=torch.float64)
@@ -95,13 +95,15 @@ def speed() -> None:
     Console(width=120).print(table)
 
 
-def total(objective: Objective, output: Tensor, content: Tensor, target: Statistics, settings: Settings) -> Tensor:
+def total(
+    objective: StyleObjective, output: Tensor, content: Tensor, target: Statistics, settings: FastStyleSettings
+) -> Tensor:
     """What both minimise, less the smoothness, which is no part of the paper's objective."""
     terms = objective(output, content, target)
     return terms["content"] + settings.style_weight * terms["style"]
 
 
-def optimised(objective: Objective, content: Tensor, target: Statistics, settings: Settings) -> Tensor:
+def optimised(objective: StyleObjective, content: Tensor, target: Statistics, settings: FastStyleSettings) -> Tensor:
     """The picture that Adam reaches from the photograph, with the rate that reached the lowest loss here."""
     image = content.clone().requires_grad_(True)
     adam = torch.optim.Adam([image], lr=0.02)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from artmodels.methods.mimax import Bags, MIMax
 from artmodels.methods.mimax.config import MIMaxConfig
-from artmodels.methods.mimax.model import Objective, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.model import MIMaxObjective, Scaling, balanced, descend, initial
 
 CLASSES, RESTARTS = 7, 12
 
@@ -97,7 +97,7 @@ def against_plain(console: Console) -> None:
     start = time.perf_counter()
     slow = plain(list(bags), signs, vectors, bias, steps=steps, rate=rate)
     middle = time.perf_counter()
-    problem = Objective(bags, balanced(signs), torch.ones(problems), scaling=Scaling.of(bags, standardize=False))
+    problem = MIMaxObjective(bags, balanced(signs), torch.ones(problems), scaling=Scaling.of(bags, standardize=False))
     plan = MIMaxConfig(optimiser="gd", learning_rate=rate, iterations=steps, scan_every=1).descent(0)
     for _ in descend(problem, vectors, bias, plan):
         pass

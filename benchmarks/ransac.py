@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import torch
 import typer
-from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,6 +27,7 @@ from torch import Tensor
 from artmodels import features, images
 from artmodels.correspondence.geometry import apply, corner_error, from_pixels, grid_of, plausible, sample
 from artmodels.correspondence.ransac import RansacConfig, ransac
+from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit
 from artmodels.runtime.devices import generator
 

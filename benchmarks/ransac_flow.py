@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 import torch
 import typer
-from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -36,12 +35,13 @@ from artmodels.correspondence import geometry
 from artmodels.correspondence.ransac import log_nfa
 from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
+from artmodels.images.resampling import resized
 from artmodels.methods.art_resnet.train import UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views, degraded
 from artmodels.methods.ransac_flow.evaluation.evaluate import LIMITS, Example, Truth, endpoint_errors, evaluate
 from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
 from artmodels.methods.ransac_flow.results.alignment import Alignment
-from artmodels.methods.ransac_flow.training.synthetic import Pairs, WarpConfig, Warper, covers, make_pairs
+from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, WarpedPairs, Warper, covers, make_pairs
 from artmodels.methods.ransac_flow.training.train import Hands
 from artmodels.runtime.devices import generator
 
@@ -85,7 +85,7 @@ class Maker:
         warp = WarpConfig(bend=12 * unit, ripple=3 * unit, corners=30 * unit, covered=0, apart=0)
         self.plain, self.turned = (kind(warp, side, side) for kind in (Warper, Turned))
 
-    def __call__(self, count: int, difficulty: str, seed: int) -> list[Pairs]:
+    def __call__(self, count: int, difficulty: str, seed: int) -> list[WarpedPairs]:
         """Pairs of one each, of different paintings as long as there are."""
         rng = generator(seed)
         order = torch.randperm(len(self.images.images), generator=rng).tolist()
@@ -93,7 +93,7 @@ class Maker:
             self._one([order[(number + k) % len(order)] for k in range(3)], difficulty, rng) for number in range(count)
         ]
 
-    def _one(self, numbers: Sequence[int], difficulty: str, rng: torch.Generator) -> Pairs:
+    def _one(self, numbers: Sequence[int], difficulty: str, rng: torch.Generator) -> WarpedPairs:
         # Two things cover: the same one on both pictures would be a second alignment, and a right one.
         picture, above, below = (self.crops(ImageSet((self.images.images[n],)), 1, rng) for n in numbers)
         made = make_pairs(picture, above, self.turned if difficulty == "occluded" else self.plain, rng)
@@ -105,7 +105,7 @@ class Maker:
         over, under = covers(2, self.side, self.side, 1.0, rng).split(1)
         there = F.grid_sample(over, made.grid, align_corners=False)
         seen = made.seen * (under < 0.5) * (there < 0.5)
-        return Pairs(made.source.lerp(above, over), made.target.lerp(below, under), made.grid, seen)
+        return WarpedPairs(made.source.lerp(above, over), made.target.lerp(below, under), made.grid, seen)
 
 
 class Made(NamedTuple):
@@ -118,7 +118,7 @@ class Made(NamedTuple):
     seconds: float
 
 
-def prepared(aligner: RansacFlow, pairs: Pairs) -> Made:
+def prepared(aligner: RansacFlow, pairs: WarpedPairs) -> Made:
     """Describe both once for all methods."""
     side = pairs.grid.shape[1]
     seen = pairs.seen[0, 0] > 0.5

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from artmodels.cli import weights_text
-from artmodels.descent.algebra import Pyramid
+from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue
 from artmodels.methods.neural_style import StyleConfig
@@ -58,8 +58,8 @@ def losses() -> str:
     for name, term in TERMS.items():
         settings = ", ".join(f"`{item.name}={item.default!r}`" for item in dataclasses.fields(term)) or "none"
         rows.append([f"`{name}`", settings, (term.__doc__ or "").split("\n")[0].rstrip(".")])
-    octaves = next(item.default for item in dataclasses.fields(Pyramid) if item.name == "octaves")
-    rows.append(["`pyramid(loss)`", f"`octaves={octaves}`", (Pyramid.__doc__ or "").split("\n")[0].rstrip(".")])
+    octaves = next(item.default for item in dataclasses.fields(PyramidLoss) if item.name == "octaves")
+    rows.append(["`pyramid(loss)`", f"`octaves={octaves}`", (PyramidLoss.__doc__ or "").split("\n")[0].rstrip(".")])
     return _table(["loss", "settings", "what it is"], rows)
 
 

@@ -16,13 +16,13 @@ from typing import Annotated
 
 import torch
 import typer
-from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from artmodels import images
 from artmodels.hub.checkpoints import WEIGHTS
+from artmodels.images.resampling import resized
 from artmodels.methods.texture_network import TextureNetwork
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import torch
 import typer
-from artmodels.images.resampling import resized
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,7 @@ from rich.table import Table
 import artmodels
 from artmodels import images
 from artmodels.images.examples import example
+from artmodels.images.resampling import resized
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 
 NAMES = ("brick", "gravel", "grass")

@@ -18,13 +18,13 @@ import numpy as np
 import skimage.data
 import torch
 import typer
-from artmodels.images.resampling import resized
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from artmodels import features
 from artmodels.features.extractor import FeatureExtractor
+from artmodels.images.resampling import resized
 from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer
 from artmodels.methods.texture_synthesis.pipeline import LAYERS
 

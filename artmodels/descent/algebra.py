@@ -27,7 +27,7 @@ __all__ = [
     "Layers",
     "Loss",
     "Moments",
-    "Pyramid",
+    "PyramidLoss",
     "Sum",
     "Term",
     "everywhere_only",
@@ -190,7 +190,7 @@ def everywhere_only(context: Context, what: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pyramid(Loss):
+class PyramidLoss(Loss):
     """A loss at every octave of a Gaussian pyramid (Snelgrove 2017): shallow features then see large patterns.
 
     Attributes:
@@ -271,7 +271,7 @@ def _read(node: ast.expr, text: str, terms: _Terms) -> Loss | float:
         case ast.Call(func=ast.Name(id="pyramid"), args=[inner], keywords=keywords):
             loss = _read(inner, text, terms)
             if isinstance(loss, Loss):
-                return config_from(Pyramid, _settings(keywords, text) | {"loss": loss})
+                return config_from(PyramidLoss, _settings(keywords, text) | {"loss": loss})
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
             return _make(name, _settings(keywords, text), terms)
     raise ConfigError(

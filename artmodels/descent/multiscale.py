@@ -16,7 +16,7 @@ from artmodels.descent.optimise import Deadline, Objective, Optimiser, Step, min
 from artmodels.images.results import ImageResult
 from artmodels.runtime.devices import generator
 
-__all__ = ["Level", "Progress", "coarse_to_fine", "coloured_noise", "drained"]
+__all__ = ["Level", "DescentState", "coarse_to_fine", "coloured_noise", "drained"]
 
 
 def coloured_noise(exemplar: Tensor, size: tuple[int, int], seed: int) -> Tensor:
@@ -39,7 +39,7 @@ class Level(NamedTuple):
 
 
 @dataclass
-class Progress:
+class DescentState:
     """What `coarse_to_fine` has reached, for whoever reads it after or between its steps.
 
     Attributes:
@@ -67,7 +67,7 @@ class Progress:
 
 
 def coarse_to_fine(
-    progress: Progress,
+    progress: DescentState,
     level: Callable[[int, Tensor], Level],
     *,
     steps: Sequence[int],

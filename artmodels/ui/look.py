@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from artmodels import runtime
 from artmodels.ui.server import pictures
 from artmodels.ui.server.guard import Guard, allowed_hosts
-from artmodels.ui.server.prepared import Prepared
+from artmodels.ui.server.prepared import PreparedAnswers
 from artmodels.ui.server.sessions import Sessions
 
 __all__ = ["CSS", "health", "launch_options", "theme"]
@@ -163,7 +163,7 @@ def _served(hosts: frozenset[str]) -> Callable[[Any], AbstractAsyncContextManage
     async def lifespan(app: Any) -> AsyncIterator[None]:
         app.state_holder = Sessions(app.get_blocks())
         # Around everything: FastAPI's `middleware` would stand inside gradio's own, which answers some requests itself.
-        prepared = Prepared(_watching(app.middleware_stack, app.state_holder), app)
+        prepared = PreparedAnswers(_watching(app.middleware_stack, app.state_holder), app)
         app.middleware_stack = Guard(CustomCORSMiddleware(prepared), hosts)  # what is prepared has no such headers
         yield
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from artmodels.descent import sliced, spectral
-from artmodels.descent.algebra import Context, Moments, Pyramid, Sum, parse
+from artmodels.descent.algebra import Context, Moments, PyramidLoss, Sum, parse
 from artmodels.descent.spectral import Autocorrelation, Spectrum
 from artmodels.descent.terms import (
     TERMS,
@@ -461,7 +461,7 @@ def test_what_is_read() -> None:
         (1.0, 0, TotalVariation()),
         (1.0, 1, TotalVariation()),
     ]
-    assert loss == 2 * (Gram() + 0.25 * Spectrum(periodic=False)) + Pyramid(loss=TotalVariation(), octaves=2)
+    assert loss == 2 * (Gram() + 0.25 * Spectrum(periodic=False)) + PyramidLoss(loss=TotalVariation(), octaves=2)
     assert str(Gram() + 0.1 * Spectrum()) == "gram + 0.1 * spectrum"
     assert isinstance(Gram() * 0.5, Sum)
 

@@ -22,11 +22,11 @@ from artmodels.features import teachers
 from artmodels.features.networks import ART_VGG_WIDTHS, art_vgg_nodes, convolutions, layout
 from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleStatistics, StyleTransformer
-from artmodels.methods.fast_style.train import Objective, reduced
+from artmodels.methods.fast_style.train import StyleObjective, reduced
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["ArbitraryStyleRecipe", "Settings"]
+__all__ = ["ArbitraryStyleRecipe", "ArbitraryStyleSettings"]
 
 ENCODER = "art-vgg"
 STYLES = ("paintings", "textures", "icons")
@@ -36,7 +36,7 @@ PAIRS = 24  # held-out pairs that are judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ArbitraryStyleSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -67,9 +67,9 @@ class Settings:
 class ArbitraryStyleRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = ArbitraryStyleSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: ArbitraryStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, art-vgg and the images; draw the first weights."""
         if settings.network.predictor != "statistics":
             raise ConfigError("predictor='inception' is not trained here: settings.network has predictor='statistics'.")
@@ -82,7 +82,7 @@ class ArbitraryStyleRecipe(Recipe):
         self.styles = ImageSet.load(styles, side=400)
         self.content_crops = Crops(size=settings.crop, smallest=0.4)
         self.style_crops = Crops(size=settings.style_crop, smallest=0.4, jitter=settings.jitter)
-        self.objective = Objective(self.extractor)
+        self.objective = StyleObjective(self.extractor)
 
         self.predictor, self.transformer = StyleStatistics(settings.network), StyleTransformer(settings.network)
         self.network = nn.ModuleDict({"predictor": self.predictor, "transformer": self.transformer})

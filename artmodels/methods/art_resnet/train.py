@@ -40,7 +40,7 @@ from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["UNSEEN_STYLES", "ArtResNetRecipe", "Settings"]
+__all__ = ["UNSEEN_STYLES", "ArtResNetRecipe", "ArtResNetSettings"]
 
 FOLDERS = ("paintings", "photos", "textures", "icons")
 # Three have been trained anew since; what was made with the earlier ones can be made again with those only.
@@ -59,7 +59,7 @@ PAIRS = 1024  # details whose cosines are correlated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ArtResNetSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -123,9 +123,9 @@ class Normalised(Convolution):
 class ArtResNetRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = ArtResNetSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: ArtResNetSettings, sources: Sources, *, seed: int) -> None:
         """Read teacher, styles and images, draw the weights."""
         self.settings, self.sources = settings, sources
         self.teacher = teachers.load(teachers.RESNET, sources.teachers)

@@ -22,7 +22,7 @@ from artmodels.features.networks import ART_VGG_TAPS, CENTRED, art_vgg_nodes, co
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["ArtVGGRecipe", "Settings", "gram"]
+__all__ = ["ArtVGGRecipe", "ArtVGGSettings", "gram"]
 
 FOLDERS = ("paintings", "photos", "textures", "icons")
 NORMALISED_TAPS = ("relu1_1", "relu2_1", "relu3_1")
@@ -30,7 +30,7 @@ COMPRESSED_TAPS = {"relu4_1": "aux4_1", "relu4_2": "relu4_2", "relu5_1": "aux5_1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ArtVGGSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -57,9 +57,9 @@ def gram(features: Tensor) -> Tensor:
 class ArtVGGRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = ArtVGGSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: ArtVGGSettings, sources: Sources, *, seed: int) -> None:
         """Read teachers and images, draw the weights."""
         self.settings = settings
         self.normalised = teachers.load(teachers.NORMALISED, sources.teachers)

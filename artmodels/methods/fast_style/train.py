@@ -27,7 +27,7 @@ from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["FastStyleRecipe", "Objective", "Settings", "Statistics", "reduced"]
+__all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]  # by tap
 
@@ -35,7 +35,7 @@ STYLE_TAPS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.5, "relu4_1": 1.5, "r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class FastStyleSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -61,7 +61,7 @@ class Settings:
     tv_weight: float = 1.0
 
 
-class Objective:
+class StyleObjective:
     """Content, style and smoothness of stylised images."""
 
     def __init__(self, extractor: FeatureExtractor, *, content_tap: str = "relu3_3") -> None:
@@ -135,9 +135,9 @@ def flatness(output: Tensor, content: Tensor) -> Tensor:
 class FastStyleRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = FastStyleSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: FastStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, the images and the style; draw or read the first weights."""
         self.settings = settings
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
@@ -149,7 +149,7 @@ class FastStyleRecipe(Recipe):
         self.crops = Crops(size=settings.crop, smallest=0.4)
         style = images.load(sources.data / settings.style).tensor()
         self.style = reduced(style, settings.style_side)
-        self.objective = Objective(extractor)
+        self.objective = StyleObjective(extractor)
         with torch.no_grad():
             self.target = self.objective.style_of(self.style)
         self.network = TransformerNet(settings.network)

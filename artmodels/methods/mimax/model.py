@@ -21,7 +21,7 @@ from artmodels.data.bags import Bags, BagsError
 from artmodels.errors import ConfigError
 from artmodels.runtime.devices import generator
 
-__all__ = ["Descent", "Evaluation", "Objective", "Scaling", "at_once", "balanced", "descend", "initial"]
+__all__ = ["Descent", "Evaluation", "MIMaxObjective", "Scaling", "at_once", "balanced", "descend", "initial"]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
@@ -114,7 +114,7 @@ class Evaluation:
     bias: Tensor
 
 
-class Objective:
+class MIMaxObjective:
     """Eq. 1, 2 and 4 on given bags, for P problems at once.
 
     L(w, b) = sum_i c_i tanh(max_k (s_ik + epsilon) max_j (w_j . x_ik + b_j)) + C mean_j |w_j|^2
@@ -153,17 +153,17 @@ class Objective:
         self.coefficients, self.strength = coefficients.to(device), strength.to(device)
         self.scaling = Scaling(scaling.shift.to(device), scaling.scale.to(device), scaling.norm)
 
-    def on(self, bags: Bags) -> "Objective":
+    def on(self, bags: Bags) -> "MIMaxObjective":
         """The same problems on other bags, such as those with the instances that matter."""
         return self._like(bags, self.coefficients, None)
 
-    def batch(self, chosen: Tensor) -> "Objective":
+    def batch(self, chosen: Tensor) -> "MIMaxObjective":
         """The same problems on some of the bags [B'], which stand for all: the regulariser keeps its weight."""
         share = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
         return self._like(self.bags, share, chosen)
 
-    def _like(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "Objective":
-        return Objective(
+    def _like(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "MIMaxObjective":
+        return MIMaxObjective(
             bags,
             coefficients,
             self.strength,
@@ -288,7 +288,7 @@ class Descent:
 class _Optimiser:
     """Changes vectors and bias in place."""
 
-    def __init__(self, plan: Descent, objective: "Objective", parameters: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, plan: Descent, objective: "MIMaxObjective", parameters: tuple[Tensor, Tensor]) -> None:
         self.plan, self.parameters = plan, parameters
         # What is a step of 1 for the bias. The curvature of the data term grows with the square of the instances'
         # length; that of the regulariser, 2 C, must not make the steps of short instances too long.
@@ -316,7 +316,7 @@ class _Optimiser:
                 value.addcdiv_(first, root, value=-rate * unit / (1 - 0.9**self.count))
 
 
-def descend(objective: Objective, vectors: Tensor, bias: Tensor, plan: Descent) -> Iterator[Tensor]:
+def descend(objective: MIMaxObjective, vectors: Tensor, bias: Tensor, plan: Descent) -> Iterator[Tensor]:
     """Minimise all problems, changing vectors [P, J, M] and bias [P, J] in place.
 
     Yields:
@@ -355,7 +355,7 @@ def descend(objective: Objective, vectors: Tensor, bias: Tensor, plan: Descent) 
         optimiser.step((reached.vectors, reached.bias), plan.rate * plan.rate_end ** (number / total))
 
 
-def _working(objective: Objective, recent: Iterable[Tensor]) -> Objective | None:
+def _working(objective: MIMaxObjective, recent: Iterable[Tensor]) -> MIMaxObjective | None:
     """The objective on those instances that were the best of their bags; None if they would take too much memory."""
     bags = objective.bags
     kept = torch.zeros(len(bags.instances), dtype=torch.bool, device=objective.device)

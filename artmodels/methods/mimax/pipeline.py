@@ -16,7 +16,7 @@ from artmodels.data.bags import Bags, BagsError
 from artmodels.errors import ConfigError
 from artmodels.methods.mimax.config import Init, Kind, MIMaxConfig, Select
 from artmodels.methods.mimax.labels import Decisions, read_labels
-from artmodels.methods.mimax.model import LossName, Objective, OptimiserName, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.model import LossName, MIMaxObjective, OptimiserName, Scaling, balanced, descend, initial
 from artmodels.methods.mimax.scoring import ScoringHead, score
 from artmodels.methods.mimax.search import Search
 
@@ -183,8 +183,8 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
         plan = settings.descent(held.instances.numel() * outputs * starts * planes)
         steps = plan.iterations * (1 if plan.batch_size is None else -(-len(held) // plan.batch_size))
 
-        def objective(labels: Tensor, strength: Tensor) -> Objective:
-            return Objective(
+        def objective(labels: Tensor, strength: Tensor) -> MIMaxObjective:
+            return MIMaxObjective(
                 held,
                 balanced(labels),
                 strength,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from artmodels.methods.mimax.labels import folds_of
-from artmodels.methods.mimax.model import Objective, balanced
+from artmodels.methods.mimax.model import MIMaxObjective, balanced
 
 __all__ = ["GRID", "Search"]
 
@@ -42,7 +42,7 @@ class Search:
         wide = first.view(1, 1, *self.shape[2:], *trailing).expand(*self.shape, *trailing)
         return wide.reshape(-1, *trailing).clone()
 
-    def best(self, problem: Objective, values: Tensor) -> Tensor:
+    def best(self, problem: MIMaxObjective, values: Tensor) -> Tensor:
         """The value of C for each class [C]: lowest mean data term on the held-out bags, of the restarts kept."""
         trained = problem.data_term(values).sum(0).view(self.shape)
         held_out = balanced(self.held_out).to(values.device)

@@ -26,13 +26,13 @@ from artmodels.methods.mimax.pipeline import FIRST, MIMax
 from artmodels.methods.region_features import RegionFeatures
 from artmodels.training import Recipe, Sources
 
-__all__ = ["DetectorRecipe", "Settings"]
+__all__ = ["DetectorRecipe", "DetectorSettings"]
 
 LABELS, BOXES = "labels.csv", "boxes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DetectorSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -55,9 +55,9 @@ class Settings:
 class DetectorRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = DetectorSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: DetectorSettings, sources: Sources, *, seed: int) -> None:
         """Read the collection, extract its regions, draw the first vectors."""
         self.settings, self.seed = settings, seed
         folder = sources.weights.parent / settings.collection

@@ -12,7 +12,7 @@ from artmodels import images
 from artmodels.descent import algebra
 from artmodels.descent.algebra import Loss, shrunk
 from artmodels.descent.method import FeatureMatching, run_to_the_end
-from artmodels.descent.multiscale import Level, Progress, coarse_to_fine, coloured_noise
+from artmodels.descent.multiscale import DescentState, Level, coarse_to_fine, coloured_noise
 from artmodels.descent.objective import MatchingObjective, Target
 from artmodels.descent.optimise import Deadline, Step, levels
 from artmodels.descent.terms import TERMS, TotalVariation
@@ -109,7 +109,7 @@ class NeuralStyle(FeatureMatching):
         plan = self._plan(size, config)
         level = self._levels(config, plan, source, form, targets, regions, coverage, seed)
         steps = [round(config.steps * config.first_level), *[config.steps] * (len(plan) - 1)]
-        reached = Progress(image=resized(form, plan[0]))
+        reached = DescentState(image=resized(form, plan[0]))
         for step in coarse_to_fine(
             reached, level, steps=[max(1, count) for count in steps], optimiser=config.descent(), limit=limit
         ):

@@ -22,7 +22,7 @@ from artmodels.features.extractor import FeatureExtractor
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.results.alignment import Warp
 
-__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "Described", "Matches", "cells_of", "scales"]
+__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "DescribedPicture", "CellMatches", "cells_of", "scales"]
 
 BLOCK = 2**24  # bytes of similarities that are held at once
 HALF, ALMOST, HYPOTHESES = 0.5, 0.7, 2000  # of how views are chosen
@@ -83,7 +83,7 @@ class CoarseConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class CellMatches:
     """Mutual matches of two pictures, in relative coordinates.
 
     Attributes:
@@ -98,10 +98,10 @@ class Matches:
     similarity: Tensor
     cells: tuple[int, int]
 
-    def among(self, unused: Tensor) -> "Matches":
+    def among(self, unused: Tensor) -> "CellMatches":
         """Those whose place in the source is in some parts of it, [rows, columns] bool of any size."""
         kept = unused[cells_of(self.source, (unused.shape[0], unused.shape[1])).unbind(1)]
-        return Matches(self.target[kept], self.source[kept], self.similarity[kept], self.cells)
+        return CellMatches(self.target[kept], self.source[kept], self.similarity[kept], self.cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +117,12 @@ class CoarseFit:
 
     fit: Fit
     view: str
-    matches: Matches
+    matches: CellMatches
     factors: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Described:
+class DescribedPicture:
     """One picture, and the features that were asked of it so far; made by `Coarse.describe`.
 
     Attributes:
@@ -161,7 +161,7 @@ class Coarse:
         long = min(self.config.side * longer / shorter, self.config.side * self.config.longest) * factor
         return grid(height, width, max(1, round(long / self.describer.stride)))
 
-    def describe(self, image: Tensor) -> Described:
+    def describe(self, image: Tensor) -> DescribedPicture:
         """Take a picture in; its features are computed when they are first needed, and kept.
 
         Args:
@@ -177,10 +177,10 @@ class Coarse:
         height, width = image.shape[2:]
         largest = [side(cells, self.describer.stride) for cells in self.cells(width, height, max(self.factors))]
         size = min(height, largest[0]), min(width, largest[1])
-        return Described(resized(image.float(), size).clamp(0, 1).to(self.describer.device), width, height)
+        return DescribedPicture(resized(image.float(), size).clamp(0, 1).to(self.describer.device), width, height)
 
     @torch.no_grad()
-    def map(self, picture: Described, view: str = "", factor: float = 1.0) -> Tensor:
+    def map(self, picture: DescribedPicture, view: str = "", factor: float = 1.0) -> Tensor:
         """Unit-length features [D, rows, columns] of a picture turned as a view shows it, at a scale."""
         if (view, factor) not in picture.maps:
             rows, columns = self.cells(picture.width, picture.height, factor)
@@ -194,15 +194,15 @@ class Coarse:
     @torch.no_grad()
     def matches(
         self,
-        source: Described,
-        target: Described,
+        source: DescribedPicture,
+        target: DescribedPicture,
         unexplained: Tensor | None = None,
         unused: Tensor | None = None,
         *,
         view: str = "",
         factors: Sequence[float] | None = None,
         size: float = 1.0,
-    ) -> Matches:
+    ) -> CellMatches:
         """Cells of the two that are each other's nearest.
 
         It is the target that is turned, the other way, because it has one scale and the source has seven.
@@ -233,13 +233,13 @@ class Coarse:
         maps = [self.map(source, "", factor) for factor in factors or self.factors]
         first, second, similarity = mutual([each.flatten(1) for each in maps], seen.flatten(1)[:, wanted])
         every = torch.cat([_places(*each.shape[1:]) for each in maps])
-        found = Matches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
+        found = CellMatches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
         return found if unused is None else found.among(unused)
 
     def fit(
         self,
-        source: Described,
-        target: Described,
+        source: DescribedPicture,
+        target: DescribedPicture,
         unexplained: Tensor | None = None,
         unused: Tensor | None = None,
         *,
@@ -275,8 +275,8 @@ class Coarse:
 
     def again(
         self,
-        source: Described,
-        target: Described,
+        source: DescribedPicture,
+        target: DescribedPicture,
         found: CoarseFit,
         unexplained: Tensor | None = None,
         unused: Tensor | None = None,
@@ -308,7 +308,7 @@ class Coarse:
         fit = self._transform(source, target, matches, found.view, self.config.ransac.hypotheses)
         return CoarseFit(fit, found.view, matches, found.factors)
 
-    def _likely(self, source: Described, target: Described, views: Sequence[str]) -> Sequence[str]:
+    def _likely(self, source: DescribedPicture, target: DescribedPicture, views: Sequence[str]) -> Sequence[str]:
         """The views in which pictures of half the size agree about as well as in the best."""
         if len(views) == 1:
             return views
@@ -324,8 +324,8 @@ class Coarse:
 
     def _fit(
         self,
-        source: Described,
-        target: Described,
+        source: DescribedPicture,
+        target: DescribedPicture,
         unexplained: Tensor | None,
         unused: Tensor | None,
         view: str,
@@ -335,7 +335,9 @@ class Coarse:
         fit = self._transform(source, target, matches, view, self.config.ransac.hypotheses)
         return CoarseFit(fit, view, matches, factors)
 
-    def _transform(self, source: Described, target: Described, matches: Matches, view: str, hypotheses: int) -> Fit:
+    def _transform(
+        self, source: DescribedPicture, target: DescribedPicture, matches: CellMatches, view: str, hypotheses: int
+    ) -> Fit:
         turn = _relative(view)  # samples keep their orientation, so that a mirrored source is mirrored first
         seen = apply(torch.linalg.inv(turn), matches.source)
         aspects = target.width / target.height, source.width / source.height

@@ -23,7 +23,7 @@ from artmodels.features.networks import at_most
 from artmodels.hub.outline import Outline
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.inputs import picture
-from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, Described, cells_of
+from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, DescribedPicture, cells_of
 from artmodels.methods.ransac_flow.fine import Fine, Moved
 from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.results.alignment import PALE, Alignment, Warp
@@ -143,7 +143,7 @@ class Prepared:
     """
 
     picture: LoadedImage
-    described: Described
+    described: DescribedPicture
 
 
 class RansacFlow(FeedForward):

@@ -21,15 +21,15 @@ from artmodels.methods.region_features.model import (
     CELLS,
     RATIOS,
     Anchors,
-    Detector,
-    Found,
+    FoundRegions,
     RegionFeaturesConfig,
+    RegionNetwork,
     decoded,
     select,
     unscaled,
 )
 
-__all__ = ["C4", "PUBLISHED", "Pyramid", "caffe_anchor_shapes", "crop_and_resize"]
+__all__ = ["C4", "PUBLISHED", "FPNDetector", "caffe_anchor_shapes", "crop_and_resize"]
 
 PUBLISHED = {
     "fasterrcnn_resnet50_fpn": "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
@@ -44,7 +44,7 @@ STRIDE = 16
 MEANS = (102.9801, 115.9465, 122.7717)  # blue, green, red: of the published checkpoint
 
 
-class Pyramid(Detector):
+class FPNDetector(RegionNetwork):
     """torchvision's Faster R-CNN with ResNet-50 and a feature pyramid, v1 or v2; 1024 numbers a region.
 
     Its keys and shapes are exactly those of torchvision's networks; nothing here is fetched. Descriptors are what the
@@ -92,8 +92,8 @@ class Pyramid(Detector):
         detector: nn.Module = self.detector
         return detector
 
-    def forward(self, images: Sequence[Tensor]) -> list[Found]:
-        """See `Detector`."""
+    def forward(self, images: Sequence[Tensor]) -> list[FoundRegions]:
+        """See `RegionNetwork`."""
         detector = self.detector
         pictures, _ = detector.transform([image[0] for image in images])
         maps = detector.backbone(pictures.tensors)
@@ -109,11 +109,11 @@ class Pyramid(Detector):
             own = {name: level[number : number + 1] for name, level in maps.items()}
             regions = detector.roi_heads.box_roi_pool(own, [chosen], [size])
             features = detector.roi_heads.box_head(regions)
-            found.append(Found(unscaled(chosen, image, size), objectness, features))
+            found.append(FoundRegions(unscaled(chosen, image, size), objectness, features))
         return found
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """See `Detector`: torchvision rounds down."""
+        """See `RegionNetwork`: torchvision rounds down."""
         ratio = min(self.config.shorter / min(height, width), self.config.longer / max(height, width))
         return math.floor(height * ratio), math.floor(width * ratio)
 
@@ -145,7 +145,7 @@ class _Unit(nn.Module):
         return F.relu(y + self.shortcut_norm(self.shortcut(x)))
 
 
-class C4(Detector):
+class C4(RegionNetwork):
     """Faster R-CNN with ResNet-152 on one map of stride 16, as TensorFlow's checkpoint of the paper has it; 2048-d.
 
     A block halves its map in its last unit, not in its first as torchvision's do. Regions are cut out of the map to
@@ -188,8 +188,8 @@ class C4(Detector):
         self.features = inputs
         self.register_buffer("means", torch.tensor(MEANS).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Sequence[Tensor]) -> list[Found]:
-        """See `Detector`."""
+    def forward(self, images: Sequence[Tensor]) -> list[FoundRegions]:
+        """See `RegionNetwork`."""
         size = self.size(*images[0].shape[-2:])
         x = torch.cat([F.interpolate(255 * image.flip(1) - self.means, size, mode="bilinear") for image in images])
         x = F.relu(self.norm1(self.conv1(x)))
@@ -208,7 +208,7 @@ class C4(Detector):
             chosen, objectness = select([boxes], [scores], height=bottom, width=right, config=self.config)
             regions = crop_and_resize(x[number : number + 1], chosen / STRIDE, CELLS)
             features = self.blocks[3](regions).mean((2, 3))
-            found.append(Found(unscaled(chosen, image, size), objectness, features))
+            found.append(FoundRegions(unscaled(chosen, image, size), objectness, features))
         return found
 
 

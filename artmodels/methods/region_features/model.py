@@ -25,8 +25,8 @@ from artmodels.images.resampling import resized
 __all__ = [
     "Anchors",
     "ArtRegions",
-    "Detector",
-    "Found",
+    "RegionNetwork",
+    "FoundRegions",
     "Head",
     "RegionFeaturesConfig",
     "anchor_shapes",
@@ -95,7 +95,7 @@ class RegionFeaturesConfig:
         at_most(MOST_BOXES, regions=self.regions, before=self.before)
 
 
-class Found(NamedTuple):
+class FoundRegions(NamedTuple):
     """Regions of one image: boxes [K, 4] in its pixels, objectness [K] in [0, 1], descending, features [K, M]."""
 
     boxes: Tensor
@@ -103,7 +103,7 @@ class Found(NamedTuple):
     features: Tensor
 
 
-class Detector(nn.Module):
+class RegionNetwork(nn.Module):
     """A network that finds regions. It computes in float32.
 
     Attributes:
@@ -114,7 +114,7 @@ class Detector(nn.Module):
     config: RegionFeaturesConfig
     features: int
 
-    def forward(self, images: Sequence[Tensor]) -> list[Found]:
+    def forward(self, images: Sequence[Tensor]) -> list[FoundRegions]:
         """Find the regions of images [1, 3, H, W] in [0, 1]; where there is none, the whole image is one.
 
         They go through the network together: `size` must be the same for all.
@@ -292,7 +292,7 @@ def region_means(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
     return cells.mean((2, 3))
 
 
-class ArtRegions(Detector):
+class ArtRegions(RegionNetwork):
     """Proposals and descriptors on a frozen backbone of ours, without any detector's weights.
 
     A descriptor is the mean of each tap over the box, each scaled to length 1: layer2's 128 channels and layer3's 256.
@@ -325,8 +325,8 @@ class ArtRegions(Detector):
         found = self.backbone(picture, TAPS)
         return [found[tap] for tap in TAPS]
 
-    def forward(self, images: Sequence[Tensor]) -> list[Found]:
-        """See `Detector`."""
+    def forward(self, images: Sequence[Tensor]) -> list[FoundRegions]:
+        """See `RegionNetwork`."""
         size = self.size(*images[0].shape[-2:])
         pictures = torch.cat([resized(image, size).clamp(0, 1) for image in images])
         below, right = (-(-max(SMALLEST, side) // STRIDES[1]) * STRIDES[1] - side for side in size)
@@ -341,7 +341,7 @@ class ArtRegions(Detector):
         taps: list[Tensor],
         levels: list[tuple[Tensor, Tensor, Tensor]],
         number: int,
-    ) -> Found:
+    ) -> FoundRegions:
         boxes = [decoded(deltas[number], anchors) for _, deltas, anchors in levels]
         scores = [logits[number].sigmoid() for logits, _, _ in levels]
         # An object may be found on two levels: here they are one.
@@ -351,4 +351,4 @@ class ArtRegions(Detector):
         maps = [tap[number : number + 1] for tap in taps]
         means = [region_means(tap, chosen, stride) for tap, stride in zip(maps, STRIDES, strict=False)]
         features = torch.cat([F.normalize(mean, dim=1) for mean in means], 1)
-        return Found(unscaled(chosen, image, size), objectness, features)
+        return FoundRegions(unscaled(chosen, image, size), objectness, features)

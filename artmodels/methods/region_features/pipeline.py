@@ -18,8 +18,8 @@ from artmodels.errors import ConfigError, MissingWeights
 from artmodels.hub.outline import Outline
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.inputs import each
-from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, Pyramid
-from artmodels.methods.region_features.model import ArtRegions, Detector, RegionFeaturesConfig
+from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, FPNDetector
+from artmodels.methods.region_features.model import ArtRegions, RegionFeaturesConfig, RegionNetwork
 
 __all__ = ["RegionFeatures", "Regions"]
 
@@ -74,7 +74,7 @@ class RegionFeatures(hub.Pretrained):
         self,
         config: RegionFeaturesConfig | None = None,
         *,
-        network: Detector,
+        network: RegionNetwork,
         device: torch.device | str | None = None,
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
@@ -185,7 +185,7 @@ class RegionFeatures(hub.Pretrained):
         return [regions[number] for number in range(len(loaded))]
 
 
-def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtractor | None = None) -> Detector:
+def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtractor | None = None) -> RegionNetwork:
     """The network of a configuration: its backbone has weights, the rest is random.
 
     Args:
@@ -198,7 +198,7 @@ def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtract
     """
     if config.network == "art-regions":
         return ArtRegions(config, backbone or features.load(config.backbone))
-    return C4(config) if config.network == "fasterrcnn_resnet152_c4" else Pyramid(config)
+    return C4(config) if config.network == "fasterrcnn_resnet152_c4" else FPNDetector(config)
 
 
 def how_to_get(name: str, network: str) -> str:

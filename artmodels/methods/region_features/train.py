@@ -26,7 +26,7 @@ from artmodels.methods.region_features.scenes import Annotated, Composites, Scen
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["ArtRegionsRecipe", "Settings", "recall", "targets"]
+__all__ = ["ArtRegionsRecipe", "ArtRegionsSettings", "recall", "targets"]
 
 ICONS, BOXES = "icons/valid", "icons/annotations/valid"
 THINGS = ("paintings", "photos")
@@ -36,7 +36,7 @@ COUNTS = (10, 50, 100, 300)  # of proposals, for the report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ArtRegionsSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -77,9 +77,9 @@ def targets(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 class ArtRegionsRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = ArtRegionsSettings
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: ArtRegionsSettings, sources: Sources, *, seed: int) -> None:
         """Read the images and the backbone, draw the head's weights.
 
         Half of the icons are held out, by a hash of their names: `folders.split(files, held_out=2)`.

@@ -25,7 +25,7 @@ from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfi
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["Damage", "Settings", "SuperResolutionRecipe", "damaged"]
+__all__ = ["Damage", "SuperResolutionSettings", "SuperResolutionRecipe", "damaged"]
 
 NATIVE = 100_000  # px: no image has a shorter side than this, so none is reduced
 EPSILON = 1e-3  # of the Charbonnier loss: differences below it count as squares
@@ -59,7 +59,7 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SuperResolutionSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -112,10 +112,10 @@ def damaged(image: Tensor, scale: int, damage: Damage, rng: torch.Generator) -> 
 class SuperResolutionRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = SuperResolutionSettings
     network: SRVGG
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: SuperResolutionSettings, sources: Sources, *, seed: int) -> None:
         """Read the images and draw the first weights."""
         self.settings = settings
         self.data = sources.data

@@ -25,7 +25,7 @@ from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_dista
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["Objective", "Settings", "TextureNetworkRecipe"]
+__all__ = ["TextureNetworkObjective", "TextureNetworkSettings", "TextureNetworkRecipe"]
 
 TAPS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_4", "relu4_1")
 CALIBRATION = 16, 256  # textures, and their side in px, that the normalisation is measured on
@@ -33,7 +33,7 @@ SAMPLES = 4  # textures that are judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class TextureNetworkSettings:
     """What the recipe can be told.
 
     Attributes:
@@ -59,10 +59,10 @@ class Settings:
     patch_weight: float = 1.0
 
 
-class Objective:
+class TextureNetworkObjective:
     """Distance of textures to an exemplar, of features and of patches, each relative to the exemplar's variance."""
 
-    def __init__(self, extractor: FeatureExtractor, exemplar: Tensor, settings: Settings) -> None:
+    def __init__(self, extractor: FeatureExtractor, exemplar: Tensor, settings: TextureNetworkSettings) -> None:
         """Measure the exemplar, [1, 3, H, W]."""
         self.extractor = extractor
         with torch.no_grad():
@@ -88,10 +88,10 @@ class Objective:
 class TextureNetworkRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = TextureNetworkSettings
     network: PyramidGenerator
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: TextureNetworkSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network and the exemplar; draw the first weights."""
         self.settings = settings
         self.file = sources.data / settings.exemplar
@@ -99,7 +99,9 @@ class TextureNetworkRecipe(Recipe):
         ratio = min(1.0, settings.side / min(exemplar.shape[-2:]))
         height, width = (round(length * ratio) for length in exemplar.shape[-2:])
         self.exemplar = resized(exemplar, (height, width)).clamp(0, 1)
-        self.objective = Objective(teachers.load(teachers.COMPRESSED, sources.teachers), self.exemplar, settings)
+        self.objective = TextureNetworkObjective(
+            teachers.load(teachers.COMPRESSED, sources.teachers), self.exemplar, settings
+        )
         self.network = PyramidGenerator(settings.network)
         draw = generator(seed)
         for name, value in self.network.named_parameters():

@@ -24,7 +24,7 @@ from artmodels import images
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.methods.texture_synthesis import copying, metrics
 
-__all__ = ["PUBLISHED", "Scores", "evaluate", "evaluate_folder", "main", "table"]
+__all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "table"]
 
 PUBLISHED: Mapping[str, float] = MappingProxyType(
     {
@@ -50,7 +50,7 @@ Synthesise = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class TextureScores:
     """The measures of one exemplar; `metrics` says what each means.
 
     Attributes:
@@ -83,9 +83,9 @@ def evaluate(
     exemplars: Iterable[tuple[str, Tensor]],
     *,
     seed: int = 0,
-    on_scores: Callable[[Scores], None] | None = None,
+    on_scores: Callable[[TextureScores], None] | None = None,
     on_error: Callable[[str, ImageError], None] | None = None,
-) -> list[Scores]:
+) -> list[TextureScores]:
     """Synthesise and measure each exemplar.
 
     The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
@@ -122,10 +122,10 @@ def evaluate(
     return rows
 
 
-def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> Scores:
+def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> TextureScores:
     wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
     matches = copying.nearest_patches(result, exemplar)
-    return Scores(
+    return TextureScores(
         name=name,
         height=result.shape[-2],
         width=result.shape[-1],
@@ -139,7 +139,7 @@ def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds:
     )
 
 
-def table(rows: Sequence[Scores]) -> str:
+def table(rows: Sequence[TextureScores]) -> str:
     """Lay the rows out as plain text, with their mean, beside the published means.
 
     Args:
@@ -208,7 +208,7 @@ def evaluate_folder(
     json_file: Path | None = None,
     device: str = "cpu",
     report: Callable[[str], None] = typer.echo,
-) -> list[Scores]:
+) -> list[TextureScores]:
     """Evaluate a method on the images of a folder and its sub-folders, with resume.
 
     Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central
@@ -253,7 +253,7 @@ def evaluate_folder(
                 continue
             yield key, _central_square(pixels, size).to(device)
 
-    def keep(scores: Scores) -> None:
+    def keep(scores: TextureScores) -> None:
         known[scores.name] = scores
         report(f"{scores.name}: synthesised in {scores.seconds:.1f} s")
         if json_file is not None:
@@ -293,15 +293,15 @@ def _central_square(pixels: Tensor, size: int) -> Tensor:
     return pixels[..., top : top + side, left : left + side]
 
 
-def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, Scores]:
+def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureScores]:
     """Rows of an earlier run by name; none if there is no such file."""
     if not file.exists():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        found, rows = content["settings"], [Scores(**row) for row in content["rows"]]
+        found, rows = content["settings"], [TextureScores(**row) for row in content["rows"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        names = ", ".join(field.name for field in fields(Scores))
+        names = ", ".join(field.name for field in fields(TextureScores))
         raise DatasetError(
             f"{file} is not a file of scores ({error}); move it away, or give another name. "
             f"It should have settings and rows of {names}."
@@ -311,7 +311,7 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, Scores]:
     return {row.name: row for row in rows}
 
 
-def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[Scores]) -> None:
+def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[TextureScores]) -> None:
     """Replace the file in one step, so that a run that is stopped leaves the rows before."""
     content = {"settings": settings, "rows": [asdict(row) for row in rows]}
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -10,7 +10,7 @@ from torch import Tensor
 from artmodels import images
 from artmodels.descent import algebra
 from artmodels.descent.method import FeatureMatching, MatchingConfig, knob, run_to_the_end
-from artmodels.descent.multiscale import Level, Progress, coarse_to_fine, coloured_noise
+from artmodels.descent.multiscale import DescentState, Level, coarse_to_fine, coloured_noise
 from artmodels.descent.objective import TextureObjective
 from artmodels.descent.optimise import Deadline, Step, levels
 from artmodels.descent.terms import TERMS
@@ -150,7 +150,7 @@ class TextureSynthesizer(FeatureMatching):
             )
             return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
 
-        reached = Progress(image=coloured_noise(target, plan[0][1], seed))
+        reached = DescentState(image=coloured_noise(target, plan[0][1], seed))
         steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
         yield from coarse_to_fine(reached, level, steps=steps, optimiser=config.descent(), limit=limit)
         if not reached.complete:

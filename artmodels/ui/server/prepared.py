@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artmodels.ui.server.guard import content_policy
 
-__all__ = ["Prepared"]
+__all__ = ["PreparedAnswers"]
 
 KEPT = 64  # answers: some 30 kB each; a gallery has one a page and three more, under each name it is asked by
 _MEANING = {"page", "all_endpoints", "deep_link"}  # the parameters that change an answer
@@ -45,7 +45,7 @@ class _Answer:
         return Response(content, self.status, headers, self.media_type)
 
 
-class Prepared:
+class PreparedAnswers:
     """Answers for the pages and descriptions of a gradio app from what it made before."""
 
     def __init__(self, inner: ASGIApp, app: Any) -> None:

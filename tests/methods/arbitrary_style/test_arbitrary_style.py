@@ -21,7 +21,7 @@ from artmodels.features.networks import art_vgg_nodes, convolutions, layout
 from artmodels.hub.checkpoints import config_from
 from artmodels.methods.arbitrary_style import ArbitraryStyle, ArbitraryStyleConfig, StyleCode
 from artmodels.methods.arbitrary_style.model import StyleStatistics, StyleTransformer, cholesky, coloured
-from artmodels.methods.arbitrary_style.train import ArbitraryStyleRecipe, Settings
+from artmodels.methods.arbitrary_style.train import ArbitraryStyleRecipe, ArbitraryStyleSettings
 from artmodels.training import Sources, TrainingConfig, fit
 
 TINY = {"predictor": "statistics", "bottleneck": 5, "hidden": 7, "widths": (4, 6, 8), "kernel": 3, "blocks": 1}
@@ -308,7 +308,7 @@ def test_a_trained_model_is_a_checkpoint(sources: Sources, tmp_path: Path, monke
 
     def recipe_of(**settings: object) -> ArbitraryStyleRecipe:
         small = {"network": ArbitraryStyleConfig(**TINY), "batch": 2, "crop": 32, "style_crop": 32}
-        return ArbitraryStyleRecipe(Settings(**small | settings), sources, seed=2)
+        return ArbitraryStyleRecipe(ArbitraryStyleSettings(**small | settings), sources, seed=2)
 
     recipe = recipe_of(identity=1.0)
     steps = list(fit(recipe, TrainingConfig(steps=2, warmup=1)))
@@ -333,4 +333,4 @@ def test_a_trained_model_is_a_checkpoint(sources: Sources, tmp_path: Path, monke
 
 def test_the_paper_s_predictor_is_not_trained_here(sources: Sources) -> None:
     with pytest.raises(ConfigError, match="predictor='inception' is not trained here"):
-        ArbitraryStyleRecipe(Settings(network=ArbitraryStyleConfig()), sources, seed=0)
+        ArbitraryStyleRecipe(ArbitraryStyleSettings(network=ArbitraryStyleConfig()), sources, seed=0)

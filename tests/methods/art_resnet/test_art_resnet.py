@@ -22,7 +22,7 @@ from artmodels.features import teachers
 from artmodels.features.networks import ART_RESNET_TAPS, art_resnet_nodes, checkpoint_layout, convolutions
 from artmodels.methods.art_resnet import retrieval, train, views
 from artmodels.methods.art_resnet.retrieval import Standard, local_features, pair_correlation, recall
-from artmodels.methods.art_resnet.train import ArtResNetRecipe, Settings
+from artmodels.methods.art_resnet.train import ArtResNetRecipe, ArtResNetSettings
 from artmodels.methods.art_resnet.views import Views, degraded
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -119,7 +119,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 def recipe_of(sources: Sources) -> ArtResNetRecipe:
     styles = ("fast-style-adele", "fast-style-ink")
-    return ArtResNetRecipe(Settings(batch=2, crop=32, margin=16, side=64, styles=styles), sources, seed=3)
+    return ArtResNetRecipe(ArtResNetSettings(batch=2, crop=32, margin=16, side=64, styles=styles), sources, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -332,9 +332,9 @@ def test_stylised_views_are_painted(arbitrary: float) -> None:
 
 def test_settings_out_of_range_are_refused(sources: Sources) -> None:
     with pytest.raises(ConfigError, match="crop=100 and margin=16 must be multiples of 16"):
-        Settings(crop=100)
+        ArtResNetSettings(crop=100)
     with pytest.raises(ConfigError, match="temperature=0 must be above 0"):
-        Settings(temperature=0)
+        ArtResNetSettings(temperature=0)
     empty = ImageSet(())
     with pytest.raises(ConfigError, match=r"stylised=1\.5 and arbitrary=0 are shares"):
         Views(WEIGHTS, (), stylised=1.5, arbitrary=0, paintings=empty)

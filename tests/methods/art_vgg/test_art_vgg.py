@@ -14,7 +14,7 @@ from artmodels.data.folders import Crops
 from artmodels.features import teachers
 from artmodels.features.networks import ART_VGG_TAPS
 from artmodels.methods.art_vgg import train
-from artmodels.methods.art_vgg.train import ArtVGGRecipe, Settings, gram, synthetic
+from artmodels.methods.art_vgg.train import ArtVGGRecipe, ArtVGGSettings, gram, synthetic
 from artmodels.training import Sources, TrainingConfig, fit
 
 # Some of these names are held out by `datasets.split`, and most are not.
@@ -37,7 +37,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 
 def recipe_of(sources: Sources) -> ArtVGGRecipe:
-    return ArtVGGRecipe(Settings(batch=2, crop=32, synthetic=0.5), sources, seed=3)
+    return ArtVGGRecipe(ArtVGGSettings(batch=2, crop=32, synthetic=0.5), sources, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_synthetic_textures_are_images_and_differ() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the teachers are not at hand in {REAL}")
 def test_a_step_against_the_real_teachers(sources: Sources) -> None:
     real = Sources(data=sources.data, teachers=REAL, weights=sources.weights)
-    recipe = ArtVGGRecipe(Settings(batch=1, crop=32, synthetic=1.0), real, seed=0)
+    recipe = ArtVGGRecipe(ArtVGGSettings(batch=1, crop=32, synthetic=1.0), real, seed=0)
     (step,) = fit(recipe, TrainingConfig(steps=2), until=1)
     assert all(0 < value < float("inf") for value in step.losses.values())
     assert {tap: value.shape[1] for tap, value in recipe._targets(torch.rand(1, 3, 32, 32)).items()} == {

@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from artmodels.correspondence.cells import Pyramid
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile
-from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, Places
+from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchPlaces
 from artmodels.methods.artminer.tuning.rejected import WHOLE, Rejected, apart, inside, rejected, taken
-from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, Settings
+from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.methods.artminer.tuning.tune import tune
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 
 WEIGHTS = Path(__file__).parents[3] / "weights"
 MINING = MiningConfig(proposals=40, sides=(9,), margin=2, keep=4, draws=60, region=4, corners=6, pairs=12, least=3)
-SETTINGS = Settings(
+SETTINGS = ArtMinerSettings(
     dims=16,
     folders=(".",),
     side=144,
@@ -110,7 +110,7 @@ def test_what_was_rejected_is_not_taken_for_a_positive() -> None:
     refused = [Rejected(8, 7), Rejected(7, 9, (0.5, 0.75, 0.7, 0.85))]
     assert taken(pairs, numbers, pyramids, 2, refused).tolist() == [True, True, True, False, False]
     assert taken(pairs, numbers, pyramids, 2, []).tolist() == [False] * 5
-    assert isinstance(pairs.first, Places)
+    assert isinstance(pairs.first, PatchPlaces)
 
 
 # --- the tuning

@@ -19,9 +19,9 @@ from artmodels.correspondence.cells import Describer, Pyramid, grid
 from artmodels.correspondence.views import VIEWS
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.tuning import mining, objective, train
-from artmodels.methods.artminer.tuning.mining import Candidates, MiningConfig, Pairs, Places, window_cosines
+from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchMatches, PatchPlaces, window_cosines
 from artmodels.methods.artminer.tuning.objective import contrast, principal
-from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, Settings
+from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.methods.artminer.tuning.tune import tune
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
@@ -46,8 +46,8 @@ def noise(count: int, sizes=((10, 9), (8, 7)), dims: int = 16) -> list[Pyramid]:
     ]
 
 
-def rows(places: Places) -> list[tuple[int, ...]]:
-    both = [getattr(places, field.name).flatten().tolist() for field in dataclasses.fields(Places)]
+def rows(places: PatchPlaces) -> list[tuple[int, ...]]:
+    both = [getattr(places, field.name).flatten().tolist() for field in dataclasses.fields(PatchPlaces)]
     return list(zip(*both, strict=True))
 
 
@@ -135,8 +135,8 @@ def test_half_precision_is_searched_as_single() -> None:
 def test_votes_are_those_of_literal_loops(memory) -> None:
     pyramids = planted(noise(4))
     config = dataclasses.replace(SMALL, memory=memory)
-    first = Places(*torch.tensor([(0, 0, 3, 3), (0, 0, 3, 3), (2, 1, 2, 3), (1, 0, 4, 3), (3, 0, 4, 4)]).T)
-    second = Places(*torch.tensor([(1, 0, 4, 3), (2, 0, 4, 3), (0, 0, 4, 5), (0, 0, 3, 4), (2, 1, 3, 2)]).T)
+    first = PatchPlaces(*torch.tensor([(0, 0, 3, 3), (0, 0, 3, 3), (2, 1, 2, 3), (1, 0, 4, 3), (3, 0, 4, 4)]).T)
+    second = PatchPlaces(*torch.tensor([(1, 0, 4, 3), (2, 0, 4, 3), (0, 0, 4, 5), (0, 0, 3, 4), (2, 1, 3, 2)]).T)
     counts = mining.votes(pyramids, first, second, config)
     for (i, s, r, c), (j, t, r2, c2), count in zip(rows(first), rows(second), counts.tolist(), strict=True):
         target, expected = pyramids[j].maps[t], 0
@@ -182,10 +182,10 @@ def test_patches_found_in_one_picture_only_make_no_pair() -> None:
 
 def test_both_places_of_a_pair_are_hits_of_one_patch_in_two_pictures() -> None:
     image = torch.tensor([[0, 1, 2], [3, 4, 5]])
-    places = Places(image, torch.zeros_like(image), torch.full_like(image, 3), torch.full_like(image, 4))
+    places = PatchPlaces(image, torch.zeros_like(image), torch.full_like(image, 3), torch.full_like(image, 4))
     scores = torch.tensor([[0.9, 0.8, 0.7], [0.5, 0.4, -math.inf]])
     config = dataclasses.replace(SMALL, draws=200, pairs=200)
-    pairs = mining.validated(noise(6), Candidates(places, scores), config, generator(0))
+    pairs = mining.validated(noise(6), PatchMatches(places, scores), config, generator(0))
     drawn = set(zip(pairs.first.image.tolist(), pairs.second.image.tolist(), strict=True))
     assert drawn == {(a, b) for a, b in itertools.product(range(3), range(3)) if a != b} | {(3, 4), (4, 3)}
     assert torch.equal(Pairs.of(pairs.table()).table(), pairs.table())
@@ -298,7 +298,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return Sources(data=root, teachers=root, weights=WEIGHTS)
 
 
-SETTINGS = Settings(
+SETTINGS = ArtMinerSettings(
     dims=16,
     side=144,
     scales=(9,),
@@ -316,7 +316,7 @@ SETTINGS = Settings(
 )
 
 
-def run(sources: Sources, config: TrainingConfig = CONFIG, settings: Settings = SETTINGS, **options):
+def run(sources: Sources, config: TrainingConfig = CONFIG, settings: ArtMinerSettings = SETTINGS, **options):
     recipe = ArtMinerRecipe(settings, sources, seed=0)
     return recipe, [dict(step.losses) for step in fit(recipe, config, **options)]
 
@@ -473,7 +473,7 @@ def test_the_checkpoint_is_an_extractor_with_a_projection_and_small(trained) -> 
 )
 def test_wrong_settings_are_named(fields, text) -> None:
     with pytest.raises(ConfigError, match=text):
-        Settings(**fields)
+        ArtMinerSettings(**fields)
 
 
 def test_a_collection_of_one_picture_and_too_many_dimensions_are_refused(sources, tmp_path) -> None:

@@ -16,7 +16,7 @@ from artmodels.features import teachers
 from artmodels.hub.checkpoints import config_from
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
 from artmodels.methods.fast_style.model import TransformerNet
-from artmodels.methods.fast_style.train import STYLE_TAPS, FastStyleRecipe, Objective, Settings, flatness
+from artmodels.methods.fast_style.train import STYLE_TAPS, FastStyleRecipe, FastStyleSettings, StyleObjective, flatness
 from artmodels.training import Sources, TrainingConfig, fit
 
 SMALL = (4, 6, 8)
@@ -196,7 +196,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 def recipe_of(sources: Sources, **settings: object) -> FastStyleRecipe:
     network = FastStyleConfig(widths=SMALL, kernel=3, blocks=1, early=True)
     small = {"style": "paintings/0.png", "title": "Noise", "style_side": 48, "crop": 48, "batch": 1, "network": network}
-    return FastStyleRecipe(Settings(**small | settings), sources, seed=2)
+    return FastStyleRecipe(FastStyleSettings(**small | settings), sources, seed=2)
 
 
 def test_a_trained_style_is_a_checkpoint(sources: Sources, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_trained_style_is_a_checkpoint(sources: Sources, tmp_path: Path) -> No
 def test_the_style_itself_has_no_loss_of_style_and_content_none_of_content(sources: Sources) -> None:
     extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
     style, content = picture(48, 48), picture(48, 56, seed=1)
-    objective = Objective(extractor)
+    objective = StyleObjective(extractor)
     target = objective.style_of(style)
     assert set(target) == set(STYLE_TAPS)
     assert float(objective(style, style, target)["style"]) < 1e-9

@@ -17,7 +17,7 @@ from artmodels.data.bags import BagsError
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.methods.mimax import Bags, MIMax
 from artmodels.methods.mimax.config import MIMaxConfig
-from artmodels.methods.mimax.model import Descent, Objective, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.model import Descent, MIMaxObjective, Scaling, balanced, descend, initial
 from artmodels.methods.mimax.search import GRID, Search
 
 WIDTH = 6
@@ -36,9 +36,9 @@ def signs_of(count: int, problems: int) -> torch.Tensor:
     return labels
 
 
-def objective(bags: Bags, problems: int, *, standardize: bool = False, **options) -> Objective:
+def objective(bags: Bags, problems: int, *, standardize: bool = False, **options) -> MIMaxObjective:
     options = {"epsilon": 0.01 if bags.objectness is not None else None} | options
-    return Objective(
+    return MIMaxObjective(
         bags,
         balanced(signs_of(len(bags), problems)),
         torch.linspace(0.5, 1.5, problems),
@@ -233,10 +233,10 @@ def test_data_term_reaches_its_bounds() -> None:
     direction = bags[labels == 1, 0].mean(0)
     far = torch.from_numpy(100 * direction / np.linalg.norm(direction)).view(1, 1, -1)
     held, signs = Bags.of(bags), torch.from_numpy(np.where(labels, 1, -1))[:, None]
-    problem = Objective(held, balanced(signs), torch.ones(1), scaling=Scaling.of(held, standardize=False))
+    problem = MIMaxObjective(held, balanced(signs), torch.ones(1), scaling=Scaling.of(held, standardize=False))
     bias = torch.full((1, 1), -2500.0)
     assert float(problem(far, bias).data) == pytest.approx(-2, abs=1e-6)
-    wrong = Objective(held, balanced(-signs), torch.ones(1), scaling=problem.scaling)
+    wrong = MIMaxObjective(held, balanced(-signs), torch.ones(1), scaling=problem.scaling)
     assert float(wrong(far, bias).data) == pytest.approx(2, abs=1e-6)
 
 
@@ -292,7 +292,7 @@ def test_restarts_at_once_equal_restarts_one_by_one(optimiser: str) -> None:
     def run(first: slice) -> tuple[torch.Tensor, torch.Tensor]:
         parts = vectors[first].clone(), bias[first].clone()
         count = len(parts[0])
-        problem = Objective(bags, balanced(signs.expand(-1, count)), torch.ones(count), scaling=scaling)
+        problem = MIMaxObjective(bags, balanced(signs.expand(-1, count)), torch.ones(count), scaling=scaling)
         assert sum(1 for _ in descend(problem, *parts, plan)) == 25
         return parts
 
@@ -317,7 +317,7 @@ def test_plain_descent_is_the_papers() -> None:
             w -= 0.05 * slopes[0]
             b -= 0.05 * slopes[1]
     signs = torch.from_numpy(np.where(labels, 1, -1))[:, None].expand(-1, 2)
-    problem = Objective(held, balanced(signs), torch.full((2,), 0.7), scaling=Scaling.of(held, standardize=False))
+    problem = MIMaxObjective(held, balanced(signs), torch.full((2,), 0.7), scaling=Scaling.of(held, standardize=False))
     for _ in descend(problem, vectors, bias, Descent(optimiser="gd", rate=0.05, iterations=30)):
         pass
     torch.testing.assert_close(vectors[:, 0].double(), w.detach(), atol=1e-5, rtol=1e-4)
@@ -327,13 +327,13 @@ def test_plain_descent_is_the_papers() -> None:
 def test_every_bag_is_in_one_mini_batch_of_a_pass_and_the_order_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     bags = Bags.of(np.random.default_rng(0).normal(size=(10, 3, 4)))
     seen = []
-    batch = Objective.batch
+    batch = MIMaxObjective.batch
 
-    def spy(self: Objective, chosen: torch.Tensor) -> Objective:
+    def spy(self: MIMaxObjective, chosen: torch.Tensor) -> MIMaxObjective:
         seen.append(chosen.tolist())
         return batch(self, chosen)
 
-    monkeypatch.setattr(Objective, "batch", spy)
+    monkeypatch.setattr(MIMaxObjective, "batch", spy)
     plan = Descent(optimiser="gd", rate=0.01, iterations=3, batch_size=4)
     losses = list(descend(objective(bags, 2), *initial(2, 1, 4, deviation=1.0, seed=0), plan))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 3 and len(losses) == 9

@@ -13,8 +13,8 @@ from artmodels.correspondence.geometry import identity
 from artmodels.errors import ConfigError
 from artmodels.methods.ransac_flow.training import synthetic
 from artmodels.methods.ransac_flow.training.synthetic import (
-    Pairs,
     WarpConfig,
+    WarpedPairs,
     Warper,
     closer,
     covers,
@@ -192,11 +192,11 @@ def test_what_is_seen_closer_is_twice_as_large_and_moves_as_far_again() -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    def made(seed: int) -> Pairs:
+    def made(seed: int) -> WarpedPairs:
         return make_pairs(soft(3, 32, 40), soft(3, 32, 40, 1), Warper(WarpConfig(), 32, 40), generator(seed))
 
     one, same, other = made(5), made(5), made(6)
-    for field in dataclasses.fields(Pairs):
+    for field in dataclasses.fields(WarpedPairs):
         assert torch.equal(getattr(one, field.name), getattr(same, field.name))
     assert not torch.equal(one.grid, other.grid) and one.grid.dtype == torch.float32
     assert one.source.min() >= 0 and one.target.max() <= 1

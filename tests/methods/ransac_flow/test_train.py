@@ -16,8 +16,15 @@ from artmodels.correspondence.redrawing import engraved
 from artmodels.errors import ConfigError
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.training import train
-from artmodels.methods.ransac_flow.training.synthetic import Pairs, WarpConfig, Warper, make_pairs
-from artmodels.methods.ransac_flow.training.train import PUBLISHED, SMOOTH, Hands, RansacFlowRecipe, Settings, Stage
+from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, WarpedPairs, Warper, make_pairs
+from artmodels.methods.ransac_flow.training.train import (
+    PUBLISHED,
+    SMOOTH,
+    Hands,
+    RansacFlowRecipe,
+    RansacFlowSettings,
+    TrainingStage,
+)
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 from weights import recipes
@@ -25,11 +32,14 @@ from weights import recipes
 WEIGHTS = Path(__file__).parents[3] / "weights"
 CONFIG = TrainingConfig(steps=4, rate=1e-3, momentum=0.5, warmup=1)
 TINY = FineConfig(encoder="published", width=4, heads=(6, 6, 6))
-SETTINGS = Settings(
+SETTINGS = RansacFlowSettings(
     fine=TINY,
     backbone="",
     # One update each: a run goes through the truth and all published stages.
-    stages=(Stage(updates=1, truth=1.0, seen=0.5), *(dataclasses.replace(stage, updates=1) for stage in PUBLISHED)),
+    stages=(
+        TrainingStage(updates=1, truth=1.0, seen=0.5),
+        *(dataclasses.replace(stage, updates=1) for stage in PUBLISHED),
+    ),
     folders=("paintings",),
     side=80,
     size=64,
@@ -60,7 +70,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return Sources(data=root, teachers=root, weights=WEIGHTS)
 
 
-def run(sources: Sources, config: TrainingConfig = CONFIG, settings: Settings = SETTINGS, **options):
+def run(sources: Sources, config: TrainingConfig = CONFIG, settings: RansacFlowSettings = SETTINGS, **options):
     recipe = RansacFlowRecipe(settings, sources, seed=0)
     return recipe, [dict(step.losses) for step in fit(recipe, config, **options)]
 
@@ -125,15 +135,15 @@ def gradients(recipe: RansacFlowRecipe) -> dict[str, bool]:
 @pytest.mark.parametrize(
     ("stage", "learn"),
     [
-        (Stage(updates=1, truth=1.0), {"encoder", "flow"}),
-        (Stage(updates=1, truth=1.0, seen=1.0), {"encoder", "flow", "matchability"}),
+        (TrainingStage(updates=1, truth=1.0), {"encoder", "flow"}),
+        (TrainingStage(updates=1, truth=1.0, seen=1.0), {"encoder", "flow", "matchability"}),
         (PUBLISHED[0], {"encoder", "flow"}),
         (PUBLISHED[1], {"encoder", "flow"}),
         (PUBLISHED[2], {"encoder", "flow", "matchability"}),
         (SMOOTH, {"flow"}),
     ],
 )
-def test_what_learns_in_each_stage(sources: Sources, stage: Stage, learn: set[str]) -> None:
+def test_what_learns_in_each_stage(sources: Sources, stage: TrainingStage, learn: set[str]) -> None:
     recipe = RansacFlowRecipe(dataclasses.replace(SETTINGS, stages=(stage,)), sources, seed=0)
     assert {name for name, some in gradients(recipe).items() if some} == learn
 
@@ -168,7 +178,7 @@ class Known(nn.Module):
         return moved * 2 / (8 * columns), torch.full((count, 1, rows, columns), self.matchable)
 
 
-def terms(network: nn.Module, stage: Stage, size: int = 96) -> dict[str, float]:
+def terms(network: nn.Module, stage: TrainingStage, size: int = 96) -> dict[str, float]:
     """Of a target that shows what is 6 px further right in the source."""
     whole = soft(2, 112, generator(3))
     source, target = whole[..., 8 : size + 8, 2 : size + 2], whole[..., 8 : size + 8, 8 : size + 8]
@@ -208,12 +218,12 @@ def test_the_truth_costs_nothing_where_it_is_seen() -> None:
     grid = identity(16, 24)[None] + 0.1
     seen = torch.ones(1, 1, 16, 24)
     seen[..., 12:] = 0
-    pairs = Pairs(torch.zeros(1, 3, 16, 24), torch.zeros(1, 3, 16, 24), grid, seen)
+    pairs = WarpedPairs(torch.zeros(1, 3, 16, 24), torch.zeros(1, 3, 16, 24), grid, seen)
     found = torch.cat([torch.full((1, 2, 16, 24), 0.1), seen], 1)
     found[:, :2, :, 12:] = 5  # unseen: whatever
-    right = train.labelled(Told(found), pairs, Stage(updates=1, truth=2.0, seen=0.5))
+    right = train.labelled(Told(found), pairs, TrainingStage(updates=1, truth=2.0, seen=0.5))
     assert float(right["truth"]) == pytest.approx(2 * 0.01, rel=1e-2) and float(right["seen"]) < 1e-4
-    still = train.labelled(Told(torch.zeros(1, 3, 16, 24)), pairs, Stage(updates=1, truth=2.0))
+    still = train.labelled(Told(torch.zeros(1, 3, 16, 24)), pairs, TrainingStage(updates=1, truth=2.0))
     # 0.1 of 24 and of 16 px, halved, in units of 8 px.
     assert set(still) == {"truth"} and float(still["truth"]) == pytest.approx(2 * np.hypot(1.2, 0.8) / 8, rel=1e-2)
 
@@ -304,7 +314,7 @@ def test_the_encoder_starts_from_the_backbone_and_its_first_blocks_stay(sources:
 )
 def test_wrong_settings_are_named(fields: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        Settings(**fields)
+        RansacFlowSettings(**fields)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +328,7 @@ def test_wrong_settings_are_named(fields: dict[str, object], text: str) -> None:
 )
 def test_wrong_stages_are_named(fields: dict[str, float], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        Stage(**fields)
+        TrainingStage(**fields)
 
 
 def test_the_recipe_of_ransac_flow_is_in_order() -> None:

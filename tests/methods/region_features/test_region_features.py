@@ -28,7 +28,13 @@ from artmodels.errors import (
 from artmodels.methods.region_features import FeatureStore, RegionFeatures, RegionFeaturesConfig
 from artmodels.methods.region_features import pipeline as pipeline_module
 from artmodels.methods.region_features import train as train_module
-from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, Pyramid, caffe_anchor_shapes, crop_and_resize
+from artmodels.methods.region_features.faster_rcnn import (
+    C4,
+    PUBLISHED,
+    FPNDetector,
+    caffe_anchor_shapes,
+    crop_and_resize,
+)
 from artmodels.methods.region_features.model import (
     Anchors,
     ArtRegions,
@@ -42,7 +48,7 @@ from artmodels.methods.region_features.model import (
     spread,
 )
 from artmodels.methods.region_features.scenes import Annotated, Composites, Scene, annotated_crop, cropped, outline
-from artmodels.methods.region_features.train import ArtRegionsRecipe, Settings, recall, targets
+from artmodels.methods.region_features.train import ArtRegionsRecipe, ArtRegionsSettings, recall, targets
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -298,7 +304,9 @@ def test_together_as_one_by_one(kind: str, frozen: features.FeatureExtractor) ->
     elif kind == "c4":
         made = tiny_c4()
     else:
-        made = Pyramid(RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn", regions=9, shorter=64, longer=96)).eval()
+        made = FPNDetector(
+            RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn", regions=9, shorter=64, longer=96)
+        ).eval()
         head = made.detector.rpn.head
         temper(made, pair()[0], head.conv, head.cls_logits, head.bbox_pred)
     with torch.no_grad():
@@ -418,7 +426,7 @@ def temper(
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_torchvisions_network_layer_by_layer(name: str) -> None:
     config = RegionFeaturesConfig(network=name, regions=12, before=50, shorter=64, longer=96)
-    ours = Pyramid(config).eval()
+    ours = FPNDetector(config).eval()
     state = ours.stored.state_dict()
     draw = generator(1)
     for key, value in state.items():
@@ -600,7 +608,7 @@ def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_torchvisions_file_becomes_a_checkpoint(tmp_path: Path) -> None:
-    ours = Pyramid(RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn"))
+    ours = FPNDetector(RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn"))
     state = published_names(ours.stored.state_dict())
     assert "rpn.head.conv.weight" in state and "backbone.fpn.inner_blocks.0.weight" in state
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "v1.safetensors")
@@ -737,7 +745,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 def recipe(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> ArtRegionsRecipe:
     monkeypatch.setattr(train_module.features, "load", lambda name, **options: backbone())
-    return ArtRegionsRecipe(Settings(network=SMALL, crop=64), sources, seed=0)
+    return ArtRegionsRecipe(ArtRegionsSettings(network=SMALL, crop=64), sources, seed=0)
 
 
 def test_training_learns_the_head_alone_and_repeats_itself(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,13 @@ from artmodels.errors import (
 from artmodels.methods.super_resolution import SuperResolution, SuperResolutionConfig, pipeline
 from artmodels.methods.super_resolution import evaluate as judge
 from artmodels.methods.super_resolution.model import make_network
-from artmodels.methods.super_resolution.train import Damage, Settings, SuperResolutionRecipe, damaged, web_copy
+from artmodels.methods.super_resolution.train import (
+    Damage,
+    SuperResolutionRecipe,
+    SuperResolutionSettings,
+    damaged,
+    web_copy,
+)
 from artmodels.training import Sources, TrainingConfig, fit
 from tests.verbs import picture
 from weights.convert import realesrgan
@@ -618,7 +624,7 @@ def test_damage():
 def recipe(data, **settings):
     network = SuperResolutionConfig(scale=2, channels=12, convs=2, base="bicubic")
     chosen = {"network": network, "folders": ("photos",), "crop": 16, "batch": 4} | settings
-    return SuperResolutionRecipe(Settings(**chosen), Sources(data, data, data), seed=0)
+    return SuperResolutionRecipe(SuperResolutionSettings(**chosen), Sources(data, data, data), seed=0)
 
 
 def test_it_learns_and_what_it_learns_is_saved(data, tmp_path):
@@ -663,4 +669,4 @@ def test_settings_that_cannot_be_trained(data):
         ({"batch": 0}, "batch=0 and crop=48"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Settings(**wrong)
+            SuperResolutionSettings(**wrong)

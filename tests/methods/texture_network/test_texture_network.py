@@ -16,7 +16,12 @@ from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import config_from
 from artmodels.methods.texture_network import TextureNetwork, TextureNetworkConfig, train
 from artmodels.methods.texture_network.model import PyramidGenerator
-from artmodels.methods.texture_network.train import Objective, Settings, TextureNetworkRecipe, calibrated
+from artmodels.methods.texture_network.train import (
+    TextureNetworkObjective,
+    TextureNetworkRecipe,
+    TextureNetworkSettings,
+    calibrated,
+)
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig
 
@@ -238,7 +243,9 @@ def sources(folder: Path) -> Sources:
     return Sources(data=folder / "data", teachers=SHARED / "teachers", weights=folder)
 
 
-QUICK = Settings(exemplar="grains.png", title="grains", side=96, network=SMALL, crop=64, directions=8, samples=1024)
+QUICK = TextureNetworkSettings(
+    exemplar="grains.png", title="grains", side=96, network=SMALL, crop=64, directions=8, samples=1024
+)
 
 
 def trained(recipe: TextureNetworkRecipe, steps: int, **options: object) -> list[float]:
@@ -287,7 +294,7 @@ def test_training_lowers_the_distance_and_goes_on_after_an_interruption(tmp_path
 def test_the_objective_is_about_nothing_for_the_exemplar_itself(tmp_path: Path) -> None:
     recipe = TextureNetworkRecipe(QUICK, sources(tmp_path), seed=0)
     objective, exemplar = recipe.objective, recipe.exemplar
-    assert isinstance(objective, Objective)
+    assert isinstance(objective, TextureNetworkObjective)
     same = objective(exemplar, generator(1))
     # Placement costs nothing: the two halves of the exemplar exchanged are as near as the exemplar.
     rolled = objective(exemplar.roll(48, 3), generator(1))
@@ -320,7 +327,7 @@ def test_recipes_are_complete(path: Path) -> None:
     recipe = tomllib.loads(path.read_text())
     assert recipe["recipe"] == "artmodels.methods.texture_network.train:TextureNetworkRecipe"
     assert TrainingConfig(**recipe["training"]).steps >= 500
-    settings = config_from(Settings, recipe["settings"])
+    settings = config_from(TextureNetworkSettings, recipe["settings"])
     assert settings.crop % 32 == 0
     assert set(recipe["card"]) == {"title", "summary", "licence", "source", "tags", "limits", "measured"}
     if (SHARED / "data").is_dir():

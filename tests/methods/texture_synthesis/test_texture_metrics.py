@@ -457,7 +457,7 @@ def test_evaluate_reports_what_it_cannot_use_or_raises() -> None:
 def test_table_prints_means_beside_the_published_ones() -> None:
     numbers = {"wavelet_kl": 1.0, "spectrum_error": 0.5, "sliced_wasserstein": 0.01, "seconds": 2.0}
     rows = [
-        protocol.Scores(
+        protocol.TextureScores(
             name=name, height=9, width=7, seed=0, displacement_score=d, displacement_score_y=d / 2, **numbers
         )
         for name, d in (("brick.png", 0.5), ("a longer name.png", 0.7))
@@ -518,7 +518,7 @@ def test_folder_resumes_from_its_file(folder: Path, tmp_path: Path) -> None:
         synthesised.append(exemplar)
         return exemplar
 
-    def run() -> list[protocol.Scores]:
+    def run() -> list[protocol.TextureScores]:
         synthesised.clear()
         return protocol.evaluate_folder(
             synthesise, folder, name="copy", size=60, json_file=file, report=lambda line: None

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from artmodels.images.resampling import resized
 from torch import Tensor
 
 import artmodels
@@ -15,6 +14,7 @@ from artmodels.descent.multiscale import coloured_noise
 from artmodels.descent.optimise import Step
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
 from artmodels.images import examples
+from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
 from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer, metrics
 from artmodels.methods.texture_synthesis.copying import displacement_score, nearest_patches

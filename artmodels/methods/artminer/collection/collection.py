@@ -42,7 +42,7 @@ from artmodels.methods.artminer.collection.log import (
     write_layout,
 )
 from artmodels.methods.artminer.collection.numbers import DESCRIPTORS, MAPS, WINDOWS, Numbers
-from artmodels.methods.artminer.collection.regions import COLUMNS, RegionConfig, Regions
+from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig
 from artmodels.methods.artminer.collection.writer import CollectionDescriber, Writer, numbers_of
 from artmodels.search.vectors import Array
 
@@ -217,7 +217,7 @@ class Collection:
         """
         return self.pyramid(name).at(REFERENCE)
 
-    def regions(self, name: str | os.PathLike[str]) -> Regions:
+    def regions(self, name: str | os.PathLike[str]) -> CellRegions:
         """The regions of an image, of all its views.
 
         Raises:
@@ -225,7 +225,7 @@ class Collection:
         """
         record = self._compare(self._record(name))
         shape, table = (record.count, self.layout.dims), (record.count, COLUMNS)
-        return Regions(
+        return CellRegions(
             torch.from_numpy(self._numbers.map(DESCRIPTORS, record.row * shape[1], shape, mode="c")),
             torch.from_numpy(self._numbers.map(WINDOWS, record.row * COLUMNS, table, mode="c")),
         )
@@ -240,7 +240,7 @@ class Collection:
         return self._numbers.map(DESCRIPTORS, 0, (self._log.rows, self.layout.dims), mode="r")
 
     def windows(self) -> Array:
-        """Where they are, [T, 5] float32; see `Regions`, and `open` for checksums."""
+        """Where they are, [T, 5] float32; see `CellRegions`, and `open` for checksums."""
         return self._numbers.map(WINDOWS, 0, (self._log.rows, COLUMNS), mode="r")
 
     @property

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from artmodels.correspondence.cells import Pyramid, saliency
 from artmodels.errors import ConfigError
 
-__all__ = ["COLUMNS", "RegionConfig", "Regions", "describe_regions"]
+__all__ = ["COLUMNS", "RegionConfig", "CellRegions", "describe_regions"]
 
 COLUMNS = 5
 PARTS = 4  # of a picture along each side, of which each gives its share of the regions
@@ -69,7 +69,7 @@ class RegionConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class CellRegions:
     """Regions of one picture, the most salient first.
 
     Attributes:
@@ -82,7 +82,7 @@ class Regions:
     table: Tensor
 
 
-def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> Regions:
+def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> CellRegions:
     """Weighted means of the cells of windows, of length 1; none where nothing differs from its neighbours.
 
     Args:
@@ -116,7 +116,7 @@ def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -
     kept = ((table[:, 4] >= config.saliency) & (found.norm(dim=1) > EPSILON)).nonzero()[:, 0]
     kept = kept[table[kept, 4].sort(descending=True, stable=True).indices]
     kept = kept[_shared_out(kind[kept], config.most)]
-    return Regions(F.normalize(found[kept], dim=1), table[kept])
+    return CellRegions(F.normalize(found[kept], dim=1), table[kept])
 
 
 def _shared_out(kind: Tensor, most: int) -> Tensor:

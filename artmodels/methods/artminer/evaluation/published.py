@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from artmodels.errors import ConfigError
 
-__all__ = ["BENCHMARKS", "PUBLISHED", "Published", "published_table"]
+__all__ = ["BENCHMARKS", "PUBLISHED", "PublishedFigure", "published_table"]
 
 BENCHMARKS = {
     "Brueghel": "one-shot detection, mAP % at IoU > 0.3",
@@ -20,7 +20,7 @@ REMEMBERED = "from memory, unverified: not quoted"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedFigure:
     """One figure of the literature.
 
     Attributes:
@@ -38,9 +38,9 @@ class Published:
     note: str = ""
 
 
-def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[Published, ...]:
+def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[PublishedFigure, ...]:
     return tuple(
-        Published(benchmark=benchmark, features=features, method=method, value=value, note=note)
+        PublishedFigure(benchmark=benchmark, features=features, method=method, value=value, note=note)
         for features, method, value, note in rows
     )
 
@@ -52,7 +52,7 @@ COSINE, DISCOVERY, POOLED = "cosine", "discovery", "max-pooled, image level"
 OFFICIAL = "the measure is most likely the official one"
 
 # X. Shen, defence of the thesis, 2021: the tables of the slides.
-PUBLISHED: tuple[Published, ...] = (
+PUBLISHED: tuple[PublishedFigure, ...] = (
     *_rows(
         "Brueghel",
         (IMAGENET, COSINE, 58.0, ""),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from artmodels.methods.artminer.discovery import Match
 
 __all__ = [
-    "Found",
+    "FoundPlace",
     "hits_annotations",
     "hits_csv",
     "hits_json",
@@ -50,7 +50,7 @@ PAIR_COLUMNS = (
 )
 
 
-class Found(Protocol):
+class FoundPlace(Protocol):
     """A hit of a one-shot search: `artmodels.methods.artminer.oneshot.Hit`."""
 
     @property
@@ -77,7 +77,7 @@ class Found(Protocol):
 # --- Hits of a search
 
 
-def hits_csv(hits: Sequence[Found]) -> str:
+def hits_csv(hits: Sequence[FoundPlace]) -> str:
     """A table (RFC 4180) with one row a hit, best first: `HIT_COLUMNS`, boxes in pixels, all digits kept.
 
     Texts that a spreadsheet would run as a formula, because they start with = + - @ or a tab, follow an apostrophe.
@@ -87,7 +87,7 @@ def hits_csv(hits: Sequence[Found]) -> str:
 
 
 def hits_json(
-    hits: Sequence[Found],
+    hits: Sequence[FoundPlace],
     *,
     query: str,
     box: Corners,
@@ -115,7 +115,7 @@ def hits_json(
 
 
 def hits_annotations(
-    hits: Sequence[Found],
+    hits: Sequence[FoundPlace],
     sizes: Mapping[str, Size],
     *,
     label: str,

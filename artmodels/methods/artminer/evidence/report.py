@@ -22,7 +22,7 @@ from artmodels.correspondence.views import from_view, turned
 from artmodels.detections.boxes import as_boxes, paired_iou
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.decoding import Array, LoadedImage
-from artmodels.methods.artminer.evidence.exports import Found
+from artmodels.methods.artminer.evidence.exports import FoundPlace
 from artmodels.methods.artminer.evidence.reportpage import PAGE, STYLE
 from artmodels.methods.artminer.groups.pairtable import mapped
 from artmodels.methods.artminer.oneshot import check_box
@@ -38,7 +38,7 @@ OUTSIDE = (128, 128, 128)  # colour of what lies outside a picture
 def html_report(
     query: images.Source,
     box: Sequence[float],
-    hits: Sequence[Found],
+    hits: Sequence[FoundPlace],
     picture: Callable[[str], images.Source],
     *,
     name: str,
@@ -96,7 +96,7 @@ def html_report(
     )
 
 
-def aligned(image: LoadedImage, hit: Found, frame: tuple[int, int]) -> Image.Image | None:
+def aligned(image: LoadedImage, hit: FoundPlace, frame: tuple[int, int]) -> Image.Image | None:
     """Warp a picture into the frame of the detail, by the transform of a hit's match.
 
     Args:
@@ -129,7 +129,7 @@ def aligned(image: LoadedImage, hit: Found, frame: tuple[int, int]) -> Image.Ima
     return Image.fromarray(result)
 
 
-def agrees(image: LoadedImage, hit: Found) -> bool:
+def agrees(image: LoadedImage, hit: FoundPlace) -> bool:
     """Whether the match of a hit puts the detail about where its box is: one of few cells may put it anywhere."""
     backward = _backward(hit)
     if backward is None:
@@ -144,7 +144,7 @@ def agrees(image: LoadedImage, hit: Found) -> bool:
 
 def _hit(
     rank: int,
-    hit: Found,
+    hit: FoundPlace,
     read: Callable[[str], LoadedImage],
     frame: tuple[int, int],
     place: tuple[float, float, float, float],
@@ -182,7 +182,7 @@ def _hit(
 </article>"""
 
 
-def _backward(hit: Found) -> Array | None:
+def _backward(hit: FoundPlace) -> Array | None:
     """[3, 3] from relative coordinates of the detail to those of the hit's picture; None where there is none."""
     if hit.match is None or not hit.match.score > 0:
         return None
@@ -193,7 +193,7 @@ def _backward(hit: Found) -> Array | None:
     return found
 
 
-def _turned_crop(image: LoadedImage, hit: Found) -> Image.Image:
+def _turned_crop(image: LoadedImage, hit: FoundPlace) -> Image.Image:
     left, top, right, bottom = _grown(hit.box)
     edges = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
     if edges[2] <= edges[0] or edges[3] <= edges[1]:
@@ -236,7 +236,7 @@ def _outline(box: Sequence[float], image: LoadedImage) -> str:
     return f'<path class="dark" d="{path}"/><path class="light" d="{path}"/>'
 
 
-def _quadrilateral(hit: Found, image: LoadedImage) -> str:
+def _quadrilateral(hit: FoundPlace, image: LoadedImage) -> str:
     """The frame of the detail, where the match puts it in the picture."""
     backward = _backward(hit)
     if backward is None:

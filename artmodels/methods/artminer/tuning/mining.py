@@ -20,10 +20,10 @@ from artmodels.correspondence.cells import EPSILON, Pyramid
 from artmodels.errors import ConfigError, DatasetError
 
 __all__ = [
-    "Candidates",
+    "PatchMatches",
     "MiningConfig",
     "Pairs",
-    "Places",
+    "PatchPlaces",
     "Pyramids",
     "candidates",
     "corners",
@@ -108,7 +108,7 @@ class MiningConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class PatchPlaces:
     """Where patches are: int64 tensors of one shape, on the CPU.
 
     Attributes:
@@ -123,13 +123,13 @@ class Places:
     row: Tensor
     column: Tensor
 
-    def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> "Places":
+    def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> "PatchPlaces":
         """Some of them."""
-        return Places(self.image[index], self.scale[index], self.row[index], self.column[index])
+        return PatchPlaces(self.image[index], self.scale[index], self.row[index], self.column[index])
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class PatchMatches:
     """Where each of P patches was found.
 
     Attributes:
@@ -137,7 +137,7 @@ class Candidates:
         scores: float32 [P, k], the cosines; -inf where there was no other picture.
     """
 
-    places: Places
+    places: PatchPlaces
     scores: Tensor
 
 
@@ -151,20 +151,22 @@ class Pairs:
         votes: int64 [n], most first.
     """
 
-    first: Places
-    second: Places
+    first: PatchPlaces
+    second: PatchPlaces
     votes: Tensor
 
     def table(self) -> Tensor:
         """All of it as int64 [n, 9]: image, scale, row, column of first and second, and votes."""
-        both = [getattr(places, name) for places in (self.first, self.second) for name in Places.__dataclass_fields__]
+        both = [
+            getattr(places, name) for places in (self.first, self.second) for name in PatchPlaces.__dataclass_fields__
+        ]
         return torch.stack([*both, self.votes], 1)
 
     @classmethod
     def of(cls, table: Tensor) -> "Pairs":
         """What `table` gave."""
         columns = table.unbind(1)
-        return cls(Places(*columns[:4]), Places(*columns[4:8]), columns[8])
+        return cls(PatchPlaces(*columns[:4]), PatchPlaces(*columns[4:8]), columns[8])
 
 
 def window_cosines(kernels: Tensor, features: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ def corners(side: int) -> Tensor:
     return torch.cartesian_prod(*2 * [torch.tensor([1 - side // 2, side // 2])])
 
 
-def proposals(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> Places:
+def proposals(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> PatchPlaces:
     """Patches at random [P]: pictures take turns in random order; scales and positions are drawn evenly.
 
     Raises:
@@ -217,10 +219,10 @@ def proposals(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) ->
     span = room[image, scale]
     drawn = torch.rand(len(image), 2, generator=rng, dtype=torch.float64)
     start = config.margin + torch.minimum((drawn * span).long(), span - 1)
-    return Places(image, scale, *start.unbind(1))
+    return PatchPlaces(image, scale, *start.unbind(1))
 
 
-def candidates(pyramids: Pyramids, patches: Places, config: MiningConfig) -> Candidates:
+def candidates(pyramids: Pyramids, patches: PatchPlaces, config: MiningConfig) -> PatchMatches:
     """Search every patch [P] in all other pictures, at all scales.
 
     Of a picture only the best position counts, and only the best pictures are kept. The memory is that of the patches,
@@ -247,7 +249,7 @@ def candidates(pyramids: Pyramids, patches: Places, config: MiningConfig) -> Can
             order = scores.argsort(dim=1, descending=True, stable=True)[:, : config.keep]
             scores, found = scores.gather(1, order), found.take_along_dim(order[:, :, None], 1)
             fresh.clear()
-    return Candidates(Places(*found.unbind(2)), scores)
+    return PatchMatches(PatchPlaces(*found.unbind(2)), scores)
 
 
 def _best_in(pyramid: Pyramid, kernels: Tensor, config: MiningConfig) -> tuple[Tensor, Tensor]:
@@ -273,7 +275,7 @@ def _best_in(pyramid: Pyramid, kernels: Tensor, config: MiningConfig) -> tuple[T
     return best, place
 
 
-def votes(pyramids: Pyramids, first: Places, second: Places, config: MiningConfig) -> Tensor:
+def votes(pyramids: Pyramids, first: PatchPlaces, second: PatchPlaces, config: MiningConfig) -> Tensor:
     """How many cells around the first place [n] find their like where it belongs around the second: int64 [n].
 
     The outermost cells of the region around the first each look for the most similar cell of the whole second map. It
@@ -293,7 +295,7 @@ def votes(pyramids: Pyramids, first: Places, second: Places, config: MiningConfi
     return total
 
 
-def validated(pyramids: Pyramids, found: Candidates, config: MiningConfig, rng: torch.Generator) -> Pairs:
+def validated(pyramids: Pyramids, found: PatchMatches, config: MiningConfig, rng: torch.Generator) -> Pairs:
     """Draw pairs of places where the same patch was found, let what surrounds them vote, and keep the best pairs."""
     patch = torch.randint(len(found.scores), (config.draws,), generator=rng)
     hits = (found.scores[patch] > -torch.inf).sum(1)  # the best come first
@@ -323,7 +325,7 @@ def mine(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> Pair
     return validated(pyramids, candidates(pyramids, patches, config), config, rng)
 
 
-def _by_map(pyramids: Pyramids, places: Places) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_map(pyramids: Pyramids, places: PatchPlaces) -> Iterator[tuple[Tensor, Tensor]]:
     """Each map that holds some of the places [n]: their numbers, and its features [D, R, C]."""
     for image in torch.unique(places.image).tolist():
         inside = (places.image == image).nonzero()[:, 0]
@@ -332,7 +334,7 @@ def _by_map(pyramids: Pyramids, places: Places) -> Iterator[tuple[Tensor, Tensor
             yield inside[places.scale[inside] == scale], maps[scale]
 
 
-def _gathered(pyramids: Pyramids, places: Places, offsets: Tensor) -> Tensor:
+def _gathered(pyramids: Pyramids, places: PatchPlaces, offsets: Tensor) -> Tensor:
     """Features float32 [n, k, D] of the cells at k offsets [k, 2] from each of n places."""
     first = pyramids[0].maps[0]
     values = first.new_empty(len(places.image), len(offsets), len(first), dtype=torch.float32)

@@ -33,14 +33,14 @@ from artmodels.methods.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views
 from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.evidence.verdicts import Verdict
-from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, Places, corners, mine
+from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchPlaces, corners, mine
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.rejected import apart, inside, rejected, taken
 from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["ArtMinerRecipe", "Settings"]
+__all__ = ["ArtMinerRecipe", "ArtMinerSettings"]
 
 BLOCK = 8  # px: views are made of pictures whose sides are multiples
 COMPARED = (16, 256)  # held-out pictures and their side in pixels, for the report
@@ -48,7 +48,7 @@ VERIFIED = 50  # pairs of held-out pictures, for the report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ArtMinerSettings:
     """What the recipe can be told. Defaults are those for some hundred pictures on one core of a CPU.
 
     Attributes:
@@ -147,10 +147,12 @@ class _Tuned(nn.Module):
 class ArtMinerRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = ArtMinerSettings
     network: _Tuned
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int, verdicts: Sequence[Verdict] = ()) -> None:
+    def __init__(
+        self, settings: ArtMinerSettings, sources: Sources, *, seed: int, verdicts: Sequence[Verdict] = ()
+    ) -> None:
         """Read backbone, styles and pictures; nothing is drawn, so the seed is only that of the batches.
 
         Args:
@@ -389,6 +391,6 @@ def _cells(describer: Describer, batch: Tensor, view: str) -> Tensor:
     return maps.flatten(2)[:, :, where].transpose(1, 2).flatten(0, 1)
 
 
-def _renumbered(places: Places, images: Tensor) -> Places:
+def _renumbered(places: PatchPlaces, images: Tensor) -> PatchPlaces:
     """Places whose pictures were numbered among some, as numbered among all."""
     return dataclasses.replace(places, image=images[places.image])

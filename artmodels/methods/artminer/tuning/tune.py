@@ -19,7 +19,7 @@ from artmodels.data import folders
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile, hard_negatives
-from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, Settings
+from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.runtime.devices import pick_device
 from artmodels.training import Progress, Sources, TrainingConfig, fit
 
@@ -36,7 +36,7 @@ def tune(
     out: Path,
     *,
     steps: int = 300,
-    settings: Settings | None = None,
+    settings: ArtMinerSettings | None = None,
     verdicts: str | os.PathLike[str] | None = None,
     seed: int = 0,
     work: Path | None = None,
@@ -69,7 +69,7 @@ def tune(
             of verdicts, it is damaged, or no "no" in it is about two of the pictures.
         WeightsError: The backbone, or the state in `work`, cannot be read.
     """
-    chosen = dataclasses.replace(settings or Settings(), folders=(".",))
+    chosen = dataclasses.replace(settings or ArtMinerSettings(), folders=(".",))
     config = TrainingConfig(steps=steps, seed=seed, rate=RATE, momentum=MOMENTUM, warmup=WARMUP)
     # Checkpoints are found by their names.
     sources = Sources(data=folder, teachers=Path(), weights=Path())

@@ -26,7 +26,7 @@ __all__ = [
     "LIMITS",
     "Example",
     "PosePair",
-    "Scores",
+    "AlignmentScores",
     "Truth",
     "endpoint_errors",
     "evaluate",
@@ -87,7 +87,7 @@ class PosePair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class AlignmentScores:
     """Of P pairs.
 
     Attributes:
@@ -153,7 +153,7 @@ def evaluate(
     limits: tuple[float, ...] = LIMITS,
     unfound: Literal["identity", "wrong"] = "identity",
     report: Callable[[int], None] | None = None,
-) -> dict[str, Scores]:
+) -> dict[str, AlignmentScores]:
     """Align pairs and measure how far places are off.
 
     Args:
@@ -189,10 +189,10 @@ def evaluate(
             report(done)
     if not rows:
         raise ConfigError("there is nothing to measure: no pair has a place whose truth is known")
-    scores = dict[str, Scores]()
+    scores = dict[str, AlignmentScores]()
     for name, values in rows.items():
         columns = [np.array(column) for column in zip(*values, strict=True)]
-        scores[name] = Scores(limits, *columns)
+        scores[name] = AlignmentScores(limits, *columns)
     return scores
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from artmodels.errors import ConfigError
 
-__all__ = ["BENCHMARKS", "PUBLISHED", "Benchmark", "Published", "published_table"]
+__all__ = ["BENCHMARKS", "PUBLISHED", "Benchmark", "PublishedRow", "published_table"]
 
 REMEMBERED = "from memory, unverified: not quoted"
 
@@ -46,7 +46,7 @@ BENCHMARKS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedRow:
     """A row of the literature.
 
     Attributes:
@@ -66,22 +66,24 @@ IMAGENET, MOCO = "RANSAC-Flow, ImageNet features", "RANSAC-Flow, MoCo features"
 PEER = "reported by the authors of DenseMatching, in its README"
 UPDATED = "on the updated set, by the authors, in their README"
 
-PUBLISHED: tuple[Published, ...] = (
-    Published(
+PUBLISHED: tuple[PublishedRow, ...] = (
+    PublishedRow(
         benchmark="HPatches",
         method=IMAGENET,
         values=(0.517, 2.328, 3.189, 5.348, 5.253),
         note="a new run by the author, github.com/XiSHEN0220/RANSAC-Flow, issue 2",
     ),
-    Published(benchmark="HPatches", method=MOCO, values=None, note=REMEMBERED),
-    Published(benchmark="KITTI 2015 flow", method=MOCO, values=None, note=REMEMBERED),
-    Published(benchmark="MegaDepth", method=MOCO, values=None, note=REMEMBERED),
-    Published(benchmark="MegaDepth", method="GLU-Net-GOCor*", values=(57.77, 78.61, 82.24), note=PEER),
-    Published(benchmark="MegaDepth", method="PDC-Net (MS)", values=(71.81, 89.36, 91.18), note=PEER),
-    Published(benchmark="RobotCar", method=MOCO, values=None, note=REMEMBERED),
-    Published(benchmark="YFCC100M", method=MOCO, values=None, note=REMEMBERED),
-    Published(benchmark="Aachen day-night", method=f"{MOCO}, fine-tuned", values=(74.5, 88.8, 100.0), note=UPDATED),
-    Published(benchmark="Aachen day-night", method=f"{IMAGENET}, fine-tuned", values=(74.5, 87.8, 100.0), note=UPDATED),
+    PublishedRow(benchmark="HPatches", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="KITTI 2015 flow", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="MegaDepth", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="MegaDepth", method="GLU-Net-GOCor*", values=(57.77, 78.61, 82.24), note=PEER),
+    PublishedRow(benchmark="MegaDepth", method="PDC-Net (MS)", values=(71.81, 89.36, 91.18), note=PEER),
+    PublishedRow(benchmark="RobotCar", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="YFCC100M", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="Aachen day-night", method=f"{MOCO}, fine-tuned", values=(74.5, 88.8, 100.0), note=UPDATED),
+    PublishedRow(
+        benchmark="Aachen day-night", method=f"{IMAGENET}, fine-tuned", values=(74.5, 87.8, 100.0), note=UPDATED
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from artmodels.correspondence import geometry
 from artmodels.errors import ConfigError
 
-__all__ = ["Pairs", "WarpConfig", "Warper", "closer", "covers", "make_pairs", "thin_plate"]
+__all__ = ["WarpedPairs", "WarpConfig", "Warper", "closer", "covers", "make_pairs", "thin_plate"]
 
 Restyle = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -55,7 +55,7 @@ class WarpConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class WarpedPairs:
     """Pictures and their truth.
 
     Attributes:
@@ -70,9 +70,9 @@ class Pairs:
     grid: Tensor
     seen: Tensor
 
-    def to(self, device: torch.device) -> "Pairs":
+    def to(self, device: torch.device) -> "WarpedPairs":
         """The same on a device."""
-        return Pairs(*(each.to(device) for each in (self.source, self.target, self.grid, self.seen)))
+        return WarpedPairs(*(each.to(device) for each in (self.source, self.target, self.grid, self.seen)))
 
 
 def _lattice(points: int) -> Tensor:
@@ -151,7 +151,7 @@ def covers(count: int, height: int, width: int, chance: float, rng: torch.Genera
 
 def make_pairs(
     pictures: Tensor, others: Tensor, warper: Warper, rng: torch.Generator, *, restyle: Restyle | None = None
-) -> Pairs:
+) -> WarpedPairs:
     """Make a pair of each picture.
 
     Args:
@@ -180,10 +180,10 @@ def make_pairs(
     seen = inside * (target_cover < 0.5) * (there < 0.5)
     unlike = torch.rand(count, 1, 1, 1, generator=rng) < config.apart
     source = torch.where(unlike, others, source)
-    return Pairs(source, target, grid, torch.where(unlike, 0.0, seen))
+    return WarpedPairs(source, target, grid, torch.where(unlike, 0.0, seen))
 
 
-def closer(pairs: Pairs, rng: torch.Generator) -> Pairs:
+def closer(pairs: WarpedPairs, rng: torch.Generator) -> WarpedPairs:
     """A part of each pair at twice the size, of half the sides: what a pass of the fine stage at that size sees."""
     count, _, height, width = pairs.source.shape
     centres = torch.rand(count, 1, 1, 2, generator=rng) - 0.5
@@ -194,4 +194,4 @@ def closer(pairs: Pairs, rng: torch.Generator) -> Pairs:
     )
     grid = F.grid_sample(pairs.grid.permute(0, 3, 1, 2), window, padding_mode="border", align_corners=False)
     grid = (grid.permute(0, 2, 3, 1) - centres) * 2
-    return Pairs(source, target, grid, (seen > 0.5).float() * geometry.inside(grid)[:, None])
+    return WarpedPairs(source, target, grid, (seen > 0.5).float() * geometry.inside(grid)[:, None])

@@ -26,11 +26,11 @@ from artmodels.methods.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views
 from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork, enlarged
 from artmodels.methods.ransac_flow.training import losses
-from artmodels.methods.ransac_flow.training.synthetic import Pairs, WarpConfig, Warper, closer, make_pairs
+from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, WarpedPairs, Warper, closer, make_pairs
 from artmodels.runtime.devices import generator
 from artmodels.training import Recipe, Sources
 
-__all__ = ["PUBLISHED", "SMOOTH", "RansacFlowRecipe", "Settings", "Stage", "unlabelled"]
+__all__ = ["PUBLISHED", "SMOOTH", "RansacFlowRecipe", "RansacFlowSettings", "TrainingStage", "unlabelled"]
 
 THRESHOLDS = (1, 3, 5)  # px: of the share of pixels that are at most so far off
 HELD_OUT = 24  # pairs for the report
@@ -38,7 +38,7 @@ LESS = 4.0  # times, that pairs are moved less which are shown at twice the size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class TrainingStage:
     """What counts for how long.
 
     Attributes:
@@ -80,16 +80,16 @@ class Stage:
 
 
 PUBLISHED = (
-    Stage(updates=200, reconstruction=1.0),
-    Stage(updates=50, reconstruction=1.0, cycle=1.0),
-    Stage(updates=50, reconstruction=1.0, cycle=1.0, matchability=0.01),
+    TrainingStage(updates=200, reconstruction=1.0),
+    TrainingStage(updates=50, reconstruction=1.0, cycle=1.0),
+    TrainingStage(updates=50, reconstruction=1.0, cycle=1.0, matchability=0.01),
 )
 """The paper's stages; there, updates are epochs of 20 000 pairs, 16 at a time."""
-SMOOTH = Stage(updates=50, reconstruction=1.0, cycle=1.0, smooth=1.0, only_flow=True)
+SMOOTH = TrainingStage(updates=50, reconstruction=1.0, cycle=1.0, smooth=1.0, only_flow=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RansacFlowSettings:
     """What the recipe can be told; defaults are for one core of a CPU.
 
     Attributes:
@@ -116,7 +116,7 @@ class Settings:
     fine: FineConfig = FineConfig()
     backbone: str = "art-resnet"
     frozen: int = 4
-    stages: tuple[Stage, ...] = (Stage(updates=1, truth=1.0, seen=0.5),)
+    stages: tuple[TrainingStage, ...] = (TrainingStage(updates=1, truth=1.0, seen=0.5),)
     folders: tuple[str, ...] = ("paintings", "photos")
     side: int = 400
     size: int = 192
@@ -181,10 +181,10 @@ class _Learning(nn.Module):
 class RansacFlowRecipe(Recipe):
     """See the module."""
 
-    settings_class = Settings
+    settings_class = RansacFlowSettings
     network: _Learning
 
-    def __init__(self, settings: Settings, sources: Sources, *, seed: int) -> None:
+    def __init__(self, settings: RansacFlowSettings, sources: Sources, *, seed: int) -> None:
         """Read pictures, styles and the backbone.
 
         Raises:
@@ -223,7 +223,7 @@ class RansacFlowRecipe(Recipe):
         """The images that are trained on."""
         return self._train
 
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """The one that the next update belongs to."""
         done = int(self.network.updates)
         for stage in self.settings.stages:
@@ -252,7 +252,7 @@ class RansacFlowRecipe(Recipe):
 
     def _pairs(
         self, images: ImageSet, count: int, rng: torch.Generator, restyle: "Hands | None", *, near: bool
-    ) -> Pairs:
+    ) -> WarpedPairs:
         pictures, others = (self.crops(images, count, rng) for _ in range(2))
         pairs = make_pairs(pictures, others, self.gentle if near else self.warper, rng, restyle=restyle)
         return closer(pairs, rng) if near else pairs
@@ -287,7 +287,7 @@ class RansacFlowRecipe(Recipe):
         network.train()
         return report
 
-    def _report(self, network: FineNetwork, batches: Sequence[Pairs]) -> dict[str, float]:
+    def _report(self, network: FineNetwork, batches: Sequence[WarpedPairs]) -> dict[str, float]:
         before, after, told = list[Tensor](), list[Tensor](), list[Tensor]()
         for pairs in batches:
             there = pairs.to(self.network.updates.device)
@@ -320,7 +320,7 @@ def displacement(grid: Tensor) -> Tensor:
     return (grid - geometry.identity(*grid.shape[1:3]).to(grid)).permute(0, 3, 1, 2)
 
 
-def labelled(network: FineNetwork, pairs: Pairs, stage: Stage) -> dict[str, Tensor]:
+def labelled(network: FineNetwork, pairs: WarpedPairs, stage: TrainingStage) -> dict[str, Tensor]:
     """The terms that need the truth."""
     found = network.one_way(pairs.source, pairs.target)
     truth = displacement(pairs.grid).to(found)
@@ -330,7 +330,9 @@ def labelled(network: FineNetwork, pairs: Pairs, stage: Stage) -> dict[str, Tens
     return terms
 
 
-def unlabelled(network: FineNetwork, source: Tensor, target: Tensor, stage: Stage, *, margin: int) -> dict[str, Tensor]:
+def unlabelled(
+    network: FineNetwork, source: Tensor, target: Tensor, stage: TrainingStage, *, margin: int
+) -> dict[str, Tensor]:
     """The published terms, on pictures [N, 3, H, W] that lie roughly on each other; both directions count."""
     count, _, height, width = source.shape
     both = torch.cat([source, target])
