@@ -39,10 +39,11 @@ test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size synt
 	@$(PY) -m pytest -m slow --timeout 3600
 
 .PHONY: lint
-lint: $(VENV)/.dev ## ruff and mypy, as in continuous integration
+lint: $(VENV)/.dev ## ruff, mypy and import-linter, as in continuous integration
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: bench
 bench: $(VENV)/.dev ## measure the claims of the README and print their tables

@@ -10,7 +10,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.hub.checkpoints import fault_of
+from artmodels.progress import Progress
 from artmodels.runtime.devices import generator
 
-__all__ = ["Progress", "Recipe", "Sources", "TrainingConfig", "fit"]
+__all__ = ["TrainingProgress", "Recipe", "Sources", "TrainingConfig", "fit"]
 
 STATE = "training.safetensors"
 METRICS = "metrics.jsonl"
@@ -121,13 +122,16 @@ class Recipe(ABC):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a training is: `step` of `steps` is done, with these losses."""
+class TrainingProgress(Progress):
+    """Where a training is.
 
-    step: int
-    steps: int
-    losses: Mapping[str, float]
-    seconds: float
+    Attributes:
+        losses: Of the last step, by name.
+        seconds: That the training has taken, over all its runs.
+    """
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def fit(
@@ -137,7 +141,7 @@ def fit(
     folder: Path | None = None,
     device: torch.device | str = "cpu",
     until: int | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[TrainingProgress]:
     """Train `recipe.network`, step by step; when the iterator ends it holds the result.
 
     Args:
@@ -149,7 +153,7 @@ def fit(
         until: Stop after this step of the schedule, as if interrupted there.
 
     Yields:
-        One `Progress` a step.
+        One `TrainingProgress` a step.
 
     Raises:
         ConfigError: The folder holds the state of a training with other settings.
@@ -192,8 +196,8 @@ def fit(
             # Young averages forget the start sooner.
             value.lerp_(parameters[name].detach(), 1 - min(config.average, (step + 1) / (step + 10)))
         now = time.monotonic()
-        progress = Progress(
-            step + 1, config.steps, {k: float(v.detach()) for k, v in terms.items()}, spent + now - start
+        progress = TrainingProgress(
+            step + 1, config.steps, losses={k: float(v.detach()) for k, v in terms.items()}, seconds=spent + now - start
         )
         if folder is not None:
             with (folder / METRICS).open("a", encoding="utf-8") as metrics:

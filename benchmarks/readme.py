@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from artmodels.cli import weights_text
+from artmodels.cli.commands import weights_text
 from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue

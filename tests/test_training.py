@@ -94,7 +94,7 @@ def test_wrong_settings_are_named(fields, text) -> None:
 
 def test_training_learns_and_reports_every_step(tmp_path) -> None:
     steps, _ = run(tmp_path, TrainingConfig(steps=150, rate=0.05, warmup=3))
-    assert [progress.step for progress in steps] == list(range(1, 151)) == steps_in(tmp_path)
+    assert [progress.done for progress in steps] == list(range(1, 151)) == steps_in(tmp_path)
     assert steps[-1].losses["fit"] < 0.1 * steps[0].losses["fit"]
     assert steps[0].losses.keys() == {"fit", "decay"}
     assert steps[-1].seconds >= steps[0].seconds > 0
@@ -148,7 +148,7 @@ def test_a_killed_run_gives_the_same_bits(tmp_path) -> None:
     from test_training import CONFIG, Line
     training.SAVE_SECONDS = 0.0
     for progress in training.fit(Line(), CONFIG, folder=Path({str(tmp_path)!r})):
-        if progress.step == 7:
+        if progress.done == 7:
             print("seven", flush=True)
             import time; time.sleep(60)
     """
@@ -163,7 +163,7 @@ def test_a_killed_run_gives_the_same_bits(tmp_path) -> None:
     with (tmp_path / METRICS).open("a") as metrics:
         metrics.write('{"step": 8, "fi')  # what a kill in the middle of a line leaves
     rest, weights = run(tmp_path)
-    assert [progress.step for progress in rest] == [8, 9, 10, 11, 12]
+    assert [progress.done for progress in rest] == [8, 9, 10, 11, 12]
     assert steps_in(tmp_path) == list(range(1, 13))
     assert equal(weights, run()[1])
 

@@ -20,7 +20,7 @@ from artmodels import runtime
 from artmodels.errors import ArtModelsError, ConfigError, WeightsError
 from artmodels.hub.checkpoints import WEIGHTS
 from artmodels.hub.resolving import LIBRARY, REPO
-from artmodels.training import Progress, Sources
+from artmodels.training import Sources, TrainingProgress
 from weights import checks, recipes
 
 app = typer.Typer(
@@ -65,9 +65,9 @@ def build(
     with _bar() as bar:
         task = bar.add_task(name, losses="starting", total=None)
 
-        def report(progress: Progress) -> None:
+        def report(progress: TrainingProgress) -> None:
             losses = " ".join(f"{key} {value:.3g}" for key, value in progress.losses.items())
-            bar.update(task, completed=progress.step, total=progress.steps, losses=losses)
+            bar.update(task, completed=progress.done, total=progress.total, losses=losses)
 
         recipes.build(
             origin,

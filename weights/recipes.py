@@ -22,7 +22,7 @@ from artmodels.data.folders import fingerprint
 from artmodels.errors import ConfigError, MissingWeights, WeightsError
 from artmodels.hub.catalogue import suggest
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from
-from artmodels.training import STATE, Progress, Recipe, Sources, TrainingConfig, fit
+from artmodels.training import STATE, Recipe, Sources, TrainingConfig, TrainingProgress, fit
 from weights import cards
 from weights.cards import Card
 
@@ -250,7 +250,7 @@ def build(
     steps: int | None = None,
     work: Path,
     device: torch.device | str = "cpu",
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> None:
     """Train the recipe of `origin` and write the four files of a checkpoint to `target`, all of them or none.
 

@@ -1,5 +1,6 @@
-from .main import main
+from .commands import app, main
 
 __all__ = [
+    "app",
     "main",
 ]

@@ -33,9 +33,9 @@ from artmodels.features.networks import (
     randomise,
 )
 from artmodels.features.stages import Padding, Pooling, Window
+from artmodels.files import short
 from artmodels.hub.catalogue import suggest
 from artmodels.hub.checkpoints import check_numbers, config_from
-from artmodels.jsonfile import short
 from artmodels.runtime.devices import generator, pick_device
 
 __all__ = [

@@ -24,8 +24,8 @@ from artmodels.features.stages import (
     Stage,
     Window,
 )
+from artmodels.files import short
 from artmodels.hub.catalogue import suggest
-from artmodels.jsonfile import short
 
 __all__ = [
     "CAFFE",

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from artmodels.errors import ConfigError, HashMismatch, MissingWeights, UnsafeFormat, WeightsError, WeightsMismatch
+from artmodels.files import read_object, short
 from artmodels.hub.catalogue import suggest
-from artmodels.jsonfile import read_object, short
 
 __all__ = [
     "CONFIG",

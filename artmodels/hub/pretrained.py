@@ -25,11 +25,11 @@ from safetensors.torch import save
 
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, WeightsError
+from artmodels.files import short
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
 from artmodels.hub.resolving import LIBRARY, REPO, Resolved, is_checkpoint_folder, resolve
-from artmodels.jsonfile import short
 
 __all__ = ["Pretrained", "Resolved", "config_from", "load_tensors", "read_config", "resolve"]
 

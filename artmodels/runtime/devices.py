@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from artmodels import __version__
+from artmodels._version import __version__
 from artmodels.errors import ConfigError, DeviceError
 
 __all__ = ["Runner", "bf16_is_fast", "generator", "make_runner", "pick_device", "pick_dtype", "versions"]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeights, WeightsError
-from artmodels.jsonfile import read_object
+from artmodels.files import read_object
 from artmodels.runtime.devices import pick_device
 
 __all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "beside"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.jsonfile import read_object
+from artmodels.files import read_object
 from artmodels.search.faiss_index import FaissConfig, FaissIndex
 from artmodels.search.vectors import BLOCK, HEADER, Array, Numbers, Whitening, begin, ordered, tensor_of
 

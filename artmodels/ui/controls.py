@@ -37,12 +37,12 @@ except ImportError as error:
 
 from PIL import Image, ImageOps
 
-import artmodels
 from artmodels import images
 from artmodels.descent.optimise import Step
 from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.hub import catalogue
 from artmodels.images.examples import example
+from artmodels.methods import load
 from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import Check, read, validator
 from artmodels.ui.lanes import LANES, Lane
@@ -93,7 +93,7 @@ Update = tuple[Any, ...]  # one value for each of Panel.outputs, in their order
 # --- models
 
 
-MODELS = ModelCache(artmodels.load)
+MODELS = ModelCache(load)
 
 
 def models(method: str) -> list[catalogue.Entry]:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from artmodels import ui
 from artmodels.errors import ConfigError
-from artmodels.jsonfile import short
+from artmodels.files import short
 from artmodels.ui.batches import upload_files
 from artmodels.ui.checks import file_list, read
 from artmodels.ui.controls import Update, run_folder

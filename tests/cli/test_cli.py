@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import artmodels
 from artmodels import images
-from artmodels.cli import main as cli
+from artmodels.cli import commands as cli
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 

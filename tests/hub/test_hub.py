@@ -8,9 +8,8 @@ import yaml
 from hub_cases import start
 from toys import GOOD, Plain, PlainConfig, Toy, ToyConfig, same
 
-from artmodels import hub
 from artmodels.errors import ConfigError, WeightsError
-from artmodels.hub import catalogue
+from artmodels.hub import catalogue, pretrained
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def test_save_never_overwrites(folder):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left on device")])
 def test_interrupted_save_leaves_nothing(tmp_path, error):
     raised = WeightsError if isinstance(error, OSError) else error
-    with mock.patch.object(hub, "save", side_effect=error), pytest.raises(raised):
+    with mock.patch.object(pretrained, "save", side_effect=error), pytest.raises(raised):
         Toy.random().save_pretrained(tmp_path / "toy")
     assert list(tmp_path.iterdir()) == []
 

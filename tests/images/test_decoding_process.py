@@ -56,7 +56,8 @@ def children() -> set[int]:
 
 def stand_in(monkeypatch, body: str) -> None:
     """Let new workers run `body` in place of `images.load`."""
-    code = "import sys, time, os\nfrom artmodels import decoding_process, images\n"
+    code = "import sys, time, os\nfrom artmodels import errors, images\n"
+    code += "from artmodels.images import decoding, decoding_process\n"
     code += f"def load(path, **options):\n    {body}\nimages.load = load\ndecoding_process.main()\n"
     start = subprocess.Popen
 
@@ -130,7 +131,7 @@ def test_two_at_a_time_and_no_more(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
     go = tmp_path / "go"
     os.mkfifo(go)
-    stand_in(monkeypatch, f"open({str(go)!r}).close(); raise images.ImageError('done')")
+    stand_in(monkeypatch, f"open({str(go)!r}).close(); raise errors.ImageError('done')")
     before, done = children(), []
     with DecodingProcesses(2) as processes:
 
@@ -184,7 +185,7 @@ def test_waiting_takes_no_processor_time_but_ends_too(tmp_path, monkeypatch):
 
 def test_the_time_is_that_of_each_file(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
-    used = "t = time.process_time()\n    while time.process_time() < t + 0.5: pass\n    raise images.ImageError('used')"
+    used = "t = time.process_time()\n    while time.process_time() < t + 0.5: pass\n    raise errors.ImageError('used')"
     stand_in(monkeypatch, used)
     with DecodingProcesses(1, cpu_seconds=1.0) as processes:
         for _ in range(4):
@@ -197,7 +198,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     if sys.platform != "linux":
         pytest.skip("macOS does not hold processes to their address space")
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
-    stand_in(monkeypatch, "\n    with images.decoding(repr(path)): bytearray(2**31)")
+    stand_in(monkeypatch, "\n    with decoding.decoding(repr(path)): bytearray(2**31)")
     with (
         DecodingProcesses(1) as processes,
         pytest.raises(ImageTooLarge, match="a.png' needs more memory than there is; make it smaller"),
@@ -256,7 +257,7 @@ def test_errors_that_cross_are_those_of_loading():
 
 PARENT = """
 import sys
-from artmodels.decoding_process import DecodingProcesses
+from artmodels.images.decoding_process import DecodingProcesses
 processes = DecodingProcesses(2)
 processes.load(sys.argv[1])
 (worker,) = processes._live

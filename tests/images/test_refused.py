@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from artmodels import images
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.images import loading
 from artmodels.images.loading import load
 
 
@@ -52,8 +53,8 @@ def test_bomb_is_refused_from_its_header(bomb, tmp_path, monkeypatch):
             files.append(CountingFile(file.read()))
         return name, files[-1]
 
-    original = images._open
-    monkeypatch.setattr(images, "_open", opened)
+    original = loading._open
+    monkeypatch.setattr(loading, "_open", opened)
     monkeypatch.setattr("PIL.Image._getdecoder", lambda *_: pytest.fail("a decoder was made"))
     for source in (bomb, path):
         with pytest.raises(ImageTooLarge, match=r"12000 x 12000 = 144\.0 megapixels and the limit is 40\.0; make it"):

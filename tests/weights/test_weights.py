@@ -31,8 +31,11 @@ from artmodels.training import Recipe, Sources, fit
 from weights import __main__ as command
 from weights import checks, recipes
 
+# Where a recipe's class is looked for: below `artmodels.methods`.
+sys.modules["artmodels.methods.toy"] = sys.modules["artmodels.methods.toy.train"] = sys.modules[__name__]
+
 HANDWRITTEN = """# How toy is made.\r
-recipe = "test_weights:ToyRecipe"   # a comment that stays
+recipe = "toy.train:ToyRecipe"   # a comment that stays
 
 [training]
 steps = 25
@@ -361,9 +364,9 @@ def test_a_trial_never_replaces_the_checkpoint(toy, invoke, place) -> None:
         ("steps = 25", "steps = 0", ["steps=0 must be at least 1"]),
         ("[training]", "threads = 0\n[training]", ["threads=0 must be at least 1"]),
         ("[training]", "[training", ["recipe.toml is not valid TOML"]),
-        ("test_weights:", "no_such_module:", ["no_such_module", "cannot be found"]),
-        ("ToyRecipe", "Toyrecipe", ["test_weights:Toyrecipe", "cannot be found"]),
-        ("ToyRecipe", "Toy", ["test_weights:Toy", "is not a subclass of artmodels.training.Recipe"]),
+        ("toy.train:", "no_such_module:", ["no_such_module", "cannot be found"]),
+        ("ToyRecipe", "Toyrecipe", ["toy.train:Toyrecipe", "cannot be found"]),
+        ("ToyRecipe", "Toy", ["toy.train:Toy", "is not a subclass of artmodels.training.Recipe"]),
         ('limits = "All."', 'limits = "All."\n[metrics]\na = 1', ["[result] or [metrics] of its own"]),
     ],
 )

@@ -1,10 +1,10 @@
 """Dense alignment of pictures of the same thing, coarse to fine."""
 
+from artmodels.methods.ransac_flow.groups import Group, align_group
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
 from artmodels.methods.ransac_flow.results.changes import Changes
-from artmodels.methods.ransac_flow.results.groups import Group, align_group
 from artmodels.methods.ransac_flow.results.transfer import transferred
 
 __all__ = [

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.filelock import FileLock
+from artmodels.files import FileLock
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.region_features.extraction import Extractor, grouped
 from artmodels.methods.region_features.pipeline import Regions

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.jsonfile import read_object
+from artmodels.files import read_object
 
 __all__ = ["Index", "data_bytes", "data_sizes", "read_header", "read_index", "write_header"]
 

@@ -486,7 +486,7 @@ def test_a_collection_of_one_picture_and_too_many_dimensions_are_refused(sources
 
 def test_the_recipe_of_artminer_paintings_is_in_order() -> None:
     file = recipes.read(WEIGHTS / "artminer-paintings")
-    assert file.recipe == "artmodels.methods.artminer.tuning.train:ArtMinerRecipe" and file.schedule.momentum == 0.5
+    assert file.recipe == "artminer.tuning.train:ArtMinerRecipe" and file.schedule.momentum == 0.5
 
 
 # --- a user's own folder
@@ -501,14 +501,14 @@ def test_tuning_a_folder_goes_on_where_it_was_stopped(sources, trained, tmp_path
     options = {"steps": 2, "settings": SETTINGS, "device": "cpu"}
 
     def stop(progress) -> None:
-        if progress.step == 1:
+        if progress.done == 1:
             raise Stopped
 
     seen = []
     with pytest.raises(Stopped):
         tune(folder, tmp_path / "mine", work=tmp_path / "work", report=stop, **options)
     assert not (tmp_path / "mine").exists()
-    metrics = tune(folder, tmp_path / "mine", work=tmp_path / "work", report=lambda p: seen.append(p.step), **options)
+    metrics = tune(folder, tmp_path / "mine", work=tmp_path / "work", report=lambda p: seen.append(p.done), **options)
     assert seen[-1] == 2 and "recall, turned, before" in metrics
     other = tune(folder, tmp_path / "other", **options)
     assert other == metrics and (tmp_path / ".other.tuning").is_dir()

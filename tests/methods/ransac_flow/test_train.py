@@ -332,9 +332,7 @@ def test_wrong_stages_are_named(fields: dict[str, float], text: str) -> None:
 
 
 def test_the_recipe_of_ransac_flow_is_in_order() -> None:
-    assert (
-        recipes.read(WEIGHTS / "ransac-flow").recipe == "artmodels.methods.ransac_flow.training.train:RansacFlowRecipe"
-    )
+    assert recipes.read(WEIGHTS / "ransac-flow").recipe == "ransac_flow.training.train:RansacFlowRecipe"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from torchvision.models import detection
 from typer.testing import CliRunner
 
 from artmodels import features, hub
+from artmodels.data import folders
 from artmodels.errors import (
     ConfigError,
     DatasetError,
@@ -788,7 +789,7 @@ def test_boxes_of_files_end_after_the_last_pixel(sources: Sources) -> None:
 
 @pytest.mark.skipif(not (DATA / "icons").is_dir(), reason=f"the icons are not at hand in {DATA}")
 def test_half_of_the_icons_are_held_out() -> None:
-    files = train_module.datasets.image_files(DATA, [train_module.ICONS])
-    train, held_out = train_module.datasets.split(files, held_out=2)
+    files = folders.image_files(DATA, [train_module.ICONS])
+    train, held_out = folders.split(files, held_out=2)
     counts = [sum(map(len, Annotated.load(part, DATA / train_module.BOXES).boxes)) for part in (train, held_out)]
     assert (len(train), len(held_out)) == (14, 12) and counts == [179, 190]

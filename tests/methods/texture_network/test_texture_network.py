@@ -325,7 +325,7 @@ def test_calibration_measures_the_normalisation_and_leaves_the_network_alone() -
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
 def test_recipes_are_complete(path: Path) -> None:
     recipe = tomllib.loads(path.read_text())
-    assert recipe["recipe"] == "artmodels.methods.texture_network.train:TextureNetworkRecipe"
+    assert recipe["recipe"] == "texture_network.train:TextureNetworkRecipe"
     assert TrainingConfig(**recipe["training"]).steps >= 500
     settings = config_from(TextureNetworkSettings, recipe["settings"])
     assert settings.crop % 32 == 0

@@ -29,7 +29,7 @@ from artmodels.correspondence.cells import Pyramid
 from artmodels.correspondence.views import sideways
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.errors import ConfigError, DatasetError, ImageError
-from artmodels.filelock import FileLock
+from artmodels.files import FileLock
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.log import (
     AGAIN,

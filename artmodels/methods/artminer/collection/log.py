@@ -9,7 +9,7 @@ from typing import Any
 
 from artmodels.correspondence.views import check_views
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.jsonfile import read_object
+from artmodels.files import read_object
 from artmodels.methods.artminer.collection.regions import COLUMNS, RegionConfig
 
 __all__ = ["Layout", "Log", "Record", "line_of", "read_layout", "read_log", "write_layout"]

@@ -21,7 +21,7 @@ from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile, hard_negatives
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.runtime.devices import pick_device
-from artmodels.training import Progress, Sources, TrainingConfig, fit
+from artmodels.training import Sources, TrainingConfig, TrainingProgress, fit
 
 __all__ = ["tune"]
 
@@ -41,7 +41,7 @@ def tune(
     seed: int = 0,
     work: Path | None = None,
     device: torch.device | str | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> dict[str, float]:
     """Tune a backbone to the pictures of a folder, and write a checkpoint that `ArtMiner.from_pretrained` reads.
 
@@ -131,8 +131,8 @@ def main(
     """Tune ArtMiner to a folder of pictures; what was interrupted goes on."""
     bar = tqdm(total=steps, unit="update")
 
-    def report(progress: Progress) -> None:
-        bar.update(progress.step - bar.n)
+    def report(progress: TrainingProgress) -> None:
+        bar.update(progress.done - bar.n)
 
     try:
         with bar:

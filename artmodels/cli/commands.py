@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import artmodels
 from artmodels.errors import ArtModelsError, ConfigError
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
+from artmodels.methods import class_of
 
 __all__ = ["main", "weights_text"]
 
@@ -147,7 +147,7 @@ def run(
         raise typer.BadParameter("name the PNG file to write.", param_hint="--output")
     given = {"seed": seed, "deadline": deadline, "size": None if size is None else _size(size)}
 
-    model_class = getattr(artmodels, catalogue.METHODS[method])
+    model_class = class_of(method)
     # What a method can be told is data of the method: the signature of its call.
     parameters = list(inspect.signature(model_class.__call__).parameters.values())
     takes = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -236,7 +236,7 @@ def _mine(
     left, top, width, height = (float(number) for number in numbers.groups())
 
     command = import_module("artmodels.methods.artminer.command")  # other commands are to start at once
-    miner = artmodels.ArtMiner.from_pretrained(name, device=device, **knobs)
+    miner = class_of("artminer").from_pretrained(name, device=device, **knobs)
     held = command.collection_of(collection, miner, progress=True)
     for file, reason in held.skipped.items():
         typer.echo(f"artmodels: {file} was skipped: {reason}", err=True)

@@ -1,0 +1,51 @@
+"""How long work says where it is: a stream of steps whose last item is the result."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+__all__ = ["Progress", "result_of"]
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where some work is.
+
+    Attributes:
+        done: Steps that are done, of
+        total: all of them, as far as is known.
+        what: What the last step was about, such as the name of a file.
+    """
+
+    done: int
+    total: int
+    what: str = ""
+
+
+def result_of(stream: Iterable[Progress | R], *, progress: bool = False, unit: str = "step") -> R:
+    """Run a stream to its end.
+
+    Args:
+        stream: Gives `Progress` after each step, and the result last.
+        progress: Whether to show a progress bar on stderr.
+        unit: What the bar counts.
+
+    Returns:
+        The last item.
+    """
+    bar: tqdm[object] | None = None
+    try:
+        for item in stream:
+            if not isinstance(item, Progress):
+                return item
+            if bar is None:  # not before the first step, so that an error about the input stands alone
+                bar = tqdm(total=item.total, disable=not progress, unit=unit)
+            bar.update(item.done - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
+    raise AssertionError("a stream ends with its result")
