@@ -15,7 +15,8 @@ from artmodels import RansacFlow, images
 from artmodels.correspondence import geometry
 from artmodels.errors import ArtModelsError, ConfigError, ImageError
 from artmodels.hub import catalogue
-from artmodels.methods.ransac_flow.results import changes, evidence, groups, transfer
+from artmodels.methods.ransac_flow import groups
+from artmodels.methods.ransac_flow.results import changes, evidence, transfer
 from artmodels.methods.ransac_flow.results.alignment import Alignment
 from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, Warper
 
