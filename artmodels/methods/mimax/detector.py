@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
@@ -35,6 +35,7 @@ from artmodels.methods.mimax.config import MIMaxConfig
 from artmodels.methods.mimax.labels import folds_of
 from artmodels.methods.mimax.pipeline import MIMax, MIMaxStep
 from artmodels.methods.region_features import FeatureStore, RegionFeatures, Regions
+from artmodels.progress import result_of
 
 __all__ = ["Detected", "Detector"]
 
@@ -165,7 +166,7 @@ class Detector(hub.Pretrained):
         if store is None:
             store = tempfile.mkdtemp(prefix="artmodels-regions-")
             weakref.finalize(self, shutil.rmtree, store, ignore_errors=True)
-        self._store = FeatureStore.extract(files, self.regions, store, progress=progress, report=report)
+        self._store = result_of(_extracted(files, self.regions, store, report), progress=progress, unit="image")
         readable = set(self._store.files)
         self.files = tuple(name for name in names if name in readable)
         self.skipped = {name: reason for name, reason in self._store.skipped.items() if name in set(names)}
@@ -393,6 +394,18 @@ class Detector(hub.Pretrained):
         detector = cls(regions, classifier)
         detector.classes, detector._calibration = config.names, config.calibration
         return detector
+
+
+def _extracted(
+    source: Any,  # noqa: ANN401 - as `FeatureStore.extract` takes it
+    regions: RegionFeatures,
+    store: str | os.PathLike[str],
+    report: Report | None,
+) -> Iterator[Extraction | FeatureStore]:
+    for step in FeatureStore.stream_extract(source, regions, store):
+        if report is not None and isinstance(step, Extraction):
+            report(step)
+        yield step
 
 
 def _checked(

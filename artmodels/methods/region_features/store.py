@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
@@ -45,6 +44,7 @@ from artmodels.methods.region_features.storelog import (
     read_index,
     write_header,
 )
+from artmodels.progress import result_of
 
 __all__ = ["FeatureStore"]
 
@@ -216,7 +216,6 @@ class FeatureStore:
         folder: str | os.PathLike[str],
         *,
         progress: bool = False,
-        report: Callable[[Extraction], None] | None = None,
     ) -> "FeatureStore":
         """Extract the regions of a folder of images, or of files, into a store; what is in it already is not redone.
 
@@ -227,7 +226,6 @@ class FeatureStore:
             extractor: Usually a `RegionFeatures`.
             folder: Of the store: a new or empty one, or one that the same extractor made.
             progress: Show a bar.
-            report: Called after each file; an exception that it raises ends the extraction.
 
         Returns:
             The store, with what could not be read in `skipped`.
@@ -236,6 +234,19 @@ class FeatureStore:
             ConfigError: The store was made by another extractor, or another process is writing to it.
             DatasetError: No images; a damaged store; features that are not finite in float16.
             ArtModelsError: The disk is full or fails.
+        """
+        return result_of(cls.stream_extract(source, extractor, folder), progress=progress, unit="image")
+
+    @classmethod
+    def stream_extract(
+        cls,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        extractor: Extractor,
+        folder: str | os.PathLike[str],
+    ) -> "Iterator[Extraction | FeatureStore]":
+        """As `extract`, file by file: gives where it is after each file, and the store last.
+
+        Whoever stops taking steps ends it: what was given before has been kept.
         """
         files = listed(source)
         root = Path(folder).expanduser()
@@ -247,19 +258,16 @@ class FeatureStore:
             store = cls._prepared(root, extractor)
             with _Writer(store) as writer:
                 done, skipped = 0, 0
-                with tqdm(total=len(files), disable=not progress, unit="image") as bar:
-                    for group in grouped(read_ahead(files, store._index.number), extractor.batch):
-                        new = {sha: image for _, sha, image in group if isinstance(image, LoadedImage)}
-                        regions = dict(zip(new, extractor([*new.values()]), strict=True)) if new else {}
-                        for name, sha, image in group:
-                            writer.take(name, sha, image if isinstance(image, str) else None, regions.get(sha))
-                        # Only now: what a report ends has been kept.
-                        for name, _, image in group:
-                            done, skipped = done + 1, skipped + isinstance(image, str)
-                            bar.update()
-                            if report is not None:
-                                report(Extraction(done, len(files), name, skipped))
-        return store
+                for group in grouped(read_ahead(files, store._index.number), extractor.batch):
+                    new = {sha: image for _, sha, image in group if isinstance(image, LoadedImage)}
+                    regions = dict(zip(new, extractor([*new.values()]), strict=True)) if new else {}
+                    for name, sha, image in group:
+                        writer.take(name, sha, image if isinstance(image, str) else None, regions.get(sha))
+                    # Only now: what was given has been kept.
+                    for name, _, image in group:
+                        done, skipped = done + 1, skipped + isinstance(image, str)
+                        yield Extraction(done, len(files), name, skipped)
+        yield store
 
     @classmethod
     def _prepared(cls, root: Path, extractor: Extractor) -> "FeatureStore":

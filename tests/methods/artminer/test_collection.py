@@ -114,11 +114,12 @@ def right(collection: Collection, name: str, path: Path) -> bool:
 
 
 def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
-    toy, reports = Toy(views=("", "mirror", "90", "180", "270")), []
+    toy = Toy(views=("", "mirror", "90", "180", "270"))
     picture(folder / "tall.png", 9, (16, 41))
     collection = Collection.create(tmp_path / "store", toy, regions=REGIONS)
     assert len(collection) == 0 and collection.names == ()
-    collection.add(folder, toy, report=reports.append)
+    *steps, result = collection.stream_add(folder, toy)
+    assert result is collection
     for each in (collection, Collection.open(tmp_path / "store", verify=True)):
         assert each.names == (*(f"sub/{n}.png" for n in range(5)), "tall.png") and len(each) == 6
         assert all(right(each, name, folder / name) for name in each.names)
@@ -126,7 +127,8 @@ def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
     assert collection.pyramid("tall.png").at(12).dtype == torch.float16
     assert collection.pyramid("tall.png", "90").at(12).shape == (12, 5, 12)
     assert torch.equal(collection.reference("tall.png"), collection.pyramid("tall.png").at(40))
-    assert [(each.done, each.total, each.skipped) for each in reports] == [(n, 6, 0) for n in range(1, 7)]
+    assert [(each.done, each.total, each.skipped) for each in steps] == [(n, 6, 0) for n in range(1, 7)]
+    assert [each.what for each in steps] == [*collection.names]
     with pytest.raises(ConfigError, match="no view 'up': it has '', 'mirror', '90'"):
         collection.pyramid("tall.png", "up")
     with pytest.raises(DatasetError, match=r"no features of tall, which is not in it: add the folder"):
@@ -291,12 +293,10 @@ CHILD = textwrap.dedent(
     sys.path.insert(0, sys.argv[1])
     from test_collection import Collection, Toy
 
-    def pause(state):
-        print(state.done, flush=True)
-        if state.done == 3:
+    for step in Collection.open(sys.argv[3]).stream_add(sys.argv[2], Toy()):
+        print(step.done, flush=True)
+        if step.done == 3:
             time.sleep(60)
-
-    Collection.open(sys.argv[3]).add(sys.argv[2], Toy(), report=pause)
     """
 )
 
@@ -331,6 +331,16 @@ def test_a_killed_build_is_taken_up(folder: Path, tmp_path: Path) -> None:
     assert toy.seen == 2
     made(folder, tmp_path / "whole")
     assert content(store) == content(tmp_path / "whole")
+
+
+def test_who_stops_taking_steps_ends_it_and_what_was_given_is_kept(folder: Path, tmp_path: Path) -> None:
+    collection = Collection.create(tmp_path / "store", Toy(), regions=REGIONS)
+    for step in collection.stream_add(folder, Toy()):
+        if step.done == 2:
+            break
+    assert len(collection) == len(Collection.open(tmp_path / "store")) == 2
+    toy = Toy()
+    assert collection.add(folder, toy) is collection and toy.seen == 3  # and the lock was given back
 
 
 @pytest.mark.parametrize("name", ["maps.0000.f16", "regions.0000.f16", "windows.0000.f32"])

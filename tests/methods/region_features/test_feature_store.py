@@ -71,12 +71,11 @@ def same(store: FeatureStore, name: str, red: int) -> bool:
 
 
 def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
-    reports = []
-    store = FeatureStore.extract(folder, Toy(), tmp_path / "store", report=reports.append)
+    *steps, store = FeatureStore.stream_extract(folder, Toy(), tmp_path / "store")
     assert store.files == tuple(f"sub/{red}.png" for red in range(6)) and len(store) == 6
     assert all(same(FeatureStore.open(tmp_path / "store"), f"sub/{red}.png", red) for red in range(6))
-    assert [(each.done, each.total, each.skipped) for each in reports] == [(n, 6, 0) for n in range(1, 7)]
-    assert reports[2].file == "sub/2.png"
+    assert [(each.done, each.total, each.skipped) for each in steps] == [(n, 6, 0) for n in range(1, 7)]
+    assert steps[2].what == "sub/2.png"
     assert torch.equal(store.regions(-1).boxes, store.regions("sub/5.png").boxes)
     with pytest.raises(IndexError):
         store.regions(6)
@@ -85,13 +84,13 @@ def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
 def test_images_that_are_computed_together_are_stored_as_if_one_by_one(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "sub" / "1.png", folder / "sub" / "2 again.png")  # in one group with its original
     (folder / "sub" / "0.jpg").write_bytes(b"no picture")
-    reports, toy = [], Toy(batch=4)
-    FeatureStore.extract(folder, toy, tmp_path / "four", report=reports.append)
+    toy = Toy(batch=4)
+    *steps, _ = FeatureStore.stream_extract(folder, toy, tmp_path / "four")
     FeatureStore.extract(folder, Toy(), tmp_path / "one")
     for name in ("features.f16", "regions.f32", "index.log"):
         assert (tmp_path / "four" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert sorted(toy.seen) == [0, 1, 2, 3, 4, 5] and toy.together == [3, 3]
-    assert [each.done for each in reports] == list(range(1, 9)) and reports[-1].skipped == 1
+    assert [each.done for each in steps] == list(range(1, 9)) and steps[-1].skipped == 1
     again = Toy(batch=4)
     FeatureStore.extract(folder, again, tmp_path / "four")
     assert again.together == []
@@ -151,9 +150,8 @@ def test_a_second_run_computes_nothing_and_changes_nothing(folder: Path, tmp_pat
 def test_files_that_cannot_be_read_are_named_and_tried_again(folder: Path, tmp_path: Path) -> None:
     (folder / "sub" / "2.png").write_bytes(b"no picture")
     files = [folder / "sub" / "1.png", folder / "sub" / "2.png", folder / "gone.png"]
-    last = []
-    store = FeatureStore.extract(files, Toy(), tmp_path / "store", report=last.append)
-    assert set(store.skipped) == {files[1].as_posix(), files[2].as_posix()} and last[-1].skipped == 2
+    *_, last, store = FeatureStore.stream_extract(files, Toy(), tmp_path / "store")
+    assert set(store.skipped) == {files[1].as_posix(), files[2].as_posix()} and last.skipped == 2
     assert "there is no file" in store.skipped[files[2].as_posix()] and len(store) == 1
     assert FeatureStore.open(tmp_path / "store").skipped == store.skipped
     with pytest.raises(DatasetError, match=r"2\.png, which was skipped: "):
@@ -184,12 +182,10 @@ CHILD = textwrap.dedent(
     sys.path.insert(0, sys.argv[1])
     from test_feature_store import FeatureStore, Toy
 
-    def pause(state):
-        print(state.done, flush=True)
-        if state.done == int(sys.argv[4]):
+    for step in FeatureStore.stream_extract(sys.argv[2], Toy(), sys.argv[3]):
+        print(step.done, flush=True)
+        if step.done == int(sys.argv[4]):
             time.sleep(60)
-
-    FeatureStore.extract(sys.argv[2], Toy(), sys.argv[3], report=pause)
     """
 )
 
@@ -230,15 +226,27 @@ def test_two_processes_take_turns_and_a_killed_one_is_taken_up(folder: Path, tmp
 
 
 def test_an_exception_inside_leaves_a_valid_store(folder: Path, tmp_path: Path) -> None:
-    def stop(state: object) -> None:
-        if state.done == 2:
-            raise KeyboardInterrupt
+    class Stopped(Toy):
+        def one(self, image: LoadedImage) -> Regions:
+            if len(self.seen) == 2:
+                raise KeyboardInterrupt
+            return super().one(image)
 
     with pytest.raises(KeyboardInterrupt):
-        FeatureStore.extract(folder, Toy(), tmp_path / "store", report=stop)
+        FeatureStore.extract(folder, Stopped(), tmp_path / "store")
     assert len(FeatureStore.open(tmp_path / "store")) == 2
     toy = Toy()
     FeatureStore.extract(folder, toy, tmp_path / "store")  # and the lock was given back
+    assert toy.seen == [2, 3, 4, 5]
+
+
+def test_who_stops_taking_steps_ends_it_and_what_was_given_is_kept(folder: Path, tmp_path: Path) -> None:
+    for step in FeatureStore.stream_extract(folder, Toy(), tmp_path / "store"):
+        if step.done == 2:
+            break
+    assert len(FeatureStore.open(tmp_path / "store")) == 2
+    toy = Toy()
+    FeatureStore.extract(folder, toy, tmp_path / "store")
     assert toy.seen == [2, 3, 4, 5]
 
 

@@ -15,15 +15,14 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from artmodels.correspondence.cells import Pyramid
 from artmodels.correspondence.views import sideways
@@ -44,6 +43,7 @@ from artmodels.methods.artminer.collection.log import (
 from artmodels.methods.artminer.collection.numbers import DESCRIPTORS, MAPS, WINDOWS, Numbers
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig
 from artmodels.methods.artminer.collection.writer import CollectionDescriber, Writer, numbers_of
+from artmodels.progress import result_of
 from artmodels.search.vectors import Array
 
 __all__ = ["Collection", "CollectionDescriber"]
@@ -283,8 +283,7 @@ class Collection:
         describer: CollectionDescriber,
         *,
         progress: bool = False,
-        report: Callable[[Extraction], None] | None = None,
-    ) -> None:
+    ) -> Self:
         """Add the images of a folder, or files; what is in the collection already is not computed again.
 
         A file whose bytes have changed is another image from then on. The call may be interrupted at any moment, by a
@@ -294,13 +293,24 @@ class Collection:
             source: A folder, whose files are named by their path inside it; or files, named as they are given.
             describer: The one that the collection was created with, or its equal.
             progress: Show a bar.
-            report: Called after each file; an exception that it raises ends the call.
+
+        Returns:
+            This collection.
 
         Raises:
             ConfigError: Another describer; another process is writing.
             DatasetError: No images; two different files of one name; a damaged collection; features that are not as the
                 describer promised.
             ArtModelsError: The disk is full or fails.
+        """
+        return result_of(self.stream_add(source, describer), progress=progress, unit="image")
+
+    def stream_add(
+        self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], describer: CollectionDescriber
+    ) -> Iterator[Extraction | Self]:
+        """As `add`, file by file: gives where it is after each file, and this collection last.
+
+        Whoever stops taking steps ends it: what was given before has been kept.
         """
         files = listed(source)
         self._check_describer(describer)
@@ -310,8 +320,7 @@ class Collection:
             try:
                 with Writer(self.folder, self.layout, self._log, self._cut) as writer:
                     found = read_ahead(files, self._log.number)
-                    bar = tqdm(found, total=len(files), disable=not progress, unit="image")
-                    for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, bar, strict=True), 1):
+                    for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, found, strict=True), 1):
                         reason = (
                             loaded if isinstance(loaded, str) else self._describe(writer, name, sha, loaded, describer)
                         )
@@ -320,10 +329,10 @@ class Collection:
                         else:
                             writer.skip(name, reason)
                         skipped += reason is not None
-                        if report is not None:
-                            report(Extraction(done, len(files), name, skipped))
+                        yield Extraction(done, len(files), name, skipped)
             finally:
                 self._take(self._log)
+        yield self
 
     def remove(self, names: Iterable[str | os.PathLike[str]]) -> None:
         """Forget files; an image whose last file goes is gone, and its numbers with the next `compact`.
