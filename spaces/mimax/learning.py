@@ -4,15 +4,14 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from artmodels.detections import annotations
 from artmodels.errors import DatasetError
 from artmodels.ui.controls import MODELS
-from artmodels.ui.live import live
 from artmodels.ui.uploads import Names, markdown
 
 if TYPE_CHECKING:
@@ -37,20 +36,16 @@ def train(work: "Collection", marks: Mapping[str, Mapping[str, bool]]) -> Iterat
                 raise DatasetError(f"No picture is marked “{words}” for “{label}”: mark at least one, then train.")
         given = {name: [label] if shown else [] for name, shown in answers.items()}
         detector = Detector(MODELS(REGIONS), MIMax(standardize=True))
-
-        def fit(report: Callable[[Any], None], detector: Detector = detector, given: Any = given) -> None:
-            detector.fit(work.pictures, given, classes=[label], store=work.store, report=report)  # noqa: B023 - run at once
-
         of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""
         kind = None
-        for step in live(fit):
+        for step in detector.stream_fit(work.pictures, given, classes=[label], store=work.store):
             if type(step) is kind and time.monotonic() < following:
                 continue
             kind, following = type(step), time.monotonic() + PAUSE
             if isinstance(step, Extraction):
                 yield f"Looking at picture {step.done} of {step.total}…"
             elif isinstance(step, MIMaxStep):
-                yield f"Training{of}: step {step.index} of {step.total}, loss {step.loss:.3f}."
+                yield f"Training{of}: step {step.done} of {step.total}, loss {step.loss:.3f}."
         work.detectors[label], work.learnt[label] = detector, dict(answers)
 
 

@@ -22,6 +22,7 @@ from artmodels import images
 from artmodels.errors import DatasetError
 from artmodels.ui import uploads
 from artmodels.ui.events import answered
+from artmodels.ui.live import live
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces" / "mimax"
@@ -221,7 +222,7 @@ def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
             report(number)
             reports.append(number)
 
-    steps = app.learning.live(work)
+    steps = live(work)
     assert next(steps) == 0
     steps.close()
     count = len(reports)
