@@ -27,7 +27,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def methods() -> str:
     """The catalogue: methods first, then the features they use."""
-    entries = sorted(catalogue.ENTRIES, key=lambda entry: entry.method == "features")
+    entries = sorted(catalogue.list_models(), key=lambda entry: entry.method == "features")
     rows = [
         [
             f"`{entry.name}`" + (" (default)" if entry.default else ""),
