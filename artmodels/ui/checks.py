@@ -83,7 +83,7 @@ def model_of(method: str) -> Check:
     return check
 
 
-def whole_number(what: str, least: int, most: int, advice: str, *, or_zero: bool = False) -> Check:
+def whole_number(what: str, least: int, most: int, advice: str = "", *, or_zero: bool = False) -> Check:
     """Check that a number is whole and within its bounds, or 0 where that leaves the choice to the method."""
 
     def check(value: int | None, _: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from gradio import route_utils
 from gradio.state_holder import SessionState, StateHolder
 
 __all__ = ["BARE", "CAPACITY", "KEPT", "Session", "Sessions"]
@@ -39,10 +38,6 @@ class Session(SessionState):
 
     def _update_value_in_config(self, key: int, value: Any) -> None:
         pass
-
-
-# gradio makes one in passing for each check of a call that names no session: 0.03 s of CPU that nobody needs.
-route_utils.SessionState = Session  # type: ignore[attr-defined]
 
 
 class Sessions(StateHolder):

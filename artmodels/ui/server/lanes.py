@@ -38,9 +38,9 @@ class Lanes:
                 self._quick -= 1
                 self._changed.notify_all()
 
-    def run(self, steps: Generator[Any, None, None], lane: Lane) -> Generator[Any, None, None]:
+    def run(self, steps: Iterator[Any], lane: Lane) -> Generator[Any, None, None]:
         """Pass the steps of some work on; those of a collection wait for quicker work, `patience` seconds at most."""
-        with closing(steps):
+        with closing(steps):  # type: ignore[type-var]
             if lane != "collections":
                 with self._at_work():
                     yield from steps
