@@ -1,7 +1,6 @@
 """Whether committed checkpoints are what they say: card, configuration, bytes, catalogue, and recipe."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from artmodels.errors import (
     WeightsError,
 )
 from artmodels.features.networks import TRAINED
+from artmodels.files import sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.hub.checkpoints import WEIGHTS, config_from, read_config
@@ -201,8 +201,7 @@ class _Checkpoint:
         path = self.folder / WEIGHTS
         if not path.is_file():
             raise _Skipped(f"there is no {WEIGHTS}")
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
 
     def catalogue(self) -> str:
         entry = next((entry for entry in catalogue.ENTRIES if entry.name == self.folder.name), None)

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from artmodels.errors import ArtModelsError, ConfigError
+from artmodels.errors import ArtModelsError, ConfigError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.methods import class_of
@@ -119,7 +119,7 @@ def run(
     artmodels run ransac_flow engraving.jpg --onto painting.jpg -o aligned.png
     """
     if method not in catalogue.METHODS:
-        hint = catalogue.suggest(method, catalogue.METHODS)
+        hint = suggest(method, catalogue.METHODS)
         raise typer.BadParameter(
             f"{method!r} is not one of {', '.join(sorted(catalogue.METHODS))}.{hint}", param_hint="METHOD"
         )
@@ -286,7 +286,7 @@ def _styled(method: str, style: list[str], name: str | None) -> str:
     elif name is not None:
         fault = f"--name {name} says already which model: give one of the two."
     elif style[0].removeprefix(prefix) not in short:
-        hint = catalogue.suggest(style[0], short)
+        hint = suggest(style[0], short)
         fault = f"{style[0]!r} is not a style of {method}: {', '.join(short)}.{hint}"
     else:
         return prefix + style[0].removeprefix(prefix)

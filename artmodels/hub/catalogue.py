@@ -4,13 +4,12 @@ The catalogue is data. It imports nothing heavy, so listing is instant, and it p
 each file, so that a catalogue name always means the same bytes whoever serves them.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from artmodels.errors import ConfigError, MissingWeights
+from artmodels.errors import ConfigError, MissingWeights, suggest
 
-__all__ = ["ENTRIES", "Entry", "Weights", "default", "download", "get", "list_models", "suggest"]
+__all__ = ["ENTRIES", "Entry", "Weights", "default", "download", "get", "list_models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -535,12 +534,6 @@ def download(entry: Entry) -> Weights | None:
     features = entry.config.get("features", entry.config.get("backbone"))
     parts = [entry, get(features)] if isinstance(features, str) else [entry]
     return next((part.weights for part in parts if part.weights and not part.embedded), None)
-
-
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the choices nearest to `word`, or an empty string."""
-    near = difflib.get_close_matches(word, list(choices), n=3)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def get(name: str) -> Entry:

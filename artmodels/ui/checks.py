@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels.errors import ImageError
+from artmodels.errors import ImageError, suggest
 from artmodels.hub import catalogue
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.decoding_process import DecodingProcesses
@@ -78,7 +78,7 @@ def model_of(method: str) -> Check:
     def check(name: str, _: Mapping[str, Any]) -> str:
         if name in names:
             return ""
-        return f"{name!r} is not one of {', '.join(names)}.{catalogue.suggest(str(name), names)}"
+        return f"{name!r} is not one of {', '.join(names)}.{suggest(str(name), names)}"
 
     return check
 

@@ -210,6 +210,15 @@ def test_a_name_of_a_thing_is_no_path(app: ModuleType, label: str, name: str) ->
     assert app.plain_name(label) == name
 
 
+def test_leaving_ends_the_training_and_nothing_is_learnt(app: ModuleType) -> None:
+    work, wall, *_ = last(app.example())
+    marks = app.marking.read_marks(wall["value"], work.files)
+    steps = app.train_on(work, {"ship": marks.current})
+    assert next(steps).startswith("Looking at picture 1 of 36")
+    steps.close()
+    assert work.detectors == work.learnt == {}
+
+
 # --- programs
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from artmodels import images
-from artmodels.detections.annotations import write_whole
 from artmodels.errors import ConfigError
+from artmodels.files import write_whole
 from artmodels.methods.artminer.collection.collection import Collection
 from artmodels.methods.artminer.evidence.report import html_report
 from artmodels.methods.artminer.oneshot import Searched
