@@ -95,15 +95,14 @@ def on(
         outputs: Controls that it updates.
         event: See `answered`.
         lane: Where it waits, and the status shows how many wait before; None for what takes no time.
-        more: What the listener takes beside.
+        more: Further arguments of the listener.
     """
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     if lane is not None:
         options |= {"concurrency_id": lane, "concurrency_limit": 1}
         options |= {"show_progress": "minimal", "show_progress_on": outputs[-1]}
-        handler = _in_lane(handler, lane)
-    made = answered(handler, outputs=len(outputs), event=event)
-    return listener(made, list(inputs), list(outputs), **options | more)
+    safe = answered(handler, outputs=len(outputs), event=event, lane=lane)
+    return listener(safe, list(inputs), list(outputs), **options | more)
 
 
 def working(
@@ -125,7 +124,7 @@ def endpoint(
     """Add an endpoint for programs, which is called as the function is.
 
     Args:
-        function: A generator of updates, the status last; programs get as many values of each as there are outputs.
+        function: A generator of updates, the status last; programs get the first values, one for each output.
         inputs: Components that say what it takes.
         outputs: Components that say what it gives.
         checks: Of what is sent, by the names of the function's arguments.
@@ -145,13 +144,6 @@ def endpoint(
     )  # fmt: skip
 
 
-def _in_lane(handler: Handler, lane: Lane) -> Handler:
-    def run(*values: Any) -> Generator[Update, None, None]:
-        yield from LANES.run(handler(*values), lane)
-
-    return run
-
-
 def _value(output: Any) -> Any:
     """Keep only the value of a button that is to change: programs have no buttons."""
     if isinstance(output, dict) and output.get("__type__") == "update":
@@ -162,26 +154,28 @@ def _value(output: Any) -> Any:
 # --- errors
 
 
-def answered(handler: Handler, *, outputs: int, event: bool = False) -> Handler:
-    """Make errors of a handler the last of its outputs, the status; see `explain_errors`.
+def answered(handler: Handler, *, outputs: int, event: bool = False, lane: Lane | None = None) -> Handler:
+    """Make a handler that shows its errors as the status; see `explain_errors`.
 
     Args:
         handler: A generator of updates.
-        outputs: How many each has.
+        outputs: How many values an update has.
         event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+        lane: Where it waits; None for what takes no time.
     """
 
-    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
-        yield from explain_errors(handler(what, *values), outputs=outputs)
-
     def run(*values: Any) -> Generator[Update, None, None]:
-        yield from explain_errors(handler(*values), outputs=outputs)
+        updates = handler(*values)
+        yield from explain_errors(updates if lane is None else LANES.run(updates, lane), outputs=outputs)
+
+    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
+        yield from run(what, *values)
 
     return clicked if event else run
 
 
 def explain_errors(updates: Iterator[Update], *, outputs: int) -> Generator[Update, None, None]:
-    """Pass updates on; where they end in an error, say so in the status, the last of the outputs.
+    """Pass updates on; where they end in an error, show it in the status, the last of the outputs.
 
     Raises:
         gr.Error: With the message of any error that artmodels explains.
