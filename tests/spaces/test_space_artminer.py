@@ -25,7 +25,7 @@ from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence.verdicts import Verdict
 from artmodels.ui.events import answered
-from artmodels.ui.modelcache import ModelCache
+from artmodels.ui.server.modelcache import ModelCache
 
 SPACE = ROOT / "spaces" / "artminer"
 EXAMPLES = SPACE / "examples"
