@@ -21,8 +21,7 @@ from rich.console import Console
 
 from artmodels.correspondence.cells import SCALES, Pyramid
 from artmodels.data import folders
-from artmodels.data.tables import some
-from artmodels.errors import DatasetError
+from artmodels.errors import DatasetError, some
 from artmodels.methods.artminer import ArtMiner, Collection
 from artmodels.methods.artminer.evaluation.evaluate import By, stream_one_shot
 from artmodels.methods.artminer.evaluation.evaluate_landmarks import (

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from artmodels.errors import ArtModelsError, ConfigError
+from artmodels.errors import ArtModelsError, ConfigError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.methods import class_of
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _PACKAGE = Path(__file__).parents[1]
+METHODS = sorted(method.id for method in catalogue.methods())
 
 
 @app.command("list")
@@ -74,7 +75,7 @@ def info() -> None:
 
 @app.command()
 def run(
-    method: Annotated[str, typer.Argument(help=" or ".join(sorted(catalogue.METHODS)))],
+    method: Annotated[str, typer.Argument(help=" or ".join(METHODS))],
     image: Annotated[
         list[Path] | None,
         typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one."),
@@ -118,11 +119,9 @@ def run(
 
     artmodels run ransac_flow engraving.jpg --onto painting.jpg -o aligned.png
     """
-    if method not in catalogue.METHODS:
-        hint = catalogue.suggest(method, catalogue.METHODS)
-        raise typer.BadParameter(
-            f"{method!r} is not one of {', '.join(sorted(catalogue.METHODS))}.{hint}", param_hint="METHOD"
-        )
+    if method not in METHODS:
+        hint = suggest(method, METHODS)
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(METHODS)}.{hint}", param_hint="METHOD")
     knobs = dict(map(_setting, settings or []))
     if method == "artminer":
         unused = {
@@ -286,7 +285,7 @@ def _styled(method: str, style: list[str], name: str | None) -> str:
     elif name is not None:
         fault = f"--name {name} says already which model: give one of the two."
     elif style[0].removeprefix(prefix) not in short:
-        hint = catalogue.suggest(style[0], short)
+        hint = suggest(style[0], short)
         fault = f"{style[0]!r} is not a style of {method}: {', '.join(short)}.{hint}"
     else:
         return prefix + style[0].removeprefix(prefix)

@@ -14,20 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from artmodels.data.tables import (
-    LABELS,
-    Images,
-    check_known,
-    check_present,
-    check_unique,
-    labels_of,
-    read_csv,
-    some,
-    text_of,
-)
+from artmodels.data.tables import LABELS, Images, check_known, check_present, check_unique, labels_of, read_csv
 from artmodels.data.voc import Box, Reader
-from artmodels.errors import DatasetError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import DatasetError, some, suggest
+from artmodels.files import text_of
 from artmodels.images.decoding import Array
 
 __all__ = [

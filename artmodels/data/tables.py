@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from artmodels.data.folders import image_files
-from artmodels.errors import DatasetError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import DatasetError, some, suggest
+from artmodels.files import text_of
 
 __all__ = [
     "LABELS",
@@ -18,33 +18,9 @@ __all__ = [
     "check_unique",
     "labels_of",
     "read_csv",
-    "some",
-    "text_of",
 ]
 
 LABELS = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
-
-
-def some(names: Iterable[str]) -> str:
-    """Give the first three names, and how many more there are."""
-    every = list(names)
-    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
-
-
-def text_of(file: Path, limit: int = 64 * 2**20) -> str:
-    """Give the contents of a text file in UTF-8.
-
-    Raises:
-        DatasetError: It is not there, larger than `limit` bytes, or not in UTF-8.
-    """
-    try:
-        if file.stat().st_size > limit:
-            raise DatasetError(f"{file} has more than {limit / 2**20:g} MB; that is no list or annotation.")
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error.strerror}. Check the collection's folder.") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 class Images:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from artmodels.data.tables import text_of
-from artmodels.errors import DatasetError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import DatasetError, suggest
+from artmodels.files import text_of
 
 __all__ = ["Annotation", "Box", "Reader", "written"]
 

@@ -70,16 +70,12 @@ def describe(work: "Work") -> Iterator[str]:
     if work.features is not None:
         return
     model = miner()
-    begun = (work.store / "collection.json").exists()
-    found = Collection.open(work.store) if begun else Collection.create(work.store, model)
+    found = Collection.open_or_create(work.store, model)
     if set(found.names) != set(work.files):
-
-        def add(report: Callable[[Any], None]) -> None:
-            with _describing:
-                found.add(work.pictures, model, report=report)
-
-        for step in calm(live(add)):
-            yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
+        with _describing:
+            for step in calm(found.stream_add(work.pictures, model)):
+                if step is not found:
+                    yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
     for name, reason in found.skipped.items():
         work.skipped[name] = reason
     work.files = [name for name in work.files if name in found.names]

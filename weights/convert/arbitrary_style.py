@@ -9,7 +9,6 @@ What only training needs may be in the file, and is left out. The mapping is exa
 batch normalisation, which has no scale of its own there, goes into the convolution before it.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch, some
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
@@ -34,7 +34,6 @@ EPSILON = 1e-3  # of batch normalisation
 TRAINING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?|vgg_16/.*")
 PART = re.compile(r"\.(index|meta|data(-\d+-of-\d+)?)")
 TENSORFLOW = re.compile(rf"\.(ckpt|gz|tgz|tar|h5|pb)|{PART.pattern}")
-SHOWN = 5
 
 # --- Names of TF-slim, in the order of our modules
 
@@ -117,7 +116,7 @@ class _Variables:
         """Refuse what was not there, was not asked for, or is no number."""
         missing, unexpected = sorted(self.used - self.state.keys()), sorted(self.state.keys() - self.used)
         faults = [
-            f"{len(names)} {label}: {_some(names)}"
+            f"{len(names)} {label}: {some(names)}"
             for label, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
@@ -126,11 +125,9 @@ class _Variables:
                 f"The names are not those of Magenta's arbitrary style transfer with Inception-v3: {'; '.join(faults)}."
             )
         if self.misshapen:
-            raise WeightsMismatch(f"Variables do not fit the networks of Ghiasi et al.: {_some(self.misshapen)}.")
+            raise WeightsMismatch(f"Variables do not fit the networks of Ghiasi et al.: {some(self.misshapen)}.")
         if self.infinite:
-            raise WeightsMismatch(
-                f"{_some(self.infinite)} hold values that are no numbers: fetch the checkpoint again."
-            )
+            raise WeightsMismatch(f"{some(self.infinite)} hold values that are no numbers: fetch the checkpoint again.")
 
 
 def from_magenta(state: Mapping[str, Tensor]) -> Converted:
@@ -176,7 +173,7 @@ def from_magenta(state: Mapping[str, Tensor]) -> Converted:
     variables.check()
     bad = [key for key, value in tensors.items() if not bool(value.half().isfinite().all())]
     if bad:
-        raise WeightsMismatch(f"{_some(bad)} come out as no numbers, or too large for float16: make the file again.")
+        raise WeightsMismatch(f"{some(bad)} come out as no numbers, or too large for float16: make the file again.")
     return config, {key: value.float().contiguous() for key, value in tensors.items()}
 
 
@@ -221,11 +218,6 @@ def _how_to_convert(file: Path) -> str:
     )
 
 
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
-
-
 def convert(
     file: Annotated[Path, typer.Argument(help="The published checkpoint as .safetensors.")],
     out: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
@@ -235,7 +227,7 @@ def convert(
         config, tensors = read(file)
         predictor, transformer = InceptionStyle(config.bottleneck), StyleTransformer(config)
         nn.ModuleDict({"predictor": predictor, "transformer": transformer}).load_state_dict(tensors)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = sha256_of(file)
         source = f"Converted from `{file.name}`, sha256 {digest}, by `weights.convert.arbitrary_style`."
         model = ArbitraryStyle(config, network=transformer, companions={"predictor": predictor}, device="cpu")
         saved = model.save_pretrained(out, card=f"# {out.name}\n\n{source}\n")

@@ -19,7 +19,6 @@ rounding to float16: biases before an instance normalisation have no effect and 
 channel order go into the first and the last convolution.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,8 @@ import torch
 import typer
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch, some
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.fast_style.model import FastStyleConfig, Layout, TransformerNet
 from artmodels.methods.fast_style.pipeline import FastStyle
@@ -38,7 +38,6 @@ __all__ = ["from_onnx", "from_pytorch", "from_torch7", "read"]
 
 Converted = tuple[FastStyleConfig, dict[str, Tensor]]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of old files; instance normalisation has none
-SHOWN = 5
 
 
 class Part(NamedTuple):
@@ -212,7 +211,7 @@ def _assembled(parts: list[Part], layout: Layout, style: str) -> Converted:
         if tensors[key].shape != value.shape
     ]
     if wrong:
-        raise WeightsMismatch(f"Tensors do not fit the network of Johnson et al.: {_some(wrong)}.")
+        raise WeightsMismatch(f"Tensors do not fit the network of Johnson et al.: {some(wrong)}.")
 
     first, last, bias = tensors["down.0.conv.weight"], tensors["last.weight"], tensors["last.bias"]
     if layout == "resize":
@@ -224,7 +223,7 @@ def _assembled(parts: list[Part], layout: Layout, style: str) -> Converted:
     tensors |= scaled
     bad = [sources[key] for key, value in tensors.items() if not bool(value.half().isfinite().all())]
     if bad:
-        raise WeightsMismatch(f"{_some(bad)} hold values that are no numbers, or too large for float16.")
+        raise WeightsMismatch(f"{some(bad)} hold values that are no numbers, or too large for float16.")
     return config, tensors
 
 
@@ -249,17 +248,12 @@ def _check_keys(state: Mapping[str, Tensor], keys: list[str], what: str) -> None
     missing = [key for key in keys if key not in state]
     unexpected = sorted(state.keys() - set(keys))
     faults = [
-        f"{len(names)} {label}: {_some(names)}"
+        f"{len(names)} {label}: {some(names)}"
         for label, names in (("missing", missing), ("unexpected", unexpected))
         if names
     ]
     if faults:
         raise WeightsMismatch(f"The keys are not those of {what}: {'; '.join(faults)}.")
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
 
 
 def convert(
@@ -272,7 +266,7 @@ def convert(
         config, tensors = read(file, style=style)
         network = TransformerNet(config)
         network.load_state_dict(tensors)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = sha256_of(file)
         source = f"Converted from `{file.name}`, sha256 {digest}, by `weights.convert.fast_style`."
         saved = FastStyle(config, network=network, device="cpu").save_pretrained(
             out, card=f"# {style or out.name}\n\n{source}\n"

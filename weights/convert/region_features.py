@@ -24,7 +24,6 @@ Both are published in formats that artmodels does not open: called with such a f
 the command that makes safetensors of it.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ import typer
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, RATIOS, SCALES
 from artmodels.methods.region_features.model import RegionFeaturesConfig
@@ -179,8 +179,7 @@ def _check_published(file: Path) -> None:
         name = url.rpartition("/")[2]
         digits = name.removesuffix(".pth").rpartition("-")[2]
         if file.name == name:
-            with file.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            actual = sha256_of(file)
             if not actual.startswith(digits):
                 raise HashMismatch(
                     f"{file} is not the published file: its sha256 is {actual} and should begin with {digits}. Delete "
@@ -197,9 +196,7 @@ def convert(
         config, tensors = read(file)
         network = make_network(config)
         network.stored.load_state_dict(tensors)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        source = f"Converted from `{file.name}`, sha256 {digest}, by `weights.convert.region_features`."
+        source = f"Converted from `{file.name}`, sha256 {sha256_of(file)}, by `weights.convert.region_features`."
         model = RegionFeatures(config, network=network, device="cpu")
         saved = model.save_pretrained(out, card=f"# {out.name}\n\n{source}\n")
     except ArtModelsError as error:

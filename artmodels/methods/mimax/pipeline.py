@@ -19,6 +19,7 @@ from artmodels.methods.mimax.labels import Decisions, read_labels
 from artmodels.methods.mimax.model import LossName, MIMaxObjective, OptimiserName, Scaling, balanced, descend, initial
 from artmodels.methods.mimax.scoring import ScoringHead, score
 from artmodels.methods.mimax.search import Search
+from artmodels.progress import Progress, result_of
 
 __all__ = ["MIMax", "MIMaxConfig", "MIMaxStep"]
 
@@ -27,18 +28,14 @@ REFERENCE_BAGS = 500  # the published code chooses restarts by its first mini-ba
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIMaxStep:
-    """What `MIMax.steps` yields.
+class MIMaxStep(Progress):
+    """A step of training; `total` counts those of a search for C, too.
 
     Attributes:
-        index: Steps done, from 1.
-        total: Steps planned, with those of a search for C.
         searching: Whether this is a step of a search for C.
         loss: Loss before the step, mean over classes of the best restart; of the instances that were looked at.
     """
 
-    index: int
-    total: int
     searching: bool
     loss: float
 
@@ -160,12 +157,14 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
             BagsError: The bags cannot be used, or a class has no positive or no negative bag; a DatasetError.
             DeviceError: The device is not there.
         """
-        for _ in self.steps(bags, y):
-            pass
-        return self
+        return result_of(self.stream_fit(bags, y))
 
-    def steps(self, bags: object, y: object) -> Iterator[MIMaxStep]:
-        """Train as `fit` does, a step at a time; the estimator is fitted once the iterator is at its end."""
+    def stream_fit(self, bags: object, y: object) -> Iterator[MIMaxStep | Self]:
+        """Do what `fit` does, step by step; closed before its end, it leaves the estimator as it was.
+
+        Yields:
+            Where it is, after each step; and the estimator, last.
+        """
         settings = self._settings()
         if self.memory is not None and self.memory < 1:
             raise ConfigError(f"memory={self.memory} must be a number of bytes above 0, or None for 1 GiB")
@@ -204,7 +203,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
             for losses in descend(problem, *found, plan):
                 done += 1
                 mean = float(losses.view(-1, outputs, starts).amin(2).mean())
-                yield MIMaxStep(index=done, total=total, searching=True, loss=mean)
+                yield MIMaxStep(done, total, searching=True, loss=mean)
             strength = search.best(problem, problem(*found).values)
         else:
             strength = torch.full((outputs,), float(settings.C))
@@ -213,7 +212,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
         for losses in descend(problem, vectors, bias, plan):
             history.append(float(losses.view(outputs, starts).amin(1).mean()))
             done += 1
-            yield MIMaxStep(index=done, total=total, searching=False, loss=history[-1])
+            yield MIMaxStep(done, total, searching=False, loss=history[-1])
         last = problem(vectors, bias)
         rank = last.data if settings.select == "full" else (problem.coefficients * last.values)[:REFERENCE_BAGS].sum(0)
         kept = rank.view(outputs, starts).argmin(1)
@@ -224,6 +223,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
         self.restarts_ = kept.cpu().numpy()
         self.data_term_ = last.data[chosen].cpu().numpy()
         self.losses_ = tuple(history)
+        yield self
 
     def _settings(self) -> MIMaxConfig:
         names = {field.name for field in fields(MIMaxConfig)}

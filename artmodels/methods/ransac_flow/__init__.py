@@ -1,6 +1,6 @@
 """Dense alignment of pictures of the same thing, coarse to fine."""
 
-from artmodels.methods.ransac_flow.groups import Group, align_group
+from artmodels.methods.ransac_flow.groups import Group, align_group, stream_align_group
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
@@ -18,5 +18,6 @@ __all__ = [
     "RansacFlowConfig",
     "Warp",
     "align_group",
+    "stream_align_group",
     "transferred",
 ]

@@ -18,8 +18,7 @@ from artmodels.correspondence import geometry
 from artmodels.correspondence.geometry import Model
 from artmodels.correspondence.ransac import RansacConfig, log_nfa
 from artmodels.correspondence.views import VIEWS, check_views
-from artmodels.errors import ConfigError, MissingWeights
-from artmodels.features.networks import at_most
+from artmodels.errors import ConfigError, MissingWeights, at_most
 from artmodels.hub.outline import Outline
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.inputs import picture

@@ -8,7 +8,6 @@ ranges of two tables compare, not their digits.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from artmodels import images
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
+from artmodels.files import write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
 from artmodels.progress import Progress
 
@@ -203,7 +203,8 @@ def stream_folder(
 
     Raises:
         DatasetError: The folder has no image, or none that can be used; or the file of scores is damaged.
-        ConfigError: The file of scores belongs to another method, size or seed, or cannot be written.
+        ConfigError: The file of scores belongs to another method, size or seed.
+        ArtModelsError: The file of scores cannot be written.
     """
     files = {file.relative_to(folder).as_posix(): file for file in _images_in(folder)}
     settings: dict[str, str | int] = {"name": name, "size": size, "seed": seed}
@@ -274,13 +275,7 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureSco
 def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[TextureScores]) -> None:
     """Replace the file in one step, so that a run that is stopped leaves the rows before."""
     content = {"settings": settings, "rows": [asdict(row) for row in rows]}
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"{file} cannot be written ({error}); give a file in a folder you can write.") from error
+    write_whole({file: json.dumps(content, indent=1, allow_nan=False) + "\n"})
 
 
 def _command(

@@ -19,6 +19,7 @@ from artmodels.methods.ransac_flow import groups
 from artmodels.methods.ransac_flow.results import changes, evidence, transfer
 from artmodels.methods.ransac_flow.results.alignment import Alignment
 from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, Warper
+from artmodels.progress import Progress
 
 EXAMPLES = Path(__file__).parents[3] / "spaces" / "artminer" / "examples"
 SMALL = {"side": 240, "hypotheses": 2000, "steps": 1}
@@ -272,9 +273,9 @@ def test_a_group_gets_sharper_step_by_step(aligner: RansacFlow, painting: Tensor
     for seed, (top, left) in enumerate(((20, 0), (0, 30), (25, 25)), start=1):
         pictures[str(seed)] = moved(painting, seed)[0][..., top:, left:]
     pictures["other"] = torch.rand(1, 3, 200, 200, generator=torch.Generator().manual_seed(1))
-    steps = list[tuple[int, int]]()
-    group = groups.align_group(aligner, pictures, reference="reference", report=lambda *step: steps.append(step))
-    assert group.left_out == ("other",) and steps == [(n, 4) for n in range(1, 5)]
+    *steps, group = groups.stream_align_group(aligner, pictures, reference="reference")
+    assert group.left_out == ("other",)
+    assert steps == [Progress(n, 4, name) for n, name in enumerate(("1", "2", "3", "other"), start=1)]
     sharp = {stage: mean.sharpness for stage, mean in group.means.items()}
     assert sharp["unaligned"] < sharp["coarse"] < sharp["fine"] < groups.sharpness(painting) * 1.05
     deviation = {stage: float(mean.deviation.mean()) for stage, mean in group.means.items()}
@@ -324,7 +325,7 @@ def test_what_was_painted_over_is_found(aligner: RansacFlow, painting: Tensor) -
 
 
 def test_the_method_is_public(pair: tuple[Alignment, Tensor]) -> None:
-    assert catalogue.METHODS["ransac_flow"] == "RansacFlow"
+    assert catalogue.find_method("ransac_flow").class_name == "RansacFlow"
     out = io.BytesIO()
     pair[0].image.save(out, "PNG")
     assert pair[0].settings["method"] == "ransac_flow" and pair[0].settings["found"]

@@ -4,46 +4,28 @@ Fernando, Tommasi and Tuytelaars 2015 for LTLL; Philbin, Chum, Isard, Sivic and 
 and Aubry 2019 (arXiv:1903.02678, section 5.2) measure pair discovery on both.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from artmodels.data.tables import some, text_of
 from artmodels.detections.boxes import Box
-from artmodels.errors import DatasetError
+from artmodels.errors import DatasetError, some
+from artmodels.files import read_json, text_of
 
 __all__ = [
     "Ltll",
     "OxfordQuery",
     "oxford_average_precision",
     "oxford_released_precision",
-    "read_json",
     "read_ltll",
     "read_oxford",
     "top_1_accuracy",
 ]
 
 PREFIX = "oxc1_"  # before the image's name in Oxford5K's query files only
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read an object from a JSON file in UTF-8.
-
-    Raises:
-        DatasetError: The file is missing, is not JSON, or holds something else.
-    """
-    try:
-        layout = json.loads(text_of(file))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{file} is not JSON ({error.msg} in line {error.lineno}); check the download") from error
-    if not isinstance(layout, dict):
-        raise DatasetError(f"{file} holds a {type(layout).__name__} where an object is expected; check the download")
-    return layout
 
 
 # --- LTLL: the landmark of an old photograph

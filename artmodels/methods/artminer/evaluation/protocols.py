@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artmodels.data.tables import some
 from artmodels.detections.boxes import Box, as_boxes, iou
-from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.artminer.evaluation.landmarks import read_json
+from artmodels.errors import ConfigError, DatasetError, some
+from artmodels.files import read_json
 from artmodels.methods.artminer.oneshot import Hit
 
 __all__ = [

@@ -7,9 +7,10 @@ import importlib.util
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import length_hint
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from artmodels import images
 from artmodels.errors import ConfigError
 from artmodels.methods.ransac_flow.evaluation.twoview import MATCHED, correspondences, pose_error, relative_pose
 from artmodels.methods.ransac_flow.results.alignment import Alignment
+from artmodels.progress import Progress, result_of
 
 __all__ = [
     "LIMITS",
@@ -32,6 +34,8 @@ __all__ = [
     "evaluate",
     "evaluate_poses",
     "pck",
+    "stream_evaluate",
+    "stream_evaluate_poses",
 ]
 
 Aligner = Callable[[images.Source, images.Source], Alignment]
@@ -145,14 +149,13 @@ def pck(errors: Tensor, limits: Sequence[float] = LIMITS) -> list[float]:
     return [float((errors <= limit).double().mean()) for limit in limits]
 
 
-@torch.inference_mode()
 def evaluate(
     aligner: Aligner,
     pairs: Iterable[tuple[images.Source, images.Source, Truth]],
     *,
     limits: tuple[float, ...] = LIMITS,
     unfound: Literal["identity", "wrong"] = "identity",
-    report: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> dict[str, AlignmentScores]:
     """Align pairs and measure how far places are off.
 
@@ -162,7 +165,7 @@ def evaluate(
         limits: Distances in pixels for the share of right places.
         unfound: What counts where no alignment was found: that each place stays where it is, as the paper does on
             HPatches; or that all places are wrong, infinitely far off, as it does on MegaDepth.
-        report: Called after each pair with how many are done.
+        progress: Show a bar.
 
     Returns:
         Scores by the names of the truth's groups. A group without a place in a pair leaves the pair out.
@@ -170,7 +173,25 @@ def evaluate(
     Raises:
         ConfigError: No pair has a place that counts.
     """
+    stream = stream_evaluate(aligner, pairs, limits=limits, unfound=unfound)
+    return result_of(stream, progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate(
+    aligner: Aligner,
+    pairs: Iterable[tuple[images.Source, images.Source, Truth]],
+    *,
+    limits: tuple[float, ...] = LIMITS,
+    unfound: Literal["identity", "wrong"] = "identity",
+) -> Iterator[Progress | dict[str, AlignmentScores]]:
+    """Do what `evaluate` does, pair by pair.
+
+    Yields:
+        Where it is, after each pair; and the scores, last.
+    """
     rows = defaultdict[str, list[tuple[Any, ...]]](list)
+    total = length_hint(pairs)
     for done, (source, target, truth) in enumerate(pairs, start=1):
         start = time.perf_counter()
         result = aligner(source, target)
@@ -185,18 +206,16 @@ def evaluate(
             if len(part):
                 hits = [int((part <= limit).sum()) for limit in limits]
                 rows[name].append((float(part.mean()), hits, len(part), result.warp is not None, seconds))
-        if report is not None:
-            report(done)
+        yield Progress(done, max(done, total))
     if not rows:
         raise ConfigError("there is nothing to measure: no pair has a place whose truth is known")
     scores = dict[str, AlignmentScores]()
     for name, values in rows.items():
         columns = [np.array(column) for column in zip(*values, strict=True)]
         scores[name] = AlignmentScores(limits, *columns)
-    return scores
+    yield scores
 
 
-@torch.inference_mode()
 def evaluate_poses(
     aligner: Aligner,
     pairs: Iterable[PosePair],
@@ -204,7 +223,7 @@ def evaluate_poses(
     matchable: float = MATCHED,
     step: int = 4,
     seed: int = 0,
-    report: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> Floats:
     """Align pairs and measure the poses of cameras that follow; for `twoview.pose_accuracy`.
 
@@ -214,7 +233,7 @@ def evaluate_poses(
         matchable: Matchability from which a place counts as a match.
         step: Every so many pixels of the working size are matched; the paper takes all.
         seed: Of RANSAC.
-        report: Called after each pair with how many are done.
+        progress: Show a bar.
 
     Returns:
         [P] errors in degrees, see `twoview.pose_error`; 180 where there is no alignment or no pose.
@@ -222,14 +241,27 @@ def evaluate_poses(
     Raises:
         ConfigError: OpenCV is missing.
     """
+    stream = stream_evaluate_poses(aligner, pairs, matchable=matchable, step=step, seed=seed)
+    return result_of(stream, progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate_poses(
+    aligner: Aligner, pairs: Iterable[PosePair], *, matchable: float = MATCHED, step: int = 4, seed: int = 0
+) -> Iterator[Progress | Floats]:
+    """Do what `evaluate_poses` does, pair by pair.
+
+    Yields:
+        Where it is, after each pair; and the errors, last.
+    """
     if importlib.util.find_spec("cv2") is None:  # below, that would look like a pose that cannot be found
         raise ConfigError("poses of cameras need OpenCV: pip install 'artmodels[align]'")
     errors = list[float]()
+    total = length_hint(pairs)
     for done, pair in enumerate(pairs, start=1):
         errors.append(_pose_error(aligner(pair.source, pair.target), pair, matchable, step, seed))
-        if report is not None:
-            report(done)
-    return np.array(errors)
+        yield Progress(done, max(done, total))
+    yield np.array(errors)
 
 
 def _pose_error(result: Alignment, pair: PosePair, matchable: float, step: int, seed: int) -> float:

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.correspondence import geometry
-from artmodels.data.tables import some, text_of
-from artmodels.errors import ConfigError, DatasetError
+from artmodels.errors import ConfigError, DatasetError, some
+from artmodels.files import read_json, text_of
 from artmodels.images.decoding import decoding
-from artmodels.methods.artminer.evaluation.landmarks import read_json
 from artmodels.methods.ransac_flow.evaluation.evaluate import Example, PosePair, Truth
 
 __all__ = [

@@ -12,9 +12,9 @@ from torchvision.utils import flow_to_image
 
 from artmodels import images
 from artmodels.correspondence import geometry
-from artmodels.detections.annotations import write_whole
 from artmodels.detections.drawing import heat_over
 from artmodels.errors import ConfigError
+from artmodels.files import write_whole
 from artmodels.images.decoding import Array
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.results.alignment import Alignment
