@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from artmodels.errors import ConfigError, DatasetError
 from artmodels.hub import catalogue
 from artmodels.progress import Progress
 from artmodels.ui.controls import MODELS
-from artmodels.ui.live import live
 
 if TYPE_CHECKING:
     from collection import Work  # of this folder, loaded by its path
