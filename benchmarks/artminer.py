@@ -27,9 +27,8 @@ from artmodels.data import folders
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.methods.artminer import ArtMiner, ArtMinerConfig, Collection
+from artmodels.methods.artminer.evaluation.brueghel import By, read_queries, stream_one_shot
 from artmodels.methods.artminer.evaluation.copies import make_benchmark
-from artmodels.methods.artminer.evaluation.evaluate import By, stream_one_shot
-from artmodels.methods.artminer.evaluation.protocols import read_queries
 from artmodels.methods.fast_style import FastStyle
 from artmodels.progress import result_of
 
