@@ -349,7 +349,7 @@ class ArtMiner(hub.Pretrained):
             for hits, (boxes, scores) in zip(found, places, strict=True):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
-        return [_apart(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
+        return [_without_overlaps(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
 
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
         """Where one picture holds a detail cell by cell: the discovery score of the detail and the picture.
@@ -373,7 +373,7 @@ class ArtMiner(hub.Pretrained):
                 x, y = there[0] / there[2] * pyramid.width, there[1] / there[2] * pyramid.height
                 box = float(x.min()), float(y.min()), float(x.max()), float(y.max())
                 hits.append(Hit(name, unturned(box, view, *among.size(name)), match.score, view, match))
-        return _apart(sorted(hits, key=lambda hit: -hit.score))
+        return _without_overlaps(sorted(hits, key=lambda hit: -hit.score))
 
     def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
         return discover(kernel, self._searched(pyramid), dataclasses.replace(REGION, seed=self.config.seed))
@@ -464,7 +464,7 @@ class ArtMiner(hub.Pretrained):
         return result_of(steps, progress=progress, unit="pair")
 
 
-def _apart(hits: list[Hit]) -> list[Hit]:
+def _without_overlaps(hits: list[Hit]) -> list[Hit]:
     """Those of which none overlaps a better one; best first."""
     kept = list[Hit]()
     for hit in hits:

@@ -8,7 +8,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from artmodels.correspondence.views import from_view, turned
 from artmodels.detections.boxes import as_boxes, paired_iou
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.decoding import Array, LoadedImage
-from artmodels.methods.artminer.evidence.exports import FoundPlace
+from artmodels.methods.artminer.evidence.exports import values_of
 from artmodels.methods.artminer.groups.pairtable import mapped
-from artmodels.methods.artminer.oneshot import check_box
+from artmodels.methods.artminer.oneshot import Hit, check_box
 
 __all__ = ["agrees", "aligned", "html_report"]
 
@@ -46,7 +45,7 @@ _templates = jinja2.Environment(
 def html_report(
     query: images.Source,
     box: Sequence[float],
-    hits: Sequence[FoundPlace],
+    hits: Sequence[Hit],
     picture: Callable[[str], images.Source],
     *,
     name: str,
@@ -95,12 +94,15 @@ def html_report(
         query=_whole(whole, place, f"The picture {name} with the detail marked"),
         count=count,
         model=model,
-        parameters=_settings(parameters),
+        parameters={
+            key: value if isinstance(value, str) else json.dumps(value, default=str)
+            for key, value in values_of(parameters).items()
+        },
         hits=[_hit(rank, hit, read, piece.size) for rank, hit in enumerate(hits[:most], 1)],
     )
 
 
-def aligned(image: LoadedImage, hit: FoundPlace, frame: tuple[int, int]) -> Image.Image | None:
+def aligned(image: LoadedImage, hit: Hit, frame: tuple[int, int]) -> Image.Image | None:
     """Warp a picture into the frame of the detail, by the transform of a hit's match.
 
     Args:
@@ -133,7 +135,7 @@ def aligned(image: LoadedImage, hit: FoundPlace, frame: tuple[int, int]) -> Imag
     return Image.fromarray(result)
 
 
-def agrees(image: LoadedImage, hit: FoundPlace) -> bool:
+def agrees(image: LoadedImage, hit: Hit) -> bool:
     """Whether the match of a hit puts the detail about where its box is: one of few cells may put it anywhere."""
     corners = _frame(hit)
     if corners is None:
@@ -146,7 +148,7 @@ def agrees(image: LoadedImage, hit: FoundPlace) -> bool:
 # --- Parts
 
 
-def _hit(rank: int, hit: FoundPlace, read: Callable[[str], LoadedImage], frame: tuple[int, int]) -> dict[str, object]:
+def _hit(rank: int, hit: Hit, read: Callable[[str], LoadedImage], frame: tuple[int, int]) -> dict[str, object]:
     """What the page shows of a hit."""
     facts = [f"score {hit.score:.4f}", "box " + ", ".join(f"{value:.0f}" for value in hit.box)]
     if hit.view:
@@ -169,7 +171,7 @@ def _hit(rank: int, hit: FoundPlace, read: Callable[[str], LoadedImage], frame: 
     return found | {"place": _data(crop), "how": how, "whole": whole}
 
 
-def _backward(hit: FoundPlace) -> Array | None:
+def _backward(hit: Hit) -> Array | None:
     """[3, 3] from relative coordinates of the detail to those of the hit's picture; None where there is none."""
     if hit.match is None or not hit.match.score > 0:
         return None
@@ -180,13 +182,13 @@ def _backward(hit: FoundPlace) -> Array | None:
     return found
 
 
-def _frame(hit: FoundPlace) -> Array | None:
+def _frame(hit: Hit) -> Array | None:
     """Where the match of a hit puts the corners of the detail: [4, 2] relative x and y; None where it has none."""
     backward = _backward(hit)
     return None if backward is None else mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]))
 
 
-def _turned_crop(image: LoadedImage, hit: FoundPlace) -> Image.Image:
+def _turned_crop(image: LoadedImage, hit: Hit) -> Image.Image:
     left, top, right, bottom = _grown(hit.box)
     edges = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
     if edges[2] <= edges[0] or edges[3] <= edges[1]:
@@ -220,9 +222,3 @@ def _whole(image: LoadedImage, box: Sequence[float], alt: str) -> dict[str, obje
     path = f"M{left:.5f} {top:.5f}H{right:.5f}V{bottom:.5f}H{left:.5f}Z"
     about: dict[str, object] = {"data": _data(small), "width": small.width, "height": small.height}
     return about | {"alt": alt, "box": path, "frame": ""}
-
-
-def _settings(parameters: object) -> dict[str, str]:
-    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else parameters
-    found = dict(values) if isinstance(values, Mapping) else {}
-    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in found.items()}
