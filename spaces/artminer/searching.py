@@ -83,8 +83,7 @@ def describe(work: "Work") -> Iterator[str]:
     if work.features is not None:
         return
     model = miner()
-    begun = (work.store / "collection.json").exists()
-    found = Collection.open(work.store) if begun else Collection.create(work.store, model)
+    found = Collection.open_or_create(work.store, model)
     if set(found.names) != set(work.files):
         with _describing:
             for step in calm(found.stream_add(work.pictures, model)):

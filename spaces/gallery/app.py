@@ -11,7 +11,7 @@ import gradio as gr
 
 import artmodels
 from artmodels import ui
-from artmodels.ui.look import launch_options
+from artmodels.ui.server.patches import build_routes_once
 from artmodels.ui.server.pictures import picture_url
 
 HERE = Path(__file__).parent
@@ -91,6 +91,8 @@ def space(method: str) -> ModuleType:
     """Load a sibling Space by its path: on the Hub each is a repository of its own, not a package."""
     file = next(place / method / "app.py" for place in PLACES if (place / method / "app.py").is_file())
     spec = importlib.util.spec_from_file_location(f"gallery_{method}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be loaded: install artmodels again.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -106,7 +108,7 @@ def card(item: Card) -> str:
     )
 
 
-with ui.unrouted():
+with build_routes_once():
     # Loaded before any page is open, or their components would land on it.
     SPACES = {item.method: space(item.method) for item in CARDS}
 
@@ -126,7 +128,7 @@ with ui.unrouted():
             SPACES[item.method].demo.render()
 
 demo.queue(**ui.QUEUE)
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

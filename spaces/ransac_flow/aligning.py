@@ -50,6 +50,10 @@ class Work:
     summary: dict[str, Any]
     points: list[Point] = field(default_factory=list)
 
+    def exists(self) -> bool:
+        """Whether the files are still there."""
+        return self.folder.is_dir()
+
 
 def align(source: "LoadedImage", target: "LoadedImage", *, fine: bool = True) -> "Alignment":
     """Align two pictures with the networks that all pages share."""

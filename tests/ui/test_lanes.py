@@ -14,9 +14,10 @@ from gradio_client import Client, handle_file
 from artmodels import ui
 from artmodels.images.examples import example
 from artmodels.images.results import ImageResult
-from artmodels.ui.lanes import LANES, Lanes
+from artmodels.ui.events import describe_inputs
 from artmodels.ui.live import live
-from artmodels.ui.server.files import Files, Picture
+from artmodels.ui.server.components import Files, Picture
+from artmodels.ui.server.lanes import LANES, Lanes
 
 
 def counting(taken: list[int], until: int = 10**6):
@@ -153,11 +154,11 @@ def test_a_result_says_from_what_it_was_made() -> None:
             gr.File(label="Labels: a CSV file", type="filepath"),
         ]
     values = ["/cache/x/a<b>.png", ["/c/1.png", "/c/2.png"], "scream", 1, 1, False, "/c/labels.csv"]
-    assert ui.made_from(controls, values) == (
+    assert describe_inputs(controls, values) == (
         "<p>Exemplar: <b>a&lt;b&gt;.png</b> · Pictures: <b>2 files</b> · Painting: <b>The Scream</b> · "
         "Longest side: <b>1</b> · Seamless: <b>no</b> · Labels: <b>labels.csv</b></p>"
     )
-    assert ui.made_from(controls, [None, ["/c/1.png"], "?", 1, None, True, None]) == (
+    assert describe_inputs(controls, [None, ["/c/1.png"], "?", 1, None, True, None]) == (
         "<p>Pictures: <b>1.png</b> · Painting: <b>?</b> · Seamless: <b>yes</b></p>"
     )
-    assert len(ui.made_from(controls[:1], ["/c/" + "x" * 9000])) < 200
+    assert len(describe_inputs(controls[:1], ["/c/" + "x" * 9000])) < 200

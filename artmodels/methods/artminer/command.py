@@ -34,7 +34,7 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
     if store is None:
         key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
         store = _cache() / "artmodels" / "collections" / key
-    held = Collection.open(store) if (store / "collection.json").exists() else Collection.create(store, miner)
+    held = Collection.open_or_create(store, miner)
     held.add(root, miner, progress=progress)
     gone = [name for name in held.files if not (root / name).is_file()]
     if gone:

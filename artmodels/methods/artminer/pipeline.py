@@ -18,8 +18,7 @@ from artmodels.correspondence.views import turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.methods.artminer.collection import shortlist
-from artmodels.methods.artminer.collection.collection import Collection
-from artmodels.methods.artminer.collection.described import Described, InMemory
+from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
 from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover_many
 from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from artmodels.methods.artminer.collection.described import Described
+from artmodels.methods.artminer.collection.collection import Described
 from artmodels.methods.artminer.evaluation.protocols import OneShotScores, OneShotSet, score
 from artmodels.methods.artminer.oneshot import Hit
 from artmodels.methods.artminer.pipeline import ArtMiner

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.correspondence.cells import EPSILON
 from artmodels.errors import ConfigError
-from artmodels.methods.artminer.collection.described import Described
+from artmodels.methods.artminer.collection.collection import Described
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover_many
 from artmodels.methods.artminer.evaluation.landmarks import (
     Ltll,
