@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from artmodels.data import folders
 from artmodels.methods.region_features import RegionFeatures, RegionFeaturesConfig
 from artmodels.methods.region_features.model import RATIOS, anchor_shapes, select
-from artmodels.methods.region_features.scenes import Annotated as AnnotatedImages
 from artmodels.methods.region_features.train import BOXES, COUNTS, ICONS, recall
+from artmodels.methods.region_features.train import Annotated as AnnotatedImages
 from artmodels.runtime.devices import generator
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
