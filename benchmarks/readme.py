@@ -32,12 +32,14 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def models(method: str, _: str) -> str:
     """The names of the catalogue that load with a method, or the extractor that is trained in the method's folder."""
-    return _entries(entry for entry in catalogue.ENTRIES if method in (entry.method, entry.name.replace("-", "_")))
+    return _entries(
+        entry for entry in catalogue.list_models() if method in (entry.method, entry.name.replace("-", "_"))
+    )
 
 
 def extractors(_: str, __: str) -> str:
     """The names of the catalogue that load with `artmodels.features.load`."""
-    return _entries(entry for entry in catalogue.ENTRIES if entry.method == "features")
+    return _entries(entry for entry in catalogue.list_models() if entry.method == "features")
 
 
 def _entries(entries: Iterable[Entry]) -> str:

@@ -41,10 +41,10 @@ def main(
         done = [_report(str(path), lambda path=path: {path: folder.check(path)}) for path in whole]
         raise typer.Exit(0 if all(done) else 1)
     if every:
-        for entry in catalogue.ENTRIES:
+        for entry in catalogue.list_models():
             if not folder.has_graph(entry.method):
                 typer.echo(f"{entry.name}: has no graph ({entry.method})")
-        chosen = [entry.name for entry in catalogue.ENTRIES if folder.has_graph(entry.method)]
+        chosen = [entry.name for entry in catalogue.list_models() if folder.has_graph(entry.method)]
     done = [_report(name, lambda name=name: folder.export(name, out, half=fp16, uint8=uint8)) for name in chosen]
     raise typer.Exit(0 if all(done) else 1)
 

@@ -111,9 +111,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_every_method_of_the_catalogue_has_a_loader() -> None:
-    assert {entry.method for entry in catalogue.ENTRIES} == {*catalogue.METHODS, *catalogue.PARTS, "features"}
-    for method, name in (catalogue.METHODS | catalogue.PARTS).items():
-        assert getattr(artmodels, name).method == method
+    for method in catalogue.read():
+        assert method.models, method.id
+        assert method.id == "features" or getattr(artmodels, method.class_name).method == method.id
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,7 @@ def test_the_wheel_carries_the_spaces_and_the_weights(tmp_path: Path, monkeypatc
     assert {"artmodels/__init__.py", "artmodels/py.typed", "artmodels/_spaces/gallery/app.py"} <= names
     for model in ROOT.glob("weights/*/model.safetensors"):
         assert f"artmodels/_weights/{model.parent.name}/model.safetensors" in names
+    assert {catalogue.manifest(method.id).relative_to(ROOT).as_posix() for method in catalogue.read()} <= names
     outside = {name for name in names if not name.startswith(("artmodels/", "artmodels-"))}
     assert not outside
     # An editable install must read the checkout's own spaces and weights, not copies of some earlier day.

@@ -18,6 +18,7 @@ from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.images.results import ImageResult
+from artmodels.methods import class_of
 from artmodels.methods.arbitrary_style import ArbitraryStyleConfig
 from artmodels.methods.artminer import ArtMinerConfig
 from artmodels.methods.fast_style import FastStyleConfig
@@ -131,7 +132,7 @@ CASES = {
 # Checkpoints that are here.
 OFFLINE = [
     entry
-    for entry in catalogue.ENTRIES
+    for entry in catalogue.list_models()
     if entry.method in CASES and catalogue.download(entry) is None and not entry.converted
 ]
 
@@ -145,7 +146,7 @@ def run(model: Any, entry: Entry, **changes: object) -> ImageResult:
 
 def loads(entry: Entry, folder: Path) -> None:
     """By name, by `artmodels.load`, and from what it saved: the same method with the same settings and results."""
-    method = getattr(artmodels, catalogue.METHODS[entry.method])
+    method = class_of(entry.method)
     settings = CASES[entry.method].loaded
     model = method.from_pretrained(entry.name, device="cpu", **settings)
     assert isinstance(artmodels.load(entry.name, device="cpu"), method)
@@ -195,10 +196,12 @@ def is_deterministic(model: Any, entry: Entry) -> None:
 
 def exports_or_says_why_not(entry: Entry) -> None:
     """Without an exported folder, asking for a graph says how to make one, or that the method has none."""
-    method = getattr(artmodels, catalogue.METHODS[entry.method])
+    method = class_of(entry.method)
+    graph = catalogue.find_method(entry.method).no_graph is None
+    assert graph == issubclass(method, FeedForward)
     says = (
         "is not a folder with an exported graph.*python -m export"
-        if issubclass(method, FeedForward)
+        if graph
         else f"runtime='onnx' is not available for {method.__name__}.*runtime='torch'"
     )
     with pytest.raises(ConfigError, match=says):

@@ -18,10 +18,9 @@ from rich.text import Text
 
 from artmodels import runtime
 from artmodels.errors import ArtModelsError, ConfigError, WeightsError
-from artmodels.hub.checkpoints import WEIGHTS
 from artmodels.hub.resolving import LIBRARY, REPO
 from artmodels.training import Sources, TrainingProgress
-from weights import checks, recipes
+from weights import checks, manifest, recipes
 
 app = typer.Typer(
     name="weights",
@@ -78,19 +77,21 @@ def build(
             device=place,
             report=report,
         )
-    file, result = recipes.built(target)
-    size = (target / WEIGHTS).stat().st_size
-    typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in file.metrics.items())}")
-    if steps is None:
-        typer.echo("For the entry in artmodels/hub/catalogue.py:")
-    typer.echo(f'sha256="{result.sha256}", size_mb={size / 1e6:.2f}')
+    metrics = recipes.built(target)[0].metrics
+    typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in metrics.items())}")
+    found = manifest.facts(target)
+    typer.echo(f"sha256 {found['sha256']}, {found['size_mb']:.2f} MB")
+    if target == origin:
+        typer.echo(f"They are in {manifest.record(target)} now")
 
 
 @app.command()
 def card(names: Annotated[list[str], typer.Argument(help="Checkpoints that have been built.")]) -> None:
-    """Write model cards again, after their recipes' words have changed."""
+    """Write model cards, and entries in the catalogue, again, after their recipes' words have changed."""
     for name in names:
-        recipes.write_card(recipes.find(name))
+        folder = recipes.find(name)
+        recipes.write_card(folder)
+        manifest.record(folder)
 
 
 @app.command()

@@ -144,6 +144,7 @@ def _usage(name: str, method: str) -> str:
 
 extractor = features.load("{name}")
 found = extractor(images.load("photo.jpg").tensor(), ["{tap}"])  # {{"{tap}": [1, C, H, W]}}"""
+    known = catalogue.find_method(method)
     if method == "region_features":
         return f"""import artmodels
 
@@ -151,7 +152,7 @@ regions = artmodels.RegionFeatures.from_pretrained("{name}")("photo.jpg")
 regions.boxes, regions.objectness, regions.features  # [K, 4] in pixels, [K], [K, M]"""
     return f"""import artmodels
 
-model = artmodels.{(catalogue.METHODS | catalogue.PARTS).get(method, method)}.from_pretrained("{name}")
+model = artmodels.{known.class_name if known else method}.from_pretrained("{name}")
 model({_CALLS.get(method, '"photo.jpg"')}).save("result.png")"""
 
 

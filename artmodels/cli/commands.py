@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _PACKAGE = Path(__file__).parents[1]
+METHODS = sorted(method.id for method in catalogue.methods())
 
 
 @app.command("list")
@@ -74,7 +75,7 @@ def info() -> None:
 
 @app.command()
 def run(
-    method: Annotated[str, typer.Argument(help=" or ".join(sorted(catalogue.METHODS)))],
+    method: Annotated[str, typer.Argument(help=" or ".join(METHODS))],
     image: Annotated[
         list[Path] | None,
         typer.Argument(help="The exemplar of a texture, or the picture to work on; several, one by one."),
@@ -118,11 +119,9 @@ def run(
 
     artmodels run ransac_flow engraving.jpg --onto painting.jpg -o aligned.png
     """
-    if method not in catalogue.METHODS:
-        hint = suggest(method, catalogue.METHODS)
-        raise typer.BadParameter(
-            f"{method!r} is not one of {', '.join(sorted(catalogue.METHODS))}.{hint}", param_hint="METHOD"
-        )
+    if method not in METHODS:
+        hint = suggest(method, METHODS)
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(METHODS)}.{hint}", param_hint="METHOD")
     knobs = dict(map(_setting, settings or []))
     if method == "artminer":
         unused = {

@@ -157,7 +157,7 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
     [
         (
             ["texture", "brick.png", "-o", "out.png"],
-            f"'texture' is not one of {', '.join(sorted(catalogue.METHODS))}",
+            f"'texture' is not one of {', '.join(sorted(method.id for method in catalogue.methods()))}",
         ),
         (["texture_synthesis", "-o", "out.png"], "texture_synthesis needs a picture"),
         (["texture_network", "brick.png", "-o", "out.png"], "texture_network takes no pictures"),

@@ -140,7 +140,8 @@ def test_the_api_is_the_one_that_was_promised(client: Client) -> None:
     if os.environ.get("ARTMODELS_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(surface, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert surface == json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert {re.sub("^/|_(run|batch|search|pairs|group)$", "", name) for name in surface} == set(catalogue.METHODS)
+    methods = {method.id for method in catalogue.methods()}
+    assert {re.sub("^/|_(run|batch|search|pairs|group)$", "", name) for name in surface} == methods
 
 
 @pytest.mark.parametrize(
@@ -932,7 +933,7 @@ LATER = {"accelerate", "cv2", "faiss", "matplotlib", "onnx", "onnxruntime", "ray
 
 
 def test_every_space_starts_by_its_path_and_does_nothing_twice(tmp_path: Path) -> None:
-    ports = {space: free_port() for space in ("gallery", *catalogue.METHODS)}
+    ports = {space: free_port() for space in ("gallery", *(method.id for method in catalogue.methods()))}
     apps = [word for space, port in ports.items() for word in (str(port), str(ROOT / "spaces" / space / "app.py"))]
     command = [sys.executable, str(Path(__file__).parents[1] / "starting.py"), str(tmp_path), *apps]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

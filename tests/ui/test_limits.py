@@ -41,7 +41,7 @@ from artmodels.ui.widgets.wall import Tile, wall
 
 NETWORK = "texture_network_run"
 SAMPLE = ["texture-network-wood", 64, 64, True, 0]
-PAGES = ("", *sorted(catalogue.METHODS))
+PAGES = ("", *sorted(method.id for method in catalogue.methods()))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_pages_hold_no_pictures(gallery_url: str) -> None:
         assert len(answer.content) < 250_000
         shown |= set(re.findall(r"pictures/\w+\.jpg", answer.text))
     assert shown == set(re.findall(r"pictures/\w+\.jpg", config.text))
-    assert len(shown) >= len(catalogue.METHODS) + len(artmodels.list_models("fast_style"))
+    assert len(shown) >= len(catalogue.methods()) + len(artmodels.list_models("fast_style"))
     for address in shown:
         answer = httpx.get(f"{gallery_url}{address}")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
@@ -611,7 +611,7 @@ class TestBrowser:
             page.goto(f"{site}{name}")
             page.locator("button.primary:visible" if name else ".cards a").first.wait_for()
             shown = page.locator("img[src*='pictures/']")
-            assert shown.count() >= (len(catalogue.METHODS) if not name else name == "ransac_flow")
+            assert shown.count() >= (len(catalogue.methods()) if not name else name == "ransac_flow")
             for picture in shown.all():
                 assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 

@@ -325,7 +325,7 @@ def test_what_was_painted_over_is_found(aligner: RansacFlow, painting: Tensor) -
 
 
 def test_the_method_is_public(pair: tuple[Alignment, Tensor]) -> None:
-    assert catalogue.METHODS["ransac_flow"] == "RansacFlow"
+    assert catalogue.find_method("ransac_flow").class_name == "RansacFlow"
     out = io.BytesIO()
     pair[0].image.save(out, "PNG")
     assert pair[0].settings["method"] == "ransac_flow" and pair[0].settings["found"]
