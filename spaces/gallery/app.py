@@ -1,10 +1,9 @@
 """The gallery: every Space as a page, one queue and one model cache for all."""
 
-import importlib.util
-import sys
+import runpy
 from html import escape
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import gradio as gr
 
@@ -19,16 +18,10 @@ HERE = Path(__file__).parent
 PLACES = (HERE.parent, Path(artmodels.__file__).parent / "_spaces")
 
 
-def space(method: str) -> ModuleType:
-    """Load a sibling Space by its path: on the Hub each is a repository of its own, not a package."""
+def space(method: str) -> dict[str, Any]:
+    """Run the file of a sibling Space, and give its names: on the Hub a Space is a repository, not a package."""
     file = next(place / method / "app.py" for place in PLACES if (place / method / "app.py").is_file())
-    spec = importlib.util.spec_from_file_location(f"gallery_{method}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} cannot be loaded: install artmodels again.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return runpy.run_path(str(file), run_name=f"gallery_{method}")
 
 
 def card(method: catalogue.Method) -> str:
@@ -59,7 +52,7 @@ with build_routes_once():
 
     for method in METHODS:
         with demo.route(method.title, f"/{method.id}"):
-            SPACES[method.id].demo.render()
+            SPACES[method.id]["demo"].render()
 
 demo.queue(**ui.QUEUE)
 LAUNCH = ui.launch_options()
