@@ -592,6 +592,7 @@ def bomb(path: Path) -> Path:
         (png, {"width": 4096}, "width: Width is 4096: give 64 to 1024. The limit of this machine is 1024"),
         (png, {"height": 3}, "height: Height is 3: give 64 to 1024"),
         (png, {"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
+        (png, {"model": "texture-patch"}, "model: 'texture-patch' is not one of .* Did you mean 'texture-patches'"),
     ],
 )
 def test_wrong_input_is_explained_beside_its_control(
