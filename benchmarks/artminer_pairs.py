@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.correspondence.cells import SCALES, Describer, grid
-from artmodels.methods.artminer.consensus import SAMPLE, draw
+from artmodels.correspondence.geometry import SAMPLE
+from artmodels.correspondence.ransac import draw
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover
 
 sys.path.insert(0, str(Path(__file__).parent))

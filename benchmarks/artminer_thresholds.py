@@ -28,8 +28,8 @@ from rich.console import Console
 from artmodels.data import folders
 from artmodels.detections.boxes import as_boxes, iou
 from artmodels.methods.artminer import ArtMiner, Collection
+from artmodels.methods.artminer.evaluation.brueghel import IOU, Query, read_queries
 from artmodels.methods.artminer.evaluation.copies import make_benchmark
-from artmodels.methods.artminer.evaluation.protocols import IOU, Query, read_queries
 from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"

@@ -23,8 +23,8 @@ from rich.console import Console
 from torch import Tensor
 
 from artmodels.methods.mimax import Bags, MIMax
-from artmodels.methods.mimax.config import MIMaxConfig
 from artmodels.methods.mimax.model import MIMaxObjective, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.pipeline import MIMaxConfig
 
 CLASSES, RESTARTS = 7, 12
 

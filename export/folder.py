@@ -10,7 +10,6 @@ import shutil
 import uuid
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -30,18 +29,13 @@ from export.parity import Measured, accept, measure
 
 __all__ = ["Measured", "check", "export", "has_graph", "load", "with_companions"]
 
-_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
 def has_graph(method: object) -> bool:
     """Whether a method is one pass of a network."""
-    if method not in catalogue.METHODS:
-        return False
-    return issubclass(_class(str(method)), FeedForward)
-
-
-def _class(method: str) -> Any:  # noqa: ANN401 - each method has a class of its own
-    return class_of(method)
+    known = catalogue.find_method(method)
+    return known is not None and known.no_graph is None
 
 
 def load(name: str) -> tuple[FeedForward, dict[str, str]]:
@@ -54,7 +48,7 @@ def load(name: str) -> tuple[FeedForward, dict[str, str]]:
         ConfigError: Its method has no graph, or the folder is an export itself.
         WeightsError: It cannot be loaded.
     """
-    entry = next((entry for entry in catalogue.ENTRIES if entry.name == name), None)
+    entry = catalogue.find(name)
     if entry is not None and not is_checkpoint_folder(name):
         method: object = entry.method
         _require_graph(name, method)  # before anything is fetched
@@ -63,24 +57,15 @@ def load(name: str) -> tuple[FeedForward, dict[str, str]]:
         raise ConfigError(f"{name} is an exported graph already: export the checkpoint that it was made from")
     method = resolved.entry.method if resolved.entry else resolved.config().get("method")
     _require_graph(name, method)
-    model: FeedForward = _class(str(method)).from_pretrained(name, device="cpu")
+    model: FeedForward = class_of(str(method)).from_pretrained(name, device="cpu")
     return model, {"name": name, "sha256": hashlib.sha256(resolved.weights_file.read_bytes()).hexdigest()}
 
 
 def _require_graph(name: str, method: object) -> None:
-    if has_graph(method):
-        return
-    if method == "features":
-        reason = "features are a part of other methods, with taps instead of an image as their result"
-    elif method == "mimax":
-        reason = "a detector finds any number of boxes; MIMax.head() is the part of it that is a network"
-    elif method == "region_features":
-        reason = "regions are any number of boxes, found in several passes"
-    elif method in catalogue.METHODS:
-        reason = f"{method} is an optimisation, not one pass of a network"
-    else:
-        reason = f"this version of artmodels has no method {method!r}"
-    raise ConfigError(f"{name} has no graph to export: {reason}")
+    known = catalogue.find_method(method)
+    reason = known.no_graph if known else f"this version of artmodels has no method {method!r}"
+    if reason is not None:
+        raise ConfigError(f"{name} has no graph to export: {reason}")
 
 
 def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> dict[Path, list[Measured]]:

@@ -16,7 +16,7 @@ from torch import nn
 from artmodels import hub
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
-from artmodels.hub.catalogue import Entry, Weights
+from artmodels.hub.catalogue import Entry, Method, Weights
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.feedforward import FeedForward, Graph
 
@@ -173,6 +173,12 @@ def same(model, data):
 
 
 @contextlib.contextmanager
-def entries(*added):
-    with mock.patch.object(catalogue, "ENTRIES", (*added, *catalogue.ENTRIES)):
+def catalogued(*methods):
+    """The catalogue with these methods before its own."""
+    read = catalogue.read
+    with mock.patch.object(catalogue, "read", lambda: (*methods, *read())):
         yield
+
+
+def entries(*added):
+    return catalogued(Method(id="toy", class_name="Toy", models=added))

@@ -1,9 +1,11 @@
-"""`python -m weights`: build, verify and push this project's own checkpoints.
+"""`python -m weights`: build, verify and push this project's own checkpoints, and convert those of others.
 
 Exit codes: 0 done; 1 an error that is explained, or a check that failed; 2 wrong usage.
 """
 
+import inspect
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from artmodels import runtime
-from artmodels.errors import ArtModelsError, ConfigError, WeightsError
-from artmodels.hub.checkpoints import WEIGHTS
+from artmodels.errors import ArtModelsError, ConfigError, WeightsError, suggest
+from artmodels.hub import catalogue
 from artmodels.hub.resolving import LIBRARY, REPO
+from artmodels.methods import class_of
 from artmodels.training import Sources, TrainingProgress
-from weights import checks, recipes
+from weights import checks, manifest, recipes
 
 app = typer.Typer(
     name="weights",
-    help="Build, verify and push this project's own checkpoints.",
+    help="Build, verify and push this project's own checkpoints; convert those of others.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -78,19 +81,21 @@ def build(
             device=place,
             report=report,
         )
-    file, result = recipes.built(target)
-    size = (target / WEIGHTS).stat().st_size
-    typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in file.metrics.items())}")
-    if steps is None:
-        typer.echo("For the entry in artmodels/hub/catalogue.py:")
-    typer.echo(f'sha256="{result.sha256}", size_mb={size / 1e6:.2f}')
+    metrics = recipes.built(target)[0].metrics
+    typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in metrics.items())}")
+    found = manifest.facts(target)
+    typer.echo(f"sha256 {found['sha256']}, {found['size_mb']:.2f} MB")
+    if target == origin:
+        typer.echo(f"They are in {manifest.record(target)} now")
 
 
 @app.command()
 def card(names: Annotated[list[str], typer.Argument(help="Checkpoints that have been built.")]) -> None:
-    """Write model cards again, after their recipes' words have changed."""
+    """Write model cards, and entries in the catalogue, again, after their recipes' words have changed."""
     for name in names:
-        recipes.write_card(recipes.find(name))
+        folder = recipes.find(name)
+        recipes.write_card(folder)
+        manifest.record(folder)
 
 
 @app.command()
@@ -117,6 +122,28 @@ def verify(
     console.print(", ".join(f"{number} {state}" for state, number in count.items()))
     if count["failed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    name: Annotated[str, typer.Argument(help='A method, or one of its names that say "converted by you".')],
+    file: Annotated[Path, typer.Argument(help="Your download; of one that is never opened, this says what to do.")],
+    out: Annotated[Path, typer.Argument(help="Where to write the checkpoint: a new or empty folder.")],
+    style: Annotated[str, typer.Option(help="For fast_style, what it paints like: a title and an artist.")] = "",
+) -> None:
+    """Turn a checkpoint that others published into a folder that loads here."""
+    entry = catalogue.find(name)
+    method = entry.method if entry else name
+    known = sorted(path.stem for path in (recipes.ROOT / "convert").glob("*.py") if catalogue.find_method(path.stem))
+    if method not in known:
+        hint = suggest(method, known)
+        raise typer.BadParameter(f"nothing is converted for {name!r}, only for {', '.join(known)}.{hint}")
+    converter = import_module(f"weights.convert.{method}")
+    options = {"style": style} if style else {}
+    if options.keys() - inspect.signature(converter.convert_file).parameters.keys():
+        raise typer.BadParameter(f"{method} takes none.", param_hint="--style")
+    converter.convert_file(file, out, **options)
+    typer.echo(f'{out}: load it with artmodels.{class_of(method).__name__}.from_pretrained(r"{out}")')
 
 
 @app.command()

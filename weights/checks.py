@@ -1,15 +1,13 @@
 """Whether committed checkpoints are what they say: card, configuration, bytes, catalogue, and recipe."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-import artmodels
 from artmodels import features
 from artmodels.data.folders import fingerprint
 from artmodels.errors import (
@@ -24,10 +22,10 @@ from artmodels.errors import (
 from artmodels.features.networks import TRAINED
 from artmodels.files import sha256_of
 from artmodels.hub import catalogue
-from artmodels.hub.catalogue import Entry
 from artmodels.hub.checkpoints import WEIGHTS, config_from, read_config
+from artmodels.methods import class_of
 from artmodels.training import Sources
-from weights import cards, recipes
+from weights import cards, manifest, recipes
 from weights.recipes import RecipeFile, Result
 
 __all__ = ["Check", "verify"]
@@ -91,7 +89,7 @@ def verify(
         except Exception as error:  # a recipe's own code, or a file that nobody thought of: the next ones count too
             done.append(Check(name, what, "failed", f"{type(error).__name__}: {error}"))
 
-    known = {entry.name for entry in catalogue.ENTRIES}
+    known = {entry.name for entry in catalogue.list_models()}
     for folder in folders:
         if not names and folder.name not in known and not (folder / WEIGHTS).exists():
             # A recipe may wait for its training; what the catalogue promises, or what was asked for by name, may not.
@@ -158,7 +156,7 @@ class _Checkpoint:
             if config.get("architecture") not in TRAINED:
                 raise ConfigError(f"architecture {config.get('architecture')!r} is none of {', '.join(TRAINED)}")
             return f"features of {config['architecture']}"
-        _settings(method, config)
+        config_from(class_of(method).config_class, {key: value for key, value in config.items() if key != "method"})
         return method
 
     def weights(self) -> str:
@@ -188,7 +186,7 @@ class _Checkpoint:
         if method == "features":
             features.load(str(self.folder), device="cpu")
         else:
-            _method_class(method).from_pretrained(self.folder, device="cpu")
+            class_of(method).from_pretrained(self.folder, device="cpu")
 
     def sha256(self) -> str:
         _, result = self._known()
@@ -204,16 +202,25 @@ class _Checkpoint:
         return sha256_of(path)
 
     def catalogue(self) -> str:
-        entry = next((entry for entry in catalogue.ENTRIES if entry.name == self.folder.name), None)
+        entry = catalogue.find(self.folder.name)
         if entry is None or entry.weights is None:
-            raise MissingWeights("not in artmodels/hub/catalogue.py with its weights: add what the build printed")
-        actual = self._actual()
-        if actual != entry.weights.sha256:
-            raise HashMismatch(f"{WEIGHTS} is {actual}, and the catalogue pins {entry.weights.sha256}")
-        file, _ = self._known()
-        if entry.licence.lower() != file.card.licence.lower():
-            raise ConfigError(f"the catalogue says {entry.licence}, and the card {file.card.licence}")
-        _compare(entry, read_config(self.folder))
+            raise MissingWeights(f"in no manifest with its weights: python -m weights card {self.folder.name}")
+        self._actual()
+        found = manifest.facts(self.folder)
+        found |= found.pop("config")
+        found |= {"licence": self._known()[0].card.licence.lower(), "method": cards.method_of(read_config(self.folder))}
+        says = dict(entry.config) | {"licence": entry.licence.lower(), "method": entry.method}
+        says |= {"sha256": entry.weights.sha256, "size_mb": entry.weights.size_mb}
+
+        def text(value: object) -> str:  # as JSON, where a tuple is a list
+            return json.dumps(value) if value is not None else "nothing"
+
+        pairs = {key: (text(says.get(key)), text(found.get(key))) for key in says.keys() | found.keys()}
+        differing = [f"{key} {said}, not {value}" for key, (said, value) in sorted(pairs.items()) if said != value]
+        if differing:
+            raise ConfigError(
+                f"the catalogue differs from the folder, {'; '.join(differing)}: python -m weights card {entry.name}"
+            )
         return "same bytes, configuration and licence"
 
     def first_steps(self) -> str:
@@ -237,33 +244,6 @@ class _Checkpoint:
             if first != recipes.first_steps(file, file.make(self.sources)):
                 raise HashMismatch("two runs here differ: something in the recipe does not follow from its seed")
             return f"two runs here agree bit for bit; built on {' '.join(there)}, this is {' '.join(here)}"
-
-
-def _method_class(method: str) -> Any:  # noqa: ANN401 - a class with a config_class, made lazily
-    classes = catalogue.METHODS | catalogue.PARTS
-    if method not in classes:
-        raise ConfigError(f"config.json is for {method!r}, which artmodels does not have")
-    return getattr(artmodels, classes[method])
-
-
-def _settings(method: str, config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - each method has its own
-    fields = {key: value for key, value in config.items() if key not in ("method", "artmodels_version")}
-    return config_from(_method_class(method).config_class, fields)
-
-
-def _compare(entry: Entry, config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the catalogue's entry means the same as config.json."""
-    method = cards.method_of(config)
-    if entry.method != method:
-        raise ConfigError(f"the catalogue says {entry.method}, and config.json {method}")
-    if method == "features":
-        if config.get("architecture") != entry.name:
-            raise ConfigError(f"the architecture in config.json is {config.get('architecture')!r}, not the name")
-        return
-    ours, theirs = (dataclasses.asdict(_settings(method, fields)) for fields in (config, entry.config))
-    differing = [f"{key} {theirs[key]!r}, not {value!r}" for key, value in ours.items() if theirs[key] != value]
-    if differing:
-        raise ConfigError(f"the catalogue differs from config.json: {'; '.join(differing)}")
 
 
 def _total() -> str:

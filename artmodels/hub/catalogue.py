@@ -1,15 +1,38 @@
-"""What checkpoints exist: name, method, source, licence and, where there are weights, the exact bytes.
+"""What methods and checkpoints exist: names, sources, licences and, where there are weights, the exact bytes.
 
-The catalogue is data. It imports nothing heavy, so listing is instant, and it pins a commit and a sha256 for
-each file, so that a catalogue name always means the same bytes whoever serves them.
+The catalogue is data: a `method.toml` in each method's folder, and `features/models.toml` for what describes pictures.
+Their keys are the fields of `Method`, and in each table of `[[models]]` those of `Entry` and `Weights`; only `class`
+is called `class_name` here. `python -m weights build` writes sha256, size and configuration of what this project
+trained. Listing is instant, since nothing heavy is imported. A commit and a sha256 are pinned for each file, so that a
+name always means the same bytes, whoever serves them.
 """
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from artmodels.errors import ConfigError, MissingWeights, suggest
 
-__all__ = ["ENTRIES", "Entry", "Weights", "default", "download", "get", "list_models"]
+__all__ = [
+    "Entry",
+    "Method",
+    "Weights",
+    "default",
+    "download",
+    "find",
+    "find_method",
+    "get",
+    "list_models",
+    "manifest",
+    "methods",
+    "parse",
+    "read",
+]
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +64,13 @@ class Entry:
         summary: One sentence for people choosing.
         source: Paper or page that describes it.
         licence: SPDX identifier of the weights, or of our code where there are none.
-        config: Fields of the method's config dataclass that differ from their defaults.
+        config: Fields of the method's config dataclass; those that it does not name have their defaults.
         weights: The pinned file, or None where the checkpoint is only a configuration.
         embedded: Whether the folder travels inside the package.
         converted: Whether the weights are published as files that are never opened here, and the user converts them.
         default: Whether `from_pretrained()` without a name picks it; one entry a method.
+        needs: Names of other entries that it loads; those of its method, unless it has its own.
+        order: Where in lists; that of its method, unless it has its own.
     """
 
     name: str
@@ -58,482 +83,97 @@ class Entry:
     embedded: bool = False
     converted: bool = False
     default: bool = False
+    needs: tuple[str, ...] = ()
+    order: int = 0
 
 
-# Method id, as in the catalogue and in config.json -> its class, which its package of the same name exports.
-METHODS = {
-    "arbitrary_style": "ArbitraryStyle",
-    "artminer": "ArtMiner",
-    "fast_style": "FastStyle",
-    "mimax": "Detector",
-    "neural_style": "NeuralStyle",
-    "ransac_flow": "RansacFlow",
-    "super_resolution": "SuperResolution",
-    "texture_network": "TextureNetwork",
-    "texture_synthesis": "TextureSynthesizer",
-}
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method, or a part of methods that has no page of its own, with its models.
 
-# The same for what methods are made of, which has no page of its own.
-PARTS = {"region_features": "RegionFeatures"}
+    Attributes:
+        id: Name of its folder, e.g. `"neural_style"`; `"features"` for feature extractors.
+        class_name: Its class, which its package exports; empty for `"features"`.
+        title: Heading of its page; empty if it has none.
+        text: What it does, for people choosing among the pages.
+        source: Paper and year, and what was made of it here.
+        place: Where among the pages.
+        no_graph: Why it has no ONNX graph; None if it has one.
+        needs: Names of the entries that its models load, but for those that have their own.
+        command: `module:function` in its package that `artmodels run` calls; empty for the call of its class.
+        example: Lines of Python that use a `model` of it, for model cards.
+        models: Its entries.
+        test: How the tests call it quickly, see `tests/verbs.py`.
+    """
 
-_VGG = "Simonyan & Zisserman 2015, arXiv:1409.1556"
-_RESNET = "He et al. 2016, arXiv:1512.03385"
-_RANDOM = "Ustyuzhaninov et al. 2016, arXiv:1606.00021"
-
-# Name, sha256 of the weights, painting, what it does to a picture. The first is the default.
-_FAST_STYLES = (
-    (
-        "starry-night",
-        "6503651e845ff87e2660fc8f14823fe5916a027560c429bf57f55799ca64da34",
-        "The Starry Night, Vincent van Gogh, 1889",
-        "swirling strokes in blue and yellow",
-    ),
-    (
-        "salamander",
-        "01b62aeb2ee08aa2607b2898eaf63fb95b24ce54c7add9014573bd17a5a73a58",
-        "Hanagami Danjo no jo Arakage fighting a giant salamander, Utagawa Kuniyoshi, 1834-1835",
-        "woodblock contours, orange on indigo",
-    ),
-    (
-        "adele",
-        "95748625b4fa16cc954da1dc82f53d54d20db8104cb42bf616e5f47defa249f7",
-        "Adele Bloch-Bauer I, Gustav Klimt, 1907",
-        "gold leaf and mosaic",
-    ),
-    (
-        "city-rises",
-        "28cbdd2f47449fea4a7e025d22d593db8528189eed26c112fa9df334c13e0206",
-        "The City Rises, Umberto Boccioni, 1910",
-        "long broken strokes, earth and violet",
-    ),
-    (
-        "scream",
-        "5b26545e72065222e43d2f682660bf2042f52da0c84e1f816a84e69c31e4ed03",
-        "The Scream, Edvard Munch, 1893",
-        "flowing bands, rust on grey-blue",
-    ),
-    (
-        "haymaking",
-        "78a9b85e8a835b28413e7ed93240f9f0e80ec6a9a767ca9dec042635e0bfc06e",
-        "June, haymaking, the Limbourg brothers, about 1412-1416",
-        "miniature: ultramarine, pale green, fine outlines",
-    ),
-    (
-        "ink",
-        "48ff1c9cfc5466737534b87419a2fdbaf44de72e65d0485c7160d5af6d010564",
-        "Samurai Yazama Kihei Mitsunobu, Utagawa Kuniyoshi, about 1850",
-        "ink lines on warm paper",
-    ),
-)
-
-# Name, sha256 of the weights, exemplar and where it is from, what the results look like. The first is the default.
-_TEXTURES = (
-    (
-        "wood",
-        "229f7ea40380f94377698f73f1b05495f3d8d68567b00a394cf6e817fa86a245",
-        "wood (MaterialX)",
-        "brown, its grain lying across",
-    ),
-    (
-        "gravel",
-        "c56861dadd04263f90df5f660ec1ccd36e4030be98167d258c416d8aad79b0e3",
-        "gravel (scikit-image)",
-        "grey and sharp-edged",
-    ),
-    (
-        "sand",
-        "ac64cbce485bb5451e6ccd516fdb40f86cd6f69460386ea5d59f1a6df24c32f1",
-        "coast sand (Poly Haven)",
-        "coarse, with pebbles here and there",
-    ),
-)
+    id: str
+    class_name: str = ""
+    title: str = ""
+    text: str = ""
+    source: str = ""
+    place: int = 0
+    no_graph: str | None = None
+    needs: tuple[str, ...] = ()
+    command: str = ""
+    example: str = 'model("photo.jpg").save("result.png")'
+    models: tuple[Entry, ...] = ()
+    test: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _embedded(name: str, sha256: str, size_mb: float) -> Weights:
-    """What travels inside the package, and is mirrored under its own name on the Hub."""
-    return Weights(repo=f"artmodels/{name}", revision="main", sha256=sha256, size_mb=size_mb)
+def manifest(method: str) -> Path:
+    """The file that describes a method, by its id."""
+    return PACKAGE / ("features/models.toml" if method == "features" else f"methods/{method}/method.toml")
 
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
-        name="art-vgg",
-        method="features",
-        summary="A small VGG of our own, trained on art to follow VGG-19's features and Gram matrices.",
-        source="artmodels; after Wang et al. 2020, arXiv:2003.08436",
-        licence="Apache-2.0",
-        config={"architecture": "art-vgg"},
-        weights=_embedded("art-vgg", "2d6b3c0bfe830782237c453a9f25dd569e003ec13e95b0fec9839bc2813fd75e", 1.36),
-        embedded=True,
-    ),
-    Entry(
-        name="vgg19",
-        method="features",
-        summary="VGG-19 trained on ImageNet: the features of most texture and style papers.",
-        source=_VGG,
-        licence="BSD-3-Clause",
-        weights=Weights(
-            repo="timm/vgg19.tv_in1k",
-            revision="128d4708565b3a414bcbb9bbad440b2fe37b9f18",
-            sha256="11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
-            size_mb=575,
-        ),
-    ),
-    Entry(
-        name="vgg16",
-        method="features",
-        summary="VGG-16 trained on ImageNet: the loss network of fast style transfer.",
-        source=_VGG,
-        licence="BSD-3-Clause",
-        weights=Weights(
-            repo="timm/vgg16.tv_in1k",
-            revision="3394518cba29aee1ea82a49d971be90d2dd1dab7",
-            sha256="57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
-            size_mb=553,
-        ),
-    ),
-    Entry(
-        name="resnet50",
-        method="features",
-        summary="ResNet-50 trained on ImageNet.",
-        source=_RESNET,
-        licence="BSD-3-Clause",
-        weights=Weights(
-            repo="timm/resnet50.tv_in1k",
-            revision="aa6c2d36d56bc0209040c02b5a7b7d7bf11d57b8",
-            sha256="5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
-            size_mb=102,
-        ),
-    ),
-    Entry(
-        name="resnet18",
-        method="features",
-        summary="ResNet-18 trained on ImageNet: small and quick.",
-        source=_RESNET,
-        licence="BSD-3-Clause",
-        weights=Weights(
-            repo="timm/resnet18.tv_in1k",
-            revision="a987fd6b60f845221bfff84b6f0191273ba56ead",
-            sha256="694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81",
-            size_mb=46.8,
-        ),
-    ),
-    Entry(
-        name="art-resnet",
-        method="features",
-        summary="A small ResNet of our own: finds details again across styles; strides 4, 8 and 16.",
-        source=f"artmodels; after {_RESNET}",
-        licence="Apache-2.0",
-        config={"architecture": "art-resnet"},
-        weights=_embedded("art-resnet", "c86a8dfeac92063013e7fbbbef15d3c87520047530e5a3d4be2c22579efddb4e", 5.77),
-        embedded=True,
-    ),
-    Entry(
-        name="random-filters",
-        method="features",
-        summary="One layer of seeded random filters at several scales: no weights to fetch.",
-        source=_RANDOM,
-        licence="Apache-2.0",
-    ),
-    Entry(
-        name="patches",
-        method="features",
-        summary="Raw pixel patches: no network at all.",
-        source="artmodels",
-        licence="Apache-2.0",
-    ),
-    Entry(
-        name="texture-patches",
-        method="texture_synthesis",
-        summary="Patches, matched one by one and as a whole: keeps structure such as bricks; works offline.",
-        source="Granot et al. 2022, arXiv:2103.15545; Elnekave & Weiss 2022",
-        licence="Apache-2.0",
-        config={"features": "patches", "finish": "patch_sliced_wasserstein"},
-        default=True,
-    ),
-    Entry(
-        name="texture-art-vgg",
-        method="texture_synthesis",
-        summary="art-vgg: keeps large structure, copies nothing, grainy on fine stuff such as grass; works offline.",
-        source="Gatys et al. 2015, arXiv:1505.07376",
-        licence="Apache-2.0",
-        config={
-            "features": "art-vgg",
-            "loss": "gram",
-            "layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-            "optimiser": "lbfgs",
-            "rate": 0.02,
-            "steps": 100,
-            "per_octave": 1,
-        },
-    ),
-    Entry(
-        name="texture-random-filters",
-        method="texture_synthesis",
-        summary="Random filters: finer on stuff without structure, such as grass; works offline.",
-        source=_RANDOM,
-        licence="Apache-2.0",
-        config={
-            "features": "random-filters",
-            "loss": "gram",
-            "optimiser": "lbfgs",
-            "rate": 0.02,
-            "steps": 100,
-            "halvings": 0,  # filters up to 77 px wide see large patterns by themselves
-        },
-    ),
-    Entry(
-        name="texture-vgg19",
-        method="texture_synthesis",
-        summary="VGG-19: the method of the papers; fetches 575 MB once.",
-        source="Gatys et al. 2015, arXiv:1505.07376",
-        licence="Apache-2.0",
-        config={
-            "features": "vgg19",
-            "loss": "gram",
-            "optimiser": "lbfgs",
-            "rate": 0.02,
-            "steps": 200,
-            "per_octave": 1,
-        },
-    ),
-    *(
-        Entry(
-            name=f"fast-style-{name}",
-            method="fast_style",
-            summary=f"{title}: {text}.",
-            source="Johnson et al. 2016, arXiv:1603.08155",
-            licence="Apache-2.0",
-            config={"style": title, "widths": (12, 24, 48), "kernel": 7, "early": True},
-            weights=_embedded(f"fast-style-{name}", sha256, 0.48),
-            embedded=True,
-            default=name == _FAST_STYLES[0][0],
-        )
-        for name, sha256, title, text in _FAST_STYLES
-    ),
-    *(
-        Entry(
-            name=f"texture-network-{name}",
-            method="texture_network",
-            summary=f"Any amount of {texture}: {text}; tiles without a seam.",
-            source="Ulyanov et al. 2016, arXiv:1603.03417; Heitz et al. 2021, arXiv:2006.07229",
-            licence="Apache-2.0",
-            config={"texture": texture},
-            weights=_embedded(f"texture-network-{name}", sha256, 0.49),
-            embedded=True,
-            default=name == _TEXTURES[0][0],
-        )
-        for name, sha256, texture, text in _TEXTURES
-    ),
-    Entry(
-        name="arbitrary-style",
-        method="arbitrary_style",
-        summary="Any picture in the manner of any other: its colours exactly, its strokes as far as they are small.",
-        source="Ghiasi et al. 2017, arXiv:1705.06830",
-        licence="Apache-2.0",
-        config={
-            "predictor": "statistics",
-            "widths": (16, 32, 64),
-            "kernel": 7,
-            "early": True,
-            "palette": True,
-        },
-        weights=_embedded("arbitrary-style", "491a75a3db839d0e614c9fe0987de8184fb910001492298248785880cc781ab9", 2.8),
-        embedded=True,
-        default=True,
-    ),
-    Entry(
-        name="super-resolution-x2",
-        method="super_resolution",
-        summary="Twice as wide and high, for clean scans and photographs: sharper than bicubic, nothing invented.",
-        source="Wang et al. 2021, arXiv:2107.10833",
-        licence="Apache-2.0",
-        config={"scale": 2, "channels": 32, "convs": 6, "base": "bicubic"},
-        weights=_embedded(
-            "super-resolution-x2", "54ec02695c68aa13fa15c766ab5b5f78128e2fd35458a83e8347dc3df32932c7", 0.12
-        ),
-        embedded=True,
-        default=True,
-    ),
-    Entry(
-        name="super-resolution-x4",
-        method="super_resolution",
-        summary="Four times as wide and high, and mild JPEG damage and noise taken off.",
-        source="Wang et al. 2021, arXiv:2107.10833",
-        licence="Apache-2.0",
-        config={"channels": 32, "convs": 8, "base": "bicubic"},
-        weights=_embedded(
-            "super-resolution-x4", "55e10090077eba0ba1a56e8fcae20374a7fdf98537d89a3b1551f297125d385d", 0.18
-        ),
-        embedded=True,
-    ),
-    Entry(
-        name="style-patches",
-        method="neural_style",
-        summary="Patches, each like one of the style's: carries over strokes and palette; works offline.",
-        source="Li & Wand 2016, arXiv:1601.04589; Granot et al. 2022, arXiv:2103.15545",
-        licence="Apache-2.0",
-        config={"features": "patches"},
-        default=True,
-    ),
-    Entry(
-        name="style-random-filters",
-        method="neural_style",
-        summary="Random filters: carries over colour and grain, no strokes; works offline.",
-        source=_RANDOM,
-        licence="Apache-2.0",
-        config={
-            "features": "random-filters",
-            "loss": "gram",
-            "optimiser": "adam",
-            "rate": 0.02,
-            "momentum": 0.9,
-            "average": 0.9,
-            "steps": 50,
-            "tv_weight": 0.5,
-        },
-    ),
-    Entry(
-        name="style-vgg19",
-        method="neural_style",
-        summary="VGG-19: the method of the papers; fetches 575 MB once.",
-        source="Gatys et al. 2016, CVPR, doi:10.1109/CVPR.2016.265",
-        licence="Apache-2.0",
-        # Means and covariances instead of Gram matrices, shallow layers first: steadier strokes for any style.
-        config={
-            "features": "vgg19",
-            "loss": (
-                "gaussian_wasserstein(layers=('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1'), "
-                "weights=(0.75, 0.19, 0.047, 0.012, 0.003))"
-            ),
-            "content_loss": "content",
-            "content_weight": 0.05,
-            "tv_weight": 1.0,
-            "palette": False,
-            "optimiser": "adam",
-            "rate": 0.02,
-            "rate_end": 0.3,
-            "momentum": 0.9,
-            "average": 0.95,
-            "steps": 100,
-            "first_level": 2.0,
-            "coarsest": 128,
-        },
-    ),
-    Entry(
-        name="mimax-seascapes",
-        method="mimax",
-        summary="Ships, towers and birds in small painted seascapes: an example, learnt from labels of whole pictures.",
-        source="Gonthier et al. 2018, arXiv:1810.02569",
-        licence="Apache-2.0",
-        config={
-            "standardize": True,
-            "classes": (0, 1, 2),
-            "multilabel": True,
-            "n_features": 384,
-            "uses_objectness": True,
-            "names": ("ship", "tower", "bird"),
-            "regions": "art-regions",
-            "regions_sha256": "6fcde82f8ff59c549b499e76f4892badffa3fde2cf8ed8b6b1e683b95e603c0b",
-        },
-        weights=_embedded("mimax-seascapes", "bf019472f4e14c5fdfce55b29239b7637c0c6a3f25310e2f462fb22aae50886c", 0.01),
-        embedded=True,
-        default=True,
-    ),
-    Entry(
-        name="artminer-paintings",
-        method="artminer",
-        summary="Finds a detail again in other hands; art-resnet tuned to that on paintings, 64 numbers a cell.",
-        source="Shen et al. 2019, arXiv:1903.02678",
-        licence="Apache-2.0",
-        config={"dims": 64, "tuned": True, "threshold": 0.2, "pair_threshold": 0.024},
-        weights=_embedded(
-            "artminer-paintings", "a7812d32e1b8380880c0be1b8a3eb69a7371a3530171c2b1401007ff0e50010b", 5.77
-        ),
-        embedded=True,
-        default=True,
-    ),
-    Entry(
-        name="artminer-art-resnet",
-        method="artminer",
-        summary="Finds details again with art-resnet's features as they are, 256 numbers a cell.",
-        source="Shen et al. 2019, arXiv:1903.02678",
-        licence="Apache-2.0",
-        config={"backbone": "art-resnet"},
-    ),
-    Entry(
-        name="artminer-resnet18",
-        method="artminer",
-        summary="As published before tuning: ResNet-18 trained on ImageNet, fetched from the Hub.",
-        source="Shen et al. 2019, arXiv:1903.02678; He et al. 2016, arXiv:1512.03385",
-        licence="Apache-2.0",
-        config={"backbone": "resnet18", "padding": "zeros", "views": ("",)},
-    ),
-    Entry(
-        name="ransac-flow",
-        method="ransac_flow",
-        summary="Brings a picture onto another of the same thing, pixel by pixel, across copies and styles.",
-        source="Shen et al. 2020, arXiv:2004.01526",
-        licence="Apache-2.0",
-        weights=_embedded("ransac-flow", "22d1fdea1a7c6f58a34b2d23428e6b6103e6d52eb5b497157713bff1fcee6fbf", 3.4),
-        embedded=True,
-        default=True,
-    ),
-    Entry(
-        name="art-regions",
-        method="region_features",
-        summary="Up to 300 boxes that may hold an object, and 384 numbers for each; on art-resnet; works offline.",
-        source="Ren et al. 2015, arXiv:1506.01497; Kim et al. 2022, arXiv:2108.06753",
-        licence="Apache-2.0",
-        config={"overlap": 0.5},
-        weights=_embedded("art-regions", "e8d825826255efdeb46114c33d1904bc727cec6c114e398685e6bec8446166ad", 0.91),
-        embedded=True,
-        default=True,
-    ),
-    # Published as files that are never opened: loading says how to convert a download of one's own.
-    Entry(
-        name="fasterrcnn-resnet50-fpn",
-        method="region_features",
-        summary="Faster R-CNN trained on COCO: 1024 numbers a region; convert torchvision's download of 160 MB once.",
-        source="Ren et al. 2015, arXiv:1506.01497; https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-        licence="BSD-3-Clause",
-        config={"network": "fasterrcnn_resnet50_fpn"},
-        converted=True,
-    ),
-    Entry(
-        name="fasterrcnn-resnet50-fpn-v2",
-        method="region_features",
-        summary="The same with torchvision's newer training: better boxes; convert its download of 167 MB once.",
-        source="Li et al. 2021, arXiv:2111.11429; https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
-        licence="BSD-3-Clause",
-        config={"network": "fasterrcnn_resnet50_fpn_v2"},
-        converted=True,
-    ),
-    Entry(
-        name="fasterrcnn-resnet152-c4",
-        method="region_features",
-        summary="The network of the MI-max papers, 2048 numbers a region; convert TensorFlow's checkpoint once.",
-        source="Gonthier et al. 2018, arXiv:1810.02569; endernewton/tf-faster-rcnn, res152_faster_rcnn_iter_1190000",
-        licence="MIT",
-        config={"network": "fasterrcnn_resnet152_c4"},
-        converted=True,
-    ),
-    Entry(
-        name="ransac-flow-megadepth",
-        method="ransac_flow",
-        summary="The fine stage as published, trained on photographs of buildings; convert its authors' download once.",
-        source="Shen et al. 2020, arXiv:2004.01526; XiSHEN0220/RANSAC-Flow, MegaDepth_Theta1_Eta001_Grad0_0.807.pth",
-        licence="MIT",
-        config={"encoder": "published", "heads": (512, 256, 128), "corners": True},
-        converted=True,
-    ),
-)
+@cache
+def read() -> tuple[Method, ...]:
+    """Everything that the manifests say; a test that adds a method replaces this function."""
+    methods = (path.parent.name for path in (PACKAGE / "methods").glob("*/method.toml"))
+    return tuple(parse(manifest(method)) for method in ("features", *sorted(methods)))
+
+
+def parse(file: Path) -> Method:
+    """Read one manifest, which describes the method of its folder's name."""
+    stored = _tuples(tomllib.loads(file.read_text(encoding="utf-8")))
+    name = file.parent.name
+    common = {"method": name, "needs": stored.get("needs", ()), "order": stored.pop("order", 0)}
+    models = tuple(_entry(common | model) for model in stored.pop("models", ()))
+    return Method(id=name, class_name=stored.pop("class", ""), models=models, **stored)
+
+
+def _entry(table: dict[str, Any]) -> Entry:
+    pins = {item.name: table.pop(item.name) for item in fields(Weights) if item.name in table}
+    if pins and table.get("embedded"):  # it travels inside the package, and is mirrored under its own name on the Hub
+        pins = {"repo": f"artmodels/{table['name']}", "revision": "main"} | pins
+    return Entry(**table, weights=Weights(**pins) if pins else None)
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
+    """The same with tuples for lists, as configurations have them."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def methods() -> list[Method]:
+    """The methods that have a page, in the order of the pages."""
+    return sorted((method for method in read() if method.title), key=lambda method: method.place)
+
+
+def find_method(method: object) -> Method | None:
+    """The method or part with this id, if there is one."""
+    return next((found for found in read() if found.id == method), None)
 
 
 def download(entry: Entry) -> Weights | None:
-    """Return what must be fetched before an entry can run, its own weights or its features'; None if nothing."""
-    features = entry.config.get("features", entry.config.get("backbone"))
-    parts = [entry, get(features)] if isinstance(features, str) else [entry]
+    """Return what must be fetched before an entry can run, its own weights or those it needs; None if nothing."""
+    parts = [entry, *map(get, entry.needs)]
     return next((part.weights for part in parts if part.weights and not part.embedded), None)
+
+
+def find(name: object) -> Entry | None:
+    """Return the entry called `name`, or None."""
+    return next((entry for entry in list_models() if entry.name == name), None)
 
 
 def get(name: str) -> Entry:
@@ -542,10 +182,10 @@ def get(name: str) -> Entry:
     Raises:
         MissingWeights: There is none; the message names near misses and how to list what there is.
     """
-    for entry in ENTRIES:
-        if entry.name == name:
-            return entry
-    hint = suggest(name, (entry.name for entry in ENTRIES))
+    entry = find(name)
+    if entry is not None:
+        return entry
+    hint = suggest(name, (entry.name for entry in list_models()))
     raise MissingWeights(
         f"{name!r} is not in the catalogue.{hint} List what there is with artmodels.list_models() or "
         "`artmodels list`; a repository of the Hub is named 'owner/name', a folder by its path."
@@ -574,10 +214,10 @@ def list_models(method: str | None = None) -> list[Entry]:
     Raises:
         ConfigError: No entry has this method; the message names near misses.
     """
-    if method is None:
-        return list(ENTRIES)
-    found = [entry for entry in ENTRIES if entry.method == method]
+    entries = sorted((entry for known in read() for entry in known.models), key=lambda entry: entry.order)
+    found = [entry for entry in entries if method in (None, entry.method)]
     if not found:
-        methods = sorted({entry.method for entry in ENTRIES})
-        raise ConfigError(f"No method is called {method!r}.{suggest(method, methods)} There are: {', '.join(methods)}.")
+        names = sorted({entry.method for entry in entries})
+        hint = suggest(str(method), names)
+        raise ConfigError(f"No method is called {method!r}.{hint} There are: {', '.join(names)}.")
     return found

@@ -85,7 +85,7 @@ class Pretrained(ABC):
         if provider is not None:
             raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
         name = catalogue.default(cls.method).name if name_or_path is None else name_or_path
-        entry = next((entry for entry in catalogue.ENTRIES if entry.name == name), None)
+        entry = catalogue.find(name)
         if entry is not None and not is_checkpoint_folder(entry.name):
             cls._check_method(entry.name, entry.method)  # before anything is fetched
         resolved = resolve(name, revision=revision, local_files_only=local_files_only)
@@ -136,8 +136,8 @@ class Pretrained(ABC):
             raise ConfigError(f"The {CONFIG} of {name} names no method: it was not saved by artmodels.")
         if method == "features":
             right = "load it with artmodels.features.load"
-        elif method in (classes := catalogue.METHODS | catalogue.PARTS):
-            right = f"load it with artmodels.{classes[method]}.from_pretrained"
+        elif (known := catalogue.find_method(method)) is not None:
+            right = f"load it with artmodels.{known.class_name}.from_pretrained"
         else:
             right = "this version of artmodels does not have that method"
         raise ConfigError(f"{name} is a checkpoint of {short(method)}, not of {cls.__name__}: {right}.")

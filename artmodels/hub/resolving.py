@@ -197,7 +197,7 @@ def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
     names = _names(path)
     if CONFIG not in names and WEIGHTS not in names:
         raise missing_file(str(path), CONFIG, names)
-    if any(entry.name == name for entry in catalogue.ENTRIES):
+    if catalogue.find(name) is not None:
         logger.warning("The local folder %s hides the catalogue's checkpoint of that name.", path.absolute())
     return Resolved(name=name, origin="folder", folder=path)
 
@@ -207,7 +207,7 @@ def _from_name(name: str, revision: str | None, local_files_only: bool) -> Resol
     mirror = f"{namespace}/{name}" if namespace else None
     if mirror and not REPO.fullmatch(mirror):
         raise ConfigError(f"ARTMODELS_NAMESPACE={namespace!r} does not make a Hub repository of {name!r}.")
-    if mirror and all(entry.name != name for entry in catalogue.ENTRIES):
+    if mirror and catalogue.find(name) is None:
         return _from_repo(name, mirror, revision, local_files_only)
     entry = catalogue.get(name)
     pinned = entry.weights

@@ -3,14 +3,22 @@
 from importlib import import_module
 from typing import Any
 
+from artmodels.errors import ConfigError, short
 from artmodels.hub import catalogue
 
 __all__ = ["class_of", "load"]
 
 
 def class_of(method: str) -> Any:  # noqa: ANN401 - each method has a class of its own
-    """The class of a method, by the method's id in the catalogue and in config.json."""
-    return getattr(import_module(f"artmodels.methods.{method}"), (catalogue.METHODS | catalogue.PARTS)[method])
+    """The class of a method, by the method's id in the catalogue and in config.json.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    known = catalogue.find_method(method)
+    if known is None or not known.class_name:
+        raise ConfigError(f"artmodels has no method {short(method)}")
+    return getattr(import_module(f"artmodels.methods.{method}"), known.class_name)
 
 
 def load(name: str, **options: Any) -> Any:  # noqa: ANN401 - each method has a class of its own
@@ -29,8 +37,6 @@ def load(name: str, **options: Any) -> Any:  # noqa: ANN401 - each method has a 
         WeightsError: The weights are not the ones that the catalogue pins.
         DeviceError: The device asked for is not there.
     """
-    from artmodels.hub import catalogue
-
     method = catalogue.get(name).method
     if method == "features":
         from artmodels import features

@@ -236,7 +236,7 @@ class FeedForward(hub.Pretrained):
                 part: _companion_graph(folder, part, source, device=device, provider=provider) for part in companions
             },
         )
-        model._entry = next((entry for entry in catalogue.ENTRIES if _made_from(entry, source)), None)
+        model._entry = next((entry for entry in catalogue.list_models() if _made_from(entry, source)), None)
         return model
 
     def _tensors(self) -> dict[str, Tensor]:

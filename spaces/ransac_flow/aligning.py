@@ -143,9 +143,8 @@ def pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
 def maps(result: "Alignment") -> list[tuple[str, Image.Image, str]]:
     """Title, picture and explanation of everything that is known of each place."""
     from artmodels import images
-    from artmodels.methods.ransac_flow import transferred
+    from artmodels.methods.ransac_flow import changes, transferred
     from artmodels.methods.ransac_flow.results import evidence
-    from artmodels.methods.ransac_flow.results.changes import changes
 
     height = min(result.sizes[1][1], 640)
     differs = changes(result)

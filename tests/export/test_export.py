@@ -93,7 +93,7 @@ def test_the_graph_stands_alone(exported: Path) -> None:
     assert b".py" not in data and str(Path.home()).encode() not in data
 
 
-def test_it_loads_without_pytorch_s_weights(exported: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_loads_without_pytorch_s_weights(exported: Path, checkpoint: Path) -> None:
     image = torch.rand(1, 3, 61, 83, generator=torch.Generator().manual_seed(1))
     wanted = FastStyle.from_pretrained(checkpoint, device="cpu")(image, strength=0.7)
     graph = FastStyle.from_pretrained(exported, runtime="onnx", device="cpu")
@@ -107,8 +107,8 @@ def test_it_loads_without_pytorch_s_weights(exported: Path, checkpoint: Path, mo
     source = json.loads((exported / "export.json").read_text())["source"]
     pin = catalogue.Weights(repo="a/b", revision="0" * 40, sha256=source["sha256"], size_mb=1)
     entry = catalogue.Entry(name=source["name"], method="fast_style", summary="", source="", licence="MIT", weights=pin)
-    monkeypatch.setattr(catalogue, "ENTRIES", (entry,))
-    again = FastStyle.from_pretrained(exported, runtime="onnx", device="cpu")
+    with toys.catalogued(catalogue.Method(id="others", models=(entry,))):
+        again = FastStyle.from_pretrained(exported, runtime="onnx", device="cpu")
     assert again(image).settings["model"] == source["name"]
 
 
@@ -159,8 +159,8 @@ def test_what_fails_leaves_nothing(
 def tint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkpoint of a method with a companion; both are known as if they were artmodels' own."""
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalogue.METHODS, "toy_tint", "Tinter")
+    known = catalogue.Method(id="toy_tint", class_name="Tinter")
+    with pytest.MonkeyPatch.context() as patch, toys.catalogued(known):
         patch.setitem(sys.modules, "artmodels.methods.toy_tint", toys)
         yield toys.Tinter(device="cpu").save_pretrained(tmp_path_factory.mktemp("checkpoints") / "tint")
 
@@ -743,7 +743,7 @@ def test_all_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "export", export)
     done = CliRunner().invoke(command.app, ["--all", "--uint8"])
     assert done.exit_code == 0, done.output
-    graphs = {entry.name for entry in catalogue.ENTRIES if folder.has_graph(entry.method)}
+    graphs = {entry.name for entry in catalogue.list_models() if folder.has_graph(entry.method)}
     assert set(asked) == graphs and any(name.startswith("fast-style") for name in graphs)
     assert "texture-patches: has no graph (texture_synthesis)" in done.stdout
     assert f"build/export/{asked[0]}: largest difference from PyTorch 1.0e-06, PSNR 120 dB at least" in done.stdout

@@ -11,32 +11,55 @@ from artmodels.hub import catalogue
 
 
 def test_names_are_unique_and_never_look_like_repositories():
-    names = [entry.name for entry in catalogue.ENTRIES]
+    names = [entry.name for entry in catalogue.list_models()]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in names)
 
 
 def test_each_method_has_a_class_and_at_most_one_default():
-    methods = {entry.method for entry in catalogue.ENTRIES}
-    assert methods == {"features", *catalogue.METHODS, *catalogue.PARTS}
-    for method in methods - {"features"}:
-        assert sum(entry.default for entry in catalogue.list_models(method)) == 1
+    for method in catalogue.read():
+        assert bool(method.class_name) == (method.id != "features")
+        assert sum(entry.default for entry in method.models) == bool(method.class_name)
+
+
+def test_what_an_entry_needs_is_there_and_what_its_settings_name_is_needed():
+    for entry in catalogue.list_models():
+        assert all(catalogue.get(name) for name in entry.needs)
+        named = {entry.config.get(key) for key in ("features", "backbone", "regions")} - {None}
+        assert named & {other.name for other in catalogue.list_models()} <= set(entry.needs), entry.name
+
+
+def test_each_page_has_its_own_place_and_says_what_it_is():
+    methods = catalogue.methods()
+    assert [method.id for method in methods][:3] == ["fast_style", "arbitrary_style", "super_resolution"]
+    assert len({method.place for method in methods}) == len(methods)
+    assert all(method.title and method.text.endswith(".") and method.source for method in methods)
+    assert {method.id for method in catalogue.read() if method not in methods} == {"features", "region_features"}
+
+
+def test_lists_are_in_the_order_of_the_readme():
+    methods = dict.fromkeys(entry.method for entry in catalogue.list_models())
+    assert [*methods][:3] == ["features", "texture_synthesis", "fast_style"]
+    assert catalogue.list_models()[-1].name == "ransac-flow-megadepth"
+
+
+def test_a_manifest_with_an_unknown_key_is_refused(tmp_path):
+    file = tmp_path / "toy" / "method.toml"
+    file.parent.mkdir()
+    for text in ('class = "Toy"\ntitel = "Toy"\nmodels = []', '[[models]]\nname = "a"\nsumary = "b"'):
+        file.write_text(text)
+        with pytest.raises(TypeError, match="titel|sumary"):
+            catalogue.parse(file)
 
 
 def test_defaults_need_no_network():
-    for entry in catalogue.ENTRIES:
+    for entry in catalogue.list_models():
         if entry.default:
             assert catalogue.download(entry) is None
     assert catalogue.download(catalogue.get("texture-vgg19")) is catalogue.get("vgg19").weights
 
 
-def test_features_named_in_configs_exist():
-    for entry in catalogue.ENTRIES:
-        if "features" in entry.config:
-            assert catalogue.get(str(entry.config["features"])).method == "features"
-
-
-@pytest.mark.parametrize("entry", [e for e in catalogue.ENTRIES if e.weights], ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", [e for e in catalogue.list_models() if e.weights], ids=lambda e: e.name)
 def test_weights_are_pinned_and_safe(entry):
     weights = entry.weights
     assert re.fullmatch(r"[0-9a-f]{40}", weights.revision) or (entry.embedded and weights.revision == "main")
@@ -48,7 +71,7 @@ def test_weights_are_pinned_and_safe(entry):
 
 
 def test_pins_are_not_shared_between_entries():
-    pins = [entry.weights.sha256 for entry in catalogue.ENTRIES if entry.weights]
+    pins = [entry.weights.sha256 for entry in catalogue.list_models() if entry.weights]
     assert len(set(pins)) == len(pins)
 
 
@@ -76,7 +99,7 @@ def test_default():
 
 
 def test_list_models():
-    assert catalogue.list_models() == list(catalogue.ENTRIES)
+    assert len(catalogue.list_models()) == sum(len(method.models) for method in catalogue.read())
     names = ["style-patches", "style-random-filters", "style-vgg19"]
     assert [e.name for e in catalogue.list_models("neural_style")] == names
     with pytest.raises(ConfigError, match="'nueral_style'.*Did you mean 'neural_style'"):

@@ -32,16 +32,16 @@ import artmodels
 from artmodels import ui
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
-from artmodels.ui import batches
 from artmodels.ui.look import launch_options
 from artmodels.ui.server import guard
 from artmodels.ui.server.guard import Guard, allowed_hosts, hostname
 from artmodels.ui.server.pictures import picture_url
 from artmodels.ui.server.sessions import BARE, CAPACITY, KEPT, Sessions, _has_values
+from artmodels.ui.widgets.wall import Tile, wall
 
 NETWORK = "texture_network_run"
 SAMPLE = ["texture-network-wood", 64, 64, True, 0]
-PAGES = ("", *sorted(catalogue.METHODS))
+PAGES = ("", *sorted(method.id for method in catalogue.methods()))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def gate() -> threading.Event:
 def small(gate: threading.Event) -> Iterator[tuple[str, gr.Blocks]]:
     """A page with a wall, a visitor's value and work in steps; its address, and itself."""
     colours = [
-        batches.Tile(value=name, title=name, text="plain", picture=Image.new("RGB", (224, 224), name))
+        Tile(value=name, title=name, text="plain", picture=Image.new("RGB", (224, 224), name))
         for name in ("red", "blue")
     ]
 
@@ -64,7 +64,7 @@ def small(gate: threading.Event) -> Iterator[tuple[str, gr.Blocks]]:
         yield "two"
 
     with ui.blocks("small") as demo:
-        batches.wall("Colour", colours)
+        wall("Colour", colours)
         kept, text = gr.State(None, time_to_live=3600), gr.Textbox()
         gr.on([], lambda said, _: said, [text, kept], kept, api_name="keep")
         gr.on([], lambda held: held or "nothing", kept, text, api_name="tell")
@@ -284,7 +284,7 @@ def test_pages_hold_no_pictures(gallery_url: str) -> None:
         assert len(answer.content) < 250_000
         shown |= set(re.findall(r"pictures/\w+\.jpg", answer.text))
     assert shown == set(re.findall(r"pictures/\w+\.jpg", config.text))
-    assert len(shown) >= len(catalogue.METHODS) + len(artmodels.list_models("fast_style"))
+    assert len(shown) >= len(catalogue.methods()) + len(artmodels.list_models("fast_style"))
     for address in shown:
         answer = httpx.get(f"{gallery_url}{address}")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
@@ -611,7 +611,7 @@ class TestBrowser:
             page.goto(f"{site}{name}")
             page.locator("button.primary:visible" if name else ".cards a").first.wait_for()
             shown = page.locator("img[src*='pictures/']")
-            assert shown.count() >= (len(catalogue.METHODS) if not name else name == "ransac_flow")
+            assert shown.count() >= (len(catalogue.methods()) if not name else name == "ransac_flow")
             for picture in shown.all():
                 assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
@@ -638,9 +638,9 @@ class TestBrowser:
 @pytest.fixture(scope="module")
 def behind_a_proxy() -> Iterator[str]:
     """The address of a page with a wall behind a proxy that takes a prefix off."""
-    tile = batches.Tile(value="red", title="Red", text="plain", picture=Image.new("RGB", (224, 224), "red"))
+    tile = Tile(value="red", title="Red", text="plain", picture=Image.new("RGB", (224, 224), "red"))
     with ui.blocks("prefixed") as demo:
-        batches.wall("Colour", [tile])
+        wall("Colour", [tile])
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

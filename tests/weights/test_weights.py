@@ -20,17 +20,17 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import nn
+from typer.testing import CliRunner
 
-import artmodels
 from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
+from artmodels.errors import UnsafeFormat
 from artmodels.hub import catalogue
-from artmodels.hub.catalogue import Entry, Weights
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import FeedForward, Graph
 from artmodels.training import Recipe, Sources, fit
 from weights import __main__ as command
-from weights import checks, recipes
+from weights import checks, manifest, recipes
 
 # Where a recipe's class is looked for: below `artmodels.methods`.
 sys.modules["artmodels.methods.toy"] = sys.modules["artmodels.methods.toy.train"] = sys.modules[__name__]
@@ -121,6 +121,9 @@ class ToyRecipe(Recipe):
         return {"squared error": float(error), "constant": self.settings.metric}
 
 
+MANIFEST = 'class = "Toy"  # as everywhere\n'
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """A place where `toy` has been built, to be copied."""
@@ -135,7 +138,7 @@ def template(tmp_path_factory):
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_bytes(HANDWRITTEN.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalogue.METHODS, "toy", "Toy")
+        patch.setattr(catalogue, "read", lambda: (catalogue.Method(id="toy", class_name="Toy"),))
         sources = Sources(root / "data", root / "teachers", root / "weights")
         recipes.build(folder, folder, sources, work=root / ".weights-work" / "toy")
     return root
@@ -149,8 +152,12 @@ def place(template, tmp_path, monkeypatch):
     (tmp_path / "weights" / "toy").mkdir(parents=True)
     (tmp_path / "weights" / "toy" / "recipe.toml").write_bytes(HANDWRITTEN.encode())
     monkeypatch.setattr(recipes, "ROOT", tmp_path / "weights")
-    monkeypatch.setitem(catalogue.METHODS, "toy", "Toy")
-    monkeypatch.setattr(artmodels, "Toy", Toy, raising=False)
+    monkeypatch.setattr(catalogue, "PACKAGE", tmp_path)
+    method = tmp_path / "methods" / "toy" / "method.toml"
+    method.parent.mkdir(parents=True)
+    method.write_text(MANIFEST)
+    monkeypatch.setattr(catalogue, "read", lambda: (catalogue.parse(method),))
+    monkeypatch.setitem(sys.modules, "artmodels.methods.toy", SimpleNamespace(Toy=Toy))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -173,17 +180,10 @@ def invoke(place, monkeypatch, capsys):
 
 def enter(monkeypatch, folder, **changes) -> None:
     """Put a toy checkpoint into the catalogue."""
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    entry = Entry(
-        name=folder.name,
-        method="toy",
-        summary="",
-        source="",
-        licence="Apache-2.0",
-        config={"width": 3},
-        weights=Weights(repo="artmodels/toy", revision="main", sha256=digest, size_mb=0.0),
-    )
-    monkeypatch.setattr(catalogue, "ENTRIES", (replace(entry, **changes),))
+    manifest.record(folder)
+    method = catalogue.parse(catalogue.manifest("toy"))
+    models = (replace(method.models[0], **changes),)
+    monkeypatch.setattr(catalogue, "read", lambda: (replace(method, models=models),))
 
 
 @pytest.fixture
@@ -227,7 +227,11 @@ def test_build_writes_the_four_files_of_a_hub_repository(place, invoke) -> None:
 
     weights = (folder / "model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
-    assert f'sha256="{digest}", size_mb=0.00' in done.out
+    assert f"sha256 {digest}, 0.01 MB" in done.out
+    (entry,) = catalogue.list_models("toy")
+    assert (entry.name, entry.weights.sha256, entry.weights.size_mb) == ("toy", digest, 0.01)
+    assert (entry.config, entry.embedded, entry.licence) == ({"width": 3}, True, "apache-2.0")
+    assert catalogue.manifest("toy").read_text().startswith(MANIFEST)
     assert {key: value.dtype for key, value in load(weights).items()} == {
         f"layers.{layer}.{part}": torch.float16 for layer in (0, 1) for part in ("weight", "bias")
     }
@@ -522,9 +526,9 @@ TAMPERED = {
     "no card": (lambda folder: (folder / "README.md").unlink(), "card", "README.md is missing"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config", "has no config.json"),
     "unknown setting": (write("config.json", "width", "widht"), "config", "Did you mean 'width'?"),
-    "unknown method": (write("config.json", '"toy"', '"toi"'), "config", "'toi', which artmodels does not have"),
+    "unknown method": (write("config.json", '"toy"', '"toi"'), "config", "artmodels has no method 'toi'"),
     "other architecture": (write("config.json", '"method"', '"architecture"'), "config", "'toy' is none of vgg16"),
-    "other settings": (write("config.json", "3", "4"), "catalogue", "differs from config.json: width 3, not 4"),
+    "other settings": (write("config.json", "3", "4"), "catalogue", "differs from the folder, width 3, not 4"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights", "is missing: python -m weights"),
     "damaged": (lambda folder: (folder / "model.safetensors").write_bytes(b"12"), "weights", "cannot be opened"),
     "too large": (
@@ -584,16 +588,16 @@ def test_a_failed_check_is_exit_code_1(toy, invoke) -> None:
     done = invoke("verify")
     assert done.code == 1
     assert "2 failed" in done.out  # the recipe's result and the catalogue's pin
-    assert "and the catalogue pins" in done.out
+    assert "the catalogue differs from the folder, sha256" in done.out
 
 
 def test_the_catalogue_is_compared(toy, place, monkeypatch) -> None:
     for changes, text in (
-        ({"licence": "MIT"}, "the catalogue says MIT, and the card apache-2.0"),
-        ({"config": {}}, "differs from config.json: width 2, not 3"),
-        ({"method": "fast_style"}, "the catalogue says fast_style, and config.json toy"),
-        ({"name": "other"}, "not in artmodels/hub/catalogue.py"),
-        ({"weights": None}, "not in artmodels/hub/catalogue.py with its weights"),
+        ({"licence": "MIT"}, 'licence "mit", not "apache-2.0"'),
+        ({"config": {}}, "differs from the folder, width nothing, not 3"),
+        ({"method": "fast_style"}, 'method "fast_style", not "toy"'),
+        ({"name": "other"}, "in no manifest with its weights"),
+        ({"weights": None}, "in no manifest with its weights: python -m weights card toy"),
     ):
         enter(monkeypatch, toy, **changes)
         state, found = verified(place, rerun=False)["catalogue"]
@@ -697,3 +701,19 @@ def test_a_recipe_that_waits_for_its_training_is_skipped_unless_asked_for(toy, p
     rows = [check for check in checks.verify(sources=sources) if check.name == "waiting"]
     assert [(row.what, row.state) for row in rows] == [("weights", "skipped")]
     assert rows[0].text == "not built: python -m weights build waiting"
+
+
+# --- convert
+
+
+def test_what_is_not_converted_names_what_is(tmp_path) -> None:
+    known = "arbitrary_style, fast_style, ransac_flow, region_features, super_resolution"
+    for arguments, says in (
+        (["fast_stile", "a.pth", "out"], f"nothing is converted for 'fast_stile', only for {known}. Did you mean"),
+        (["texture-patches", "a.pth", "out"], "nothing is converted for 'texture-patches'"),
+        (["super_resolution", "a.pth", "out", "--style", "ink"], "super_resolution takes none"),
+    ):
+        done = CliRunner(env={"COLUMNS": "400"}).invoke(command.app, ["convert", *arguments])
+        assert done.exit_code == 2 and says in done.output, done.output
+    done = CliRunner().invoke(command.app, ["convert", "ransac-flow-megadepth", "a.pth", "out"])
+    assert isinstance(done.exception, UnsafeFormat) and "nothing else is ever opened" in str(done.exception)

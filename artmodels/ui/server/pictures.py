@@ -16,7 +16,7 @@ _pictures = dict[str, bytes]()  # in memory, so that no folder is served; only p
 
 
 def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
-    """Serve a picture for as long as the process lives; for what visitors bring, see `serving.run_folder`.
+    """Serve a picture for as long as the process lives; for what visitors bring, see `controls.run_folder`.
 
     Args:
         picture: Is encoded as JPEG; the path of a JPEG is taken as it is.
