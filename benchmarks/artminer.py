@@ -28,9 +28,10 @@ from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.methods.artminer import ArtMiner, ArtMinerConfig, Collection
 from artmodels.methods.artminer.evaluation.copies import make_benchmark
-from artmodels.methods.artminer.evaluation.evaluate import By, one_shot
+from artmodels.methods.artminer.evaluation.evaluate import By, stream_one_shot
 from artmodels.methods.artminer.evaluation.protocols import read_queries
 from artmodels.methods.fast_style import FastStyle
+from artmodels.progress import result_of
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 UNSEEN = ("fast-style-scream", "fast-style-ink")
@@ -113,7 +114,7 @@ def main(
                 held.add(pictures, miner)
                 for by in ORDERS:
                     start = time.perf_counter()
-                    scores = one_shot(miner, asked, held, held.path, by=by)
+                    scores = result_of(stream_one_shot(miner, asked, held, held.path, by=by))
                     seconds[by] += time.perf_counter() - start
                     cells[by].append(f"{100 * scores.category_mean:.1f}")
             for by in ORDERS:

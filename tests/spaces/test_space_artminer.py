@@ -349,12 +349,12 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 
 
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
-    compared, pairs = [], artmodels.ArtMiner.pairs
+    compared, pairs = [], artmodels.ArtMiner.stream_pairs
     monkeypatch.setattr(app.searching, "ALL_PAIRS", 4)
     monkeypatch.setattr(app.searching, "SHORTLIST", 2)
     monkeypatch.setattr(
         artmodels.ArtMiner,
-        "pairs",
+        "stream_pairs",
         lambda self, among, chosen: compared.extend(chosen) or pairs(self, among, chosen[:4]),
     )
     list(app.searching.compare(work))

@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Self
 
 import torch
@@ -20,17 +22,28 @@ from artmodels.errors import ConfigError
 from artmodels.methods.artminer.collection import shortlist
 from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
 from artmodels.methods.artminer.config import ArtMinerConfig
-from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover_many
+from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover
 from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part
 from artmodels.methods.artminer.groups.pairtable import Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
+from artmodels.progress import Progress, result_of
 from artmodels.search.exact import Index
 
-__all__ = ["ArtMiner", "ArtMinerConfig"]
+__all__ = ["ArtMiner", "ArtMinerConfig", "PairProgress"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
-TOGETHER = 16  # pictures that are compared with one at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class PairProgress(Progress):
+    """Two pictures have been compared.
+
+    Attributes:
+        pair: What they share; None where that is nothing, or scores less than was asked for.
+    """
+
+    pair: Pair | None = None
 
 
 class ArtMiner(hub.Pretrained):
@@ -43,7 +56,7 @@ class ArtMiner(hub.Pretrained):
         miner("one.jpg", "two.jpg").side_by_side()
         described = miner.describe({"one": "one.jpg", "two": "two.jpg"})
         miner.search("one.jpg", (120, 40, 260, 200), described).hits
-        list(miner.pairs(described))
+        miner.pairs(described)
 
     Attributes:
         scales: Cells of the longer side of each map of a pyramid: those of the settings, then that of a reference, if
@@ -211,6 +224,40 @@ class ArtMiner(hub.Pretrained):
         return detail(self.describer, loaded, check_box(box, loaded.width, loaded.height)).cpu()
 
     @torch.inference_mode()
+    def stream_search(
+        self,
+        image: images.Source,
+        box: Sequence[float],
+        among: Described,
+        *,
+        query: str = "",
+        count: int = 1000,
+        verify: int = 20,
+        by: Ranked = "verified",
+    ) -> Iterator[Progress | Searched]:
+        """Do what `search` does as a stream: a step for each picture, and for each hit that is verified; then the hits.
+
+        Arguments and errors are those of `search`.
+        """
+        loaded = images.load(image)
+        place = check_box(box, loaded.width, loaded.height)
+        kernel = self.kernel(loaded, place)
+        others = [name for name in among.names if name != query]
+        hits = list[Hit]()
+        for done, name in enumerate(others, 1):
+            hits += self.places(name, among, kernel[None], by=by)[0]
+            yield Progress(done, len(others), name)
+        hits = sorted(hits, key=lambda hit: -hit.score)[:count]
+        best = dict[str, int]()  # the number of the best hit of each picture
+        for number, hit in enumerate(hits):
+            best.setdefault(hit.image, number)
+        for number in list(best.values())[:verify]:
+            hit = hits[number]
+            match = self._region(kernel, among.pyramid(hit.image, hit.view))
+            hits[number] = dataclasses.replace(hit, match=match)
+            yield Progress(len(others), len(others), hit.image)
+        yield Searched(tuple(hits), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+
     def search(
         self,
         image: images.Source,
@@ -221,6 +268,7 @@ class ArtMiner(hub.Pretrained):
         count: int = 1000,
         verify: int = 20,
         by: Ranked = "verified",
+        progress: bool = False,
     ) -> Searched:
         """Find a detail in other pictures.
 
@@ -230,24 +278,19 @@ class ArtMiner(hub.Pretrained):
             among: Where to look.
             query: Name of the picture among those, which is then left out.
             count: Most hits.
-            verify: Best hits for which the detail is also compared cell by cell: their `match` says which part of the
-                picture corresponds to which of the detail, and how well. It does not change their order.
+            verify: Best hits for which the detail is also compared cell by cell, one a picture: their `match` says
+                which part of the picture corresponds to which of the detail, and how well. It does not change their
+                order.
             by: What ranks places: the mean of their cosine and of the discovery score of the detail and the place, see
                 `oneshot.agreement`; or "cosine", as published, that alone.
+            progress: Show a bar.
 
         Raises:
             ConfigError: The box is no box inside the picture.
             ImageError: The picture cannot be read.
         """
-        loaded = images.load(image)
-        place = check_box(box, loaded.width, loaded.height)
-        kernel = self.kernel(loaded, place)
-        others = [name for name in among.names if name != query]
-        hits = [hit for name in others for hit in self.places(name, among, kernel[None], by=by)[0]]
-        hits.sort(key=lambda hit: -hit.score)
-        if verify:
-            hits = self._verified(hits[:count], verify, kernel, among)
-        return Searched(tuple(hits[:count]), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+        steps = self.stream_search(image, box, among, query=query, count=count, verify=verify, by=by)
+        return result_of(steps, progress=progress, unit="picture")
 
     def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
         """Where one picture looks like details.
@@ -297,45 +340,61 @@ class ArtMiner(hub.Pretrained):
         return _apart(sorted(hits, key=lambda hit: -hit.score))
 
     def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
-        (match,) = discover_many(kernel, [self._searched(pyramid)], dataclasses.replace(REGION, seed=self.config.seed))
-        return match
-
-    def _verified(self, hits: list[Hit], count: int, kernel: Tensor, among: Described) -> list[Hit]:
-        """The best hits with the correspondence of their picture, one a picture."""
-        first = dict[str, int]()
-        for number, hit in enumerate(hits):
-            if len(first) < count:
-                first.setdefault(hit.image, number)
-        for number in first.values():
-            hit = hits[number]
-            match = self._region(kernel, among.pyramid(hit.image, hit.view))
-            hits[number] = dataclasses.replace(hit, match=match)
-        return hits
+        return discover(kernel, self._searched(pyramid), dataclasses.replace(REGION, seed=self.config.seed))
 
     # --- Whatever pictures share
 
     @torch.inference_mode()
     def compare(self, first: str, others: Sequence[str], among: Described) -> list[Pair]:
         """Compare one picture with others, in both directions and all views; the best of each is kept."""
-        best = dict[str, Pair]()
-        for start in range(0, len(others), TOGETHER):
-            group = others[start : start + TOGETHER]
-            for view in self.views:
-                reference = self._reference(first, among)
-                targets = [self._searched(among.pyramid(name, view)) for name in group]
-                for name, match in zip(group, discover_many(reference, targets, self.config.discovery), strict=True):
-                    _keep(best, name, Pair(first=first, second=name, match=match, view=view))
-                own = [self._searched(among.pyramid(first, view))]
-                for name in group:
-                    (match,) = discover_many(self._reference(name, among), own, self.config.discovery)
-                    _keep(best, name, Pair(first=name, second=first, match=match, view=view))
-        return [best[name] for name in others]
+        return [max(self._both_ways(first, other, among), key=lambda pair: pair.match.score) for other in others]
+
+    def _both_ways(self, first: str, second: str, among: Described) -> Iterator[Pair]:
+        for view in self.views:
+            for reference, target in ((first, second), (second, first)):
+                maps = self._searched(among.pyramid(target, view))
+                match = discover(self._reference(reference, among), maps, self.config.discovery)
+                yield Pair(first=reference, second=target, match=match, view=view)
 
     def _searched(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         return pyramid.maps[: len(self.config.scales)]
 
     def _reference(self, name: str, among: Described) -> Tensor:
         return among.pyramid(name).at(self.config.reference).float()
+
+    def stream_pairs(
+        self,
+        among: Described,
+        candidates: Iterable[Sequence[str]] | None = None,
+        *,
+        index: Index | None = None,
+        keep: int = 100,
+        exhaustive: int = shortlist.EXHAUSTIVE,
+        least: float = 0.0,
+    ) -> Iterator[PairProgress | list[Pair]]:
+        """Do what `pairs` does as a stream: a step for each two pictures, with what they share; then all pairs.
+
+        Arguments and errors are those of `pairs`.
+        """
+        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
+            if index is None:
+                index = shortlist.region_index(among)
+            else:
+                shortlist.index_regions(among, index)
+            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
+        chosen: Iterable[tuple[str, str]] = combinations(among.names, 2)
+        total = math.comb(len(among.names), 2)
+        if candidates is not None:
+            once = dict[frozenset[str], tuple[str, str]]()
+            for first, second, *_ in candidates:
+                once.setdefault(frozenset((first, second)), (first, second))
+            chosen, total = once.values(), len(once)
+        found = list[Pair]()
+        for done, (first, second) in enumerate(chosen, 1):
+            better = [pair for pair in self.compare(first, [second], among) if 0 < pair.match.score >= least]
+            found += better
+            yield PairProgress(done, total, f"{first} and {second}", *better)
+        yield found
 
     def pairs(
         self,
@@ -346,7 +405,8 @@ class ArtMiner(hub.Pretrained):
         keep: int = 100,
         exhaustive: int = shortlist.EXHAUSTIVE,
         least: float = 0.0,
-    ) -> Iterator[Pair]:
+        progress: bool = False,
+    ) -> list[Pair]:
         """Score pairs of pictures, each once: all of them, or in a large `Collection` those of a shortlist.
 
         Args:
@@ -359,37 +419,13 @@ class ArtMiner(hub.Pretrained):
             exhaustive: All pairs of fewer pictures than this, and of what is no `Collection`, are compared; their
                 number grows with the square of the pictures'. `len(among.names) + 1` compares all in any case.
             least: Pairs with a lower score are left out, as are all that score 0.
+            progress: Show a bar.
 
         Raises:
             ConfigError: FAISS is not installed, or the index takes other vectors.
         """
-        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
-            if index is None:
-                index = shortlist.region_index(among)
-            else:
-                shortlist.index_regions(among, index)
-            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
-        if candidates is None:
-            names = list(among.names)
-            groups = ((name, names[number + 1 :]) for number, name in enumerate(names))
-        else:
-            partners = dict[str, dict[str, None]]()
-            for first, second, *_ in candidates:
-                if second not in partners.get(first, {}) and first not in partners.get(second, {}):
-                    partners.setdefault(first, {})[second] = None
-            groups = ((first, list(others)) for first, others in partners.items())
-        for first, others in groups:
-            yield from self._above(first, others, among, least)
-
-    def _above(self, first: str, others: list[str], among: Described, least: float) -> Iterator[Pair]:
-        for pair in self.compare(first, others, among):
-            if pair.match.score > 0 and pair.match.score >= least:
-                yield pair
-
-
-def _keep(best: dict[str, Pair], name: str, pair: Pair) -> None:
-    if name not in best or pair.match.score > best[name].match.score:
-        best[name] = pair
+        steps = self.stream_pairs(among, candidates, index=index, keep=keep, exhaustive=exhaustive, least=least)
+        return result_of(steps, progress=progress, unit="pair")
 
 
 def _apart(hits: list[Hit]) -> list[Hit]:

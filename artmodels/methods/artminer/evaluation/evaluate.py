@@ -1,7 +1,7 @@
 """The one-shot protocol: every query of a benchmark, looked for in all its pictures."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,22 +11,22 @@ from artmodels.methods.artminer.collection.collection import Described
 from artmodels.methods.artminer.evaluation.protocols import OneShotScores, OneShotSet, score
 from artmodels.methods.artminer.oneshot import Hit
 from artmodels.methods.artminer.pipeline import ArtMiner
+from artmodels.progress import Progress
 
-__all__ = ["By", "one_shot"]
+__all__ = ["By", "stream_one_shot"]
 
 By = Literal["cosine", "verified", "discovery"]
 
 
 @torch.inference_mode()
-def one_shot(
+def stream_one_shot(
     miner: ArtMiner,
     queries: OneShotSet,
     among: Described,
     path: Callable[[str], Path],
     *,
     by: By = "cosine",
-    report: Callable[[int, int], None] | None = None,
-) -> OneShotScores:
+) -> Iterator[Progress | OneShotScores]:
     """Evaluate the search for details, section 5.1 of the paper.
 
     Args:
@@ -36,10 +36,9 @@ def one_shot(
         path: Gives the file of a picture.
         by: What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and
             the place, see `ArtMiner.search`; or the discovery score of the detail and the whole picture.
-        report: Called after each picture, with how many are done and how many there are.
 
-    Returns:
-        Average precision of each query.
+    Yields:
+        A step after each picture, then the average precision of each query.
     """
     kernels = [miner.kernel(path(query.instance.image), query.instance.box) for query in queries.queries]
     sizes = defaultdict[torch.Size, list[int]](list)
@@ -57,6 +56,5 @@ def one_shot(
             for number, kernel in enumerate(kernels):
                 if queries.queries[number].instance.image != name:
                     found[number] += miner.correspondences(name, among, kernel)
-        if report is not None:
-            report(done, len(among.names))
-    return score(queries, found)
+        yield Progress(done, len(among.names), name)
+    yield score(queries, found)

@@ -4,7 +4,7 @@ Shen, Efros and Aubry 2019 (arXiv:1903.02678), section 5.2. The measures are tho
 picture is the largest value of each feature over the cells of its reference map, of unit length.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,11 +26,11 @@ from artmodels.methods.artminer.evaluation.landmarks import (
 )
 from artmodels.methods.artminer.oneshot import check_box, detail
 from artmodels.methods.artminer.pipeline import ArtMiner
+from artmodels.progress import Progress
 
-__all__ = ["LandmarkBy", "ltll_answers", "oxford_mean", "oxford_rankings"]
+__all__ = ["LandmarkBy", "oxford_mean", "stream_ltll_answers", "stream_oxford_rankings"]
 
 LandmarkBy = Literal["discovery", "pooled"]
-Report = Callable[[int, int], None]
 
 OXFORD_CELLS, OXFORD_MARGIN = 25, 5  # of the longer side of a query's box, and of its surroundings
 OXFORD = DiscoveryConfig(margin=0, tolerance=2.0, iterations=1000, saliency=False)  # a detail has lost its margin
@@ -38,9 +38,9 @@ TOGETHER = 16  # pictures that are compared with each query at a time
 
 
 @torch.inference_mode()
-def ltll_answers(
-    miner: ArtMiner, labels: Ltll, among: Described, *, by: LandmarkBy = "discovery", report: Report | None = None
-) -> dict[str, str]:
+def stream_ltll_answers(
+    miner: ArtMiner, labels: Ltll, among: Described, *, by: LandmarkBy = "discovery"
+) -> Iterator[Progress | dict[str, str]]:
     """The new photograph that is most like each old one.
 
     Args:
@@ -49,10 +49,10 @@ def ltll_answers(
         labels: Names of the pictures; their landmarks are not looked at.
         among: All pictures, by these names.
         by: What ranks: the discovery score, or the cosine of pooled vectors.
-        report: Called after each query, with how many are done and how many there are.
 
-    Returns:
-        A name in the database for each query, see `landmarks.top_1_accuracy`; of equal scores the first.
+    Yields:
+        A step after each query; then a name in the database for each query, see `landmarks.top_1_accuracy`. Of equal
+        scores the first counts.
 
     Raises:
         ConfigError: `by` is unknown.
@@ -68,21 +68,19 @@ def ltll_answers(
         else:
             scores = vectors @ _pooled(miner, among, [query])[0]
         answers[query] = database[int(scores.numpy().argmax())]
-        if report is not None:
-            report(done, len(labels.queries))
-    return answers
+        yield Progress(done, len(labels.queries), query)
+    yield answers
 
 
 @torch.inference_mode()
-def oxford_rankings(
+def stream_oxford_rankings(
     miner: ArtMiner,
     queries: Sequence[OxfordQuery],
     among: Described,
     path: Callable[[str], Path],
     *,
     by: LandmarkBy = "discovery",
-    report: Report | None = None,
-) -> dict[str, list[str]]:
+) -> Iterator[Progress | dict[str, list[str]]]:
     """All pictures for each query, the one that shows its building best first.
 
     A box is brought to 25 cells on its longer side and described with 5 cells of its surroundings, which are cut off
@@ -94,10 +92,9 @@ def oxford_rankings(
         among: All pictures, by the names of the benchmark.
         path: Gives the file of a picture.
         by: What ranks: the discovery score, or the cosine of pooled vectors.
-        report: Called after each group of pictures, with how many are done and how many there are.
 
-    Returns:
-        Names by the query's name; among equal scores, the order of `among`.
+    Yields:
+        A step after each group of pictures; then names by the query's name, among equal scores in the order of `among`.
 
     Raises:
         ConfigError: `by` is unknown, or a box lies outside its picture.
@@ -123,10 +120,9 @@ def oxford_rankings(
                 for row, kernel in zip(part, kernels, strict=True):
                     found = torch.tensor([match.score for match in discover_many(kernel, targets, OXFORD)])
                     torch.maximum(row, found, out=row)
-        if report is not None:
-            report(start + len(group), len(names))
+        yield Progress(start + len(group), len(names), group[-1])
     orders = np.argsort(-scores.numpy(), axis=1, kind="stable").tolist()
-    return {query.name: [names[index] for index in order] for query, order in zip(queries, orders, strict=True)}
+    yield {query.name: [names[index] for index in order] for query, order in zip(queries, orders, strict=True)}
 
 
 def oxford_mean(
