@@ -115,7 +115,7 @@ def run(name: str, *, quick: bool = False) -> dict[str, list[Row]]:
         def exported(half: bool) -> list[Path]:
             return list(folder.export(name, Path(scratch, "half" if half else "float"), half=half))
 
-        graphs = {name: model.demands} | {f"{name}-{part}": graph for part, graph in model.companions.items()}
+        graphs = {name: model.graph} | {f"{name}-{part}": graph for part, graph in model.companions.items()}
         return {
             title: _rows(graph, device, peaks, lambda half, index=index: exported(half)[index], quick=quick)
             for index, (title, graph) in enumerate(graphs.items())

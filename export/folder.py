@@ -17,12 +17,12 @@ import onnx
 from artmodels import hub
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, WeightsError
+from artmodels.files import sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG
-from artmodels.hub.resolving import is_checkpoint_folder
 from artmodels.methods import class_of
 from artmodels.runtime.feedforward import FeedForward, Graph
-from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, beside
+from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, companion_folder
 from export import triton
 from export.convert import OPSET, convert
 from export.half import literal_session, to_half
@@ -54,17 +54,11 @@ def load(name: str) -> tuple[FeedForward, dict[str, str]]:
         ConfigError: Its method has no graph, or the folder is an export itself.
         WeightsError: It cannot be loaded.
     """
-    entry = next((entry for entry in catalogue.ENTRIES if entry.name == name), None)
-    if entry is not None and not is_checkpoint_folder(name):
-        method: object = entry.method
-        _require_graph(name, method)  # before anything is fetched
-    resolved = hub.resolve(name)
+    resolved = hub.resolve(name, accept=_require_graph)
     if resolved.folder is not None and (resolved.folder / SIDECAR).exists():
         raise ConfigError(f"{name} is an exported graph already: export the checkpoint that it was made from")
-    method = resolved.entry.method if resolved.entry else resolved.config().get("method")
-    _require_graph(name, method)
-    model: FeedForward = _class(str(method)).from_pretrained(name, device="cpu")
-    return model, {"name": name, "sha256": hashlib.sha256(resolved.weights_file.read_bytes()).hexdigest()}
+    model = _class(str(resolved.method)).from_resolved(resolved, hub.Placement(device="cpu"))
+    return model, {"name": name, "sha256": sha256_of(resolved.weights_file)}
 
 
 def _require_graph(name: str, method: object) -> None:
@@ -104,7 +98,7 @@ def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> 
     target = out.absolute() / _short(name)
     _require_place(target)
     model, source = load(name)
-    targets = {"": target} | {part: beside(target, part) for part in model.companions}
+    targets = {"": target} | {part: companion_folder(target, part) for part in model.companions}
     drafts: dict[Path, Path] = {}  # by target
     rows: dict[Path, list[Measured]] = {}
     try:
@@ -132,7 +126,7 @@ def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> 
 
 
 def _graph(model: FeedForward, part: str) -> Graph:
-    return model.companions[part] if part else model.demands
+    return model.companions[part] if part else model.graph
 
 
 def _source(source: dict[str, str], part: str) -> dict[str, str]:
@@ -230,7 +224,7 @@ def with_companions(folder: Path) -> list[Path]:
         parts = Exported.read(folder).facts.get("companions", [])
     except WeightsError:
         parts = []
-    return [folder, *(beside(folder, part) for part in parts)]
+    return [folder, *(companion_folder(folder, part) for part in parts)]
 
 
 def check(folder: Path) -> list[Measured]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -43,7 +43,7 @@ __all__ = [
 ROOT = Path(__file__).parent
 RECIPE = "recipe.toml"
 FILES = ("README.md", CONFIG, WEIGHTS, RECIPE)
-MARKER = b"# ---- What follows was found by `python -m weights build`, which writes it anew each time. ----\n"
+NOTE = "---- What follows was found by `python -m weights build`, which writes it anew each time. ----"
 FIRST_STEPS = 20
 LARGEST = 8_000_000  # bytes
 
@@ -296,12 +296,12 @@ def build(
     now = _planned(origin, steps)
     if now.sha256 != file.sha256:
         raise ConfigError(f"{origin / RECIPE} was changed while it was trained: build again, with an empty {work}.")
-    handwritten = (origin / RECIPE).read_bytes().partition(MARKER)[0]
+    recipe_text = (origin / RECIPE).read_bytes().decode()  # its line ends stay as they are
     contents = {
         "README.md": cards.render(origin.name, replace(now, metrics=metrics), result, config).encode(),
         CONFIG: (json.dumps(config, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(),
         WEIGHTS: weights,
-        RECIPE: handwritten + _found(handwritten, result, metrics),
+        RECIPE: _with_found(recipe_text, result, metrics).encode(),
     }
     with replacing(target, error=WeightsError) as (draft,):
         draft.mkdir(parents=True)
@@ -311,9 +311,6 @@ def build(
 
 def _planned(origin: Path, steps: int | None) -> RecipeFile:
     file = read(origin)
-    head = (origin / RECIPE).read_bytes().partition(MARKER)[0]
-    if re.search(rb"(?m)^\s*\[(result|metrics)\]", head):
-        raise ConfigError(f"{origin / RECIPE} has a [result] or [metrics] of its own: remove it, a build writes them.")
     return file if steps is None else file.shortened(steps)
 
 
@@ -339,18 +336,20 @@ def _claim(work: Path, identity: Mapping[str, str]) -> None:
     write_whole({note: json.dumps(identity)})
 
 
-def _found(handwritten: bytes, result: Result, metrics: Mapping[str, float]) -> bytes:
-    # The next build finds the blank line that this one wrote, and adds none.
-    gap = b"" if handwritten.endswith((b"\n\n", b"\n\r\n")) else b"\n" if handwritten.endswith(b"\n") else b"\n\n"
-    lines = ["", "[result]", *map(_line, asdict(result).items()), "", "[metrics]", *map(_line, metrics.items()), ""]
-    return gap + MARKER + "\n".join(lines).encode()
-
-
-def _line(item: tuple[str, object]) -> str:
-    key, value = item
-    # JSON's strings and numbers are TOML's.
-    shown = key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
-    return f"{shown} = {json.dumps(value, ensure_ascii=False)}"
+def _with_found(recipe: str, result: Result, metrics: Mapping[str, float]) -> str:
+    """A recipe with the tables of what a build found, new or in the place of older ones; all else stays as it is."""
+    document = tomlkit.parse(recipe)
+    if "result" not in document:
+        document.add(tomlkit.nl())
+        document.add(tomlkit.comment(NOTE))
+        document.add(tomlkit.nl())
+    for name, values in (("result", asdict(result)), ("metrics", metrics)):
+        table = tomlkit.table()
+        table.update(values)
+        if name == "result":
+            table.add(tomlkit.nl())
+        document[name] = table
+    return tomlkit.dumps(document)
 
 
 def recover() -> None:

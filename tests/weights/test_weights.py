@@ -368,7 +368,6 @@ def test_a_trial_never_replaces_the_checkpoint(toy, invoke, place) -> None:
         ("toy.train:", "no_such_module:", ["no_such_module", "cannot be found"]),
         ("ToyRecipe", "Toyrecipe", ["toy.train:Toyrecipe", "cannot be found"]),
         ("ToyRecipe", "Toy", ["toy.train:Toy", "is not a subclass of artmodels.training.Recipe"]),
-        ('limits = "All."', 'limits = "All."\n[metrics]\na = 1', ["[result] or [metrics] of its own"]),
     ],
 )
 def test_a_wrong_recipe_is_explained(place, invoke, old, new, parts) -> None:

@@ -657,7 +657,7 @@ def test_a_name_without_weights_says_where_they_are() -> None:
     config = RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn_v2")
     resolved = hub.Resolved(name="fasterrcnn-resnet50-fpn-v2", origin="built-in")
     with pytest.raises(MissingWeights, match=r"fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth(.|\n)*convert.region_feat"):
-        RegionFeatures._build(config, resolved, device=None, dtype=None, local_files_only=True)
+        RegionFeatures._build(config, resolved, hub.Placement(local_files_only=True))
 
 
 # --- Training
