@@ -1,9 +1,10 @@
 """`artmodels run artminer`: a detail of one file, looked for in a folder."""
 
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from artmodels import images
 from artmodels.errors import ConfigError
@@ -33,7 +34,7 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
         raise ConfigError(f"{folder} is not a folder: name one with pictures")
     if store is None:
         key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
-        store = _cache() / "artmodels" / "collections" / key
+        store = user_cache_path("artmodels", appauthor=False) / "collections" / key
     held = Collection.open(store) if (store / "collection.json").exists() else Collection.create(store, miner)
     held.add(root, miner, progress=progress)
     gone = [name for name in held.files if not (root / name).is_file()]
@@ -79,9 +80,3 @@ def write_report(file: Path, query: Path, found: Searched, held: Collection, min
         parameters=miner.config,
     )
     write_whole({file: page})
-
-
-def _cache() -> Path:
-    """Where this user keeps what can be computed again."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path.home() / ".cache"
