@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomlkit
 import torch
 from safetensors.torch import save
+from tomlkit.items import Table
 from torch import Tensor
 
 from artmodels.data.folders import fingerprint
@@ -343,12 +344,14 @@ def _with_found(recipe: str, result: Result, metrics: Mapping[str, float]) -> st
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(NOTE))
         document.add(tomlkit.nl())
-    for name, values in (("result", asdict(result)), ("metrics", metrics)):
-        table = tomlkit.table()
-        table.update(values)
-        if name == "result":
-            table.add(tomlkit.nl())
-        document[name] = table
+        document.add("result", tomlkit.table())
+    if "metrics" not in document:
+        document.add("metrics", tomlkit.table())
+    for name, found in (("result", asdict(result)), ("metrics", metrics)):
+        table = cast(Table, document[name])
+        for gone in set(table) - set(found):
+            del table[gone]
+        table.update(found)
     return tomlkit.dumps(document)
 
 

@@ -253,6 +253,14 @@ def test_build_writes_the_four_files_of_a_hub_repository(place, invoke) -> None:
     assert len(unseen) == 6 - len(train) > 0
 
 
+def test_comments_survive_a_build(place, toy, invoke) -> None:
+    path = toy / "recipe.toml"
+    before = path.read_bytes() + b"# Better than the last time.\n"
+    path.write_bytes(before)
+    assert invoke("build", "toy").code == 0
+    assert path.read_bytes() == before
+
+
 def test_the_first_steps_are_the_parameters_after_20_steps(place, toy) -> None:
     file = recipes.read(toy)
     recipe = file.make(Sources(place / "data", place / "teachers", place / "weights"))
