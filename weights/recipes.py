@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
@@ -30,13 +30,13 @@ __all__ = [
     "LARGEST",
     "RecipeFile",
     "Result",
-    "build",
     "built",
     "find",
     "first_steps",
     "names",
     "read",
     "recover",
+    "stream_build",
     "threads",
     "write_card",
 ]
@@ -239,7 +239,7 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
     return data
 
 
-def build(
+def stream_build(
     origin: Path,
     target: Path,
     sources: Sources,
@@ -247,8 +247,7 @@ def build(
     steps: int | None = None,
     work: Path,
     device: torch.device | str = "cpu",
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> None:
+) -> Iterator[TrainingProgress | Result]:
     """Train the recipe of `origin` and write the four files of a checkpoint to `target`, all of them or none.
 
     Args:
@@ -258,7 +257,9 @@ def build(
         steps: Instead of the recipe's own, for a trial.
         work: Where the state of the training is kept: an interrupted build goes on from there.
         device: Where to train; the first steps are always made on the CPU.
-        report: Called after each step.
+
+    Yields:
+        A `TrainingProgress` after each step; last what was found, when the files are written.
 
     Raises:
         ConfigError: The recipe is wrong, or `work` or `target` hold something else.
@@ -276,8 +277,7 @@ def build(
         # Too large is too large before the training, too.
         packed(recipe.checkpoint()[1])
         recipe = file.make(sources)
-        for progress in fit(recipe, file.schedule, folder=work, device=device):
-            report(progress)
+        yield from fit(recipe, file.schedule, folder=work, device=device)
         config, tensors = recipe.checkpoint()
         metrics = {name: float(f"{value:.6g}") for name, value in recipe.evaluate().items()}
     weights = packed(tensors)
@@ -308,6 +308,7 @@ def build(
         draft.mkdir(parents=True)
         for name, content in contents.items():
             (draft / name).write_bytes(content)
+    yield result
 
 
 def _planned(origin: Path, steps: int | None) -> RecipeFile:

@@ -26,6 +26,7 @@ from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry, Weights
+from artmodels.progress import result_of
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import FeedForward, Graph
 from artmodels.training import Recipe, Sources, fit
@@ -137,7 +138,7 @@ def template(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalogue.METHODS, "toy", "Toy")
         sources = Sources(root / "data", root / "teachers", root / "weights")
-        recipes.build(folder, folder, sources, work=root / ".weights-work" / "toy")
+        result_of(recipes.stream_build(folder, folder, sources, work=root / ".weights-work" / "toy"))
     return root
 
 

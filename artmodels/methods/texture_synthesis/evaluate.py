@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import Tensor
@@ -23,8 +23,9 @@ from artmodels import images
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.files import write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
+from artmodels.progress import Progress, result_of
 
-__all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "table"]
+__all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "stream_evaluate_folder", "table"]
 
 PUBLISHED: Mapping[str, float] = MappingProxyType(
     {
@@ -78,51 +79,24 @@ class TextureScores:
     sliced_wasserstein: float
 
 
-def evaluate(
-    synthesise: Synthesise,
-    exemplars: Iterable[tuple[str, Tensor]],
-    *,
-    seed: int = 0,
-    on_scores: Callable[[TextureScores], None] | None = None,
-    on_error: Callable[[str, ImageError], None] | None = None,
-) -> list[TextureScores]:
-    """Synthesise and measure each exemplar.
+def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int = 0) -> TextureScores:
+    """Synthesise from an exemplar and measure the result.
 
     The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
-    CPU core, at 1024 x 1024 it wants a GPU, that is, exemplars that lie on one.
+    CPU core, at 1024 x 1024 it wants a GPU, that is, an exemplar that lies on one.
 
     Args:
         synthesise: The method, called with the exemplar and the seed.
-        exemplars: Pairs of a name and an image [1, 3, H, W] in [0, 1]; may be a generator.
-        seed: Seed of each synthesis.
-        on_scores: Called with each row as soon as it is there.
-        on_error: Called with the name of an exemplar that cannot be used and the reason; the rest go on.
-            Without it the error is raised.
-
-    Returns:
-        One row for each exemplar that could be used, in order.
+        name: Of the exemplar.
+        exemplar: [1, 3, H, W] in [0, 1].
+        seed: Seed of the synthesis.
 
     Raises:
-        ImageError: An exemplar is too small, or a result is not finite, and there is no `on_error`.
+        ImageError: The exemplar is too small, or the result is not finite.
     """
-    rows = []
-    for name, exemplar in exemplars:
-        try:
-            start = time.perf_counter()
-            result = synthesise(exemplar, seed)
-            scores = _measure(name, result, exemplar, seed=seed, seconds=time.perf_counter() - start)
-        except ImageError as error:
-            if on_error is None:
-                raise
-            on_error(name, error)
-            continue
-        rows.append(scores)
-        if on_scores is not None:
-            on_scores(scores)
-    return rows
-
-
-def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> TextureScores:
+    start = time.perf_counter()
+    result = synthesise(exemplar, seed)
+    seconds = time.perf_counter() - start
     wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
     matches = copying.nearest_patches(result, exemplar)
     return TextureScores(
@@ -143,7 +117,7 @@ def table(rows: Sequence[TextureScores]) -> str:
     """Lay the rows out as plain text, with their mean, beside the published means.
 
     Args:
-        rows: What `evaluate` returned; at least one.
+        rows: What `evaluate` gave; at least one.
 
     Returns:
         Lines without a trailing newline.
@@ -198,7 +172,7 @@ def _align(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def evaluate_folder(
+def stream_evaluate_folder(
     synthesise: Synthesise,
     folder: Path,
     *,
@@ -207,12 +181,11 @@ def evaluate_folder(
     seed: int = 0,
     json_file: Path | None = None,
     device: str = "cpu",
-    report: Callable[[str], None] = typer.echo,
-) -> list[TextureScores]:
+) -> Iterator[Progress | list[TextureScores]]:
     """Evaluate a method on the images of a folder and its sub-folders, with resume.
 
     Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central
-    square is the exemplar. A file that cannot be used is reported and skipped.
+    square is the exemplar. A file that cannot be used is skipped, and its step says why.
 
     Args:
         synthesise: The method, called with the exemplar and the seed.
@@ -223,10 +196,10 @@ def evaluate_folder(
         json_file: File of scores, written after each exemplar. Exemplars that it has already, by their path
             in the folder, are not computed again.
         device: Where the exemplars are put and measured.
-        report: Called with a line of text about each exemplar.
 
-    Returns:
-        One row for each image of the folder that could be used, in the order of their names.
+    Yields:
+        A `Progress` after each exemplar, with a line of text about it; last a row for each image of the folder that
+        could be used, in the order of their names.
 
     Raises:
         DatasetError: The folder has no image, or none that can be used; or the file of scores is damaged.
@@ -241,36 +214,32 @@ def evaluate_folder(
         _write(json_file, settings, known.values())
     done = len(known.keys() & files.keys())
     if done:
-        report(f"{done} of {len(files)} are in {json_file} already.")
-
-    def exemplars() -> Iterator[tuple[str, Tensor]]:
-        for key, file in files.items():
-            if key in known:
-                continue
-            try:
-                pixels = images.load(file).tensor()
-            except ImageError as error:
-                report(f"{key}: skipped: {error}")
-                continue
-            yield key, _central_square(pixels, size).to(device)
-
-    def keep(scores: TextureScores) -> None:
-        known[scores.name] = scores
-        report(f"{scores.name}: synthesised in {scores.seconds:.1f} s")
-        if json_file is not None:
-            _write(json_file, settings, known.values())
-
-    evaluate(
-        synthesise,
-        exemplars(),
-        seed=seed,
-        on_scores=keep,
-        on_error=lambda key, error: report(f"{key}: skipped: {error}"),
-    )
+        yield Progress(done, len(files), f"{done} of {len(files)} are in {json_file} already.")
+    for key in [key for key in files if key not in known]:
+        try:
+            exemplar = _central_square(images.load(files[key]).tensor(), size).to(device)
+            known[key] = evaluate(synthesise, key, exemplar, seed=seed)
+        except ImageError as error:
+            line = f"{key}: skipped: {error}"
+        else:
+            line = f"{key}: synthesised in {known[key].seconds:.1f} s"
+            if json_file is not None:
+                _write(json_file, settings, known.values())
+        done += 1
+        yield Progress(done, len(files), line)
     rows = [known[key] for key in files if key in known]
     if not rows:
-        raise DatasetError(f"None of the {len(files)} images in {folder} can be used; the lines above say why.")
-    return rows
+        raise DatasetError(f"None of the {len(files)} images in {folder} can be used; give others.")
+    yield rows
+
+
+def evaluate_folder(
+    synthesise: Synthesise, folder: Path, *, name: str, progress: bool = False, **options: Any
+) -> list[TextureScores]:
+    """The rows that `stream_evaluate_folder` gives last; `progress` shows a bar."""
+    return result_of(
+        stream_evaluate_folder(synthesise, folder, name=name, **options), progress=progress, unit="exemplar"
+    )
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -339,20 +308,17 @@ def _command(
             result: Tensor = synthesizer(exemplar, size=(height, width), seed=seed).tensor
             return result
 
-        rows = evaluate_folder(
-            synthesise,
-            folder,
-            name=name,
-            size=size,
-            seed=seed,
-            json_file=json_file,
-            device=device,
-            report=lambda line: typer.echo(line, err=True),
+        stream = stream_evaluate_folder(
+            synthesise, folder, name=name, size=size, seed=seed, json_file=json_file, device=device
         )
+        for step in stream:
+            if isinstance(step, Progress):
+                typer.echo(step.what, err=True)
+            else:
+                typer.echo(table(step))
     except ArtModelsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(table(rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
