@@ -1,11 +1,12 @@
 """What every converter does with files: opening what a user made of a published one, and saving what it became."""
 
-import hashlib
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from artmodels.errors import MissingWeights, UnsafeFormat
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.hub.pretrained import Pretrained
 
@@ -34,14 +35,13 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
     return read_tensors(source)
 
 
-def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> None:
+def save(model: Pretrained[Any], source: Path, folder: Path, *, title: str = "") -> None:
     """Save a model that was made of a file, with a card that says so.
 
     Raises:
         ConfigError: The folder is not empty.
         WeightsError: It cannot be written.
     """
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(source)
     words = f"Converted from `{source.name}`, sha256 {digest}, by `python -m weights convert {model.method}`."
     model.save_pretrained(folder, card=f"# {title or folder.name}\n\n{words}\n")
