@@ -345,7 +345,7 @@ def test_votes_of_translations_by_hand() -> None:
         ({"tolerance": 0}, "tolerance=0 is not a number of cells above 0 and up to 16"),
         ({"tolerance": math.nan}, "tolerance=nan is not"),
         ({"tolerance": "2"}, "tolerance='2' is not"),
-        ({"model": "rigid"}, "model='rigid' is not one of affine, scaling, similarity, homography"),
+        ({"model": "rigid"}, "model='rigid' is not one of homography, affine, similarity, scaling"),
         ({"seed": -1}, "seed=-1 is not"),
     ],
 )
