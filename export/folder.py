@@ -21,7 +21,7 @@ from artmodels.files import sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG
 from artmodels.methods import class_of
-from artmodels.runtime.feedforward import FeedForward[Any], Graph
+from artmodels.runtime.feedforward import FeedForward, Graph
 from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, companion_folder
 from export import triton
 from export.convert import OPSET, convert
