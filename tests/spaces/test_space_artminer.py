@@ -5,7 +5,6 @@ import gc
 import io
 import json
 import threading
-import time
 import weakref
 import zipfile
 from collections.abc import Iterator
@@ -349,12 +348,12 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 
 
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
-    compared, pairs = [], artmodels.ArtMiner.pairs
+    compared, pairs = [], artmodels.ArtMiner.stream_pairs
     monkeypatch.setattr(app.searching, "ALL_PAIRS", 4)
     monkeypatch.setattr(app.searching, "SHORTLIST", 2)
     monkeypatch.setattr(
         artmodels.ArtMiner,
-        "pairs",
+        "stream_pairs",
         lambda self, among, chosen: compared.extend(chosen) or pairs(self, among, chosen[:4]),
     )
     list(app.searching.compare(work))
@@ -394,24 +393,6 @@ def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_pa
     app.searching._describing.release()
     again.join(30)
     assert texts and set(work.features.names) == {"a.png", "b.png"}
-
-
-def test_reports_end_when_nobody_listens(app: ModuleType) -> None:
-    reports = []
-
-    def count(report) -> None:
-        for number in range(10_000):
-            time.sleep(0.005)
-            report(number)
-            reports.append(number)
-
-    steps = app.searching.live(count)
-    assert next(steps) == 0
-    steps.close()
-    assert len(reports) < 10_000
-    before = len(reports)
-    time.sleep(0.05)
-    assert len(reports) == before
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from artmodels import ui
 from artmodels.images.examples import example
 from artmodels.images.results import ImageResult
 from artmodels.ui.events import describe_inputs
-from artmodels.ui.live import live
 from artmodels.ui.server.components import Files, Picture
 from artmodels.ui.server.lanes import LANES, Lanes
 
@@ -66,21 +65,6 @@ def test_closing_ends_the_work_and_is_counted(lane) -> None:
     with pytest.raises(ZeroDivisionError):
         list(failing)
     assert lanes.quick == 0
-
-
-def test_what_works_in_a_thread_waits_for_whoever_takes_its_reports() -> None:
-    done = []
-
-    def work(report):
-        for number in range(50):
-            done.append(number)
-            report(number)
-
-    reports = live(work)
-    assert next(reports) == 0
-    time.sleep(0.2)
-    assert len(done) <= 2
-    assert list(reports) == list(range(1, 50))
 
 
 QUICK = {"fast_style_run", "arbitrary_style_run", "super_resolution_run", "texture_network_run", "mimax_run"}

@@ -209,7 +209,7 @@ class RansacFlow(FeedForward):
             raise MissingWeights(
                 f"{resolved.name} is not fetched by itself: its authors publish it as a .pth, which can run code when "
                 "opened, and artmodels never opens one. Download it, and in a checkout of artmodels run `python -m "
-                f"weights.convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
+                f"weights convert ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
                 "how to make safetensors of it and converts that; then load the folder "
                 f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
             )
