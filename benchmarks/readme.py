@@ -102,7 +102,7 @@ def losses(_: str, __: str) -> str:
 def published(method: str, _: str) -> str:
     """The tables of the method's paper."""
     if method == "mimax":
-        from artmodels.methods.mimax.evaluation import tables
+        from artmodels.methods.mimax.evaluation import evaluate as tables
 
         rows = (
             [

@@ -22,7 +22,7 @@ from torch.nn import functional
 from artmodels import images
 from artmodels.data.folders import image_files
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
-from artmodels.files import write_whole
+from artmodels.files import read_object, write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
 from artmodels.progress import Progress, result_of
 
@@ -258,7 +258,7 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureSco
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_object(file)
         found, rows = content["settings"], [TextureScores(**row) for row in content["rows"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         names = ", ".join(field.name for field in fields(TextureScores))
