@@ -21,7 +21,7 @@ from artmodels.hub.checkpoints import read_tensors
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
 from artmodels.methods.arbitrary_style.pipeline import ArbitraryStyle
-from weights.convert.files import save
+from weights.convert.files import save, some
 
 __all__ = ["convert_file", "from_magenta", "read"]
 
@@ -32,7 +32,6 @@ EPSILON = 1e-3  # of batch normalisation
 TRAINING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?|vgg_16/.*")
 PART = re.compile(r"\.(index|meta|data(-\d+-of-\d+)?)")
 TENSORFLOW = re.compile(rf"\.(ckpt|gz|tgz|tar|h5|pb)|{PART.pattern}")
-SHOWN = 5
 
 # --- Names of TF-slim, in the order of our modules
 
@@ -115,7 +114,7 @@ class _Variables:
         """Refuse what was not there, was not asked for, or is no number."""
         missing, unexpected = sorted(self.used - self.state.keys()), sorted(self.state.keys() - self.used)
         faults = [
-            f"{len(names)} {label}: {_some(names)}"
+            f"{len(names)} {label}: {some(names)}"
             for label, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
@@ -124,11 +123,9 @@ class _Variables:
                 f"The names are not those of Magenta's arbitrary style transfer with Inception-v3: {'; '.join(faults)}."
             )
         if self.misshapen:
-            raise WeightsMismatch(f"Variables do not fit the networks of Ghiasi et al.: {_some(self.misshapen)}.")
+            raise WeightsMismatch(f"Variables do not fit the networks of Ghiasi et al.: {some(self.misshapen)}.")
         if self.infinite:
-            raise WeightsMismatch(
-                f"{_some(self.infinite)} hold values that are no numbers: fetch the checkpoint again."
-            )
+            raise WeightsMismatch(f"{some(self.infinite)} hold values that are no numbers: fetch the checkpoint again.")
 
 
 def from_magenta(state: Mapping[str, Tensor]) -> Converted:
@@ -174,7 +171,7 @@ def from_magenta(state: Mapping[str, Tensor]) -> Converted:
     variables.check()
     bad = [key for key, value in tensors.items() if not bool(value.half().isfinite().all())]
     if bad:
-        raise WeightsMismatch(f"{_some(bad)} come out as no numbers, or too large for float16: make the file again.")
+        raise WeightsMismatch(f"{some(bad)} come out as no numbers, or too large for float16: make the file again.")
     return config, {key: value.float().contiguous() for key, value in tensors.items()}
 
 
@@ -217,11 +214,6 @@ def _how_to_convert(file: Path) -> str:
         f"s.save_file({{k: r.get_tensor(k) for k in r.get_variable_to_shape_map() if '/' in k}}, r'{made}')\"\n"
         f"and convert {made}."
     )
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
 
 
 def convert_file(file: Path, folder: Path) -> None:

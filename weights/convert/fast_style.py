@@ -31,13 +31,12 @@ from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsM
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.fast_style.model import FastStyleConfig, Layout, TransformerNet
 from artmodels.methods.fast_style.pipeline import FastStyle
-from weights.convert.files import save
+from weights.convert.files import save, some
 
 __all__ = ["convert_file", "from_onnx", "from_pytorch", "from_torch7", "read"]
 
 Converted = tuple[FastStyleConfig, dict[str, Tensor]]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of old files; instance normalisation has none
-SHOWN = 5
 
 
 class Part(NamedTuple):
@@ -211,7 +210,7 @@ def _assembled(parts: list[Part], layout: Layout, style: str) -> Converted:
         if tensors[key].shape != value.shape
     ]
     if wrong:
-        raise WeightsMismatch(f"Tensors do not fit the network of Johnson et al.: {_some(wrong)}.")
+        raise WeightsMismatch(f"Tensors do not fit the network of Johnson et al.: {some(wrong)}.")
 
     first, last, bias = tensors["down.0.conv.weight"], tensors["last.weight"], tensors["last.bias"]
     if layout == "resize":
@@ -223,7 +222,7 @@ def _assembled(parts: list[Part], layout: Layout, style: str) -> Converted:
     tensors |= scaled
     bad = [sources[key] for key, value in tensors.items() if not bool(value.half().isfinite().all())]
     if bad:
-        raise WeightsMismatch(f"{_some(bad)} hold values that are no numbers, or too large for float16.")
+        raise WeightsMismatch(f"{some(bad)} hold values that are no numbers, or too large for float16.")
     return config, tensors
 
 
@@ -248,17 +247,12 @@ def _check_keys(state: Mapping[str, Tensor], keys: list[str], what: str) -> None
     missing = [key for key in keys if key not in state]
     unexpected = sorted(state.keys() - set(keys))
     faults = [
-        f"{len(names)} {label}: {_some(names)}"
+        f"{len(names)} {label}: {some(names)}"
         for label, names in (("missing", missing), ("unexpected", unexpected))
         if names
     ]
     if faults:
         raise WeightsMismatch(f"The keys are not those of {what}: {'; '.join(faults)}.")
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
 
 
 def convert_file(file: Path, folder: Path, *, style: str = "") -> None:

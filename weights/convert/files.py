@@ -1,15 +1,18 @@
 """What every converter does with files: opening what a user made of a published one, and saving what it became."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from artmodels.errors import MissingWeights, UnsafeFormat
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.hub.pretrained import Pretrained
 
-__all__ = ["save", "tensors_of"]
+__all__ = ["check", "save", "some", "tensors_of"]
+
+SHOWN = 5
 
 
 def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
@@ -32,6 +35,35 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
     if not source.is_file():
         raise MissingWeights(f"There is no file {source}: check the path.")
     return read_tensors(source)
+
+
+def check(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        state: Tensor by name.
+        wanted: Shape by name.
+        what: The network, for the message.
+
+    Raises:
+        WeightsMismatch: Names or shapes differ, or values are no numbers.
+    """
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    faults = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if faults:
+        raise WeightsMismatch(
+            f"The file does not hold {what}: missing, unexpected or of another shape are {some(faults)}. Fetch the "
+            "published file, and make .safetensors of all of it."
+        )
+    bad = [key for key, value in state.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise WeightsMismatch(f"{some(bad)} hold values that are no numbers: fetch the file again.")
+
+
+def some(items: Sequence[str]) -> str:
+    """The first few of many, for a message."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
 
 
 def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> None:
