@@ -14,8 +14,12 @@ ArtModelsError
 ├── DeviceError          the device asked for is not there or too small
 └── DatasetError         a folder or table of images does not have the promised layout
 
-Each message says what was wrong, with what, and what to do.
+Each message says what was wrong, with what, and what to do; the functions at the end help to say it.
 """
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ArtModelsError",
@@ -84,3 +88,52 @@ class DeviceError(ArtModelsError):
 
 class DatasetError(ArtModelsError):
     """A folder or table of images does not have the promised layout."""
+
+
+# --- the words of messages
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlong = 40
+
+
+def short(value: object) -> str:
+    """The `repr` of a value, cut where it is long."""
+    return _short.repr(value)
+
+
+def clipped(text: str) -> str:
+    """A text, cut where it is long."""
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def listing(names: Iterable[str]) -> str:
+    """The names, quoted."""
+    return ", ".join(map(repr, names))
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first names, each cut where it is long, and how many more there are."""
+    every = list(names)
+    return ", ".join(map(clipped, every[:most])) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """The question " Did you mean 'x'?" about the choices nearest to `word`; empty where none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def one_of(what: str, value: str, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of the choices, else raise ConfigError with the near misses."""
+    if value not in choices:
+        raise ConfigError(f"Unknown {what} {value!r}.{suggest(str(value), choices)} Choose one of {listing(choices)}.")
+    return value
+
+
+def at_most(most: int, /, **settings: int | Sequence[int] | None) -> None:
+    """Raise ConfigError unless counts, by name, are small enough: a configuration may come from anybody."""
+    for name, value in settings.items():
+        counts = value if isinstance(value, Sequence) else [value or 0]
+        if max(counts, default=0) > most:
+            raise ConfigError(f"{name}={short(value)} must be at most {most}")

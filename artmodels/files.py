@@ -1,35 +1,177 @@
-"""Files that anybody may have written, and files that several processes write: read within bounds, locked.
-
-JSON is an object within bounds, or an error says what is wrong.
-"""
+"""Files: written whole or not at all, read within bounds although anybody may have written them, hashed, locked."""
 
 import errno
+import hashlib
 import json
 import math
 import os
-import reprlib
+import secrets
+import shutil
 import stat
-import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from artmodels.errors import ConfigError
+import filelock
 
-__all__ = ["LARGEST", "FileLock", "read_object", "short"]
+from artmodels.errors import ArtModelsError, ConfigError, DatasetError, short
+
+__all__ = [
+    "LARGEST",
+    "FileLock",
+    "put_back",
+    "read_json",
+    "read_object",
+    "replacing",
+    "sha256_of",
+    "text_of",
+    "write_whole",
+]
+
+# --- writing
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_whole(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files, all or none: an older file stays until all new ones are on the disk. Text is UTF-8.
+
+    Raises:
+        ArtModelsError: One cannot be written.
+    """
+    with replacing(*contents) as drafts:
+        for draft, content in zip(drafts, contents.values(), strict=True):
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(*targets: Path, error: type[ArtModelsError] = ArtModelsError) -> Iterator[list[Path]]:
+    """Replace files or folders, all or none.
+
+    The block writes to free names beside the targets, because a rename is atomic only within one file system. At its
+    end they take the places of the targets; if it fails, all is as it was.
+
+    Args:
+        targets: What is replaced, in this order; each a file or a folder, and there already or not.
+        error: What is raised where writing fails.
+
+    Yields:
+        The free names, one a target: the block makes a file or a folder of each.
+
+    Raises:
+        ArtModelsError: An `error`: something cannot be written.
+    """
+    drafts = [target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp") for target in targets]
+    try:
+        yield drafts
+        for draft, target in zip(drafts, targets, strict=True):
+            for file in draft.rglob("*") if draft.is_dir() else [draft]:
+                _to_disk(file)
+            if target.is_dir() and not draft.is_dir():
+                raise IsADirectoryError(None, "a folder of that name is there", str(target))
+        _move(drafts, targets)
+    except OSError as fault:
+        name = dict(zip(map(str, drafts), targets, strict=True)).get(str(fault.filename), fault.filename or targets[0])
+        advice = (
+            "free some space and try again"
+            if fault.errno in _FULL
+            else "check that the folder exists and may be written to"
+        )
+        reason = fault.strerror or str(fault)
+        raise error(f"could not write {str(name)!r}: {reason}; {advice}. What was there is as it was.") from fault
+    finally:
+        for draft in drafts:
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def _to_disk(file: Path) -> None:
+    if file.is_file():
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())  # a full disk may show only here
+
+
+def _move(drafts: list[Path], targets: tuple[Path, ...]) -> None:
+    moved = list[tuple[Path, Path]]()
+    try:
+        for draft, target in zip(drafts, targets, strict=True):
+            if not draft.is_dir():
+                os.replace(draft, target)
+                continue
+            put_back(target)
+            # A folder cannot be renamed onto another: for a moment there is neither, but never a half.
+            if target.is_dir():
+                target.rename(_aside(target))
+                moved.append((target, _aside(target)))
+            draft.rename(target)
+            moved.append((draft, target))
+    except BaseException:
+        for before, after in reversed(moved):
+            after.rename(before)
+        raise
+    for _, aside in moved:
+        if aside not in targets:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def put_back(target: Path) -> None:
+    """Put a folder back where it was, if a process was killed that was `replacing` it."""
+    if _aside(target).is_dir() and not target.exists():
+        _aside(target).rename(target)
+    shutil.rmtree(_aside(target), ignore_errors=True)
+
+
+# --- reading
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's bytes, 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_of(file: Path, limit: int = 64 * 2**20) -> str:
+    """The contents of a text file of a data set, in UTF-8.
+
+    Raises:
+        DatasetError: It is not there, larger than `limit` bytes, or not in UTF-8.
+    """
+    try:
+        if file.stat().st_size > limit:
+            raise DatasetError(f"{file} has more than {limit / 2**20:g} MB; that is no list or annotation.")
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error.strerror}. Check the collection's folder.") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a file of a data set.
+
+    Raises:
+        DatasetError: The file is missing, is not JSON, or holds something else.
+    """
+    try:
+        layout = json.loads(text_of(file))
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{file} is not JSON ({error.msg} in line {error.lineno}); check the download") from error
+    if not isinstance(layout, dict):
+        raise DatasetError(f"{file} holds a {type(layout).__name__} where an object is expected; check the download")
+    return layout
+
 
 LARGEST = 2**20  # bytes
 DEEPEST = 16  # levels
 LONGEST = 50_000  # characters of a text, members of a list or an object
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
-_short.maxlong = 40
-
-
-def short(value: object) -> str:
-    """The `repr` of a value for a message, cut where it is long."""
-    return _short.repr(value)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -122,8 +264,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # --- locks
 
-TAKEN = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
-
 
 class FileLock:
     """Held inside a `with` block, by one process at a time."""
@@ -131,6 +271,8 @@ class FileLock:
     def __init__(self, path: Path, what: str) -> None:
         """Lock `what`, as messages call it, by a file that is made and left there."""
         self.path, self.what = path, what
+        # A generator that holds the lock may be closed in another thread than the one that began it.
+        self._lock = filelock.FileLock(path, thread_local=False)
 
     def __enter__(self) -> Self:
         """Take it.
@@ -138,38 +280,22 @@ class FileLock:
         Raises:
             ConfigError: Another process, or another thread of this one, has it; or there cannot be a lock.
         """
-        descriptor = -1
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            _lock(descriptor)
-        except OSError as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-            if descriptor >= 0 and error.errno in TAKEN:
-                raise ConfigError(
-                    f"Another process is writing to {self.what}: wait until it has ended, or use another folder."
-                ) from error
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
             raise ConfigError(
-                f"{self.what} cannot be locked by {self.path}: {error.strerror}. Use a folder that may be written to, "
-                "on a file system with locks."
+                f"Another process is writing to {self.what}: wait until it has ended, or use another folder."
             ) from error
-        self.descriptor = descriptor
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"{self.what} cannot be locked by {self.path}: {reason}. Use a folder that may be written to, on a "
+                "file system with locks."
+            ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give it back."""
-        os.close(self.descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock.release()

@@ -44,6 +44,7 @@ def result_of(stream: Iterable[Progress | R], *, progress: bool = False, unit: s
                 return item
             if bar is None:  # not before the first step, so that an error about the input stands alone
                 bar = tqdm(total=item.total, disable=not progress, unit=unit)
+            bar.total = item.total  # the next phase may have another
             bar.update(item.done - bar.n)
     finally:
         if bar is not None:

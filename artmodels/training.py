@@ -6,7 +6,6 @@ batch from a generator seeded by (seed, n), so that a run that was interrupted g
 
 import json
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from artmodels.errors import ConfigError, DatasetError, WeightsError
+from artmodels.files import write_whole
 from artmodels.hub.checkpoints import fault_of
 from artmodels.progress import Progress
 from artmodels.runtime.devices import generator
@@ -159,6 +159,7 @@ def fit(
         ConfigError: The folder holds the state of a training with other settings.
         WeightsError: The folder holds a state that is damaged.
         DatasetError: The loss is no longer a number.
+        ArtModelsError: The folder cannot be written to.
     """
     from accelerate import Accelerator  # slow to import, and only training needs it
 
@@ -226,12 +227,7 @@ def _save(
             tensors[f"{key}.{name}"] = torch.as_tensor(moment)
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     about = {"step": str(step), "seconds": str(seconds), "config": json.dumps(asdict(config), sort_keys=True)}
-    draft = path.with_suffix(".tmp")
-    with draft.open("wb") as file:
-        file.write(save(stored, metadata=about))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_whole({path: save(stored, metadata=about)})
 
 
 def _resume(
@@ -274,6 +270,4 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the lines of a metrics file after a step: those of steps that are about to be done again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(lines), encoding="utf-8")
-        draft.replace(path)
+        write_whole({path: "".join(lines)})

@@ -11,7 +11,7 @@ are, not mirrored, as published.
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,19 +21,20 @@ from rich.console import Console
 
 from artmodels.correspondence.cells import SCALES, Pyramid
 from artmodels.data import folders
-from artmodels.data.tables import some
-from artmodels.errors import DatasetError
+from artmodels.errors import DatasetError, some
 from artmodels.methods.artminer import ArtMiner, Collection
-from artmodels.methods.artminer.evaluation.evaluate import By, one_shot
-from artmodels.methods.artminer.evaluation.evaluate_landmarks import (
+from artmodels.methods.artminer.evaluation.brueghel import By, hold_out, leaks, read_queries, stream_one_shot
+from artmodels.methods.artminer.evaluation.landmarks import (
     LandmarkBy,
-    ltll_answers,
     oxford_mean,
-    oxford_rankings,
+    read_ltll,
+    read_oxford,
+    stream_ltll_answers,
+    stream_oxford_rankings,
+    top_1_accuracy,
 )
-from artmodels.methods.artminer.evaluation.landmarks import read_ltll, read_oxford, top_1_accuracy
-from artmodels.methods.artminer.evaluation.protocols import hold_out, leaks, read_queries
 from artmodels.methods.artminer.evaluation.published import COSINE, DISCOVERY, POOLED, published_table
+from artmodels.progress import result_of
 
 Ours = dict[tuple[str, str], float]
 LANDMARK: tuple[tuple[LandmarkBy, str], ...] = (("discovery", DISCOVERY), ("pooled", POOLED))
@@ -105,9 +106,6 @@ def main(
     def show(benchmark: str, ours: Ours) -> None:
         console.print(published_table(benchmark, ours, network=weights), markup=False, soft_wrap=True)
 
-    def report(what: str) -> Callable[[int, int], None]:
-        return lambda done, count: done % max(count // 10, 1) or console.log(f"{what}: {done} of {count}")
-
     with tempfile.TemporaryDirectory(dir=work) as scratch:
 
         def described(name: str, files: Mapping[str, Path]) -> Named:
@@ -131,7 +129,7 @@ def main(
             held = described("brueghel", files)
             ours = Ours()
             for by, method in ONE_SHOT:
-                scores = one_shot(miner, asked, held, held.path, by=by, report=report(f"Brueghel, {by}"))
+                scores = result_of(stream_one_shot(miner, asked, held, held.path, by=by), progress=True)
                 ours[weights, f"{method}, mean of categories"] = scores.category_mean
                 ours[weights, f"{method}, mean of queries"] = scores.mean
             show("Brueghel", ours)
@@ -140,7 +138,7 @@ def main(
             held = described("ltll", located(ltll, dict.fromkeys([*known.queries, *known.database])))
             ours = Ours()
             for rank, method in LANDMARK:
-                answers = ltll_answers(miner, known, held, by=rank, report=report(f"LTLL, {rank}"))
+                answers = result_of(stream_ltll_answers(miner, known, held, by=rank), progress=True)
                 ours[weights, method] = top_1_accuracy(known, answers)
                 if known.validation:
                     unseen = top_1_accuracy(known, answers, without_validation=True)
@@ -154,7 +152,7 @@ def main(
             held = described("oxford", every)
             ours = Ours()
             for rank, method in LANDMARK:
-                rankings = oxford_rankings(miner, wanted, held, held.path, by=rank, report=report(f"Oxford5K, {rank}"))
+                rankings = result_of(stream_oxford_rankings(miner, wanted, held, held.path, by=rank), progress=True)
                 ours[weights, method] = oxford_mean(wanted, rankings, released=True)
                 ours[weights, f"{method}; official, without junk"] = oxford_mean(wanted, rankings)
             show("Oxford5K", ours)

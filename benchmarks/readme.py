@@ -1,37 +1,51 @@
-"""Write the generated tables of README.md again: the methods from the catalogue, the knobs from the configs.
+"""Write the generated tables of the methods' READMEs again: models from the catalogue, knobs from the code.
 
-Run by `make readme`; a test fails when the README is not what this script would write.
+Run by `make readme`; a test fails when a README is not what this script would write. A table stands between
+`<!-- generated: KIND OBJECT -->` and `<!-- end -->`: KIND is one of `KINDS`; OBJECT, which `knobs` needs, is a name
+that the method's package exports.
 """
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from artmodels.cli.commands import weights_text
 from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue
-from artmodels.methods.neural_style import StyleConfig
-from artmodels.methods.texture_synthesis import TextureConfig
+from artmodels.hub.catalogue import Entry
 
-README = Path(__file__).parent.parent / "README.md"
+METHODS = Path(__file__).parent.parent / "artmodels" / "methods"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    header = list(header)
     # A bar inside a cell would end it.
     cells = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def methods() -> str:
-    """The catalogue: methods first, then the features they use."""
-    entries = sorted(catalogue.list_models(), key=lambda entry: entry.method == "features")
+def models(method: str, _: str) -> str:
+    """The names of the catalogue that load with a method, or the extractor that is trained in the method's folder."""
+    return _entries(
+        entry for entry in catalogue.list_models() if method in (entry.method, entry.name.replace("-", "_"))
+    )
+
+
+def extractors(_: str, __: str) -> str:
+    """The names of the catalogue that load with `artmodels.features.load`."""
+    return _entries(entry for entry in catalogue.list_models() if entry.method == "features")
+
+
+def _entries(entries: Iterable[Entry]) -> str:
     rows = [
         [
             f"`{entry.name}`" + (" (default)" if entry.default else ""),
-            f"`{entry.method}`",
             entry.summary,
             entry.source,
             weights_text(entry),
@@ -39,20 +53,42 @@ def methods() -> str:
         ]
         for entry in entries
     ]
-    return _table(["name", "method", "what it is", "source", "weights", "licence"], rows)
+    return table(["name", "what it is", "source", "weights", "licence"], rows)
 
 
-def knobs(config: type) -> str:
-    """The fields of a config dataclass, each with its default and its own help."""
+def knobs(method: str, name: str) -> str:
+    """The fields of a config, or the keyword arguments of a class or function: each with its default and its help."""
+    explained: Any = import_module(f"artmodels.methods.{method}")
+    for part in name.split("."):
+        explained = getattr(explained, part)
     rows = []
-    for field in dataclasses.fields(config):
-        factory = field.default_factory
-        default = field.default if factory is dataclasses.MISSING else factory()
-        rows.append([f"`{field.name}`", f"`{default!r}`", field.metadata["help"]])
-    return _table(["setting", "default", "what it does"], rows)
+    if isinstance(explained, type) and dataclasses.is_dataclass(explained):
+        helps = {key: text for kind in reversed(explained.__mro__) for key, text in _paragraphs(kind).items()}
+        for field in dataclasses.fields(explained):
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            rows.append((field.name, default, field.metadata.get("help") or helps[field.name]))
+    else:
+        helps = _paragraphs(vars(explained)["__init__"] if isinstance(explained, type) else explained)
+        for parameter in inspect.signature(explained).parameters.values():
+            if parameter.default is not parameter.empty and parameter.name != "progress":
+                rows.append((parameter.name, parameter.default, helps[parameter.name]))
+    return table(
+        ["setting", "default", "what it does"], ([f"`{key}`", f"`{value!r}`", text] for key, value, text in rows)
+    )
 
 
-def losses() -> str:
+def _paragraphs(explained: object) -> dict[str, str]:
+    """What a docstring says of each argument or attribute."""
+    _, _, listed = re.sub(r"\n(Args|Attributes):\n", "\0", inspect.getdoc(explained) or "").partition("\0")
+    listed = re.split(r"\n(?=\S)", listed)[0]
+    return {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", listed, flags=re.DOTALL | re.MULTILINE)
+    }
+
+
+def losses(_: str, __: str) -> str:
     """The terms that a loss may sum, with their settings."""
     rows = []
     for name, term in TERMS.items():
@@ -60,29 +96,51 @@ def losses() -> str:
         rows.append([f"`{name}`", settings, (term.__doc__ or "").split("\n")[0].rstrip(".")])
     octaves = next(item.default for item in dataclasses.fields(PyramidLoss) if item.name == "octaves")
     rows.append(["`pyramid(loss)`", f"`octaves={octaves}`", (PyramidLoss.__doc__ or "").split("\n")[0].rstrip(".")])
-    return _table(["loss", "settings", "what it is"], rows)
+    return table(["loss", "settings", "what it is"], rows)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "methods": methods,
+def published(method: str, _: str) -> str:
+    """The tables of the method's paper."""
+    if method == "mimax":
+        from artmodels.methods.mimax.evaluation import tables
+
+        rows = (
+            [
+                name,
+                tables.OTHER_FEATURES.get(name, tables.PUBLISHED_FEATURES),
+                *(_figure(*cells.get(dataset, (None, None))) for dataset in tables.DATASETS),
+            ]
+            for name, cells in tables.PUBLISHED.items()
+        )
+        return table(["method", "features", *tables.DATASETS], rows)
+    module = import_module(f"artmodels.methods.{method}.evaluation.published")
+    return "\n".join(module.published_table(benchmark) for benchmark in module.BENCHMARKS).rstrip()
+
+
+def _figure(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+KINDS: dict[str, Callable[[str, str], str]] = {
+    "models": models,
+    "extractors": extractors,
+    "knobs": knobs,
     "losses": losses,
-    "texture_synthesis": partial(knobs, TextureConfig),
-    "neural_style": partial(knobs, StyleConfig),
+    "published": published,
 }
+TABLE = re.compile(r"(<!-- generated: (\w+) ?([\w.]*) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
-def render(text: str) -> str:
-    """Return the README with each generated section made anew; exactly the known sections must be there."""
-    found = re.findall(r"<!-- generated: (\w+) -->", text)
-    if sorted(found) != sorted(SECTIONS):
-        raise ValueError(f"README.md has the generated sections {found}, not {list(SECTIONS)}")
-    return re.sub(
-        r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{SECTIONS[match[2]]()}\n{match[3]}",
-        text,
-        flags=re.DOTALL,
-    )
+def render(text: str, method: str) -> str:
+    """Return a method's README with each generated table made anew."""
+    unknown = {kind for _, kind, *_ in TABLE.findall(text)} - set(KINDS)
+    if unknown:
+        raise ValueError(f"the README of {method} has the generated tables {sorted(unknown)}; known are {list(KINDS)}")
+    return TABLE.sub(lambda match: f"{match[1]}{KINDS[match[2]](method, match[3])}\n{match[4]}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in sorted(METHODS.glob("*/README.md")):
+        file.write_text(render(file.read_text(encoding="utf-8"), file.parent.name), encoding="utf-8")

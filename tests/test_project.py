@@ -1,10 +1,12 @@
 """The repository itself: what may lie where, what is pinned, who imports whom, what is never committed."""
 
 import ast
+import pkgutil
 import re
 import socket
 import subprocess
 import tomllib
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,54 @@ def test_top_level_is_fixed() -> None:
     top = {path.parts[0] for path in files()}
     assert top <= folders | single
     assert single <= top
+
+
+def test_the_front_readme_is_a_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_every_method_says_what_it_does() -> None:
+    methods = {path.parent for path in ROOT.glob("artmodels/methods/*/__init__.py")}
+    assert methods
+    assert [folder.name for folder in methods if not (folder / "README.md").is_file()] == []
+
+
+def test_folders_are_small() -> None:
+    """A folder with more than ten modules has rooms to be found in it; `__init__.py` counts."""
+    folders = Counter(path.parent for path in sources() if path.parts[0] in ("artmodels", "spaces"))
+    assert {str(folder): count for folder, count in folders.items() if count > 10} == {}
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    named: defaultdict[str, list[str]] = defaultdict(list)
+    for path, text in sources().items():
+        if path.parts[0] in ("artmodels", "spaces"):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    named[node.name].append(f"{path}:{node.lineno}")
+    assert {name: places for name, places in named.items() if len(places) > 1} == {}
+
+
+def test_what_the_documents_name_is_there() -> None:
+    """Paths from the top of the repository, modules, and links, outside the changelog, which also names what was."""
+    only_in_a_wheel = {"artmodels/_weights", "artmodels/_spaces"}
+    missing = []
+    for path in (path for path in files() if path.suffix == ".md" and path.name != "CHANGELOG.md"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(
+            r"(?<![\w./-])(?:artmodels|benchmarks|export|spaces|tests|weights)(?:/[\w.*<>-]+)+/?", text
+        ):
+            if "<" not in name and name not in only_in_a_wheel and not any(ROOT.glob(name.rstrip("/."))):
+                missing.append(f"{path}: {name}")
+        for name in re.findall(r"(?<![\w./-])artmodels(?:\.\w+)+", text):
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError):
+                missing.append(f"{path}: {name}")
+        for target in re.findall(r"\]\((.+?)\)", text):
+            if "://" not in target and not (ROOT / path.parent / target.partition("#")[0]).exists():
+                missing.append(f"{path}: {target}")
+    assert missing == []
 
 
 def test_no_pickles_are_committed() -> None:

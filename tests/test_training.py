@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from artmodels.errors import ConfigError, DatasetError, WeightsError
+from artmodels.errors import ArtModelsError, ConfigError, DatasetError, WeightsError
 from artmodels.runtime.devices import generator
 from artmodels.training import METRICS, STATE, Recipe, TrainingConfig, fit
 
@@ -175,7 +175,7 @@ def test_a_write_that_fails_leaves_the_state_before(tmp_path, monkeypatch) -> No
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(ArtModelsError, match="No space left"):
         patch.setattr(os, "fsync", full)
         run(tmp_path)
     assert (tmp_path / STATE).read_bytes() == before

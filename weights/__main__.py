@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from artmodels import runtime
-from artmodels.errors import ArtModelsError, ConfigError, WeightsError
+from artmodels.errors import ArtModelsError, ConfigError, WeightsError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.resolving import LIBRARY, REPO
 from artmodels.methods import class_of
@@ -136,7 +136,7 @@ def convert(
     method = entry.method if entry else name
     known = sorted(path.stem for path in (recipes.ROOT / "convert").glob("*.py") if catalogue.find_method(path.stem))
     if method not in known:
-        hint = catalogue.suggest(method, known)
+        hint = suggest(method, known)
         raise typer.BadParameter(f"nothing is converted for {name!r}, only for {', '.join(known)}.{hint}")
     converter = import_module(f"weights.convert.{method}")
     options = {"style": style} if style else {}

@@ -1,6 +1,5 @@
 """Whether committed checkpoints are what they say: card, configuration, bytes, catalogue, and recipe."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from artmodels.errors import (
     WeightsError,
 )
 from artmodels.features.networks import TRAINED
+from artmodels.files import sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import WEIGHTS, config_from, read_config
 from artmodels.methods import class_of
@@ -199,8 +199,7 @@ class _Checkpoint:
         path = self.folder / WEIGHTS
         if not path.is_file():
             raise _Skipped(f"there is no {WEIGHTS}")
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
 
     def catalogue(self) -> str:
         entry = catalogue.find(self.folder.name)

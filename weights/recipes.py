@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from artmodels.data.folders import fingerprint
-from artmodels.errors import ConfigError, MissingWeights, WeightsError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import ConfigError, MissingWeights, WeightsError, suggest
+from artmodels.files import put_back, replacing, write_whole
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from
 from artmodels.training import STATE, Recipe, Sources, TrainingConfig, TrainingProgress, fit
 from weights import cards
@@ -196,9 +194,7 @@ def write_card(folder: Path) -> None:
     """
     file, result = built(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    draft = folder / ".card.tmp"
-    draft.write_text(cards.render(folder.name, file, result, config), encoding="utf-8")
-    draft.replace(folder / "README.md")
+    write_whole({folder / "README.md": cards.render(folder.name, file, result, config)})
 
 
 @contextmanager
@@ -307,7 +303,10 @@ def build(
         WEIGHTS: weights,
         RECIPE: handwritten + _found(handwritten, result, metrics),
     }
-    _write(target, contents)
+    with replacing(target, error=WeightsError) as (draft,):
+        draft.mkdir(parents=True)
+        for name, content in contents.items():
+            (draft / name).write_bytes(content)
 
 
 def _planned(origin: Path, steps: int | None) -> RecipeFile:
@@ -337,9 +336,7 @@ def _claim(work: Path, identity: Mapping[str, str]) -> None:
             "--work."
         )
     work.mkdir(parents=True, exist_ok=True)
-    draft = note.with_suffix(".tmp")
-    draft.write_text(json.dumps(identity), encoding="utf-8")
-    draft.replace(note)
+    write_whole({note: json.dumps(identity)})
 
 
 def _found(handwritten: bytes, result: Result, metrics: Mapping[str, float]) -> bytes:
@@ -356,37 +353,7 @@ def _line(item: tuple[str, object]) -> str:
     return f"{shown} = {json.dumps(value, ensure_ascii=False)}"
 
 
-# --- Folders replaced whole
-
-
-def _write(target: Path, contents: Mapping[str, bytes]) -> None:
-    draft, old = (target.with_name(f".{target.name}.{word}") for word in ("draft", "old"))
-    _restore(target, old)
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for name, data in contents.items():
-            with (draft / name).open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        if target.exists():
-            target.rename(old)
-        draft.rename(target)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        _restore(target, old)
-        raise WeightsError(f"{target} cannot be written: {error}. It is as it was before.") from error
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _restore(target: Path, old: Path) -> None:
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def recover() -> None:
     """Put back the folders that a build had put aside when it was killed."""
     for old in ROOT.glob(".*.old"):
-        _restore(ROOT / old.name.removeprefix(".").removesuffix(".old"), old)
+        put_back(ROOT / old.name.removeprefix(".").removesuffix(".old"))

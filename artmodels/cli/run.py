@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from artmodels.errors import ArtModelsError
+from artmodels.errors import ArtModelsError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Method
 from artmodels.methods import class_of
@@ -44,7 +44,7 @@ class Methods(TyperGroup):
         """
         known = self.list_commands(ctx)
         if cmd_name not in known:
-            hint = catalogue.suggest(cmd_name, known)
+            hint = suggest(cmd_name, known)
             raise typer.BadParameter(f"{cmd_name!r} is not one of {', '.join(known)}.{hint}", param_hint="METHOD")
         return _Deferred(cmd_name)
 
@@ -247,7 +247,7 @@ def _styled(method: str, style: list[str], name: str | None, styles: list[str]) 
     elif name is not None:
         fault = f"--name {name} says already which model: give one of the two."
     elif short not in styles:
-        fault = f"{style[0]!r} is not a style of {method}: {', '.join(styles)}.{catalogue.suggest(style[0], styles)}"
+        fault = f"{style[0]!r} is not a style of {method}: {', '.join(styles)}.{suggest(style[0], styles)}"
     else:
         return prefix + short
     raise typer.BadParameter(fault, param_hint="--style")

@@ -11,6 +11,7 @@ from artmodels import images
 from artmodels.data import folders
 from artmodels.errors import DatasetError, ImageError
 from artmodels.images.decoding import LoadedImage
+from artmodels.progress import Progress
 
 __all__ = ["Extraction", "Read", "listed", "name_of", "read_ahead"]
 
@@ -18,20 +19,14 @@ Read = tuple[str, str, LoadedImage | str | None]
 
 
 @dataclass(frozen=True)
-class Extraction:
-    """Where an extraction is.
+class Extraction(Progress):
+    """Where an extraction is: `done` files of `total` were looked at, and `what` is the name of the last one.
 
     Attributes:
-        done: Files that were looked at, of
-        total: all of them.
-        file: The last one.
         skipped: Files so far that cannot be read.
     """
 
-    done: int
-    total: int
-    file: str
-    skipped: int
+    skipped: int = 0
 
 
 def listed(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:

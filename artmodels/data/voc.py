@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from artmodels.data.tables import text_of
-from artmodels.errors import DatasetError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import DatasetError, suggest
+from artmodels.files import text_of
 
-__all__ = ["Annotation", "Box", "Reader", "written"]
+__all__ = ["Annotation", "Box", "Reader", "to_xml"]
 
 LIMIT = 4 * 2**20  # bytes; ten thousand objects fit
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -135,7 +134,7 @@ class Reader:
         return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
 
 
-def written(image: str, width: int, height: int, boxes: Sequence[Box], scores: Sequence[float]) -> str:
+def to_xml(image: str, width: int, height: int, boxes: Sequence[Box], scores: Sequence[float]) -> str:
     """Give an annotation file; each object has a `<confidence>`, which readers of VOC pass over."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = image

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import ConfigError, suggest
 from artmodels.hub.checkpoints import config_from
 
 __all__ = [

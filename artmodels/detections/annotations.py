@@ -6,7 +6,6 @@ A file is written whole or not at all.
 import json
 import math
 import os
-import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from artmodels.data import voc as voc_xml
-from artmodels.data.tables import some
 from artmodels.detections.boxes import as_boxes
-from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.errors import ConfigError, DatasetError, some
+from artmodels.files import write_whole
 from artmodels.images.decoding import Array
 
-__all__ = ["Detections", "coco", "iiif_page", "plain", "save", "save_voc", "voc", "write_whole"]
+__all__ = ["Detections", "coco", "iiif_page", "plain", "save", "save_voc", "voc"]
 
 IIIF_CONTEXT = "http://iiif.io/api/presentation/3/context.json"
 _DIGITS = 3  # of a pixel, in COCO
@@ -122,7 +121,7 @@ def voc(found: Detections) -> str:
         voc_xml.Box((left, top, right, bottom), label)
         for label, (left, top, right, bottom) in zip(found.labels, _exact(found.boxes), strict=True)
     ]
-    return voc_xml.written(found.image, found.width, found.height, boxes, _exact(found.scores))
+    return voc_xml.to_xml(found.image, found.width, found.height, boxes, _exact(found.scores))
 
 
 def coco(detections: Sequence[Detections], classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -250,34 +249,6 @@ def save_voc(detections: Sequence[Detections], folder: str | os.PathLike[str]) -
         texts[target] = voc(found)
     write_whole(texts)
     return list(texts)
-
-
-def write_whole(texts: Mapping[Path, str | bytes]) -> None:
-    """Write files, all or none: beside their places first, then renamed, so that what can fail comes before.
-
-    Raises:
-        ArtModelsError: One cannot be written.
-    """
-    temporary = {target: target.with_name(f".{secrets.token_hex(8)}.tmp") for target in texts}
-    try:
-        for target, text in texts.items():
-            with open(temporary[target], "xb") as file:
-                file.write(text.encode() if isinstance(text, str) else text)
-                file.flush()
-                os.fsync(file.fileno())  # a full disk may show only here
-        for target in texts:
-            if target.is_dir():
-                raise IsADirectoryError(None, "a folder of that name is there", str(target))
-        for target in texts:
-            os.replace(temporary[target], target)
-    except OSError as error:
-        raise ArtModelsError(
-            f"could not write {error.filename or 'the files'}: {error.strerror}; check that the folder exists, may be "
-            "written to and has space left"
-        ) from error
-    finally:
-        for file_left in temporary.values():
-            file_left.unlink(missing_ok=True)
 
 
 def _exact(values: Array) -> list[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from artmodels import hub
-from artmodels.errors import ConfigError, ImageError
+from artmodels.errors import ConfigError, ImageError, listing, one_of, short, suggest
 from artmodels.features.networks import (
     CAFFE,
     CENTRED,
@@ -27,14 +27,10 @@ from artmodels.features.networks import (
     Preprocessing,
     checkpoint_layout,
     convolutions,
-    listing,
     named_nodes,
-    one_of,
     randomise,
 )
 from artmodels.features.stages import Padding, Pooling, Window
-from artmodels.files import short
-from artmodels.hub.catalogue import suggest
 from artmodels.hub.checkpoints import check_numbers, config_from
 from artmodels.runtime.devices import generator, pick_device
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 import torch
 
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, one_of
 from artmodels.features.stages import (
     Convolution,
     Halving,
@@ -24,8 +24,6 @@ from artmodels.features.stages import (
     Stage,
     Window,
 )
-from artmodels.files import short
-from artmodels.hub.catalogue import suggest
 
 __all__ = [
     "CAFFE",
@@ -43,14 +41,11 @@ __all__ = [
     "WIDEST",
     "art_resnet_nodes",
     "art_vgg_nodes",
-    "at_most",
     "checkpoint_layout",
     "convolutions",
     "filter_nodes",
     "layout",
-    "listing",
     "named_nodes",
-    "one_of",
     "randomise",
     "resnet_nodes",
     "vgg_nodes",
@@ -309,23 +304,3 @@ def convolutions(nodes: Sequence[Node]) -> Iterator[Convolution]:
     """Every convolution of the stages, those inside blocks included."""
     for node in nodes:
         yield from (module for module in node.stage.modules() if isinstance(module, Convolution))
-
-
-def one_of(what: str, value: str, choices: Sequence[str]) -> str:
-    """Return `value` if it is one of the choices, else raise ConfigError with the near misses."""
-    if value not in choices:
-        raise ConfigError(f"Unknown {what} {value!r}.{suggest(str(value), choices)} Choose one of {listing(choices)}.")
-    return value
-
-
-def at_most(most: int, /, **settings: int | Sequence[int] | None) -> None:
-    """Raise ConfigError unless counts, by name, are small enough: a configuration may come from anybody."""
-    for name, value in settings.items():
-        counts = value if isinstance(value, Sequence) else [value or 0]
-        if max(counts, default=0) > most:
-            raise ConfigError(f"{name}={short(value)} must be at most {most}")
-
-
-def listing(names: Sequence[str]) -> str:
-    """The names, quoted, for a message."""
-    return ", ".join(repr(name) for name in names)

@@ -7,15 +7,14 @@ trained. Listing is instant, since nothing heavy is imported. A commit and a sha
 name always means the same bytes, whoever serves them.
 """
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from artmodels.errors import ConfigError, MissingWeights
+from artmodels.errors import ConfigError, MissingWeights, suggest
 
 __all__ = [
     "Entry",
@@ -31,7 +30,6 @@ __all__ = [
     "methods",
     "parse",
     "read",
-    "suggest",
 ]
 
 PACKAGE = Path(__file__).parents[1]
@@ -171,12 +169,6 @@ def download(entry: Entry) -> Weights | None:
     """Return what must be fetched before an entry can run, its own weights or those it needs; None if nothing."""
     parts = [entry, *map(get, entry.needs)]
     return next((part.weights for part in parts if part.weights and not part.embedded), None)
-
-
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the choices nearest to `word`, or an empty string."""
-    near = difflib.get_close_matches(word, list(choices), n=3)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def find(name: object) -> Entry | None:

@@ -21,9 +21,19 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from artmodels.errors import ConfigError, HashMismatch, MissingWeights, UnsafeFormat, WeightsError, WeightsMismatch
-from artmodels.files import read_object, short
-from artmodels.hub.catalogue import suggest
+from artmodels.errors import (
+    ConfigError,
+    HashMismatch,
+    MissingWeights,
+    UnsafeFormat,
+    WeightsError,
+    WeightsMismatch,
+    clipped,
+    short,
+    some,
+    suggest,
+)
+from artmodels.files import read_object
 
 __all__ = [
     "CONFIG",
@@ -47,7 +57,6 @@ PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 Expected: typing.TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
 """By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too and its numbers not."""
 
-_SHOWN, _LONG = 5, 200
 _HEADER = 2**22  # bytes: room for some 40 000 tensors
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _COUNTER = "num_batches_tracked"  # of batch normalisation, which does without when it is not trained
@@ -243,8 +252,8 @@ def _opened(file: Path, sha256: str | None = None) -> Iterator[Any]:
             yield tensors
     except SafetensorError as error:
         raise WeightsMismatch(
-            f"{file} is damaged or not a safetensors file ({_cut(str(error))}): delete {file.resolve()} and fetch or "
-            "save it again."
+            f"{file} is damaged or not a safetensors file ({clipped(str(error))}): delete {file.resolve()} and fetch "
+            "or save it again."
         ) from error
     except OSError as error:
         raise WeightsMismatch(f"{file} cannot be read ({error}): fetch or save it again.") from error
@@ -277,29 +286,31 @@ def fault_of(tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> str |
             continue
         extremes = torch.stack(torch.aminmax(tensor.detach()))
         if not bool(extremes.isfinite().all()):
-            return f"{_cut(key)} holds values that are not finite"
+            return f"{clipped(key)} holds values that are not finite"
         # torchvision's name, and the end of MXNet's: the root of a negative one would be no number.
         if key.endswith("running_var") and extremes[0] < 0:
-            return f"{_cut(key)} holds a negative variance, {float(extremes[0]):g}"
+            return f"{clipped(key)} holds a negative variance, {float(extremes[0]):g}"
         largest = float(extremes.abs().max())
         for kind in types:
             if kind is not None and kind.is_floating_point:
                 extremes = extremes.to(kind)
                 if not bool(extremes.isfinite().all()):
-                    return f"{_cut(key)} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
+                    return (
+                        f"{clipped(key)} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
+                    )
     return None
 
 
 def _check_kinds(file: Path, kinds: Mapping[str, str]) -> None:
     """Check that weights are of floating types that PyTorch computes in; counters may be integers."""
     wrong = [
-        f"{_cut(key)} is {kind}"
+        f"{clipped(key)} is {kind}"
         for key, kind in sorted(kinds.items())
         if kind not in _FLOATS and not (key.rpartition(".")[2] == _COUNTER and kind in ("I32", "I64"))
     ]
     if wrong:
         raise WeightsMismatch(
-            f"{file} does not hold weights as {', '.join(_FLOATS)}: {_some(wrong)}. Save them in one of these, or load "
+            f"{file} does not hold weights as {', '.join(_FLOATS)}: {some(wrong)}. Save them in one of these, or load "
             "another checkpoint."
         )
 
@@ -308,12 +319,12 @@ def _check_shapes(file: Path, actual: Mapping[str, Any], expected: Mapping[str, 
     missing = sorted(expected.keys() - actual.keys())
     extra = sorted(actual.keys() - expected.keys())
     wrong = [
-        f"{_cut(key)} is {short(list(actual[key]))}, not {list(expected[key])}"
+        f"{clipped(key)} is {short(list(actual[key]))}, not {list(expected[key])}"
         for key in sorted(expected.keys() & actual.keys())
         if actual[key] != tuple(expected[key])
     ]
     faults = [
-        f"{len(items)} {title}: {_some(items)}"
+        f"{len(items)} {title}: {some(items)}"
         for title, items in (("missing", missing), ("unexpected", extra), ("of the wrong shape", wrong))
         if items
     ]
@@ -332,23 +343,14 @@ def missing_file(where: str, filename: str, names: Sequence[str]) -> WeightsErro
     unsafe = [name for name in names if name.endswith(PICKLES)]
     if unsafe and not any(name.endswith(".safetensors") for name in names):
         return UnsafeFormat(pickle_text(where, unsafe))
-    there = f" It has: {_some(names)}." if names else ""
+    there = f" It has: {some(names)}." if names else ""
     return MissingWeights(f"{where} has no {filename}.{there} Check the name, or save it with save_pretrained.")
 
 
 def pickle_text(where: str, names: Sequence[str]) -> str:
     """Return the message of UnsafeFormat about the files called `names`."""
     return (
-        f"{where} has only pickle-based weights ({_some(names)}), which can run code when opened, so "
+        f"{where} has only pickle-based weights ({some(names)}), which can run code when opened, so "
         f"artmodels never opens them. Convert them to {WEIGHTS} with safetensors.torch.save_file, or choose "
         "another checkpoint."
     )
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(map(_cut, items[:_SHOWN])) + more
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONG else f"{text[:_LONG]}…"

@@ -10,10 +10,8 @@ Here are the method classes; `artmodels.hub.resolving` resolves names, `artmodel
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 import typing
-import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,8 +22,8 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the cli
 from safetensors.torch import save
 
 from artmodels._version import __version__
-from artmodels.errors import ConfigError, WeightsError
-from artmodels.files import short
+from artmodels.errors import ConfigError, WeightsError, short
+from artmodels.files import replacing
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
@@ -180,19 +178,11 @@ class Pretrained(ABC):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConfigError(f"{target} exists and is not an empty folder: choose another, or remove it first.")
         text = self._card(target.name, card)
-        # Beside the target, because a rename is atomic only within a file system; not with tempfile, whose
-        # folders are closed to other users.
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
+        with replacing(target, error=WeightsError) as (draft,):
             draft.mkdir(parents=True)
             self._write(draft, text)
             if target.exists():
-                target.rmdir()  # empty; Windows does not rename onto a folder
-            draft.rename(target)
-        except OSError as error:
-            raise WeightsError(f"{target} cannot be written: {error}. Nothing was left there.") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+                target.rmdir()  # it is still empty: what somebody else has written meanwhile is not replaced
         return target
 
     def _write(self, folder: Path, card: str) -> None:

@@ -7,11 +7,9 @@ grey keeps its range, alpha is composited and kept beside, and `LoadedImage.note
 Anything that cannot be used raises `ImageError` or one of its two kinds.
 """
 
-import errno
 import io
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Mapping
@@ -22,7 +20,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from artmodels.errors import ArtModelsError, ConfigError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.files import write_whole
 from artmodels.images import png16
 from artmodels.images.bounds import check_structure
 from artmodels.images.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
@@ -44,8 +43,6 @@ _PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS or LIMIT
 _ANY_SIZE = 2**62  # what is in memory already may also be written
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _TEXT_LIMIT = 2**20  # what Pillow agrees to read back
-_WRITE_ADVICE = {errno.ENOSPC: "free some space and try again", errno.EDQUOT: "free some space and try again"}
-_WRITE_OTHER = "check that the folder exists and may be written to"
 
 File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 Source: TypeAlias = Union[File, Image.Image, Array, "torch.Tensor", LoadedImage]
@@ -172,22 +169,7 @@ def save_png(
     target = Path(path)
     if target.suffix.lower() != ".png":
         raise ConfigError(f"{str(target)!r} does not end in .png; only PNG is written, without loss")
-    data = encode_png(image, metadata=metadata)
-    # Beside the target, because a rename is atomic only within one file system.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a full disk may show only here
-        os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ArtModelsError(
-            f"could not write {str(target)!r}: {reason}; {_WRITE_ADVICE.get(error.errno or 0, _WRITE_OTHER)}"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole({target: encode_png(image, metadata=metadata)})
 
 
 def read_metadata(png: File) -> dict[str, str]:

@@ -3,8 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from artmodels.errors import ConfigError
-from artmodels.files import short
+from artmodels.errors import ConfigError, short
 from artmodels.hub import catalogue
 
 __all__ = ["class_of", "load"]

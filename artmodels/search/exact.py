@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.files import read_object
+from artmodels.files import read_object, replacing
 from artmodels.search.faiss_index import FaissConfig, FaissIndex
 from artmodels.search.vectors import BLOCK, HEADER, Array, Numbers, Whitening, begin, ordered, tensor_of
 
@@ -165,15 +165,13 @@ class ExactIndex:
         root, header = begin(folder, {"kind": "exact", "dims": self.dims})
         half = bool(self._parts) and all(part.dtype == np.float16 for part in self._parts)
         kind = np.float16 if half else np.float32
-        # Under another name, because the old file may be where the vectors are.
-        draft = root / f"{VECTORS}.tmp"
-        with draft.open("wb") as file:
+        # A new file, because the old one may be where the vectors are.
+        with replacing(root / VECTORS) as (draft,), draft.open("wb") as file:
             about = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, about | {"shape": (len(self), self.dims)})
             for start, block in self._blocks():
                 live = self._numbers.live[start : start + len(block)]
                 file.write(block.numpy()[live].astype(kind).tobytes())
-        draft.replace(root / VECTORS)
         np.save(root / IDS, self.ids)
         (root / HEADER).write_text(header, encoding="utf-8")
 

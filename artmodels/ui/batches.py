@@ -1,88 +1,29 @@
-"""What the Spaces of feed-forward methods share: one pass or many files behind `connect`, and a wall of pictures.
-
-`once` and `batch` are the counterparts of `artmodels.ui.controls.follow` for methods that have no steps.
-"""
+"""Many pictures behind one button: upload, one pass of a network for each, and an archive of what came out."""
 
 import json
 import logging
 import time
 import zipfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image, ImageOps
+from PIL import Image
 
 from artmodels import images
 from artmodels.errors import ArtModelsError, ImageError, WeightsError
-from artmodels.hub import catalogue
-from artmodels.images.loading import LoadedImage
 from artmodels.images.results import ImageResult
-from artmodels.runtime.devices import pick_device
-from artmodels.ui.controls import MODELS, Panel, Update, explained, finish, models, run_folder, told
-from artmodels.ui.server.files import Files
-from artmodels.ui.server.pictures import picture_url
+from artmodels.ui.controls import Panel, Update, run_folder, status_lines
+from artmodels.ui.server.components import Files
 from artmodels.ui.uploads import Names, listing, markdown
 
-__all__ = ["FILES", "LONGEST", "Tile", "at_size", "batch", "batch_results", "once", "tiles", "upload_files", "wall"]
+__all__ = ["FILES", "batch_results", "show_batch", "upload_files"]
 
-LONGEST = 3072 if pick_device().type == "cuda" else 2048  # px: side of what is run in one piece
 FILES = 32  # of a batch: a few minutes of a small machine
-TILE = 224  # px: side of a picture on a wall
 PREVIEW = 320  # px: longest side of a batch's previews
 
 _log = logging.getLogger(__name__)
-
-
-# --- one picture
-
-
-def once(run: Callable[[], ImageResult], *, name: str, before: str) -> Generator[Update, None, None]:
-    """Turn one pass into updates of the panel that `results(..., steps=False)` made.
-
-    Args:
-        run: Gives the method's result.
-        name: Of the file to download, without ending.
-        before: File of the picture to compare the result with.
-
-    Raises:
-        gr.Error: With the message of any error that artmodels explains.
-    """
-
-    def updates() -> Iterator[Update]:
-        yield None, None, gr.update(value=None, interactive=False), None, "Working…"
-        yield finish(run(), run_folder() / f"{name}.png", before)
-
-    yield from explained(updates(), outputs=5)
-
-
-def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, **options: object) -> ImageResult:
-    """Run a method that keeps the size of its input, on a picture whose longest side is to be `side` pixels.
-
-    Args:
-        model: Is called with the picture, `size=(height, width)` and the options.
-        picture: What to run it on.
-        side: 0 keeps the picture's own size up to `LONGEST`; a note of the result says where that made it smaller.
-        **options: Passed on.
-    """
-    longest = max(picture.height, picture.width)
-    target = side or min(longest, LONGEST)
-    if target == longest:
-        return model(picture, **options)
-    size = max(1, round(picture.height * target / longest)), max(1, round(picture.width * target / longest))
-    result = model(picture, size=size, **options)
-    if side:
-        return result
-    note = (
-        f"The picture of {picture.width} x {picture.height} pixels was reduced to this server's limit of {LONGEST} a "
-        "side; in Python there is no such limit."
-    )
-    return replace(result, notes=(*result.notes, note))
-
-
-# --- many pictures
 
 
 def upload_files(label: str) -> Any:
@@ -95,16 +36,11 @@ def batch_results() -> Panel:
     with gr.Row():
         run = gr.Button("Run all", variant="primary", size="lg", min_width=120)
         stop = gr.Button("Stop", size="lg", min_width=120)
-    status, made = told()
+    status, made = status_lines()
     previews = gr.Gallery(
-        label="Results",
-        format="png",
-        interactive=False,
-        columns=4,
-        height=360,
-        buttons=[],
+        label="Results", format="png", interactive=False, columns=4, height=360, buttons=[],
         elem_classes="batch-results",
-    )
+    )  # fmt: skip
     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
     with gr.Accordion("Report on each file", open=False):
         report = gr.JSON(label="Report: settings or error of each file", buttons=["copy"])
@@ -113,7 +49,7 @@ def batch_results() -> Panel:
     )
 
 
-def batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str) -> Generator[Update, None, None]:
+def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str) -> Generator[Update, None, None]:
     """Run a method on files, one after the other; a file that cannot be used is reported, and the rest goes on.
 
     Args:
@@ -123,12 +59,9 @@ def batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str)
             report as `report.json`.
 
     Raises:
-        gr.Error: No file gave a result, or the model cannot be loaded.
+        ImageError: No file gave a result.
+        WeightsError: The model cannot be loaded.
     """
-    yield from explained(_batch(run, paths, name), outputs=4)
-
-
-def _batch(run: Callable[[str], ImageResult], paths: Sequence[str], name: str) -> Iterator[Update]:
     start = time.perf_counter()
     folder = run_folder()
     archive = folder / f"{name}.zip"
@@ -174,92 +107,3 @@ def _preview(image: Image.Image, file: Path) -> str:
 
 def _faults(report: Sequence[dict[str, Any]]) -> str:
     return listing([(row["file"], row["error"]) for row in report if "error" in row])
-
-
-# --- a wall of pictures to choose from
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A choice on a wall.
-
-    Attributes:
-        value: What is chosen, the name of a model.
-        title: First part of the caption.
-        text: The rest, smaller.
-        picture: Square.
-    """
-
-    value: str
-    title: str
-    text: str
-    picture: Image.Image
-
-
-def tiles(method: str, sample: Image.Image, caption: Callable[[catalogue.Entry], tuple[str, str]]) -> list[Tile]:
-    """Show what each model of a method does to the same picture, now: about a tenth of a second each.
-
-    Args:
-        method: Whose models; those that would have to be downloaded first keep the sample as it is.
-        sample: The picture.
-        caption: Gives a model's title and text.
-    """
-    sample = ImageOps.fit(sample, (TILE, TILE), Image.Resampling.LANCZOS)
-    made = []
-    for entry in models(method):
-        picture = sample
-        if catalogue.download(entry) is None:
-            try:
-                picture = MODELS(entry.name)(sample).image
-            except ArtModelsError as error:  # whoever chooses it is told; the others are not kept from opening
-                _log.warning("no tile for %s: %s", entry.name, error)
-        title, text = caption(entry)
-        made.append(Tile(value=entry.name, title=title, text=text, picture=picture))
-    return made
-
-
-def wall(label: str, choices: Sequence[Tile]) -> Any:
-    """Add a choice among pictures: radio buttons, for keyboards and programs too, that look like a wall of tiles."""
-    pictures = "".join(
-        f".wall label:nth-of-type({number})::before {{ background-image: url({picture_url(tile.picture)}); }}\n"
-        f".wall label:nth-of-type({number})::after {{ content: {json.dumps(tile.text, ensure_ascii=False)}; }}\n"
-        for number, tile in enumerate(choices, start=1)
-    )
-    gr.HTML(f"<style>{_WALL}{pictures}</style>", elem_classes="wall-style", padding=False)
-    titles = [(tile.title, tile.value) for tile in choices]
-    component = gr.Radio(titles, value=choices[0].value, label=label, elem_classes="wall")
-    # gradio's own step would answer a program that asks for another one with "400 Bad Request": leave it to a check.
-    component.preprocess = lambda payload: payload  # type: ignore[method-assign]
-    return component
-
-
-_WALL = """
-.wall-style { display: none; }
-.wall .wrap:has(> label) {
-  display: grid; gap: clamp(.4rem, 1vw, .7rem); grid-template-columns: repeat(auto-fit, minmax(88px, 1fr));
-}
-.wall .wrap label {
-  display: block; padding: 0; overflow: hidden; border-radius: 0; box-shadow: none; cursor: pointer;
-  border: 1px solid var(--border-color-primary); background: var(--block-background-fill); color: inherit;
-}
-.wall .wrap label::before {
-  content: ""; display: block; aspect-ratio: 1; background-size: cover; background-position: center;
-}
-.wall .wrap label:hover { border-color: var(--button-primary-background-fill); }
-.wall .wrap label:has(input:checked) {
-  border-color: var(--button-primary-background-fill); outline: 2px solid var(--button-primary-background-fill);
-}
-.wall .wrap label:has(input:focus-visible) { outline: 3px solid var(--button-primary-background-fill); }
-.wall .wrap input { position: absolute; opacity: 0; pointer-events: none; }
-.wall .wrap span {
-  display: block; margin: 0; padding: .5rem .6rem .2rem; font-size: .85rem; line-height: 1.3; font-weight: 600;
-}
-.wall .wrap label::after {
-  display: block; padding: 0 .6rem .6rem; font-size: .78rem; line-height: 1.35; font-weight: 400;
-  color: var(--body-text-color-subdued);
-}
-@media (max-width: 640px) {
-  .wall .wrap span { padding: .4rem .4rem .1rem; font-size: .74rem; overflow-wrap: anywhere; }
-  .wall .wrap label::after { padding: 0 .4rem .4rem; font-size: .7rem; }
-}
-"""

@@ -1,4 +1,4 @@
-"""What is wrong with an input of a Space, as a sentence that says what to do, beside the control it is about."""
+"""Checks of what a visitor gives: each says what is wrong and what to do, in a sentence beside the control."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from artmodels.errors import ImageError
+from artmodels.errors import ImageError, suggest
 from artmodels.hub import catalogue
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.decoding_process import DecodingProcesses
@@ -17,8 +17,7 @@ __all__ = ["Check", "file_list", "model_of", "picture", "read", "same_size_as", 
 Check = Callable[[Any, Mapping[str, Any]], str]
 """Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
 
-# Checks run outside the queue: two processes bound the memory that they take together, and two files that take too
-# long hold up the others for that time only.
+# Checks run outside the queue: two processes bound their memory, and two slow files delay others for a bounded time.
 _processes = DecodingProcesses(2)
 
 
@@ -78,12 +77,12 @@ def model_of(method: str) -> Check:
     def check(name: str, _: Mapping[str, Any]) -> str:
         if name in names:
             return ""
-        return f"{name!r} is not one of {', '.join(names)}.{catalogue.suggest(str(name), names)}"
+        return f"{name!r} is not one of {', '.join(names)}.{suggest(str(name), names)}"
 
     return check
 
 
-def whole_number(what: str, least: int, most: int, advice: str, *, or_zero: bool = False) -> Check:
+def whole_number(what: str, least: int, most: int, advice: str = "", *, or_zero: bool = False) -> Check:
     """Check that a number is whole and within its bounds, or 0 where that leaves the choice to the method."""
 
     def check(value: int | None, _: Mapping[str, Any]) -> str:

@@ -1,40 +1,79 @@
-"""Controls and endpoints of a page that has more than one thing to do.
+"""What a control does: handlers behind buttons, endpoints for programs, and errors that say what to do.
 
 A handler is a generator of updates, the status last, which tells of errors.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import wraps
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.ui.checks import Check, validator
-from artmodels.ui.controls import NEXT, Update, explained
-from artmodels.ui.lanes import LANES, Lane
+from artmodels.ui.controls import Panel, Update
+from artmodels.ui.server.lanes import LANES, Lane
+from artmodels.ui.uploads import markdown
 
-__all__ = ["answered", "endpoint", "on", "working"]
+__all__ = ["answered", "connect", "describe_inputs", "endpoint", "explain_errors", "on", "stop_button", "working"]
 
-Handler = Callable[..., Generator[Update, None, None]]
+# A click on Run while it works counts, and this answers in the browser at once. Other clicks are answered by the style
+# of a line that waits.
+NEXT = "(was) => /^(Step|Training|Next)|…$/m.test(was) ? 'Next: what is set now.' : was"
+NAMED = 80  # characters of a name that are shown
+
+Handler = Callable[..., Iterator[Update]]
+
+_log = logging.getLogger(__name__)
 
 
-def answered(handler: Handler, *, outputs: int, event: bool = False) -> Handler:
-    """Make errors of a handler the last of its outputs, the status; see `artmodels.ui.controls.explained`.
+# --- a page with one thing to do
 
-    Args:
-        handler: A generator of updates.
-        outputs: How many each has.
-        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+
+def connect(function: Handler, inputs: Sequence[Any], panel: Panel, checks: Mapping[str, Check]) -> None:
+    """Make the buttons of a panel work, and add the public endpoint, which is called as the function is.
+
+    People see everything stream; a program gets the panel's public outputs.
     """
 
-    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
-        yield from explained(handler(what, *values), outputs=outputs)
+    def page(*values: Any) -> Generator[Update, None, None]:
+        made: Any = describe_inputs(inputs, values)
+        with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
+            for *shown, status in updates:
+                yield *shown, made, status
+                made = gr.skip()
 
-    def run(*values: Any) -> Generator[Update, None, None]:
-        yield from explained(handler(*values), outputs=outputs)
+    outputs = [*panel.outputs[:-1], panel.made, panel.status]
+    running = working(panel.run, page, inputs, outputs, panel.lane, validator=validator(function, checks))
+    if panel.stop is not None:
+        text = "Stopped. What is shown is as far as it came; run again for a full result."
+        stop_button(panel.stop, [running], panel.status, text)
+    endpoint(function, inputs, panel.outputs[: panel.public], checks, panel.lane)
 
-    return clicked if event else run
+
+def describe_inputs(controls: Sequence[Any], values: Sequence[Any]) -> str:
+    """Say from what a result is made, as HTML, in the words of its controls: files, choices, and what was changed."""
+    parts = []
+    for control, value in zip(controls, values, strict=True):
+        if isinstance(control, gr.Image | gr.File):
+            files = [value] if isinstance(value, str) else value or []
+            text = Path(files[0]).name if len(files) == 1 else f"{len(files)} files" if files else ""
+        elif isinstance(control, gr.Radio | gr.Dropdown):
+            text = next((str(words) for words, choice in control.choices if choice == value), str(value))
+        elif isinstance(value, bool):
+            text = ("no", "yes")[value]
+        else:
+            text = "" if value in (None, control.value) else f"{value}"
+        if text:
+            parts.append(f"{escape(str(control.label).partition(':')[0])}: <b>{escape(text[:NAMED])}</b>")
+    return f"<p>{' · '.join(parts)}</p>"
+
+
+# --- a page with more than one
 
 
 def on(
@@ -56,37 +95,36 @@ def on(
         outputs: Controls that it updates.
         event: See `answered`.
         lane: Where it waits, and the status shows how many wait before; None for what takes no time.
-        more: What the listener takes beside.
+        more: Further arguments of the listener.
     """
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     if lane is not None:
         options |= {"concurrency_id": lane, "concurrency_limit": 1}
         options |= {"show_progress": "minimal", "show_progress_on": outputs[-1]}
-        handler = _in_lane(handler, lane)
-    made = answered(handler, outputs=len(outputs), event=event)
-    return listener(made, inputs, outputs, **options | more)
+    safe = answered(handler, outputs=len(outputs), event=event, lane=lane)
+    return listener(safe, list(inputs), list(outputs), **options | more)
 
 
-def working(button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane) -> Any:
+def working(
+    button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane, **more: Any
+) -> Any:
     """Connect a button that starts work, see `on`; a click while it works counts, once, and the status says so."""
     button.click(None, outputs[-1], outputs[-1], js=NEXT, api_visibility="private")
-    return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last")
+    return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last", **more)
 
 
-def _in_lane(handler: Handler, lane: Lane) -> Handler:
-    def run(*values: Any) -> Generator[Update, None, None]:
-        yield from LANES.run(handler(*values), lane)
-
-    return run
+def stop_button(button: Any, running: Sequence[Any], status: Any, text: str) -> None:
+    """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`."""
+    button.click(lambda: text, outputs=status, cancels=list(running), api_visibility="private", queue=False)
 
 
 def endpoint(
     function: Handler, inputs: Sequence[Any], outputs: Sequence[Any], checks: Mapping[str, Check], lane: Lane
 ) -> None:
-    """Add an endpoint for programs, which is called as the function is; they get all of an update but the status.
+    """Add an endpoint for programs, which is called as the function is.
 
     Args:
-        function: A generator of updates, the status last.
+        function: A generator of updates, the status last; programs get the first values, one for each output.
         inputs: Components that say what it takes.
         outputs: Components that say what it gives.
         checks: Of what is sent, by the names of the function's arguments.
@@ -95,12 +133,65 @@ def endpoint(
 
     @wraps(function)
     def called(*values: Any) -> Iterator[Update]:
-        updates = explained(LANES.run(function(*values), lane), outputs=len(outputs) + 1)
+        updates = explain_errors(LANES.run(function(*values), lane), outputs=len(outputs) + 1)
         with contextlib.closing(updates):
             for update in updates:
-                yield update[:-1]
+                yield tuple(map(_value, update[: len(outputs)]))
 
     gr.on(
-        [], called, inputs, outputs, api_name=function.__name__, concurrency_id=lane, concurrency_limit=1,
+        [], called, list(inputs), list(outputs), api_name=function.__name__, concurrency_id=lane, concurrency_limit=1,
         validator=validator(function, checks),
     )  # fmt: skip
+
+
+def _value(output: Any) -> Any:
+    """Keep only the value of a button that is to change: programs have no buttons."""
+    if isinstance(output, dict) and output.get("__type__") == "update":
+        return output.get("value") or gr.skip()
+    return output
+
+
+# --- errors
+
+
+def answered(handler: Handler, *, outputs: int, event: bool = False, lane: Lane | None = None) -> Handler:
+    """Make a handler that shows its errors as the status; see `explain_errors`.
+
+    Args:
+        handler: A generator of updates.
+        outputs: How many values an update has.
+        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
+        lane: Where it waits; None for what takes no time.
+    """
+
+    def run(*values: Any) -> Generator[Update, None, None]:
+        updates = handler(*values)
+        yield from explain_errors(updates if lane is None else LANES.run(updates, lane), outputs=outputs)
+
+    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
+        yield from run(what, *values)
+
+    return clicked if event else run
+
+
+def explain_errors(updates: Iterator[Update], *, outputs: int) -> Generator[Update, None, None]:
+    """Pass updates on; where they end in an error, show it in the status, the last of the outputs.
+
+    Raises:
+        gr.Error: With the message of any error that artmodels explains.
+    """
+    others = (gr.skip(),) * (outputs - 1)
+    try:
+        yield from updates
+    except HashMismatch as error:
+        _log.error("%s", error)  # it tells where the server keeps its files
+        text = "The weights of this model are not the promised ones; the server's log says more."
+        yield *others, f"**It did not work:** {text}"
+        raise gr.Error(text, print_exception=False) from error
+    except ArtModelsError as error:
+        # It may hold names of files, which are the visitor's, and the page would show as Markdown and as HTML.
+        yield *others, f"**It did not work:** {markdown(str(error))}"
+        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+    except Exception:  # whatever it is, the line above the result must not go on saying that work is under way
+        yield *others, "**It did not work**, for a reason that the server's log tells."
+        raise

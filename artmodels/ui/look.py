@@ -171,7 +171,7 @@ def _served(hosts: frozenset[str]) -> Callable[[Any], AbstractAsyncContextManage
 
 
 def _watching(inner: ASGIApp, sessions: Sessions) -> ASGIApp:
-    """Tell the sessions which pages are open: each holds a connection that its session is named by."""
+    """Tell the sessions which pages are open: a page keeps a connection whose address ends with its session."""
 
     async def watch(scope: Scope, receive: Receive, send: Send) -> None:
         before, _, session_id = scope.get("path", "").rpartition("/")

@@ -1,7 +1,7 @@
 """Files that somebody uploaded, archives among them: taken in one after the other, and never more than is bearable.
 
-What cannot be used is left out under its name, with the reason, and the rest is used. Nothing that an archive says of
-itself is believed: what comes out of it is counted.
+What cannot be used is left out under its name, with the reason, and the rest is used. What an archive says of its own
+sizes is not believed: the bytes that come out of it are counted.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ NAME = 200  # bytes of a name: file systems take 255, and numbers and endings ar
 SHOWN = 20  # reasons on a page
 CHUNK = 2**18  # bytes inflated at a time
 
-# What systems add by themselves: nobody misses it, so nobody is told.
+# What systems add by themselves: nobody misses it, so it is left out without a word.
 _SYSTEM_FOLDERS = {"__macosx", "@eadir"}
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
 _METHODS = {9: "Deflate64", 12: "BZIP2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
@@ -157,7 +157,7 @@ def take_in(
                 picture = read(str(target)).pil()
             except (ImageError, *_FAULTS) as error:
                 damaged = entry and not isinstance(error, ImageError | OSError)
-                left_out[name] = (f"it is damaged inside {path.name}: " if damaged else "") + _said(error)
+                left_out[name] = (f"it is damaged inside {path.name}: " if damaged else "") + _one_line(error)
                 target.unlink(missing_ok=True)
                 unusable += 1
                 continue
@@ -197,7 +197,7 @@ def _listed(
                 raise zipfile.BadZipFile(f"more than {ENTRIES} files are in the archives: give parts of it")
             entries += len(stack.enter_context(archive).infolist())
         except _FAULTS as error:
-            left_out[names.unused(_printable(path.name))] = f"the archive cannot be read: {_said(error)}"
+            left_out[names.unused(_printable(path.name))] = f"the archive cannot be read: {_one_line(error)}"
             continue
         for number, entry in enumerate(archive.infolist()):
             inside = PurePosixPath(entry.orig_filename.replace("\\", "/"))
@@ -212,10 +212,10 @@ def _listed(
 
 
 class _Bounded(io.BufferedReader):
-    """An archive of which nobody reads more than `DIRECTORY` bytes at once, as `zipfile` does with what it lists.
+    """The file of an archive, which gives at most `DIRECTORY` bytes at once: `zipfile` reads the list of entries whole.
 
-    One name that is not what it says, or one entry of a newer version, would keep `zipfile` from all others: they are
-    marked, and changed on the way.
+    A name that is not the UTF-8 that it says it is, or an entry of a newer version, would make `zipfile` refuse the
+    whole archive: the list is mended while it is read, and such names are kept in `undecodable`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -312,18 +312,18 @@ def _printable(name: str) -> str:
     return text if len(text) <= 80 else f"{text[:60]}…{text[-19:]}"
 
 
-def _said(error: Exception) -> str:
-    """Say what an error says, in one line, and nothing of where the server keeps its files."""
+def _one_line(error: Exception) -> str:
+    """Give the message of an error in one line, without the paths of the server."""
     text = (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error) or "it ends too early"
     text = " ".join(_printable(part) for part in text.split())
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
-# --- what people are told
+# --- what the page shows of it
 
 
 def reported(steps: Iterator[Any], *, others: int) -> Generator[tuple[Any, ...], None, Any]:
-    """Show texts as the status, which comes after `others` outputs that stay as they are, and return what is no text.
+    """Show the texts of some steps as the status, after `others` outputs that stay as they are; return the last step.
 
     Closing this closes the steps, too.
     """

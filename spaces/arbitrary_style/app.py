@@ -8,10 +8,6 @@ import gradio as gr
 from artmodels import ui
 from artmodels.hub import catalogue
 from artmodels.images.results import ImageResult
-from artmodels.ui.batches import FILES, LONGEST, at_size, batch, batch_results, once, upload_files
-from artmodels.ui.checks import file_list, picture, read, whole_number
-from artmodels.ui.controls import MODELS, Update
-from artmodels.ui.look import launch_options
 
 COLOURS = {
     "From the style": "none",
@@ -29,10 +25,10 @@ def painter(slots: Slots, strength: float, colour: str, style_size: int, size: i
     given = [(path, weight) for path, weight in slots if path is not None]
 
     def run(path: str) -> ImageResult:
-        styles = [read(style) for style, _ in given]
+        styles = [ui.read(style) for style, _ in given]
         weights = [weight for _, weight in given]
         options = {"style_weights": weights, "strength": strength, "colour": colour, "style_size": style_size}
-        return at_size(partial(MODELS(MODEL), styles=styles), read(path), size, **options)
+        return ui.at_size(partial(ui.MODELS(MODEL), styles=styles), ui.read(path), size, **options)
 
     return run
 
@@ -51,7 +47,7 @@ def arbitrary_style_run(
     weight_3: float = 1.0,
     style_4: str | None = None,
     weight_4: float = 1.0,
-) -> Iterator[Update]:
+) -> Iterator[ui.Update]:
     """Repaint a picture in the manner of another, or of a blend of up to four.
 
     Args:
@@ -74,7 +70,7 @@ def arbitrary_style_run(
     """
     slots = ((style_1, weight_1), (style_2, weight_2), (style_3, weight_3), (style_4, weight_4))
     run = painter(slots, strength, colour, style_size, size)
-    yield from once(partial(run, photo), name="arbitrary-style", before=photo)
+    yield from ui.show_pass(partial(run, photo), name="arbitrary-style", second=photo)
 
 
 def arbitrary_style_batch(
@@ -91,7 +87,7 @@ def arbitrary_style_batch(
     weight_3: float = 1.0,
     style_4: str | None = None,
     weight_4: float = 1.0,
-) -> Iterator[Update]:
+) -> Iterator[ui.Update]:
     """Repaint several pictures in one manner; what cannot be read is reported, the rest is done.
 
     Args:
@@ -113,14 +109,14 @@ def arbitrary_style_batch(
         A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
     """
     slots = ((style_1, weight_1), (style_2, weight_2), (style_3, weight_3), (style_4, weight_4))
-    yield from batch(painter(slots, strength, colour, style_size, size), photos, name="arbitrary-style")
+    yield from ui.show_batch(painter(slots, strength, colour, style_size, size), photos, name="arbitrary-style")
 
 
 CHECKS = {
-    "style_1": picture("a picture to take the style from", smallest=8),
-    "style_size": whole_number("Stroke size", 32, 1024, ""),
-    "size": whole_number("Longest side", 64, LONGEST, f"The limit is {LONGEST} pixels a side.", or_zero=True),
-    **{f"style_{i}": picture("a style", smallest=8, optional=True) for i in range(2, STYLES + 1)},
+    "style_1": ui.picture("a picture to take the style from", smallest=8),
+    "style_size": ui.whole_number("Stroke size", 32, 1024),
+    "size": ui.whole_number("Longest side", 64, ui.LONGEST, f"The limit is {ui.LONGEST} pixels a side.", or_zero=True),
+    **{f"style_{i}": ui.picture("a style", smallest=8, optional=True) for i in range(2, STYLES + 1)},
 }
 PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
 
@@ -139,7 +135,7 @@ with ui.blocks("Arbitrary style") as demo:
                 256, label="Stroke size", info="32 to 1024: larger gives broader strokes.", precision=0
             )
             size = gr.Number(
-                0, label="Longest side", info=f"64 to {LONGEST} pixels, or 0: the picture's own.", precision=0
+                0, label="Longest side", info=f"64 to {ui.LONGEST} pixels, or 0: the picture's own.", precision=0
             )
             slots = []
             with gr.Accordion("More styles", open=False):
@@ -151,23 +147,17 @@ with ui.blocks("Arbitrary style") as demo:
             with gr.Tab("One picture"):
                 photo = ui.upload("Photograph", height=220)
                 panel = ui.results("Photograph", steps=False)
-                check = picture("the picture to repaint", smallest=8)
+                check = ui.picture("the picture to repaint", smallest=8)
                 ui.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS | {"photo": check})
             with gr.Tab("Several pictures"):
-                photos = upload_files(f"Photographs, up to {FILES}")
-                panel = batch_results()
-                checks = CHECKS | {"photos": file_list(FILES)}
+                photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
+                panel = ui.batch_results()
+                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
                 ui.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
     with left:
-        gr.Examples(
-            [[ui.example_file(subject), ui.example_file(manner)] for subject, manner in PAIRS],
-            [photo, style],
-            label="Examples",
-            cache_examples=False,
-            api_visibility="private",
-        )
+        ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [photo, style])
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

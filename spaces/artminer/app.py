@@ -9,9 +9,9 @@ from artmodels.ui.batches import upload_files
 from artmodels.ui.controls import beside
 from artmodels.ui.events import on, working
 from artmodels.ui.look import launch_options
+from artmodels.ui.widgets.canvas import box_canvas
 
 HERE = Path(__file__).parent
-BOX = ("x", "y", "width", "height")
 VERDICTS = {"same": "✓ Same", "similar": "≈ Similar", "no": "✗ No"}
 # Nobody can judge what is not shown; and gradio keeps its columns on a telephone.
 STYLE = """
@@ -35,7 +35,7 @@ INTRODUCTION = (
 
 
 collections, searching = (beside(__file__, name, space="artminer") for name in ("collection", "searching"))
-canvas, evidence, programs = (beside(__file__, name, space="artminer") for name in ("canvas", "evidence", "programs"))
+evidence, programs = (beside(__file__, name, space="artminer") for name in ("evidence", "programs"))
 handlers = beside(__file__, "handlers", space="artminer")
 
 
@@ -59,9 +59,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         with gr.Tab("A detail"):
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=320):
-                    page = canvas.canvas()
-                    with gr.Row():
-                        box = [gr.Number(None, label=name, precision=0, min_width=110) for name in BOX]
+                    page, box = box_canvas()
                     with gr.Row():
                         run = gr.Button("Find it elsewhere", variant="primary", size="lg", min_width=180)
                         stop = gr.Button("Stop", size="lg", min_width=90)
@@ -142,9 +140,6 @@ with ui.blocks("Find a detail elsewhere") as demo:
         on(sample.click, handlers.example, [], everything, lane="collections"),
     ]
     on(pictures.select, handlers.choose, [state], [page, *box, status], event=True)
-    page.drawn(handlers.drawn, None, box, api_visibility="private", show_progress="hidden", queue=False)
-    for number in box:
-        number.change(None, box, None, js=canvas.FOLLOW, api_visibility="private")
 
     running = working(
         run, handlers.find, [state, *box, threshold], [hits, why, told_of_search], lane="collections"

@@ -14,11 +14,14 @@ from PIL import Image
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.ui.checks import read
 from artmodels.ui.controls import Update, run_folder
-from artmodels.ui.uploads import listing, markdown, reported
+from artmodels.ui.server.pictures import data_url
+from artmodels.ui.uploads import markdown, reported
+from artmodels.ui.visitors import present
+from artmodels.ui.widgets import canvas
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
-collections, searching, canvas, evidence = (
-    sys.modules[f"artminer_space_{name}"] for name in ("collection", "searching", "canvas", "evidence")
+collections, searching, evidence = (
+    sys.modules[f"artminer_space_{name}"] for name in ("collection", "searching", "evidence")
 )
 Work = collections.Work
 
@@ -35,19 +38,6 @@ MARKS = {"": "", "same": "✓ ", "similar": "≈ ", "no": "✗ "}
 # --- the collection
 
 
-def present(work: Work | None) -> Work:
-    """Give the collection.
-
-    Raises:
-        DatasetError: There is none, or it has been deleted.
-    """
-    if work is None:
-        raise DatasetError("There is no collection yet: upload pictures, or take the example collection.")
-    if not work.pictures.is_dir():
-        raise DatasetError("The collection was deleted, as everything is after an hour: upload it again.")
-    return work
-
-
 def wall(work: Work) -> list[tuple[str, str]]:
     """Give small versions of the pictures with their names."""
     return [(str(work.thumbnail(name)), name) for name in work.files]
@@ -55,8 +45,7 @@ def wall(work: Work) -> list[tuple[str, str]]:
 
 def told(work: Work) -> str:
     """Say what came in, and what did not."""
-    twins = [(name, f"it has the same bytes as {first}") for name, first in work.twins.items()]
-    faults = markdown(listing([*work.skipped.items(), *twins], " is left out"))
+    faults = work.left_out()
     if len(work.files) == 1:
         return f"**One picture.** There is nothing to compare it with: add more.{faults}"
     return f"**{len(work.files)} pictures.** Click one to open it, then draw a box on it.{faults}"
@@ -82,7 +71,7 @@ def take(paths: list[str] | None) -> Iterator[Update]:
     """Make a collection of uploaded files."""
     if not paths:
         raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
-    work = yield from reported(collections.collect(paths, run_folder() / "collection"), others=OUTPUTS)
+    work = yield from reported(Work(run_folder() / "collection").collect(paths, most=collections.FILES), others=OUTPUTS)
     work.open = work.files[0]
     yield begun(work, told(work))
 
@@ -94,7 +83,7 @@ def example_files() -> list[str]:
 
 def example() -> Iterator[Update]:
     """Take the example collection, with a box around the bird."""
-    steps = collections.collect(example_files(), run_folder() / "collection", store=searching.SHARED)
+    steps = Work(run_folder() / "collection", store=searching.SHARED).collect(example_files(), most=collections.FILES)
     work = yield from reported(steps, others=OUTPUTS)
     work.open, box = FIRST
     text = (
@@ -190,7 +179,7 @@ def proof(work: Work) -> str:
         model, verdict = work.searched.model, work.verdict_on(name, hit.image, box)
     pictures = [read(str(work.pictures / each)) for each in (name, hit.image)]
     said = evidence.facts(hit, settings, model, verdict, pair=box is None)
-    return evidence.shown(pictures[0], box, pictures[1], hit, said, name=name, url=canvas.data_url)
+    return evidence.shown(pictures[0], box, pictures[1], hit, said, name=name, url=data_url)
 
 
 def judge(work: Work | None, verdict: str) -> Iterator[Update]:
@@ -245,7 +234,7 @@ def repeats(work: Work, threshold: float) -> tuple[str, list[tuple[str, str]], s
         with Image.open(work.thumbnail(name)) as small:
             return small.convert("RGB")
 
-    rows = evidence.rows(groups, further, picture, canvas.data_url)
+    rows = evidence.rows(groups, further, picture, data_url)
     folder, tiles = run_folder(), []
     for number, pair in enumerate(work.pairs[:SHOWN]):
         file = folder / f"{number:03}.jpg"
@@ -344,8 +333,3 @@ def export(work: Work | None, threshold: float, pair_threshold: float) -> Iterat
     searching.pack(archive, work, parts)
     names = ", ".join(name for part in parts for name in part if "/iiif/" not in name)
     yield gr.update(value=str(archive), interactive=True), f"{archive.name} has {names} and IIIF annotations."
-
-
-def drawn(event: gr.EventData) -> tuple[int, ...]:
-    """Put a box that was drawn into the numbers."""
-    return tuple(event.box)

@@ -42,7 +42,9 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
             The places as pictures, best first; the places with boxes, scores and the model (JSON); and a ZIP file with
             a CSV table, the JSON, an HTML report and IIIF annotations.
         """
-        work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=3)
+        work = yield from reported(
+            collections.Work(run_folder() / "collection").collect(photos, most=collections.FILES), others=3
+        )
         work.open = _named(work, picture)
         for text in searching.search(work, work.open, (x, y, width, height)):
             yield gr.skip(), gr.skip(), gr.skip(), text
@@ -64,7 +66,9 @@ def add(collections: ModuleType, searching: ModuleType, shown: Callable[..., Any
             Pairs of pictures that show the same, with boxes, transforms and cells, and the clusters (JSON); and a ZIP
             file with the pairs as CSV, JSON and GraphML, the clusters, and IIIF annotations.
         """
-        work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=2)
+        work = yield from reported(
+            collections.Work(run_folder() / "collection").collect(photos, most=collections.FILES), others=2
+        )
         for text in searching.compare(work):
             yield gr.skip(), gr.skip(), text
         files = searching.pair_files(work, threshold)

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.hub import catalogue
+from artmodels.progress import Progress
 from artmodels.ui.controls import MODELS
-from artmodels.ui.live import live
 
 if TYPE_CHECKING:
     from collection import Work  # of this folder, loaded by its path
 
     from artmodels.methods.artminer.groups.clusters import Cluster, Propagated
-    from artmodels.methods.artminer.pipeline import ArtMiner, Described
+    from artmodels.methods.artminer.pipeline import ArtMiner
 
 MODEL, SCALES, VIEWS = "artminer-paintings", (49, 36, 28, 20), ("", "mirror")
 # Measured for these weights, scales and views: see `ArtMinerConfig`.
@@ -53,20 +53,6 @@ def miner() -> "ArtMiner":
     return ArtMiner(config, backbone=kept.backbone, projection=kept.projection, device=kept.device)
 
 
-class Watched:
-    """Described pictures that report which one is read: progress, and a place to stop, for whatever reads them."""
-
-    def __init__(self, described: "Described", report: Callable[[str], None]) -> None:
-        """Take them, and what is told the name of each."""
-        self.described, self.report = described, report
-        self.names, self.size = described.names, described.size
-
-    def pyramid(self, name: str, view: str = "") -> Any:
-        """Features of one."""
-        self.report(name)
-        return self.described.pyramid(name, view)
-
-
 def calm(steps: Iterator[Any]) -> Iterator[Any]:
     """Leave out what comes too soon after another report."""
     following = 0.0
@@ -83,16 +69,12 @@ def describe(work: "Work") -> Iterator[str]:
     if work.features is not None:
         return
     model = miner()
-    begun = (work.store / "collection.json").exists()
-    found = Collection.open(work.store) if begun else Collection.create(work.store, model)
+    found = Collection.open_or_create(work.store, model)
     if set(found.names) != set(work.files):
-
-        def add(report: Callable[[Any], None]) -> None:
-            with _describing:
-                found.add(work.pictures, model, report=report)
-
-        for step in calm(live(add)):
-            yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
+        with _describing:
+            for step in calm(found.stream_add(work.pictures, model)):
+                if step is not found:
+                    yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
     for name, reason in found.skipped.items():
         work.skipped[name] = reason
     work.files = [name for name in work.files if name in found.names]
@@ -131,18 +113,12 @@ def search(work: "Work", name: str, box: Sequence[float | None]) -> Iterator[str
         )
     place = check_box((x, y, x + width, y + height), wide, high)
     yield from describe(work)
-    results = list[Any]()
-
-    def run(report: Callable[[Any], None]) -> None:
-        among = Watched(work.features, report)
-        results.append(miner().search(work.pictures / name, place, among, query=name, count=HITS, verify=VERIFIED))
-
-    seen = set[str]()
-    for read in live(run):
-        if read not in seen:
-            seen.add(read)
-            yield f"Searching picture {len(seen)} of {len(work.files) - 1}…"
-    (work.searched,) = results
+    picture = work.pictures / name
+    for step in miner().stream_search(picture, place, work.features, query=name, count=HITS, verify=VERIFIED):
+        if isinstance(step, Progress):
+            yield f"Searching picture {step.done} of {step.total}…"
+        else:
+            work.searched = step
     for hit in reversed(work.searched.hits):  # the best of each picture stays
         work.scores[name, hit.image, work.searched.box] = hit.score
 
@@ -169,18 +145,13 @@ def compare(work: "Work") -> Iterator[str]:
         listed = candidates(work.features, index, keep=SHORTLIST, exhaustive=ALL_PAIRS)
         chosen = sorted({(min(a, b), max(a, b)) for a, b, _ in listed})
         total = len(chosen)
-    found = list[Any]()
-
-    def run(report: Callable[[Any], None]) -> None:
-        # What is read reports, too: most pairs have nothing in common, and are not told one by one.
-        among = Watched(work.features, lambda _: report(len(found)))
-        for pair in miner().pairs(among, chosen):
-            found.append(pair)
-            report(len(found))
-
-    for count in calm(live(run)):
-        yield f"Comparing {total} pairs of pictures: {count} show something in common so far…"
-    work.pairs = sorted(found, key=lambda pair: -pair.match.score)
+    found = 0
+    for step in miner().stream_pairs(work.features, chosen):
+        if isinstance(step, Progress):
+            found += step.pair is not None
+            yield f"Comparing {total} pairs of pictures: {found} show something in common so far…"
+        else:
+            work.pairs = sorted(step, key=lambda pair: -pair.match.score)
 
 
 def settled(work: "Work", threshold: float) -> "tuple[list[Cluster], list[Propagated]]":

@@ -9,18 +9,15 @@ from artmodels import ui
 from artmodels.hub.catalogue import Entry
 from artmodels.images.examples import example
 from artmodels.images.results import ImageResult
-from artmodels.ui.batches import FILES, LONGEST, at_size, batch, batch_results, once, tiles, upload_files, wall
-from artmodels.ui.checks import file_list, model_of, picture, read, whole_number
-from artmodels.ui.controls import MODELS, Update
-from artmodels.ui.look import launch_options
+from artmodels.ui.widgets.wall import tiles, wall
 
 
 def painter(style: str, strength: float, size: int) -> Callable[[str], ImageResult]:
     """Return what repaints a file."""
-    return lambda path: at_size(MODELS(style), read(path), size, strength=strength)
+    return lambda path: ui.at_size(ui.MODELS(style), ui.read(path), size, strength=strength)
 
 
-def fast_style_run(photo: str, style: str, strength: float, size: int = 0) -> Iterator[Update]:
+def fast_style_run(photo: str, style: str, strength: float, size: int = 0) -> Iterator[ui.Update]:
     """Repaint a picture in the manner of one painting.
 
     Args:
@@ -32,10 +29,10 @@ def fast_style_run(photo: str, style: str, strength: float, size: int = 0) -> It
     Returns:
         The picture (PNG), its settings, and the PNG file with the settings inside.
     """
-    yield from once(partial(painter(style, strength, size), photo), name=style, before=photo)
+    yield from ui.show_pass(partial(painter(style, strength, size), photo), name=style, second=photo)
 
 
-def fast_style_batch(photos: list[str], style: str, strength: float, size: int = 0) -> Iterator[Update]:
+def fast_style_batch(photos: list[str], style: str, strength: float, size: int = 0) -> Iterator[ui.Update]:
     """Repaint several pictures in the manner of one painting; what cannot be read is reported, the rest is done.
 
     Args:
@@ -47,7 +44,7 @@ def fast_style_batch(photos: list[str], style: str, strength: float, size: int =
     Returns:
         A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
     """
-    yield from batch(painter(style, strength, size), photos, name=style)
+    yield from ui.show_batch(painter(style, strength, size), photos, name=style)
 
 
 def caption(entry: Entry) -> tuple[str, str]:
@@ -56,10 +53,10 @@ def caption(entry: Entry) -> tuple[str, str]:
     return title, f"{artist[0].upper()}{artist[1:]}, {year}"
 
 
-ADVICE = f"The limit of this machine is {LONGEST} pixels a side."
+ADVICE = f"The limit of this machine is {ui.LONGEST} pixels a side."
 CHECKS = {
-    "style": model_of("fast_style"),
-    "size": whole_number("Longest side", 64, LONGEST, ADVICE, or_zero=True),
+    "style": ui.model_of("fast_style"),
+    "size": ui.whole_number("Longest side", 64, ui.LONGEST, ADVICE, or_zero=True),
 }
 
 with ui.blocks("Fast style") as demo:
@@ -68,39 +65,34 @@ with ui.blocks("Fast style") as demo:
         "Repaint a photograph in the manner of a painting, in one pass of a network that has learnt it. The wall "
         "shows what each makes of the same photograph."
     )
-    style = wall("Painting", tiles("fast_style", example("chelsea"), caption))
+    style = wall("Painting", tiles("fast_style", caption, example("chelsea")))
     with gr.Row():
         strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="1: all style. 0: the picture itself.")
         size = gr.Number(
             0,
             label="Longest side",
-            info=f"64 to {LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes.",
+            info=f"64 to {ui.LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes.",
             precision=0,
         )
     with gr.Tabs():
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Photograph")
-                gr.Examples(
-                    [[ui.example_file(name)] for name in ("astronaut", "coffee", "rocket", "chelsea")],
-                    photo,
-                    label="Examples",
-                    cache_examples=False,
-                    api_visibility="private",
-                )
+                names = ("astronaut", "coffee", "rocket", "chelsea")
+                ui.examples([[ui.example_file(name)] for name in names], [photo])
             with gr.Column(scale=3, min_width=320):
                 panel = ui.results("Photograph", steps=False)
-                check = picture("the picture to repaint", smallest=8)
+                check = ui.picture("the picture to repaint", smallest=8)
                 ui.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS | {"photo": check})
         with gr.Tab("Several pictures"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photos = upload_files(f"Photographs, up to {FILES}")
+                photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
             with gr.Column(scale=3, min_width=320):
-                panel = batch_results()
-                checks = CHECKS | {"photos": file_list(FILES)}
+                panel = ui.batch_results()
+                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
                 ui.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

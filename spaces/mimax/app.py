@@ -1,25 +1,38 @@
 """Find things in a collection: say of some pictures whether they show one, train, and see where it is in all."""
 
+import json
+import re
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from artmodels import ui
 from artmodels.data.labelled import labelled_csv
-from artmodels.detections import annotations
+from artmodels.detections import annotations, drawing
+from artmodels.detections.annotations import Detections
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.ui.batches import batch_results, once, upload_files
-from artmodels.ui.checks import file_list, model_of, picture, read
-from artmodels.ui.controls import MODELS, Panel, Update, beside, explained, run_folder
-from artmodels.ui.events import on, working
-from artmodels.ui.look import launch_options
-from artmodels.ui.uploads import listing, markdown, reported
+from artmodels.ui.uploads import Names, markdown, reported
+from artmodels.ui.visitors import VisitorPictures, present
+from artmodels.ui.widgets import marking
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE / "examples"
+if TYPE_CHECKING:
+    from artmodels.methods.mimax import Detector
+
+EXAMPLES = Path(__file__).parent / "examples"
+FILES = 400  # pictures of a collection
+SHOWN, DRAWN = 60, 3  # pictures with detections on the page, and boxes on each; an export has all
+PAUSE = 0.4  # seconds between reports of progress
+REGIONS = "art-regions"
+FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
+IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 INTRODUCTION = (
     "# Find things in a collection\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -30,86 +43,147 @@ INTRODUCTION = (
 )
 
 
-collections, learning, marking = (
-    beside(__file__, name, space="mimax") for name in ("collection", "learning", "marking")
-)
-Collection = collections.Collection
+# --- what a visitor works on
 
 
-# --- the page
+@dataclass(eq=False)
+class MarkedPictures(VisitorPictures):
+    """One visitor's collection.
 
-
-def present(work: Collection | None) -> Collection:
-    """Give the collection.
-
-    Raises:
-        DatasetError: There is none, or it has been deleted.
+    Attributes:
+        detectors: What was learnt, for each class.
+        learnt: What it was learnt from: for each class, whether a picture shows it.
     """
-    if work is None:
-        raise DatasetError("There is no collection yet: upload pictures, or take the example collection.")
-    if not work.pictures.is_dir():
-        raise DatasetError("The collection was deleted, as everything is after an hour: upload it again.")
-    return work
+
+    detectors: "dict[str, Detector]" = field(default_factory=dict)
+    learnt: dict[str, marking.Answers] = field(default_factory=dict)
+
+    def learnt_from(self, label: str) -> str:
+        """Say what a class was learnt from."""
+        answers = list(self.learnt[label].values())
+        return f"learnt from {answers.count(True)} ✓ and {answers.count(False)} ✗"
+
+    def detections(self, labels: Sequence[str], threshold: float) -> list[Detections]:
+        """Give what was found of some classes in each picture."""
+        from artmodels.methods.mimax.several import detect_together
+
+        return detect_together([self.detectors[label] for label in labels], threshold=threshold)
 
 
-def shown(work: Collection | None, label: str, threshold: float) -> tuple[Any, str]:
-    """Give what was found as pictures, and a sentence."""
-    if work is None or label not in work.detectors:
-        return marking.places(label, []), ""
-    found = work.found(label, threshold)
-    folder = run_folder()
-    tiles = []
-    for number, one in enumerate(found[: collections.SHOWN]):
+def collection(paths: Sequence[str]) -> Iterator[Any]:
+    """Take pictures, and those inside ZIP files: texts that say how far it is, and the work, last."""
+    return MarkedPictures(ui.run_folder() / "collection").collect(paths, most=FILES, repeated=True)
+
+
+def train_on(work: MarkedPictures, marks: Mapping[str, marking.Answers]) -> Iterator[str]:
+    """Train a detector for each class from whether pictures show it, and say how far it is."""
+    # Not at the top: the gallery is to be up before anybody trains.
+    from artmodels.methods.mimax import Detector, MIMax, MIMaxStep
+    from artmodels.progress import Progress
+
+    following = 0.0
+    for number, (label, answers) in enumerate(marks.items(), start=1):
+        for kind, words in ((True, "✓ yes"), (False, "✗ no")):
+            if kind not in answers.values():
+                raise DatasetError(f"No picture is marked “{words}” for “{label}”: mark at least one, then train.")
+        given = {name: [label] if shown else [] for name, shown in answers.items()}
+        detector = Detector(ui.MODELS(REGIONS), MIMax(standardize=True))
+        of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""
+        last: object = None
+        for step in detector.stream_fit(work.pictures, given, classes=[label], store=work.folder / "regions"):
+            if not isinstance(step, Progress) or (type(step) is last and time.monotonic() < following):
+                continue
+            last, following = type(step), time.monotonic() + PAUSE
+            if isinstance(step, MIMaxStep):
+                yield f"Training{of}: step {step.done} of {step.total}, loss {step.loss:.3f}."
+            else:
+                yield f"Looking at picture {step.done} of {step.total}…"
+        work.detectors[label], work.learnt[label] = detector, dict(answers)
+
+
+def drawn(work: MarkedPictures, found: Sequence[Detections]) -> list[tuple[str, Path, float]]:
+    """Draw the best boxes over small versions of the best pictures: name, file and score of each, the best first."""
+    folder, tiles = ui.run_folder(), []
+    for number, one in enumerate(sorted(found, key=lambda one: -one.scores.max())[:SHOWN]):
+        with Image.open(work.thumbnail(one.image)) as small:
+            picture = small.convert("RGB")
+        scale = picture.width / one.width, picture.height / one.height
+        best = np.argsort(-one.scores, kind="stable")[:DRAWN]
+        reduced = Detections(
+            image=one.image,
+            width=picture.width,
+            height=picture.height,
+            boxes=np.clip(one.boxes[best] * (scale * 2), 0, picture.size * 2),
+            scores=one.scores[best],
+            labels=tuple(one.labels[index] for index in best),
+        )
         file = folder / f"{number:03}.jpg"
-        work.overlay(one).save(file, quality=88)
-        tiles.append((one.image, file, float(one.scores[0])))
-    boxes = sum(len(one) for one in found)
-    more = f", the first {len(tiles)} are shown" if len(tiles) < len(found) else ""
-    text = f"**{boxes} places in {len(found)} of {len(work.files)} pictures**{more}."
-    return marking.places(label, tiles), text
+        drawing.boxes_over(picture, reduced).save(file, quality=88)
+        tiles.append((one.image, file, float(one.scores.max())))
+    return tiles
 
 
-def take(paths: list[str] | None) -> Iterator[Update]:
+def pack(
+    archive: Path, work: MarkedPictures, found: Sequence[Detections], labels: Sequence[str], formats: Sequence[str]
+) -> None:
+    """Write annotations of all pictures and the classifiers into a ZIP file."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        if "JSON" in formats:
+            packed.writestr("detections.json", json.dumps(annotations.plain(found), indent=1))
+        if "COCO" in formats:
+            packed.writestr("coco.json", json.dumps(annotations.coco(found, labels)))
+        if "IIIF" in formats:
+            for one in found:
+                address = quote(one.image)
+                page = annotations.iiif_page(one, page=f"{IIIF}/annotations/{address}", canvas=f"{IIIF}/{address}")
+                packed.writestr(f"iiif/{one.image}.json", json.dumps(page, indent=1))
+        if "Pascal VOC" in formats:
+            names = Names()
+            for one in found:
+                packed.writestr(f"voc/{names.unused(f'{Path(one.image).stem}.xml')}", annotations.voc(one))
+        folders = Names()
+        for label in labels:
+            name = folders.unused(plain_name(label))
+            work.detectors[label].save_pretrained(archive.parent / name)
+            for file in sorted((archive.parent / name).iterdir()):
+                packed.write(file, f"classifier-{name}/{file.name}")
+
+
+def plain_name(label: str) -> str:
+    """Make the name of a class one of a file: it is the visitor's, and may be a path."""
+    return re.sub(r"\W+", "-", label).strip("-") or "thing"
+
+
+# --- what happens when a visitor clicks: updates of the page, the status last
+
+
+def take(paths: list[str] | None) -> Iterator[ui.Update]:
     """Make a collection of uploaded files: state, wall, found, status."""
     if not paths:
         raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
-    work = yield from reported(collections.collect(paths, run_folder() / "collection"), others=3)
-    yield work, marking.shown(work.files, work.small, "", {}), marking.places("", []), told(work)
+    work = yield from reported(collection(paths), others=3)
+    text = f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{work.left_out()}"
+    yield work, marking.wall_update(work.files, work.small, "", {}), marking.found_update("", []), text
 
 
-def told(work: Collection) -> str:
-    """Say what came in, and what did not."""
-    faults = markdown(listing(work.skipped.items(), " is left out"))
-    return f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{faults}"
-
-
-def example() -> Iterator[Update]:
+def example() -> Iterator[ui.Update]:
     """Take the example collection, a third of it labelled: state, wall, found, status."""
     files = sorted(map(str, EXAMPLES.glob("*.jpg")))
-    work = yield from reported(collections.collect(files, run_folder() / "collection"), others=3)
+    work = yield from reported(collection(files), others=3)
     table = labelled_csv(EXAMPLES / "labels.csv", EXAMPLES)
     some = table.items[: len(files) // 3]
     marks = {label: {item.path.name: label in item.labels for item in some} for label in table.classes}
     text = f"**{len(files)} seascapes**, a third of them labelled: train, and see whether the others are found."
-    yield work, marking.shown(work.files, work.small, table.classes[0], marks), marking.places("", []), text
+    wall = marking.wall_update(work.files, work.small, table.classes[0], marks)
+    yield work, wall, marking.found_update("", []), text
 
 
-def choose(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
-    """Show what was found of another class: found, status."""
-    label = marking.checked(marks, work.files if work else ()).label
-    found, text = shown(work, label, threshold)
-    if text:
-        text = f"{text} It was {learnt(work, label)}."
-    yield found, text or (f"Looking for “{markdown(label)}”." if label else "Name what you look for.")
+def label_of(work: MarkedPictures | None, sent: object) -> str:
+    """Give the class that is looked at, of the marks that the page sent; "" for none."""
+    return marking.read_marks(sent, work.files if work else ()).label
 
 
-def learnt(work: Collection, label: str) -> str:
-    """Say what a class was learnt from."""
-    answers = list(work.learnt[label].values())
-    return f"learnt from {answers.count(True)} ✓ and {answers.count(False)} ✗"
-
-
-def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:
+def marks_on(work: MarkedPictures | None, sent: object) -> tuple[MarkedPictures, marking.Marks]:
     """Give the collection, and its marks, of which one class is looked at.
 
     Raises:
@@ -117,41 +191,62 @@ def said(work: Collection | None, marks: Any) -> tuple[Collection, Any]:
         DatasetError: There is no collection, or the marks are of another.
     """
     work = present(work)
-    given = marking.checked(marks, work.files)
-    if not given.label:
+    marks = marking.read_marks(sent, work.files)
+    if not marks.label:
         raise ConfigError("Name what you look for first, such as “ship”.")
-    return work, given
+    return work, marks
 
 
-def train(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
+def shown(work: MarkedPictures | None, label: str, threshold: float) -> tuple[Any, str]:
+    """Give what was found of a class as pictures, and a sentence; "" before it was learnt."""
+    if work is None or label not in work.detectors:
+        return marking.found_update(label, []), ""
+    found = [one for one in work.detections([label], threshold) if len(one)]
+    tiles = drawn(work, found)
+    more = f", the first {len(tiles)} are shown" if len(tiles) < len(found) else ""
+    text = f"**{sum(map(len, found))} places in {len(found)} of {len(work.files)} pictures**{more}."
+    return marking.found_update(label, tiles), text
+
+
+def choose(work: MarkedPictures | None, sent: object, threshold: float) -> Iterator[ui.Update]:
+    """Show what was found of another class: found, status."""
+    label = label_of(work, sent)
+    found, text = shown(work, label, threshold)
+    if work is not None and text:
+        text = f"{text} It was {work.learnt_from(label)}."
+    yield found, text or (f"Looking for “{markdown(label)}”." if label else "Name what you look for.")
+
+
+def train(work: MarkedPictures | None, sent: object, threshold: float) -> Iterator[ui.Update]:
     """Train for the class: found, status."""
-    work, given = said(work, marks)
+    work, marks = marks_on(work, sent)
     start = time.monotonic()
-    for text in learning.train(work, {given.label: given.current}):
+    for text in train_on(work, {marks.label: marks.current}):
         yield gr.skip(), text
-    found, text = shown(work, given.label, threshold)
+    found, text = shown(work, marks.label, threshold)
     seconds = time.monotonic() - start
-    of = f"“{markdown(given.label)}”, {learnt(work, given.label)}"
+    of = f"“{markdown(marks.label)}”, {work.learnt_from(marks.label)}"
     yield found, f"Finished after {seconds:.1f} s, {of}: {text}"
 
 
-def browse(work: Collection | None, marks: Any, threshold: float) -> Iterator[Update]:
+def browse(work: MarkedPictures | None, sent: object, threshold: float) -> Iterator[ui.Update]:
     """Show what scores above the threshold: found, status."""
-    found, text = shown(work, marking.checked(marks, work.files if work else ()).label, threshold)
+    found, text = shown(work, label_of(work, sent), threshold)
     yield found, text or gr.skip()
 
 
-def export(work: Collection | None, marks: Any, threshold: float, form: str) -> Iterator[Update]:
+def export(work: MarkedPictures | None, sent: object, threshold: float, form: str) -> Iterator[ui.Update]:
     """Write what was found: download, status."""
-    work, given = said(work, marks)
-    if given.label not in work.detectors:
+    work, marks = marks_on(work, sent)
+    label = marks.label
+    if label not in work.detectors:
         raise ConfigError("Nothing has been learnt yet: train first, then export.")
-    if form not in learning.FORMATS:
-        raise ConfigError(f"{form!r} is none of {', '.join(learning.FORMATS)}.")
-    archive = run_folder() / f"{learning.plain_name(given.label)}.zip"
-    learning.pack(archive, work, [given.label], threshold, (form,))
-    text = f"{markdown(archive.name)} has the boxes and the classifier, {learnt(work, given.label)}."
-    if work.learnt[given.label] != given.current:
+    if form not in FORMATS:
+        raise ConfigError(f"{form!r} is none of {', '.join(FORMATS)}.")
+    archive = ui.run_folder() / f"{plain_name(label)}.zip"
+    pack(archive, work, work.detections([label], threshold), [label], [form])
+    text = f"{markdown(archive.name)} has the boxes and the classifier, {work.learnt_from(label)}."
+    if work.learnt[label] != marks.current:
         text += " The marks have changed since: train again to learn from them."
     yield gr.update(value=str(archive), interactive=True), text
 
@@ -159,7 +254,7 @@ def export(work: Collection | None, marks: Any, threshold: float, form: str) -> 
 # --- for programs, and for tables of labels
 
 
-def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterator[Update]:
+def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterator[ui.Update]:
     """Learn classes from labels of whole pictures, and find them in all pictures.
 
     Args:
@@ -171,38 +266,26 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
     Returns:
         A ZIP file of the detections (JSON, COCO, Pascal VOC, IIIF) and the classifiers, and the detections (JSON).
     """
-    yield from explained(_trained(photos, table, threshold), outputs=4)
-
-
-def _trained(photos: list[str], table: str, threshold: float) -> Iterator[Update]:
     start = time.monotonic()
-    nothing = gr.skip()
     yield gr.update(value=None, interactive=False), None, None, "Reading…"
-    work = yield from reported(collections.collect(photos, run_folder() / "collection"), others=3)
+    work = yield from reported(collection(photos), others=3)
     try:
         given = labelled_csv(table, work.pictures)
     except DatasetError as error:
         raise DatasetError(str(error).replace(table, "the table").replace(str(work.pictures), "the upload")) from None
-    labels = list(given.classes)
-    answers = {label: {item.path.name: label in item.labels for item in given.items} for label in labels}
-    for text in learning.train(work, answers):
-        yield nothing, nothing, nothing, text
-    archive = run_folder() / "mimax.zip"
-    learning.pack(archive, work, labels, threshold, learning.FORMATS)
-    found = learning.merged(work, labels, threshold)
-    tiles = []
-    for number, one in enumerate(sorted(found, key=lambda one: -max([*one.scores.tolist(), -1.0]))):
-        if len(one) and number < collections.SHOWN:
-            file = archive.with_name(f"{number:03}.jpg")
-            work.overlay(one).save(file, quality=88)
-            tiles.append((str(file), one.image))
+    answers = {label: {item.path.name: label in item.labels for item in given.items} for label in given.classes}
+    for text in train_on(work, answers):
+        yield gr.skip(), gr.skip(), gr.skip(), text
+    archive = ui.run_folder() / "mimax.zip"
+    found = work.detections(given.classes, threshold)
+    pack(archive, work, found, given.classes, FORMATS)
+    tiles = [(str(file), name) for name, file, _ in drawn(work, [one for one in found if len(one)])]
+    status = f"**Finished after {time.monotonic() - start:.1f} s: {sum(map(len, found))} places.**{work.left_out()}"
     report = annotations.plain(found) | {"skipped": work.skipped}
-    status = f"**Finished after {time.monotonic() - start:.1f} s: {sum(map(len, found))} places.**"
-    faults = markdown(listing(work.skipped.items(), " is left out"))
-    yield gr.update(value=str(archive), interactive=True), report, tiles, status + faults
+    yield gr.update(value=str(archive), interactive=True), report, tiles, status
 
 
-def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[Update]:
+def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Update]:
     """Find what a trained model knows in a picture.
 
     Args:
@@ -213,12 +296,17 @@ def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[Update
     Returns:
         The picture with boxes (PNG), its settings with the boxes in pixels, and the PNG file with both inside.
     """
-    yield from once(lambda: MODELS(model)(read(photo), threshold=threshold), name=model, before=photo)
+    yield from ui.show_pass(
+        lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo
+    )  # fmt: skip
 
 
 def a_table(path: str | None, _: object) -> str:
     """Check that there is a table."""
     return "" if path else "There are no labels: upload a CSV file with a column “file” and one a class."
+
+
+# --- the page
 
 
 with ui.blocks("Find things in a collection") as demo:
@@ -228,7 +316,7 @@ with ui.blocks("Find things in a collection") as demo:
             state = gr.State(None, time_to_live=3600)
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=320):
-                    files = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
+                    files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                     sample = gr.Button("Take the example collection")
                     wall = marking.wall()
                 with gr.Column(scale=1, min_width=320):
@@ -237,54 +325,44 @@ with ui.blocks("Find things in a collection") as demo:
                         stop = gr.Button("Stop", size="lg", min_width=120)
                     status = gr.Markdown("Nothing has run yet.", elem_classes="status")
                     threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
-                    results = marking.found()
-                    form = gr.Dropdown(list(learning.FORMATS), value=learning.FORMATS[0], label="Export boxes as")
+                    results = marking.found_wall()
+                    form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
                     download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
             collecting = [
-                on(files.upload, take, [files], everything, lane="collections"),
-                on(sample.click, example, [], everything, lane="collections"),
+                ui.on(files.upload, take, [files], everything, lane="collections"),
+                ui.on(sample.click, example, [], everything, lane="collections"),
             ]
-            on(wall.looked, choose, marks, [results, status], trigger_mode="always_last")
-            running = working(run, train, marks, [results, status], lane="collections")
-            on(threshold.change, browse, marks, [results, status], trigger_mode="always_last")
-            on(save.click, export, [*marks, form], [download, status])
-            stop.click(
-                lambda: "Stopped. Train again to go on; pictures that were looked at are not looked at again.",
-                outputs=status, cancels=[running, *collecting], api_visibility="private", queue=False,
-            )  # fmt: skip
+            ui.on(wall.looked, choose, marks, [results, status], trigger_mode="always_last")
+            running = ui.working(run, train, marks, [results, status], lane="collections")
+            ui.on(threshold.change, browse, marks, [results, status], trigger_mode="always_last")
+            ui.on(save.click, export, [*marks, form], [download, status])
+            text = "Stopped. Train again to go on; pictures that were looked at are not looked at again."
+            ui.stop_button(stop, [running, *collecting], status, text)
         with gr.Tab("By a table"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photos = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
+                photos = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                 table = gr.File(label="Labels: a CSV file", file_count="single", type="filepath", height=120)
                 least = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
             with gr.Column(scale=3, min_width=320):
-                panel: Panel = batch_results()
-                checks = {"photos": file_list(collections.FILES), "table": a_table}
+                panel = ui.batch_results()
+                checks = {"photos": ui.file_list(FILES), "table": a_table}
                 ui.connect(mimax_batch, [photos, table, least], panel, checks)
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Picture")
-                choices = ui.model_choices("mimax")
-                model = gr.Radio(choices, value=choices[0][1], label="Trained model", elem_classes="stacked")
-                model.preprocess = lambda payload: payload  # a check says what is wrong with another one
+                model = ui.model_choice("mimax", "Trained model")
                 score = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
-                gr.Examples(
-                    [[str(file)] for file in sorted(EXAMPLES.glob("*.jpg"))[-4:]],
-                    photo,
-                    label="Examples",
-                    cache_examples=False,
-                    api_visibility="private",
-                )
+                ui.examples([[str(file)] for file in sorted(EXAMPLES.glob("*.jpg"))[-4:]], [photo])
             with gr.Column(scale=3, min_width=320):
-                single = ui.results("Picture", steps=False)
-                checks = {"photo": picture("the picture to search"), "model": model_of("mimax")}
-                ui.connect(mimax_run, [photo, model, score], single, checks)
+                panel = ui.results("Picture", steps=False)
+                checks = {"photo": ui.picture("the picture to search"), "model": ui.model_of("mimax")}
+                ui.connect(mimax_run, [photo, model, score], panel, checks)
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -5,11 +5,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from artmodels import ui
-from artmodels.ui.checks import picture, read, same_size_as, whole_number
-from artmodels.ui.controls import LARGEST, MODELS, SEEDS, Update
-from artmodels.ui.look import launch_options
 
-QUALITIES = {"Draft": 0.3, "Normal": 1.0, "Fine": 2.5}  # times the method's own number of steps
 COLOURS = {
     "From the style": "none",
     "Keep the content's colours": "luminance",
@@ -41,7 +37,7 @@ def neural_style_run(
     style_4: str | None = None,
     weight_4: float = 1.0,
     mask_4: str | None = None,
-) -> Iterator[Update]:
+) -> Iterator[ui.Update]:
     """Repaint a picture in the style of up to four others.
 
     Args:
@@ -72,38 +68,42 @@ def neural_style_run(
     """
     styles, weights = (style_1, style_2, style_3, style_4), (weight_1, weight_2, weight_3, weight_4)
     places = (mask_1, mask_2, mask_3, mask_4)
-    slots = [slot for slot in zip(styles, weights, places, strict=True) if slot[0] is not None]
+    slots = [
+        (style, weight, mask) for style, weight, mask in zip(styles, weights, places, strict=True) if style is not None
+    ]
 
     def start() -> Iterator[object]:
-        image = read(content)
-        styler = MODELS(model)
+        image = ui.read(content)
+        styler = ui.MODELS(model)
         ratio = size / max(image.height, image.width)
-        masks = [mask and read(mask) for _, _, mask in slots]
-        return styler.stream(
+        masks = [mask and ui.read(mask) for _, _, mask in slots]
+        yield from styler.stream(
             image,
-            [read(style) for style, _, _ in slots],
+            [ui.read(style) for style, _, _ in slots],
             style_weights=[weight for _, weight, _ in slots],
             masks=masks if any(masks) else None,
             size=(max(1, round(image.height * ratio)), max(1, round(image.width * ratio))),
             seed=seed,
             deadline=seconds,
-            steps=round(styler.config.steps * QUALITIES[quality]),
+            steps=round(styler.config.steps * ui.QUALITIES[quality]),
             style_weight=styler.config.style_weight * strength,
             tv_weight=styler.config.tv_weight * smoothness,
             colour=colour,
         )
 
-    yield from ui.follow(start, name=f"styled-seed{seed}", before=content)
+    yield from ui.show_steps(start, name=f"styled-seed{seed}", before=content)
 
 
 MASK_ADVICE = "Paint the mask over a copy of the content, white where the style goes, and keep its size."
+ADVICE = f"The limit of this machine is {ui.LARGEST} pixels a side."
 CHECKS = {
-    "content": picture("the picture to repaint", smallest=16),
-    "style_1": picture("a picture to take the style from", smallest=16),
-    "size": whole_number("Longest side", 64, LARGEST, f"The limit of this machine is {LARGEST} pixels a side."),
-    "seed": whole_number("Seed", 0, SEEDS, ""),
-    **{f"style_{i}": picture("a style", smallest=16, optional=True) for i in range(2, STYLES + 1)},
-    **{f"mask_{i}": same_size_as("content", MASK_ADVICE) for i in range(1, STYLES + 1)},
+    "content": ui.picture("the picture to repaint", smallest=16),
+    "model": ui.model_of("neural_style"),
+    "style_1": ui.picture("a picture to take the style from", smallest=16),
+    "size": ui.whole_number("Longest side", 64, ui.LARGEST, ADVICE),
+    "seed": ui.whole_number("Seed", 0, ui.SEEDS),
+    **{f"style_{i}": ui.picture("a style", smallest=16, optional=True) for i in range(2, STYLES + 1)},
+    **{f"mask_{i}": ui.same_size_as("content", MASK_ADVICE) for i in range(1, STYLES + 1)},
 }
 PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
 
@@ -118,23 +118,14 @@ with ui.blocks("Neural style") as demo:
             with gr.Row():
                 content = ui.upload("Content", height=220, min_width=120)
                 style = ui.upload("Style", height=220, min_width=120)
-            gr.Examples(
-                [[ui.example_file(subject), ui.example_file(manner)] for subject, manner in PAIRS],
-                [content, style],
-                label="Examples",
-                cache_examples=False,
-                api_visibility="private",
-            )
-            choices = ui.model_choices("neural_style")
-            model = gr.Radio(choices, value=choices[0][1], label="Method", elem_classes="stacked")
+            ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [content, style])
+            model = ui.model_choice("neural_style", "Method")
             strength = gr.Slider(
                 0.1, 10, 1, step=0.1, label="Style strength", info="Higher: more style, less of the content."
             )
             colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
-            size = gr.Number(384, label="Longest side", info=f"64 to {LARGEST} pixels", precision=0)
-            quality = gr.Radio(
-                list(QUALITIES), value="Normal", label="Quality", info="Finer takes longer: try a draft first."
-            )
+            size = gr.Number(384, label="Longest side", info=f"64 to {ui.LARGEST} pixels", precision=0)
+            quality = ui.quality()
             slots = []
             with gr.Accordion("More styles, weights and masks", open=False):
                 gr.Markdown(
@@ -151,16 +142,14 @@ with ui.blocks("Neural style") as demo:
                 smoothness = gr.Slider(
                     0, 10, 1, step=0.1, label="Smoothness", info="Higher removes grain, and detail with it."
                 )
-                seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.", precision=0)
-                seconds = gr.Slider(
-                    5, 600, 180, step=5, label="Time limit in seconds", info="Then the best so far is kept."
-                )
+                seed = ui.seed("The same seed gives the same picture.")
+                seconds = ui.time_limit(180)
         with gr.Column(scale=3, min_width=320):
             panel = ui.results("Content")
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
             ui.connect(neural_style_run, inputs, panel, CHECKS)
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

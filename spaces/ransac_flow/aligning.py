@@ -50,6 +50,10 @@ class Work:
     summary: dict[str, Any]
     points: list[Point] = field(default_factory=list)
 
+    def exists(self) -> bool:
+        """Whether the files are still there."""
+        return self.folder.is_dir()
+
 
 def align(source: "LoadedImage", target: "LoadedImage", *, fine: bool = True) -> "Alignment":
     """Align two pictures with the networks that all pages share."""
@@ -139,9 +143,8 @@ def pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
 def maps(result: "Alignment") -> list[tuple[str, Image.Image, str]]:
     """Title, picture and explanation of everything that is known of each place."""
     from artmodels import images
-    from artmodels.methods.ransac_flow import transferred
+    from artmodels.methods.ransac_flow import changes, transferred
     from artmodels.methods.ransac_flow.results import evidence
-    from artmodels.methods.ransac_flow.results.changes import changes
 
     height = min(result.sizes[1][1], 640)
     differs = changes(result)

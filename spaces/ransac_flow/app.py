@@ -1,7 +1,6 @@
 """Bring a picture onto another of the same thing, see how they differ, and take the alignment home as data."""
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -10,6 +9,7 @@ from artmodels.ui.batches import upload_files
 from artmodels.ui.controls import beside
 from artmodels.ui.events import on, working
 from artmodels.ui.look import launch_options
+from artmodels.ui.widgets import viewers
 
 HERE = Path(__file__).parent
 INTRODUCTION = (
@@ -43,15 +43,8 @@ STYLE = """
 """
 
 
-aligning, grouping, viewers = (
-    beside(__file__, name, space="ransac_flow") for name in ("aligning", "grouping", "viewers")
-)
+aligning, grouping = (beside(__file__, name, space="ransac_flow") for name in ("aligning", "grouping"))
 handlers, programs = (beside(__file__, name, space="ransac_flow") for name in ("handlers", "programs"))
-
-
-def html(style: str, value: str = "") -> Any:
-    """Add a place for pictures or numbers."""
-    return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False)
 
 
 with ui.blocks("Align two pictures") as demo:
@@ -83,9 +76,9 @@ with ui.blocks("Align two pictures") as demo:
                             place = [gr.Number(None, label=f"Target {name}", min_width=90) for name in "xy"]
                             look = gr.Button("Look up", min_width=100)
                             clear = gr.Button("Clear", min_width=100)
-                        table = html(viewers.TABLE_STYLE, viewers.NO_POINTS)
+                        table = viewers.html(viewers.TABLE_STYLE, viewers.NO_POINTS)
                     with gr.Tab("Maps"):
-                        maps = html(viewers.FIGURES_STYLE)
+                        maps = viewers.html(viewers.FIGURES_STYLE)
                     with gr.Tab("Files"):
                         with gr.Row():
                             downloads = [
@@ -114,7 +107,7 @@ with ui.blocks("Align two pictures") as demo:
                         run_all = gr.Button("Align all", variant="primary", size="lg", min_width=120)
                         stop = gr.Button("Stop", size="lg", min_width=90)
             told_of_group = gr.Markdown("There are no pictures yet.", elem_classes="status")
-            means = html(viewers.FIGURES_STYLE)
+            means = viewers.html(viewers.FIGURES_STYLE)
             archive = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
 
     gr.HTML(f"<style>{STYLE}</style>", padding=False)

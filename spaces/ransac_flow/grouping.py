@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from PIL import Image
 
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.hub import catalogue
+from artmodels.progress import Progress
 from artmodels.ui.controls import MODELS, run_folder
-from artmodels.ui.live import live
 from artmodels.ui.uploads import listing, markdown, take_in
 
 if TYPE_CHECKING:
@@ -96,16 +96,14 @@ def check_reference(gathered: Gathered, reference: str) -> str | None:
 
 def aligned(gathered: Gathered, reference: str | None) -> Iterator["str | Group"]:
     """Align a group: texts that say how far it is, and the group, last; closing this ends it after the next pair."""
-    from artmodels.methods.ransac_flow import align_group
+    from artmodels.methods.ransac_flow import stream_align_group
 
-    def work(report: Callable[[Any], None]) -> None:
-        def step(done: int, total: int) -> None:
-            report(f"Comparing pair {min(done + 1, total)} of {total}…")
-
-        report("Looking at each picture…")
-        report(align_group(MODELS(MODEL), gathered.pictures, reference=reference, report=step))
-
-    yield from live(work)
+    yield "Looking at each picture…"
+    for step in stream_align_group(MODELS(MODEL), gathered.pictures, reference=reference):
+        if isinstance(step, Progress):
+            yield f"Comparing pair {min(step.done + 1, step.total)} of {step.total}…"
+        else:
+            yield step
 
 
 def sentence(group: "Group", gathered: Gathered) -> str:

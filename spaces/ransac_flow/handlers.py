@@ -11,10 +11,13 @@ import gradio as gr
 from artmodels.errors import ConfigError, ImageError
 from artmodels.ui.checks import picture, read
 from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.server.pictures import data_url
 from artmodels.ui.uploads import listing, markdown, reported
+from artmodels.ui.visitors import present
+from artmodels.ui.widgets import viewers
 
 # `app.py` has loaded them: they are files of this folder, not of a package.
-aligning, grouping, viewers = (sys.modules[f"ransac_flow_space_{name}"] for name in ("aligning", "grouping", "viewers"))
+aligning, grouping = (sys.modules[f"ransac_flow_space_{name}"] for name in ("aligning", "grouping"))
 Work = aligning.Work
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -26,6 +29,10 @@ PAIRS = {
     "stranger": "Something else: refused",
 }
 POINTS = 40  # at most: more cannot be told apart on the page
+GONE = (
+    "Nothing is aligned yet: upload two pictures, and align them.",
+    "The result was deleted, as everything is after an hour: align the pictures again.",
+)
 STAGES = {"Fine: each pixel by itself": "fine", "Coarse: homographies only": "coarse"}
 CHOOSE = ""  # of the reference: let the page find it
 CHECKS = {
@@ -73,7 +80,7 @@ def align(source: str | None, target: str | None) -> Iterator[Update]:
     shown = aligning.pictures(result, folder)
     pair = " on ".join(markdown(Path(path or "").name) for path in (source, target))
     said = "  \n".join([aligning.verdict(result), f"{pair}.", *result.notes])
-    both = {name: viewers.data_url(shown[name]) for name in ("source", "target")}
+    both = {name: data_url(shown[name]) for name in ("source", "target")}
     sizes = {f"{name}_size": list(size) for name, size in zip(both, result.sizes, strict=True)}
     downloads = [_nothing()] * len(aligning.KINDS)
     yield (
@@ -99,27 +106,14 @@ def _nothing() -> Any:
 def layers(work: Work, stage: str) -> tuple[tuple[str, str], Any]:
     """What the slider and the overlay show: the target, and the source on it after a stage."""
     target, moved = work.folder / "target.jpg", work.folder / f"{stage}.jpg"
-    both = {"under": viewers.data_url(target), "over": viewers.data_url(moved)}
+    both = {"under": data_url(target), "over": data_url(moved)}
     # As an update: the difference of a bare mapping to the `gr.skip()` that follows would be an empty one.
     return (str(target), str(moved)), gr.update(value=both)
 
 
-def present(work: Work | None) -> Work:
-    """Give the alignment that is looked at.
-
-    Raises:
-        ConfigError: There is none, or it has been deleted.
-    """
-    if work is None:
-        raise ConfigError("Nothing is aligned yet: upload two pictures, and align them.")
-    if not work.folder.is_dir():
-        raise ConfigError("The result was deleted, as everything is after an hour: align the pictures again.")
-    return work
-
-
 def restage(work: Work | None, stage: str) -> Iterator[Update]:
     """Show the coarse or the fine stage: slider, overlay, PNG, status."""
-    work = present(work)
+    work = present(work, *GONE)
     file = work.folder / ("aligned.png" if stage == "fine" else "aligned-coarse.png")
     yield *layers(work, stage), gr.update(value=str(file), interactive=True), gr.skip()
 
@@ -133,7 +127,7 @@ def picked(event: gr.EventData, work: Work | None) -> Iterator[Update]:
 
 def look_up(work: Work | None, x: float | None, y: float | None) -> Iterator[Update]:
     """Look up a place of the target: points, table, status."""
-    work = present(work)
+    work = present(work, *GONE)
     if x is None or y is None or not math.isfinite(x + y):
         raise ConfigError("There is no point: click a place on the target, or type both x and y.")
     if len(work.points) >= POINTS:
@@ -145,7 +139,7 @@ def look_up(work: Work | None, x: float | None, y: float | None) -> Iterator[Upd
 
 def clear(work: Work | None) -> Iterator[Update]:
     """Forget all points: points, table, status."""
-    work = present(work)
+    work = present(work, *GONE)
     work.points.clear()
     yield *marked(work, []), gr.skip()
 

@@ -9,8 +9,7 @@ from typing import Any
 import gradio as gr
 
 from artmodels import ui
-from artmodels.errors import ConfigError
-from artmodels.files import short
+from artmodels.errors import ConfigError, short
 from artmodels.ui.batches import upload_files
 from artmodels.ui.checks import file_list, read
 from artmodels.ui.controls import Update, run_folder

@@ -13,15 +13,12 @@ from artmodels.images.loading import LoadedImage
 from artmodels.images.results import ImageResult
 from artmodels.methods.super_resolution import SuperResolutionConfig
 from artmodels.runtime.devices import pick_device
-from artmodels.ui.batches import FILES, batch, batch_results, once, upload_files
-from artmodels.ui.checks import file_list, model_of, picture, read
-from artmodels.ui.controls import MODELS, Update
-from artmodels.ui.look import launch_options
 
 LARGEST = 64_000_000 if pick_device().type == "cuda" else 16_000_000  # pixels of a result
 LONGEST = 32_767  # px: side of a result; browsers show nothing longer
 SCALES = {
-    entry.name: SuperResolutionConfig(**entry.config).scale for entry in catalogue.list_models("super_resolution")
+    entry.name: SuperResolutionConfig(**dict[str, Any](entry.config)).scale
+    for entry in catalogue.list_models("super_resolution")
 }
 
 
@@ -42,16 +39,17 @@ def enlarger(model: str) -> Callable[[str], ImageResult]:
     """Return what enlarges a file."""
 
     def enlarge(path: str) -> ImageResult:
-        image = read(path, background=None)  # composited, colours of little alpha would be coarse
+        image = ui.read(path, background=None)  # composited, colours of little alpha would be coarse
         fault = too_large(image, model)
         if fault:
             raise ImageTooLarge(fault)
-        return MODELS(model)(image)
+        result: ImageResult = ui.MODELS(model)(image)
+        return result
 
     return enlarge
 
 
-def super_resolution_run(photo: str, model: str) -> Iterator[Update]:
+def super_resolution_run(photo: str, model: str) -> Iterator[ui.Update]:
     """Enlarge a picture.
 
     Args:
@@ -61,10 +59,10 @@ def super_resolution_run(photo: str, model: str) -> Iterator[Update]:
     Returns:
         The picture (PNG), its settings, and the PNG file with the settings inside.
     """
-    yield from once(partial(enlarger(model), photo), name=model, before=photo)
+    yield from ui.show_pass(partial(enlarger(model), photo), name=model, second=photo)
 
 
-def super_resolution_batch(photos: list[str], model: str) -> Iterator[Update]:
+def super_resolution_batch(photos: list[str], model: str) -> Iterator[ui.Update]:
     """Enlarge several pictures; what cannot be read is reported, the rest is done.
 
     Args:
@@ -74,18 +72,18 @@ def super_resolution_batch(photos: list[str], model: str) -> Iterator[Update]:
     Returns:
         A ZIP file of the results (PNG, with the settings inside) and, for each file, its settings or its error.
     """
-    yield from batch(enlarger(model), photos, name=model)
+    yield from ui.show_batch(enlarger(model), photos, name=model)
 
 
 def small_enough(path: str | None, given: Mapping[str, Any]) -> str:
     """Check that there is a usable picture, and that its result is not too large."""
-    fault = picture("the picture to enlarge")(path, given)
+    fault = ui.picture("the picture to enlarge")(path, given)
     if fault or path is None or given["model"] not in SCALES:
         return fault
-    return too_large(read(path), given["model"])
+    return too_large(ui.read(path), given["model"])
 
 
-CHECKS = {"model": model_of("super_resolution")}
+CHECKS = {"model": ui.model_of("super_resolution")}
 
 with ui.blocks("Super-resolution") as demo:
     gr.Markdown(
@@ -93,44 +91,34 @@ with ui.blocks("Super-resolution") as demo:
         "Enlarge a scan or a photograph. Transparency, grey, and 16 bits of grey are kept. The slider of the tab "
         "Compare shows what the network adds to plain enlargement."
     )
-    choices = ui.model_choices("super_resolution")
-    model = gr.Radio(
-        choices,
-        value=choices[0][1],
-        label="Model",
+    model = ui.model_choice(
+        "super_resolution",
+        "Model",
         info=f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: "
         + ", ".join(
             f"{LARGEST / scale**2 / 1e6:g} for the picture if enlarged {scale} times"
             for scale in sorted(set(SCALES.values()))
         )
         + ".",
-        elem_classes="stacked",
     )
-    # gradio's own step would answer a program that asks for another one with "400 Bad Request": leave it to a check.
-    model.preprocess = lambda payload: payload
     with gr.Tabs():
         with gr.Tab("One picture"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Picture")
-                gr.Examples(
-                    [[ui.example_file(name, 240)] for name in ("chelsea", "coffee", "page", "astronaut")],
-                    photo,
-                    label="Examples",
-                    cache_examples=False,
-                    api_visibility="private",
-                )
+                names = ("chelsea", "coffee", "page", "astronaut")
+                ui.examples([[ui.example_file(name, 240)] for name in names], [photo])
             with gr.Column(scale=3, min_width=320):
                 panel = ui.results("Plain enlargement", steps=False)
                 ui.connect(super_resolution_run, [photo, model], panel, CHECKS | {"photo": small_enough})
         with gr.Tab("Several pictures"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                photos = upload_files(f"Pictures, up to {FILES}")
+                photos = ui.upload_files(f"Pictures, up to {ui.FILES}")
             with gr.Column(scale=3, min_width=320):
-                panel = batch_results()
-                checks = CHECKS | {"photos": file_list(FILES)}
+                panel = ui.batch_results()
+                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
                 ui.connect(super_resolution_batch, [photos, model], panel, checks)
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

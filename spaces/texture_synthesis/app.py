@@ -5,12 +5,6 @@ from collections.abc import Iterator
 import gradio as gr
 
 from artmodels import ui
-from artmodels.ui.checks import picture, read, whole_number
-from artmodels.ui.controls import LARGEST, MODELS, SEEDS, Update
-from artmodels.ui.look import launch_options
-
-QUALITIES = {"Draft": 0.3, "Normal": 1.0, "Fine": 2.5}  # times the method's own number of steps
-SIZE_ADVICE = f"The limit of this machine is {LARGEST} pixels a side."
 
 
 def texture_synthesis_run(
@@ -22,7 +16,7 @@ def texture_synthesis_run(
     seamless: bool,
     seed: int,
     seconds: float,
-) -> Iterator[Update]:
+) -> Iterator[ui.Update]:
     """Synthesise more of a texture from one picture of it.
 
     Args:
@@ -40,24 +34,26 @@ def texture_synthesis_run(
     """
 
     def start() -> Iterator[object]:
-        synthesizer = MODELS(model)
-        return synthesizer.stream(
-            read(exemplar),
+        synthesizer = ui.MODELS(model)
+        yield from synthesizer.stream(
+            ui.read(exemplar),
             size=(height, width),
             seed=seed,
             deadline=seconds,
-            steps=round(synthesizer.config.steps * QUALITIES[quality]),
+            steps=round(synthesizer.config.steps * ui.QUALITIES[quality]),
             tileable=seamless,
         )
 
-    yield from ui.follow(start, name=f"texture-{width}x{height}-seed{seed}", before=exemplar)
+    yield from ui.show_steps(start, name=f"texture-{width}x{height}-seed{seed}", before=exemplar)
 
 
+ADVICE = f"The limit of this machine is {ui.LARGEST} pixels a side."
 CHECKS = {
-    "exemplar": picture("a picture of the texture", smallest=16),
-    "width": whole_number("Width", 64, LARGEST, SIZE_ADVICE),
-    "height": whole_number("Height", 64, LARGEST, SIZE_ADVICE),
-    "seed": whole_number("Seed", 0, SEEDS, ""),
+    "exemplar": ui.picture("a picture of the texture", smallest=16),
+    "model": ui.model_of("texture_synthesis"),
+    "width": ui.whole_number("Width", 64, ui.LARGEST, ADVICE),
+    "height": ui.whole_number("Height", 64, ui.LARGEST, ADVICE),
+    "seed": ui.whole_number("Seed", 0, ui.SEEDS),
 }
 
 with ui.blocks("Texture synthesis") as demo:
@@ -69,35 +65,24 @@ with ui.blocks("Texture synthesis") as demo:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             exemplar = ui.upload("Exemplar: a picture of the texture")
-            gr.Examples(
-                [[ui.example_file(name)] for name in ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")],
-                exemplar,
-                label="Examples",
-                cache_examples=False,
-                api_visibility="private",
-            )
-            choices = ui.model_choices("texture_synthesis")
-            model = gr.Radio(choices, value=choices[0][1], label="Method", elem_classes="stacked")
+            materials = ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")
+            ui.examples([[ui.example_file(name)] for name in materials], [exemplar])
+            model = ui.model_choice("texture_synthesis", "Method")
             with gr.Row():
-                width = gr.Number(256, label="Width", info=f"64 to {LARGEST} pixels", precision=0, min_width=120)
-                height = gr.Number(256, label="Height", info=f"64 to {LARGEST} pixels", precision=0, min_width=120)
-            quality = gr.Radio(
-                list(QUALITIES), value="Normal", label="Quality", info="Finer takes longer: try a draft first."
-            )
+                info = f"64 to {ui.LARGEST} pixels"
+                width = gr.Number(256, label="Width", info=info, precision=0, min_width=120)
+                height = gr.Number(256, label="Height", info=info, precision=0, min_width=120)
+            quality = ui.quality()
             seamless = gr.Checkbox(False, label="Seamless tile", info="Copies laid side by side will show no seam.")
             with gr.Accordion("More", open=False):
-                seed = gr.Number(
-                    0, label="Seed", info="Another number gives another picture of the same texture.", precision=0
-                )
-                seconds = gr.Slider(
-                    5, 600, 120, step=5, label="Time limit in seconds", info="Then the best so far is kept."
-                )
+                seed = ui.seed("Another number gives another picture of the same texture.")
+                seconds = ui.time_limit(120)
         with gr.Column(scale=3, min_width=320):
             panel = ui.results("Exemplar")
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
             ui.connect(texture_synthesis_run, inputs, panel, CHECKS)
 
-LAUNCH = launch_options()
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

@@ -101,7 +101,7 @@ def test_missing_lists_images_and_parts(tmp_path) -> None:
         voc(root, splits=["mine"]).split("mien")
     for name in "abcd":
         (root / "JPEGImages" / f"{name}.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"4 of 5 images are not in .*JPEGImages: a, b, c and 1 more\. Copy"):
+    with pytest.raises(DatasetError, match=r"4 of 5 images are not in .*JPEGImages: a, b, c, d\. Copy"):
         voc(root, splits=["mine"])
     with pytest.raises(DatasetError, match=r"no folder .*JPEGImages"):
         voc(write(tmp_path / "other", {"ImageSets/Main/train.txt": "a"}))

@@ -195,7 +195,7 @@ def test_an_older_file_stays_when_writing_fails(tmp_path, monkeypatch) -> None:
 def test_all_voc_files_or_none(tmp_path) -> None:
     every = [detections("a.jpg"), detections("b.jpg"), detections("c.jpg")]
     (tmp_path / "b.xml").mkdir()
-    with pytest.raises(ArtModelsError, match=r"could not write .*b\.xml: a folder of that name"):
+    with pytest.raises(ArtModelsError, match=r"could not write .*b\.xml': a folder of that name"):
         save_voc(every, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["b.xml"]
     with pytest.raises(ArtModelsError, match="could not write .*No such file"):

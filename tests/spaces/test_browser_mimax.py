@@ -42,14 +42,14 @@ class Training:
 @pytest.fixture
 def training(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Training]:
     made = Training()
-    monkeypatch.setattr(app.learning, "train", made)
+    monkeypatch.setattr(app, "train_on", made)
 
     def shown(work: Any, label: str, _: float) -> tuple[Any, str]:
         """The first two pictures, with any training."""
         if work is None or label not in work.learnt:
-            return app.marking.places(label, []), ""
+            return app.marking.found_update(label, []), ""
         tiles = [(name, work.thumbnail(name), 0.5) for name in work.files[:2]]
-        return app.marking.places(label, tiles), "**2 places**."
+        return app.marking.found_update(label, tiles), "**2 places**."
 
     monkeypatch.setattr(app, "shown", shown)
     yield made

@@ -5,7 +5,6 @@ import gc
 import io
 import json
 import threading
-import time
 import weakref
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence.verdicts import Verdict
 from artmodels.ui.events import answered
-from artmodels.ui.modelcache import ModelCache
+from artmodels.ui.server.modelcache import ModelCache
 
 SPACE = ROOT / "spaces" / "artminer"
 EXAMPLES = SPACE / "examples"
@@ -56,9 +55,13 @@ def example(app: ModuleType):
 @pytest.fixture
 def work(app: ModuleType, example, tmp_path: Path):
     """A visitor of its own, who finds the features computed."""
-    made = last(app.collections.collect(app.handlers.example_files(), tmp_path / "visitor", store=example.store))
+    made = last(collected(app, app.handlers.example_files(), tmp_path / "visitor", store=example.store))
     made.open, made.features = "orchard.jpg", example.features
     return made
+
+
+def collected(app: ModuleType, paths: list[str], folder: Path, **options: object):
+    return app.collections.Work(folder, **options).collect(paths, most=app.collections.FILES)
 
 
 def last(steps: Iterator):
@@ -101,7 +104,7 @@ def test_files_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> 
         archive.writestr("__MACOSX/._b.jpg", b"not a picture")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     names = ("a.png", "copy.png", "broken.jpg", "more.zip", "bad.zip")
-    made = last(app.collections.collect([str(tmp_path / name) for name in names], tmp_path / "made"))
+    made = last(collected(app, [str(tmp_path / name) for name in names], tmp_path / "made"))
     assert made.files == ["a.png", "b.jpg"]
     assert made.twins == {"copy.png": "a.png", "again.jpg": "b.jpg"}
     assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png"}
@@ -114,11 +117,11 @@ def test_files_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> 
 def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
-        last(app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one"))
+        last(collected(app, [str(tmp_path / "x.png")], tmp_path / "one"))
     monkeypatch.setattr(app.collections, "FILES", 1)
     paths = [str(small(tmp_path / f"{colour}.png", colour)) for colour in ("red", "blue")]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
-        last(app.collections.collect(paths, tmp_path / "two"))
+        last(collected(app, paths, tmp_path / "two"))
 
 
 def test_one_picture_is_nothing_to_search(app: ModuleType, tmp_path: Path) -> None:
@@ -218,12 +221,12 @@ def test_verdicts_go_home_and_come_again(app: ModuleType, work, tmp_path: Path) 
     last(app.handlers.said(work, "same", 0.28))
     file = last(app.handlers.keep(work))[0]["value"]
 
-    other = last(app.collections.collect(app.handlers.example_files()[:6], tmp_path / "other"))
+    other = last(collected(app, app.handlers.example_files()[:6], tmp_path / "other"))
     lines = Path(file).read_text() + json.dumps({"first": "no.jpg", "second": "such.jpg", "verdict": "no"}) + "\n"
     (tmp_path / "mine.jsonl").write_text(lines)
     _, status = last(app.handlers.bring(other, str(tmp_path / "mine.jsonl")))
     assert "0 verdicts taken up. 2 are about pictures that are not" in status, "orchard.jpg is not among the six"
-    again = last(app.collections.collect(app.handlers.example_files(), tmp_path / "again"))
+    again = last(collected(app, app.handlers.example_files(), tmp_path / "again"))
     _, status = last(app.handlers.bring(again, str(tmp_path / "mine.jsonl")))
     assert "1 verdict taken up. 1 are" in status and "look for the same details" in status
     assert again.verdict_on("orchard.jpg", "chart.jpg", work.searched.box) == "same"
@@ -345,12 +348,12 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 
 
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
-    compared, pairs = [], artmodels.ArtMiner.pairs
+    compared, pairs = [], artmodels.ArtMiner.stream_pairs
     monkeypatch.setattr(app.searching, "ALL_PAIRS", 4)
     monkeypatch.setattr(app.searching, "SHORTLIST", 2)
     monkeypatch.setattr(
         artmodels.ArtMiner,
-        "pairs",
+        "stream_pairs",
         lambda self, among, chosen: compared.extend(chosen) or pairs(self, among, chosen[:4]),
     )
     list(app.searching.compare(work))
@@ -362,7 +365,7 @@ def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, mo
 
 
 def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_path: Path, quick: None) -> None:
-    work = last(app.collections.collect(app.handlers.example_files()[:4], tmp_path / "made"))
+    work = last(collected(app, app.handlers.example_files()[:4], tmp_path / "made"))
     work.open = work.files[0]
     steps = answered(app.handlers.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
     assert next(steps)[-1] == "Preparing…"
@@ -377,9 +380,7 @@ def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_
 def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_path: Path, quick: None) -> None:
     """gradio lets the next search begin while the thread of the stopped one still writes its picture."""
     work = last(
-        app.collections.collect(
-            [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w"
-        )
+        collected(app, [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w")
     )
     texts, writing = [], threading.Event()
     hold = threading.Thread(target=lambda: [app.searching._describing.acquire(), writing.set()])
@@ -392,24 +393,6 @@ def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_pa
     app.searching._describing.release()
     again.join(30)
     assert texts and set(work.features.names) == {"a.png", "b.png"}
-
-
-def test_reports_end_when_nobody_listens(app: ModuleType) -> None:
-    reports = []
-
-    def count(report) -> None:
-        for number in range(10_000):
-            time.sleep(0.005)
-            report(number)
-            reports.append(number)
-
-    steps = app.searching.live(count)
-    assert next(steps) == 0
-    steps.close()
-    assert len(reports) < 10_000
-    before = len(reports)
-    time.sleep(0.05)
-    assert len(reports) == before
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ import importlib.util
 import json
 import re
 import sys
-import threading
-import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -60,12 +58,12 @@ def test_pictures_and_archives_come_in_and_the_rest_is_told(app: ModuleType, tmp
         archive.writestr("notes.txt", "not a picture")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     paths = [str(tmp_path / name) for name in ("a.png", "broken.jpg", "more.zip", "bad.zip")]
-    made = last(app.collections.collect(paths, tmp_path / "made"))
+    made = last(app.collection(paths))
     assert made.files == ["a.png", "b.jpg"]
     assert sorted(path.name for path in made.pictures.iterdir()) == ["a.png", "b.jpg"]
     assert not (tmp_path.parent / "a.png").exists(), "nothing is written outside"
     assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png", "notes.txt"}
-    assert str(tmp_path) not in app.told(made)
+    assert str(tmp_path) not in made.left_out()
     with Image.open(made.thumbnail("b.jpg")) as thumbnail:
         assert thumbnail.size == (60, 40)
 
@@ -73,16 +71,16 @@ def test_pictures_and_archives_come_in_and_the_rest_is_told(app: ModuleType, tmp
 def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
-        last(app.collections.collect([str(tmp_path / "x.png")], tmp_path / "one"))
-    monkeypatch.setattr(app.collections, "FILES", 1)
+        last(app.collection([str(tmp_path / "x.png")]))
+    monkeypatch.setattr(app, "FILES", 1)
     paths = [str(small(tmp_path / f"{n}.png")) for n in range(2)]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
-        last(app.collections.collect(paths, tmp_path / "two"))
+        last(app.collection(paths))
     monkeypatch.setattr(uploads, "LARGEST", 10)
     with zipfile.ZipFile(tmp_path / "big.zip", "w") as archive:
         archive.write(tmp_path / "0.png")
     with pytest.raises(DatasetError, match="more than 0 MB inside big.zip"):
-        last(app.collections.collect([str(tmp_path / "big.zip")], tmp_path / "three"))
+        last(app.collection([str(tmp_path / "big.zip")]))
 
 
 # --- the page
@@ -109,7 +107,7 @@ def test_a_visitor_labels_trains_corrects_and_exports(app: ModuleType) -> None:
     assert re.search(
         rf"Finished after .* s, “ship”, learnt from {len(ship['yes'])} ✓ and {len(ship['no'])} ✗:", texts[-1]
     )
-    assert work.learnt["ship"] == app.marking.checked(marks, work.files).current
+    assert work.learnt["ship"] == app.marking.read_marks(marks, work.files).current
     found = updates[-1][0]["value"]
     names = [tile["name"] for tile in found["tiles"]]
     assert found["label"] == "ship" and len(names) > 5 and len(set(names)) == len(names)
@@ -155,7 +153,7 @@ def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, argument
 
 
 def test_a_collection_that_was_deleted_or_has_no_labels_says_so(app: ModuleType, tmp_path: Path) -> None:
-    work = last(app.collections.collect([str(small(tmp_path / "a.png"))], tmp_path / "made"))
+    work = last(app.collection([str(small(tmp_path / "a.png"))]))
     with pytest.raises(DatasetError, match="marked “✓ yes” for “ship”"):
         list(app.train(work, sent("ship", [], []), 0.05))
     with pytest.raises(DatasetError, match="marked “✗ no” for “ship”"):
@@ -197,37 +195,28 @@ A, B = "a.png", "b.png"
 )
 def test_marks_that_no_page_sends_are_refused(app: ModuleType, value: object, message: str) -> None:
     with pytest.raises(artmodels.ArtModelsError, match=message):
-        app.marking.checked(value, [A, B])
+        app.marking.read_marks(value, [A, B])
 
 
 def test_marks_are_read_whole(app: ModuleType) -> None:
     other = {"label": "__proto__ path", "yes": [], "no": [B]}
-    marks = app.marking.checked(sent("ship  of  war", [A], [B], other), [A, B])
+    marks = app.marking.read_marks(sent("ship  of  war", [A], [B], other), [A, B])
     assert marks.label == "ship of war" and marks.current == {A: True, B: False}
     assert marks.answers == {"ship of war": {A: True, B: False}, "__proto__ path": {B: False}}
 
 
 @pytest.mark.parametrize(("label", "name"), [("../../x y", "x-y"), ("/etc/passwd", "etc-passwd"), ("..", "thing")])
 def test_a_name_of_a_thing_is_no_path(app: ModuleType, label: str, name: str) -> None:
-    assert app.learning.plain_name(label) == name
+    assert app.plain_name(label) == name
 
 
-def test_leaving_ends_the_thread_at_its_next_report(app: ModuleType) -> None:
-    reports = []
-
-    def work(report) -> None:
-        for number in range(10_000):
-            time.sleep(0.005)
-            report(number)
-            reports.append(number)
-
-    steps = app.learning.live(work)
-    assert next(steps) == 0
+def test_leaving_ends_the_training_and_nothing_is_learnt(app: ModuleType) -> None:
+    work, wall, *_ = last(app.example())
+    marks = app.marking.read_marks(wall["value"], work.files)
+    steps = app.train_on(work, {"ship": marks.current})
+    assert next(steps).startswith("Looking at picture 1 of 36")
     steps.close()
-    count = len(reports)
-    time.sleep(0.05)
-    assert count == len(reports) < 10_000
-    assert not [thread for thread in threading.enumerate() if thread.name == "mimax-training"]
+    assert work.detectors == work.learnt == {}
 
 
 # --- programs

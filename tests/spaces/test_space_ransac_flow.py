@@ -129,7 +129,7 @@ def test_a_click_finds_its_match(app: ModuleType, looked: tuple) -> None:
     assert points["marks"] == [] and "No point yet" in table
     with pytest.raises(ConfigError, match="There is no point: click"):
         list(app.handlers.look_up(work, None, 5))
-    with pytest.raises(ConfigError, match="Nothing is aligned yet"):
+    with pytest.raises(DatasetError, match="Nothing is aligned yet"):
         list(app.handlers.look_up(None, 1, 1))
 
 

@@ -35,8 +35,8 @@ from artmodels.descent.optimise import Step
 from artmodels.hub import catalogue
 from artmodels.images.examples import PATTERNS, example
 from artmodels.images.results import ImageResult
-from artmodels.ui import batches
-from artmodels.ui.modelcache import ModelCache, size_in_bytes
+from artmodels.ui.server.modelcache import ModelCache, size_in_bytes
+from artmodels.ui.widgets.wall import tiles, wall
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "api.json"
@@ -353,26 +353,15 @@ def test_several_samples_of_texture_network_have_seeds_that_follow(client: Clien
 
 
 def test_four_copies_of_texture_network_stand_side_by_side(client: Client) -> None:
-    four = sys.modules["gallery_texture_network"].four
+    four = sys.modules["spaces_gallery_app"].SPACES["texture_network"]["four"]
     tile = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     np.testing.assert_array_equal(np.asarray(four(Image.fromarray(tile))), np.tile(tile, (2, 2, 1)))
     assert four(Image.new("RGB", (2048, 512))).size == (1600, 400)
 
 
-def test_the_wall_of_texture_network_stands_without_a_model_that_cannot_be_loaded(
-    client: Client, fake, caplog: pytest.LogCaptureFixture
-) -> None:
-    fake()
-
-    def load(name: str) -> None:
-        raise artmodels.HashMismatch("not the promised bytes")
-
-    ui.MODELS.load = load
-    tile = sys.modules["gallery_texture_network"].sample(catalogue.get("texture-network-sand"))
-    assert (tile.value, tile.title) == ("texture-network-sand", "Coast sand")
-    assert tile.text == "learnt from one picture (Poly Haven)"
-    assert tile.picture.size == (224, 224)
-    assert "no tile for texture-network-sand: not the promised bytes" in caplog.text
+def test_a_tile_of_texture_network_says_what_was_learnt_from(client: Client) -> None:
+    caption = sys.modules["spaces_gallery_app"].SPACES["texture_network"]["caption"]
+    assert caption(catalogue.get("texture-network-sand")) == ("Coast sand", "learnt from one picture (Poly Haven)")
 
 
 def test_what_would_become_too_large_is_refused_or_reported(client: Client, tmp_path: Path) -> None:
@@ -408,16 +397,16 @@ def test_a_pass_does_not_wait_for_an_optimisation(client: Client, brick: Path, f
 @pytest.mark.parametrize(
     ("side", "size", "noted"),
     [
-        (0, (30, batches.LONGEST), True),
+        (0, (30, ui.LONGEST), True),
         (64, (1, 64), False),
-        (2 * batches.LONGEST, (60, 2 * batches.LONGEST), False),
+        (2 * ui.LONGEST, (60, 2 * ui.LONGEST), False),
     ],
 )
 def test_only_what_nobody_asked_for_is_noted(side: int, size: tuple[int, int], noted: bool) -> None:
-    large = images.load(Image.new("RGB", (2 * batches.LONGEST, 60)))
-    result = batches.at_size(FakeMethod(), large, side, strength=0.5)
+    large = images.load(Image.new("RGB", (2 * ui.LONGEST, 60)))
+    result = ui.at_size(FakeMethod(), large, side, strength=0.5)
     assert (tuple(result.tensor.shape[2:]), result.settings) == (size, {"strength": 0.5})
-    limit = batches.LONGEST
+    limit = ui.LONGEST
     note = f"The picture of {2 * limit} x 60 pixels was reduced to this server's limit of {limit} a side"
     assert [text.startswith(note) for text in result.notes] == [True] * noted
 
@@ -603,6 +592,7 @@ def bomb(path: Path) -> Path:
         (png, {"width": 4096}, "width: Width is 4096: give 64 to 1024. The limit of this machine is 1024"),
         (png, {"height": 3}, "height: Height is 3: give 64 to 1024"),
         (png, {"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
+        (png, {"model": "texture-patch"}, "model: 'texture-patch' is not one of .* Did you mean 'texture-patches'"),
     ],
 )
 def test_wrong_input_is_explained_beside_its_control(
@@ -860,13 +850,13 @@ def test_size_counts_shared_tensors_once() -> None:
 def test_a_wall_shows_what_each_model_makes_of_the_same_picture(fake) -> None:
     method = fake()
     sample = example("chelsea")
-    made = batches.tiles("fast_style", sample, lambda entry: (entry.name, "by hand"))
+    made = tiles("fast_style", lambda entry: (entry.name, "by hand"), sample)
     assert [tile.value for tile in made] == [entry.name for entry in ui.models("fast_style")]
     assert made[0].value == catalogue.default("fast_style").name
     assert {tile.picture.size for tile in made} == {(224, 224)}
     assert [tile.picture.getpixel((0, 0)) for tile in made] == [(64, 64, 64)] * len(method.seen)
     with gr.Blocks():
-        control = batches.wall("Painting", made)
+        control = wall("Painting", made)
     assert control.choices == [(tile.title, tile.value) for tile in made]
     assert control.value == made[0].value
 
@@ -880,7 +870,7 @@ def test_a_wall_stands_without_a_model_that_cannot_be_loaded(fake, caplog: pytes
         return FakeMethod()
 
     ui.MODELS.load = load
-    made = batches.tiles("fast_style", Image.new("RGB", (300, 200), "red"), lambda entry: ("", ""))
+    made = tiles("fast_style", lambda entry: ("", ""), Image.new("RGB", (300, 200), "red"))
     colours = {tile.value: tile.picture.getpixel((0, 0)) for tile in made}
     assert colours.pop("fast-style-ink") == (255, 0, 0)
     assert set(colours.values()) == {(64, 64, 64)}
@@ -889,7 +879,7 @@ def test_a_wall_stands_without_a_model_that_cannot_be_loaded(fake, caplog: pytes
 
 def test_a_wall_downloads_nothing(fake) -> None:
     method = fake()
-    made = batches.tiles("neural_style", Image.new("RGB", (8, 8), "red"), lambda entry: ("", ""))
+    made = tiles("neural_style", lambda entry: ("", ""), Image.new("RGB", (8, 8), "red"))
     assert len(method.seen) == len(made) - 1 > 0
     assert [tile.value for tile in made if tile.picture.getpixel((0, 0)) == (255, 0, 0)] == ["style-vgg19"]
 

@@ -5,17 +5,18 @@ import os
 import sys
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from artmodels.errors import ConfigError
-from artmodels.ui.server import files
+from artmodels.ui.server import components
 from artmodels.ui.server.files import REFUSED, check_files, uploaded
 
 META = {"meta": {"_type": "gradio.FileData"}}
-KINDS = (files.Picture, files.Files, files.gr.Image, files.gr.File)
+KINDS = (components.Picture, components.Files, gr.Image, gr.File)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from gradio_client import Client, handle_file
 from artmodels import ui
 from artmodels.images.examples import example
 from artmodels.images.results import ImageResult
-from artmodels.ui.lanes import LANES, Lanes
-from artmodels.ui.live import live
-from artmodels.ui.server.files import Files, Picture
+from artmodels.ui.events import describe_inputs
+from artmodels.ui.server.components import Files, Picture
+from artmodels.ui.server.lanes import LANES, Lanes
 
 
 def counting(taken: list[int], until: int = 10**6):
@@ -65,21 +65,6 @@ def test_closing_ends_the_work_and_is_counted(lane) -> None:
     with pytest.raises(ZeroDivisionError):
         list(failing)
     assert lanes.quick == 0
-
-
-def test_what_works_in_a_thread_waits_for_whoever_takes_its_reports() -> None:
-    done = []
-
-    def work(report):
-        for number in range(50):
-            done.append(number)
-            report(number)
-
-    reports = live(work)
-    assert next(reports) == 0
-    time.sleep(0.2)
-    assert len(done) <= 2
-    assert list(reports) == list(range(1, 50))
 
 
 QUICK = {"fast_style_run", "arbitrary_style_run", "super_resolution_run", "texture_network_run", "mimax_run"}
@@ -153,11 +138,11 @@ def test_a_result_says_from_what_it_was_made() -> None:
             gr.File(label="Labels: a CSV file", type="filepath"),
         ]
     values = ["/cache/x/a<b>.png", ["/c/1.png", "/c/2.png"], "scream", 1, 1, False, "/c/labels.csv"]
-    assert ui.made_from(controls, values) == (
+    assert describe_inputs(controls, values) == (
         "<p>Exemplar: <b>a&lt;b&gt;.png</b> · Pictures: <b>2 files</b> · Painting: <b>The Scream</b> · "
         "Longest side: <b>1</b> · Seamless: <b>no</b> · Labels: <b>labels.csv</b></p>"
     )
-    assert ui.made_from(controls, [None, ["/c/1.png"], "?", 1, None, True, None]) == (
+    assert describe_inputs(controls, [None, ["/c/1.png"], "?", 1, None, True, None]) == (
         "<p>Pictures: <b>1.png</b> · Painting: <b>?</b> · Seamless: <b>yes</b></p>"
     )
-    assert len(ui.made_from(controls[:1], ["/c/" + "x" * 9000])) < 200
+    assert len(describe_inputs(controls[:1], ["/c/" + "x" * 9000])) < 200

@@ -32,12 +32,12 @@ import artmodels
 from artmodels import ui
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
-from artmodels.ui import batches
 from artmodels.ui.look import launch_options
 from artmodels.ui.server import guard
 from artmodels.ui.server.guard import Guard, allowed_hosts, hostname
 from artmodels.ui.server.pictures import picture_url
 from artmodels.ui.server.sessions import BARE, CAPACITY, KEPT, Sessions, _has_values
+from artmodels.ui.widgets.wall import Tile, wall
 
 NETWORK = "texture_network_run"
 SAMPLE = ["texture-network-wood", 64, 64, True, 0]
@@ -54,7 +54,7 @@ def gate() -> threading.Event:
 def small(gate: threading.Event) -> Iterator[tuple[str, gr.Blocks]]:
     """A page with a wall, a visitor's value and work in steps; its address, and itself."""
     colours = [
-        batches.Tile(value=name, title=name, text="plain", picture=Image.new("RGB", (224, 224), name))
+        Tile(value=name, title=name, text="plain", picture=Image.new("RGB", (224, 224), name))
         for name in ("red", "blue")
     ]
 
@@ -64,7 +64,7 @@ def small(gate: threading.Event) -> Iterator[tuple[str, gr.Blocks]]:
         yield "two"
 
     with ui.blocks("small") as demo:
-        batches.wall("Colour", colours)
+        wall("Colour", colours)
         kept, text = gr.State(None, time_to_live=3600), gr.Textbox()
         gr.on([], lambda said, _: said, [text, kept], kept, api_name="keep")
         gr.on([], lambda held: held or "nothing", kept, text, api_name="tell")
@@ -638,9 +638,9 @@ class TestBrowser:
 @pytest.fixture(scope="module")
 def behind_a_proxy() -> Iterator[str]:
     """The address of a page with a wall behind a proxy that takes a prefix off."""
-    tile = batches.Tile(value="red", title="Red", text="plain", picture=Image.new("RGB", (224, 224), "red"))
+    tile = Tile(value="red", title="Red", text="plain", picture=Image.new("RGB", (224, 224), "red"))
     with ui.blocks("prefixed") as demo:
-        batches.wall("Colour", [tile])
+        wall("Colour", [tile])
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -19,7 +19,9 @@ from PIL import Image
 
 from artmodels import ui
 from artmodels.errors import DatasetError, ImageError
-from artmodels.ui import batches, uploads
+from artmodels.ui import uploads
+from artmodels.ui.batches import show_batch
+from artmodels.ui.events import explain_errors
 from artmodels.ui.uploads import Names, Taken, listing, markdown, take_in
 
 PICTURE = 36  # bytes of what `stored` packs
@@ -351,7 +353,7 @@ def test_a_page_shows_names_of_visitors_as_text_and_few_of_them(app: ModuleType,
     torn = pack(tmp_path / "b.zip", {EVIL: b"x"})
     told = []
     with pytest.raises(gr.Error) as caught:
-        told.extend(update[-1] for update in ui.explained(handlers_of(app)([str(torn)]), outputs=2))
+        told.extend(update[-1] for update in explain_errors(handlers_of(app)([str(torn)]), outputs=2))
     assert "&lt;img src=x&gt;" in str(caught.value) and "<img" not in str(caught.value)
 
 
@@ -361,7 +363,8 @@ def test_a_batch_shows_names_of_visitors_as_text_and_few_of_them(tmp_path: Path)
 
     told = []
     with pytest.raises(gr.Error, match="None of the files gave a result"):
-        told.extend(batches.batch(run, [f"{EVIL}-{number}" for number in range(25)], name="x"))
+        steps = show_batch(run, [f"{EVIL}-{number}" for number in range(25)], name="x")
+        told.extend(explain_errors(steps, outputs=4))
     assert all(EVIL not in update[-1] and update[-1].count("\n") <= 21 for update in told)
     assert SAFE in told[2][-1] and told[-1][-1].endswith("- and 5 more")
 

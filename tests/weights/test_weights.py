@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tomllib
@@ -440,7 +441,7 @@ def killing(function, after):
 
 @pytest.mark.parametrize(
     ("where", "what", "after"),
-    [("os.fsync", "fsync", count) for count in range(4)]
+    [("os.fsync", "fsync", count) for count in range(5)]
     + [("pathlib.Path.rename", "rename", count) for count in (0, 1)],
 )
 def test_a_kill_while_writing_leaves_the_old_checkpoint(place, toy, invoke, monkeypatch, where, what, after) -> None:
@@ -448,7 +449,7 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(place, toy, invoke, monk
     edited(toy, "All.", "Many.")  # a card that differs
     before["recipe.toml"] = (toy / "recipe.toml").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(where, killing(getattr(Path if what == "rename" else recipes.os, what), after))
+        patch.setattr(where, killing(getattr(Path if what == "rename" else os, what), after))
         with pytest.raises(Killed):
             command.build("toy", data=place / "data", teachers=place / "teachers")
     # Either it is there as before, or not at all; never in part.
@@ -464,7 +465,7 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(place, toy, invoke, monk
 def test_a_kill_after_the_exchange_leaves_the_new_checkpoint(place, toy, invoke, monkeypatch) -> None:
     edited(toy, "All.", "Many.")
     with monkeypatch.context() as patch:
-        patch.setattr(recipes.shutil, "rmtree", killing(shutil.rmtree, 2))
+        patch.setattr(shutil, "rmtree", killing(shutil.rmtree, 1))
         with pytest.raises(Killed):
             command.build("toy", data=place / "data", teachers=place / "teachers")
     assert "Many." in (toy / "README.md").read_text()
@@ -479,7 +480,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(toy, invoke, monkeypatch) -> None
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("weights.recipes.os.fsync", full)
+        patch.setattr(os, "fsync", full)
         done = invoke("build", "toy")
     assert done.code == 1
     assert "No space left on device" in done.err

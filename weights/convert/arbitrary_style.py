@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch, some
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
 from artmodels.methods.arbitrary_style.pipeline import ArbitraryStyle
-from weights.convert.files import save, some
+from weights.convert.files import save
 
 __all__ = ["convert_file", "from_magenta", "read"]
 

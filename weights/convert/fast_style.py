@@ -27,11 +27,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch, some
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.fast_style.model import FastStyleConfig, Layout, TransformerNet
 from artmodels.methods.fast_style.pipeline import FastStyle
-from weights.convert.files import save, some
+from weights.convert.files import save
 
 __all__ = ["convert_file", "from_onnx", "from_pytorch", "from_torch7", "read"]
 

@@ -1,18 +1,16 @@
 """What every converter does with files: opening what a user made of a published one, and saving what it became."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch, some
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.hub.pretrained import Pretrained
 
-__all__ = ["check", "save", "some", "tensors_of"]
-
-SHOWN = 5
+__all__ = ["check", "save", "tensors_of"]
 
 
 def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
@@ -60,12 +58,6 @@ def check(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], wh
         raise WeightsMismatch(f"{some(bad)} hold values that are no numbers: fetch the file again.")
 
 
-def some(items: Sequence[str]) -> str:
-    """The first few of many, for a message."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
-
-
 def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> None:
     """Save a model that was made of a file, with a card that says so.
 
@@ -73,7 +65,6 @@ def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> N
         ConfigError: The folder is not empty.
         WeightsError: It cannot be written.
     """
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    words = f"Converted from `{source.name}`, sha256 {digest}, by `python -m weights convert {model.method}`."
+    made_by = f"`python -m weights convert {model.method}`"
+    words = f"Converted from `{source.name}`, sha256 {sha256_of(source)}, by {made_by}."
     model.save_pretrained(folder, card=f"# {title or folder.name}\n\n{words}\n")

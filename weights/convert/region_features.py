@@ -24,7 +24,6 @@ Both are published in formats that artmodels does not open: called with such a f
 the command that makes safetensors of it.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import HashMismatch, MissingWeights, UnsafeFormat
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, SCALES
 from artmodels.methods.region_features.model import RATIOS, RegionFeaturesConfig
@@ -163,8 +163,7 @@ def _check_published(file: Path) -> None:
         name = url.rpartition("/")[2]
         digits = name.removesuffix(".pth").rpartition("-")[2]
         if file.name == name:
-            with file.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            actual = sha256_of(file)
             if not actual.startswith(digits):
                 raise HashMismatch(
                     f"{file} is not the published file: its sha256 is {actual} and should begin with {digits}. Delete "

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import runtime
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, at_most, one_of
 from artmodels.features.extractor import moments
-from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, WIDEST, at_most, one_of
+from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, WIDEST
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
 

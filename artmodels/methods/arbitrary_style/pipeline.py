@@ -11,8 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import images
-from artmodels.errors import ConfigError
-from artmodels.features.networks import one_of
+from artmodels.errors import ConfigError, one_of
 from artmodels.images.colour import linearly_matched, luminance, with_chroma
 from artmodels.images.inputs import at_size, check_size, each, picture
 from artmodels.images.resampling import resized

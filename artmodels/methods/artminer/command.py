@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from artmodels.detections.annotations import write_whole
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
+from artmodels.files import write_whole
 from artmodels.methods.artminer.collection.collection import Collection
 from artmodels.methods.artminer.evidence.report import html_report
 from artmodels.methods.artminer.oneshot import Searched
@@ -111,7 +111,7 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
     if store is None:
         key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
         store = _cache() / "artmodels" / "collections" / key
-    held = Collection.open(store) if (store / "collection.json").exists() else Collection.create(store, miner)
+    held = Collection.open_or_create(store, miner)
     held.add(root, miner, progress=progress)
     gone = [name for name in held.files if not (root / name).is_file()]
     if gone:

@@ -1,11 +1,11 @@
-"""What ArtMiner can be told."""
+"""The settings of ArtMiner."""
 
 from dataclasses import dataclass
 
 from artmodels.correspondence.cells import SCALES
 from artmodels.correspondence.views import check_views
-from artmodels.errors import ConfigError
-from artmodels.features.networks import WIDEST, at_most
+from artmodels.errors import ConfigError, at_most
+from artmodels.features.networks import WIDEST
 from artmodels.methods.artminer.discovery import DiscoveryConfig
 from artmodels.methods.artminer.groups.pairtable import THRESHOLD
 from artmodels.methods.artminer.oneshot import CELLS

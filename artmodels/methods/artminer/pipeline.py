@@ -3,35 +3,83 @@
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from artmodels import features, hub, images, runtime
 from artmodels._version import __version__
 from artmodels.correspondence.cells import Describer, Pyramid
-from artmodels.correspondence.views import turned, unturned
+from artmodels.correspondence.views import VIEWS, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
+from artmodels.images.decoding import Array, LoadedImage
+from artmodels.images.results import ImageResult
 from artmodels.methods.artminer.collection import shortlist
-from artmodels.methods.artminer.collection.collection import Collection
-from artmodels.methods.artminer.collection.described import Described, InMemory
+from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
 from artmodels.methods.artminer.config import ArtMinerConfig
-from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover_many
-from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part
+from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover
 from artmodels.methods.artminer.groups.pairtable import Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
+from artmodels.progress import Progress, result_of
 from artmodels.search.exact import Index
 
-__all__ = ["ArtMiner", "ArtMinerConfig"]
+__all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
-TOGETHER = 16  # pictures that are compared with one at a time
+OUTSIDE = 100 / 255  # of the strength of what is not shared; the rest is white, as in the released code
+GAP = 8  # px between two pictures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared(ImageResult):
+    """The first of two pictures, pale where the second shows nothing of it.
+
+    Attributes:
+        pair: The evidence; its names are "first" and "second".
+        pictures: Both, as they were read.
+    """
+
+    pair: Pair
+    pictures: tuple[LoadedImage, LoadedImage] = dataclasses.field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """How well they agree, see `Match`."""
+        return self.pair.match.score
+
+    @property
+    def other(self) -> Image.Image:
+        """The second picture, pale where the first shows nothing of it."""
+        return images.to_pil(_pale(self.pictures[1], _shared_part(self.pair, "second", self.pictures[1])))
+
+    def side_by_side(self) -> Image.Image:
+        """Both, on white, aligned at the top."""
+        one, other = self.image, self.other
+        sheet = Image.new("RGB", (one.width + GAP + other.width, max(one.height, other.height)), "white")
+        sheet.paste(one, (0, 0))
+        sheet.paste(other, (one.width + GAP, 0))
+        return sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class PairProgress(Progress):
+    """Two pictures have been compared.
+
+    Attributes:
+        pair: What they share; None where that is nothing, or scores less than was asked for.
+    """
+
+    pair: Pair | None = None
 
 
 class ArtMiner(hub.Pretrained):
@@ -44,7 +92,7 @@ class ArtMiner(hub.Pretrained):
         miner("one.jpg", "two.jpg").side_by_side()
         described = miner.describe({"one": "one.jpg", "two": "two.jpg"})
         miner.search("one.jpg", (120, 40, 260, 200), described).hits
-        list(miner.pairs(described))
+        miner.pairs(described)
 
     Attributes:
         scales: Cells of the longer side of each map of a pyramid: those of the settings, then that of a reference, if
@@ -145,7 +193,7 @@ class ArtMiner(hub.Pretrained):
         settings: dict[str, object] = {"method": self.method, "artmodels_version": __version__}
         settings |= {"model": self._entry.name if self._entry else None, **dataclasses.asdict(self.config), **about}
         return Compared(
-            tensor=pale(pictures[0], shared_part(pair, "first", pictures[0])),
+            tensor=_pale(pictures[0], _shared_part(pair, "first", pictures[0])),
             settings=settings,
             seconds=time.perf_counter() - start,
             notes=(*pictures[0].notes, *pictures[1].notes, *nothing),
@@ -212,6 +260,40 @@ class ArtMiner(hub.Pretrained):
         return detail(self.describer, loaded, check_box(box, loaded.width, loaded.height)).cpu()
 
     @torch.inference_mode()
+    def stream_search(
+        self,
+        image: images.Source,
+        box: Sequence[float],
+        among: Described,
+        *,
+        query: str = "",
+        count: int = 1000,
+        verify: int = 20,
+        by: Ranked = "verified",
+    ) -> Iterator[Progress | Searched]:
+        """Do what `search` does as a stream: a step for each picture, and for each hit that is verified; then the hits.
+
+        Arguments and errors are those of `search`.
+        """
+        loaded = images.load(image)
+        place = check_box(box, loaded.width, loaded.height)
+        kernel = self.kernel(loaded, place)
+        others = [name for name in among.names if name != query]
+        hits = list[Hit]()
+        for done, name in enumerate(others, 1):
+            hits += self.places(name, among, kernel[None], by=by)[0]
+            yield Progress(done, len(others), name)
+        hits = sorted(hits, key=lambda hit: -hit.score)[:count]
+        best = dict[str, int]()  # the number of the best hit of each picture
+        for number, hit in enumerate(hits):
+            best.setdefault(hit.image, number)
+        for number in list(best.values())[:verify]:
+            hit = hits[number]
+            match = self._region(kernel, among.pyramid(hit.image, hit.view))
+            hits[number] = dataclasses.replace(hit, match=match)
+            yield Progress(len(others), len(others), hit.image)
+        yield Searched(tuple(hits), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+
     def search(
         self,
         image: images.Source,
@@ -222,6 +304,7 @@ class ArtMiner(hub.Pretrained):
         count: int = 1000,
         verify: int = 20,
         by: Ranked = "verified",
+        progress: bool = False,
     ) -> Searched:
         """Find a detail in other pictures.
 
@@ -231,24 +314,19 @@ class ArtMiner(hub.Pretrained):
             among: Where to look.
             query: Name of the picture among those, which is then left out.
             count: Most hits.
-            verify: Best hits for which the detail is also compared cell by cell: their `match` says which part of the
-                picture corresponds to which of the detail, and how well. It does not change their order.
+            verify: Best hits for which the detail is also compared cell by cell, one a picture: their `match` says
+                which part of the picture corresponds to which of the detail, and how well. It does not change their
+                order.
             by: What ranks places: the mean of their cosine and of the discovery score of the detail and the place, see
                 `oneshot.agreement`; or "cosine", as published, that alone.
+            progress: Show a bar.
 
         Raises:
             ConfigError: The box is no box inside the picture.
             ImageError: The picture cannot be read.
         """
-        loaded = images.load(image)
-        place = check_box(box, loaded.width, loaded.height)
-        kernel = self.kernel(loaded, place)
-        others = [name for name in among.names if name != query]
-        hits = [hit for name in others for hit in self.places(name, among, kernel[None], by=by)[0]]
-        hits.sort(key=lambda hit: -hit.score)
-        if verify:
-            hits = self._verified(hits[:count], verify, kernel, among)
-        return Searched(tuple(hits[:count]), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+        steps = self.stream_search(image, box, among, query=query, count=count, verify=verify, by=by)
+        return result_of(steps, progress=progress, unit="picture")
 
     def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
         """Where one picture looks like details.
@@ -271,7 +349,7 @@ class ArtMiner(hub.Pretrained):
             for hits, (boxes, scores) in zip(found, places, strict=True):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
-        return [_apart(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
+        return [_without_overlaps(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
 
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
         """Where one picture holds a detail cell by cell: the discovery score of the detail and the picture.
@@ -295,48 +373,64 @@ class ArtMiner(hub.Pretrained):
                 x, y = there[0] / there[2] * pyramid.width, there[1] / there[2] * pyramid.height
                 box = float(x.min()), float(y.min()), float(x.max()), float(y.max())
                 hits.append(Hit(name, unturned(box, view, *among.size(name)), match.score, view, match))
-        return _apart(sorted(hits, key=lambda hit: -hit.score))
+        return _without_overlaps(sorted(hits, key=lambda hit: -hit.score))
 
     def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
-        (match,) = discover_many(kernel, [self._searched(pyramid)], dataclasses.replace(REGION, seed=self.config.seed))
-        return match
-
-    def _verified(self, hits: list[Hit], count: int, kernel: Tensor, among: Described) -> list[Hit]:
-        """The best hits with the correspondence of their picture, one a picture."""
-        first = dict[str, int]()
-        for number, hit in enumerate(hits):
-            if len(first) < count:
-                first.setdefault(hit.image, number)
-        for number in first.values():
-            hit = hits[number]
-            match = self._region(kernel, among.pyramid(hit.image, hit.view))
-            hits[number] = dataclasses.replace(hit, match=match)
-        return hits
+        return discover(kernel, self._searched(pyramid), dataclasses.replace(REGION, seed=self.config.seed))
 
     # --- Whatever pictures share
 
     @torch.inference_mode()
     def compare(self, first: str, others: Sequence[str], among: Described) -> list[Pair]:
         """Compare one picture with others, in both directions and all views; the best of each is kept."""
-        best = dict[str, Pair]()
-        for start in range(0, len(others), TOGETHER):
-            group = others[start : start + TOGETHER]
-            for view in self.views:
-                reference = self._reference(first, among)
-                targets = [self._searched(among.pyramid(name, view)) for name in group]
-                for name, match in zip(group, discover_many(reference, targets, self.config.discovery), strict=True):
-                    _keep(best, name, Pair(first=first, second=name, match=match, view=view))
-                own = [self._searched(among.pyramid(first, view))]
-                for name in group:
-                    (match,) = discover_many(self._reference(name, among), own, self.config.discovery)
-                    _keep(best, name, Pair(first=name, second=first, match=match, view=view))
-        return [best[name] for name in others]
+        return [max(self._both_ways(first, other, among), key=lambda pair: pair.match.score) for other in others]
+
+    def _both_ways(self, first: str, second: str, among: Described) -> Iterator[Pair]:
+        for view in self.views:
+            for reference, target in ((first, second), (second, first)):
+                maps = self._searched(among.pyramid(target, view))
+                match = discover(self._reference(reference, among), maps, self.config.discovery)
+                yield Pair(first=reference, second=target, match=match, view=view)
 
     def _searched(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         return pyramid.maps[: len(self.config.scales)]
 
     def _reference(self, name: str, among: Described) -> Tensor:
         return among.pyramid(name).at(self.config.reference).float()
+
+    def stream_pairs(
+        self,
+        among: Described,
+        candidates: Iterable[Sequence[str]] | None = None,
+        *,
+        index: Index | None = None,
+        keep: int = 100,
+        exhaustive: int = shortlist.EXHAUSTIVE,
+        least: float = 0.0,
+    ) -> Iterator[PairProgress | list[Pair]]:
+        """Do what `pairs` does as a stream: a step for each two pictures, with what they share; then all pairs.
+
+        Arguments and errors are those of `pairs`.
+        """
+        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
+            if index is None:
+                index = shortlist.region_index(among)
+            else:
+                shortlist.index_regions(among, index)
+            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
+        chosen: Iterable[tuple[str, str]] = combinations(among.names, 2)
+        total = math.comb(len(among.names), 2)
+        if candidates is not None:
+            once = dict[frozenset[str], tuple[str, str]]()
+            for first, second, *_ in candidates:
+                once.setdefault(frozenset((first, second)), (first, second))
+            chosen, total = once.values(), len(once)
+        found = list[Pair]()
+        for done, (first, second) in enumerate(chosen, 1):
+            better = [pair for pair in self.compare(first, [second], among) if 0 < pair.match.score >= least]
+            found += better
+            yield PairProgress(done, total, f"{first} and {second}", *better)
+        yield found
 
     def pairs(
         self,
@@ -347,7 +441,8 @@ class ArtMiner(hub.Pretrained):
         keep: int = 100,
         exhaustive: int = shortlist.EXHAUSTIVE,
         least: float = 0.0,
-    ) -> Iterator[Pair]:
+        progress: bool = False,
+    ) -> list[Pair]:
         """Score pairs of pictures, each once: all of them, or in a large `Collection` those of a shortlist.
 
         Args:
@@ -360,40 +455,16 @@ class ArtMiner(hub.Pretrained):
             exhaustive: All pairs of fewer pictures than this, and of what is no `Collection`, are compared; their
                 number grows with the square of the pictures'. `len(among.names) + 1` compares all in any case.
             least: Pairs with a lower score are left out, as are all that score 0.
+            progress: Show a bar.
 
         Raises:
             ConfigError: FAISS is not installed, or the index takes other vectors.
         """
-        if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
-            if index is None:
-                index = shortlist.region_index(among)
-            else:
-                shortlist.index_regions(among, index)
-            candidates = shortlist.candidates(among, index, keep=keep, exhaustive=exhaustive)
-        if candidates is None:
-            names = list(among.names)
-            groups = ((name, names[number + 1 :]) for number, name in enumerate(names))
-        else:
-            partners = dict[str, dict[str, None]]()
-            for first, second, *_ in candidates:
-                if second not in partners.get(first, {}) and first not in partners.get(second, {}):
-                    partners.setdefault(first, {})[second] = None
-            groups = ((first, list(others)) for first, others in partners.items())
-        for first, others in groups:
-            yield from self._above(first, others, among, least)
-
-    def _above(self, first: str, others: list[str], among: Described, least: float) -> Iterator[Pair]:
-        for pair in self.compare(first, others, among):
-            if pair.match.score > 0 and pair.match.score >= least:
-                yield pair
+        steps = self.stream_pairs(among, candidates, index=index, keep=keep, exhaustive=exhaustive, least=least)
+        return result_of(steps, progress=progress, unit="pair")
 
 
-def _keep(best: dict[str, Pair], name: str, pair: Pair) -> None:
-    if name not in best or pair.match.score > best[name].match.score:
-        best[name] = pair
-
-
-def _apart(hits: list[Hit]) -> list[Hit]:
+def _without_overlaps(hits: list[Hit]) -> list[Hit]:
     """Those of which none overlaps a better one; best first."""
     kept = list[Hit]()
     for hit in hits:
@@ -404,3 +475,19 @@ def _apart(hits: list[Hit]) -> list[Hit]:
 
 def _overlap(one: Box, other: Box) -> bool:
     return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
+
+
+def _shared_part(pair: Pair, name: str, picture: LoadedImage) -> Array:
+    """Where one of a pair's pictures shows what both do: [H, W] in [0, 1], soft at edges, 0 where nothing is shared."""
+    if name == pair.first:
+        return pair.match.reference_mask(picture.height, picture.width)
+    mirrored, quarters = VIEWS[pair.view]
+    size = (picture.width, picture.height) if quarters % 2 else (picture.height, picture.width)
+    seen = np.rot90(pair.match.target_mask(*size), -quarters)
+    return seen[:, ::-1] if mirrored else seen
+
+
+def _pale(picture: LoadedImage, mask: Array) -> Tensor:
+    """A picture [1, 3, H, W] that is pale where a mask is 0."""
+    strength = OUTSIDE + (1 - OUTSIDE) * torch.from_numpy(np.ascontiguousarray(mask, np.float32))
+    return 1 - strength * (1 - picture.tensor())

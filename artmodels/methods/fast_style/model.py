@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError
-from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST, at_most, one_of
+from artmodels.errors import ConfigError, at_most, one_of
+from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
 

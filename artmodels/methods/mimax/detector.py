@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
@@ -31,10 +31,10 @@ from artmodels.detections.boxes import clip, nms_per_class
 from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.images.inputs import each
 from artmodels.images.results import ImageResult
-from artmodels.methods.mimax.config import MIMaxConfig
 from artmodels.methods.mimax.labels import folds_of
-from artmodels.methods.mimax.pipeline import MIMax, MIMaxStep
+from artmodels.methods.mimax.pipeline import MIMax, MIMaxConfig, MIMaxStep
 from artmodels.methods.region_features import FeatureStore, RegionFeatures, Regions
+from artmodels.progress import Progress, result_of
 
 __all__ = ["Detected", "Detector"]
 
@@ -44,7 +44,7 @@ FAINT = 0.05  # a highest score below this is not shown in full heat
 FOLDS = 3  # of the calibration
 UNNAMED = "image"
 
-Report = Callable[[Extraction | MIMaxStep], None]
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Labels = Mapping[str, Iterable[str]]
 
 
@@ -83,7 +83,7 @@ class Detected(ImageResult):
 
 
 class Detector(hub.Pretrained):
-    """Find in images what they were only said to show: trained on labels of whole images, it draws boxes.
+    """Draw boxes around what images show, after learning from labels of whole images alone.
 
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569): the regions of an image
     are a bag, MI-max learns from bags, and the regions that score are the detections.
@@ -123,14 +123,13 @@ class Detector(hub.Pretrained):
 
     def fit(
         self,
-        source: LabelledSet | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        source: LabelledSet | Files,
         labels: Labels | None = None,
         *,
         classes: Sequence[str] | None = None,
         store: str | os.PathLike[str] | None = None,
         calibrate: bool = False,
         progress: bool = False,
-        report: Report | None = None,
     ) -> Self:
         """Extract the regions of a collection, and learn.
 
@@ -143,17 +142,35 @@ class Detector(hub.Pretrained):
             store: Folder that keeps the regions, for the next time; None keeps them as long as the detector lives.
             calibrate: Also learn `probabilities`, by Platt's method on the scores of images held out in turn: fits
                 three times more.
-            progress: Show a bar while regions are extracted.
-            report: Called after each file and each step of training; an exception that it raises ends both.
+            progress: Show a bar.
 
         Raises:
             DatasetError: A class has no positive or no negative image, a label is of no file, or no file can be read.
             ConfigError: A setting is out of range, or the store was made by other regions.
         """
+        stream = self.stream_fit(source, labels, classes=classes, store=store, calibrate=calibrate)
+        return result_of(stream, progress=progress)
+
+    def stream_fit(
+        self,
+        source: LabelledSet | Files,
+        labels: Labels | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        store: str | os.PathLike[str] | None = None,
+        calibrate: bool = False,
+    ) -> Iterator[Extraction | MIMaxStep | Self]:
+        """Do what `fit` does, step by step.
+
+        Closed before its end, it leaves the detector as it was; the regions extracted so far stay in `store`.
+
+        Yields:
+            Where it is, after each file and after each step of training; and the detector, last.
+        """
         if isinstance(source, LabelledSet):
             if labels is not None or classes is not None:
                 raise ConfigError("a labelled collection has its own labels and classes: leave both out")
-            files: Any = [item.path for item in source.items]
+            files: Files = [item.path for item in source.items]
             labels = {item.path.as_posix(): item.labels for item in source.items}
             classes = source.classes
         elif labels is None:
@@ -165,34 +182,57 @@ class Detector(hub.Pretrained):
         if store is None:
             store = tempfile.mkdtemp(prefix="artmodels-regions-")
             weakref.finalize(self, shutil.rmtree, store, ignore_errors=True)
-        self._store = FeatureStore.extract(files, self.regions, store, progress=progress, report=report)
-        readable = set(self._store.files)
-        self.files = tuple(name for name in names if name in readable)
-        self.skipped = {name: reason for name, reason in self._store.skipped.items() if name in set(names)}
-        return self._learn(*chosen, calibrate=calibrate, report=report)
+        for step in FeatureStore.stream_extract(files, self.regions, store):
+            if isinstance(step, Progress):
+                yield step
+            else:
+                extracted = step
+        readable = set(extracted.files)
+        usable = tuple(name for name in names if name in readable)
+        yield from self._stream_learn(extracted, usable, *chosen, calibrate=calibrate)
+        self._store, self.files = extracted, usable
+        self.skipped = {name: reason for name, reason in extracted.skipped.items() if name in set(names)}
+        yield self
 
-    def correct(self, labels: Labels, *, calibrate: bool = False, report: Report | None = None) -> Self:
+    def correct(self, labels: Labels, *, calibrate: bool = False, progress: bool = False) -> Self:
         """Change labels of some files, or give new ones, and learn again; no image is looked at anew.
 
         Args:
             labels: As for `fit`; the classes stay.
             calibrate: See `fit`.
-            report: Called after each step of training.
+            progress: Show a bar.
 
         Raises:
             ConfigError: The detector was loaded, not fitted.
             DatasetError: As for `fit`.
         """
+        return result_of(self.stream_correct(labels, calibrate=calibrate), progress=progress)
+
+    def stream_correct(self, labels: Labels, *, calibrate: bool = False) -> Iterator[MIMaxStep | Self]:
+        """Do what `correct` does, step by step; closed before its end, it leaves the detector as it was.
+
+        Yields:
+            Where it is, after each step of training; and the detector, last.
+        """
         if self._store is None:
             raise ConfigError("there is no collection to learn from again: this detector was loaded; call fit first")
         changed, _ = _checked(labels, self.files, self.classes)
-        return self._learn(self._labels | changed, self.classes, calibrate=calibrate, report=report)
+        yield from self._stream_learn(
+            self._store, self.files, self._labels | changed, self.classes, calibrate=calibrate
+        )
+        yield self
 
-    def _learn(
-        self, labels: dict[str, frozenset[str]], classes: tuple[str, ...], *, calibrate: bool, report: Report | None
-    ) -> Self:
-        assert self._store is not None  # noqa: S101 - for the type checker: both callers have it
-        known = set(self.files)
+    def _stream_learn(
+        self,
+        store: FeatureStore,
+        files: tuple[str, ...],
+        labels: dict[str, frozenset[str]],
+        classes: tuple[str, ...],
+        *,
+        calibrate: bool,
+    ) -> Iterator[MIMaxStep]:
+        """Learn from regions that are extracted; the detector changes all at once, after the last step."""
+        known = set(files)
         used = [name for name in labels if name in known]
         truth = np.array([[name in labels[file] for name in classes] for file in used], np.int64).reshape(
             -1, len(classes)
@@ -204,16 +244,15 @@ class Detector(hub.Pretrained):
                         f"none of the {len(used)} labelled images {kind}: label at least one that does, and one that "
                         "does not"
                     )
-        bags = self._store.bags()[self._store.index_of(used).numpy()]
+        bags = store.bags()[store.index_of(used).numpy()]
         assert isinstance(bags, Bags)  # noqa: S101 - for the type checker: it was indexed with numbers
         target = truth[:, 0] if len(classes) == 1 else truth
         classifier: MIMax = clone(self.classifier)
-        for step in classifier.steps(bags, target):
-            if report is not None:
-                report(step)
+        for step in classifier.stream_fit(bags, target):
+            if isinstance(step, Progress):
+                yield step
         self._calibration = _platt(classifier, bags, truth) if calibrate else ()
         self.classifier, self.classes, self._labels = classifier, classes, labels
-        return self
 
     @property
     def labels(self) -> Mapping[str, frozenset[str]]:

@@ -3,7 +3,7 @@
 Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.4, averages details of paintings found by ArtMiner.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +18,9 @@ from artmodels.images.colour import luminance
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
+from artmodels.progress import Progress, result_of
 
-__all__ = ["Group", "Mean", "Stage", "align_group", "sharpness"]
+__all__ = ["Group", "Mean", "Stage", "align_group", "sharpness", "stream_align_group"]
 
 Stage = Literal["unaligned", "coarse", "fine"]
 STAGES: tuple[Stage, ...] = ("unaligned", "coarse", "fine")
@@ -105,7 +106,7 @@ def align_group(
     pictures: Mapping[str, images.Source],
     *,
     reference: str | None = None,
-    report: Callable[[int, int], None] | None = None,
+    progress: bool = False,
 ) -> Group:
     """Bring pictures onto one of them, and average them.
 
@@ -114,11 +115,22 @@ def align_group(
         pictures: By name, two or more.
         reference: Name of the one that the others are brought onto; None takes the one that shows something of most
             others, of equals the most, for which all pairs are compared coarsely.
-        report: Called after each step, with how many are done and how many there are.
+        progress: Show a bar.
 
     Raises:
         ConfigError: There are fewer than two pictures, or none has that name.
         ImageError: One cannot be read.
+    """
+    return result_of(stream_align_group(aligner, pictures, reference=reference), progress=progress, unit="pair")
+
+
+def stream_align_group(
+    aligner: RansacFlow, pictures: Mapping[str, images.Source], *, reference: str | None = None
+) -> Iterator[Progress | Group]:
+    """Do what `align_group` does, pair by pair.
+
+    Yields:
+        Where it is, after each pair; and the group, last.
     """
     if len(pictures) < 2:
         raise ConfigError(f"there are {len(pictures)} pictures: a group needs two or more")
@@ -126,15 +138,8 @@ def align_group(
         raise ConfigError(f"no picture is called {reference!r}: choose one of {', '.join(pictures)}")
     prepared = {name: aligner.prepare(picture) for name, picture in pictures.items()}
     names = list(prepared)
-    steps = len(names) - 1 + (0 if reference else len(names) * (len(names) - 1))
+    total = len(names) - 1 + (0 if reference else len(names) * (len(names) - 1))
     done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if report is not None:
-            report(done, steps)
-
     if reference is None:
         agreeing = dict.fromkeys(names, (0, 0))
         for one in names:
@@ -142,21 +147,23 @@ def align_group(
                 if other != one:
                     cells = aligner.agreeing(prepared[one], prepared[other])
                     agreeing[one] = agreeing[one][0] + (cells > 0), agreeing[one][1] + cells
-                    step()
+                    done += 1
+                    yield Progress(done, total, one)
         reference = max(names, key=lambda name: agreeing[name])
     target = prepared[reference]
     sums = {stage: _Sum() for stage in STAGES}
     size = target.picture.height, target.picture.width
-    for total in sums.values():
-        total.add(target.picture.tensor(), torch.ones(size))
+    for stage_sum in sums.values():
+        stage_sum.add(target.picture.tensor(), torch.ones(size))
     alignments = {}
     for name in names:
         if name != reference:
             alignments[name] = aligner(prepared[name], target)
             if alignments[name].found:
                 _add(sums, prepared[name], alignments[name], size)
-            step()
-    return Group(reference, alignments, {stage: total.mean() for stage, total in sums.items()})
+            done += 1
+            yield Progress(done, total, name)
+    yield Group(reference, alignments, {stage: stage_sum.mean() for stage, stage_sum in sums.items()})
 
 
 def _add(sums: Mapping[Stage, _Sum], source: Prepared, alignment: Alignment, size: tuple[int, int]) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import features
-from artmodels.errors import ConfigError
-from artmodels.features.networks import WIDEST, at_most
+from artmodels.errors import ConfigError, at_most
+from artmodels.features.networks import WIDEST
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import Graph

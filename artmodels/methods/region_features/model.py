@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, nms, roi_align
 
 from artmodels.detections import boxes as box_ops
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, at_most, one_of
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import WIDEST, at_most, one_of
+from artmodels.features.networks import WIDEST
 from artmodels.images.resampling import resized
 
 __all__ = [

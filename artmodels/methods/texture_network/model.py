@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError
-from artmodels.features.networks import WIDEST, at_most
+from artmodels.errors import ConfigError, at_most
+from artmodels.features.networks import WIDEST
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
 

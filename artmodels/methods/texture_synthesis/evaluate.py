@@ -8,7 +8,6 @@ ranges of two tables compare, not their digits.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,10 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from artmodels import images
+from artmodels.data.folders import image_files
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
+from artmodels.files import write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
+from artmodels.progress import Progress
 
-__all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "table"]
+__all__ = ["PUBLISHED", "TextureScores", "evaluate", "main", "stream_folder", "table"]
 
 PUBLISHED: Mapping[str, float] = MappingProxyType(
     {
@@ -42,8 +44,6 @@ PUBLISHED: Mapping[str, float] = MappingProxyType(
     }
 )
 """Published mean displacement score of each method over 20 references of 1024 x 1024 pixels."""
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 
 Synthesise = Callable[[Tensor, int], Tensor]
 """(exemplar [1, 3, H, W] in [0, 1], seed) -> a texture of the same kind."""
@@ -78,51 +78,24 @@ class TextureScores:
     sliced_wasserstein: float
 
 
-def evaluate(
-    synthesise: Synthesise,
-    exemplars: Iterable[tuple[str, Tensor]],
-    *,
-    seed: int = 0,
-    on_scores: Callable[[TextureScores], None] | None = None,
-    on_error: Callable[[str, ImageError], None] | None = None,
-) -> list[TextureScores]:
-    """Synthesise and measure each exemplar.
+def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int = 0) -> TextureScores:
+    """Synthesise a texture from an exemplar, and measure it.
 
     The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
-    CPU core, at 1024 x 1024 it wants a GPU, that is, exemplars that lie on one.
+    CPU core, at 1024 x 1024 it wants a GPU, that is, an exemplar that lies on one.
 
     Args:
         synthesise: The method, called with the exemplar and the seed.
-        exemplars: Pairs of a name and an image [1, 3, H, W] in [0, 1]; may be a generator.
-        seed: Seed of each synthesis.
-        on_scores: Called with each row as soon as it is there.
-        on_error: Called with the name of an exemplar that cannot be used and the reason; the rest go on.
-            Without it the error is raised.
-
-    Returns:
-        One row for each exemplar that could be used, in order.
+        name: Name of the exemplar.
+        exemplar: [1, 3, H, W] in [0, 1].
+        seed: Seed of the synthesis.
 
     Raises:
-        ImageError: An exemplar is too small, or a result is not finite, and there is no `on_error`.
+        ImageError: The exemplar is too small, or the result is not finite.
     """
-    rows = []
-    for name, exemplar in exemplars:
-        try:
-            start = time.perf_counter()
-            result = synthesise(exemplar, seed)
-            scores = _measure(name, result, exemplar, seed=seed, seconds=time.perf_counter() - start)
-        except ImageError as error:
-            if on_error is None:
-                raise
-            on_error(name, error)
-            continue
-        rows.append(scores)
-        if on_scores is not None:
-            on_scores(scores)
-    return rows
-
-
-def _measure(name: str, result: Tensor, exemplar: Tensor, *, seed: int, seconds: float) -> TextureScores:
+    start = time.perf_counter()
+    result = synthesise(exemplar, seed)
+    seconds = time.perf_counter() - start
     wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
     matches = copying.nearest_patches(result, exemplar)
     return TextureScores(
@@ -143,7 +116,7 @@ def table(rows: Sequence[TextureScores]) -> str:
     """Lay the rows out as plain text, with their mean, beside the published means.
 
     Args:
-        rows: What `evaluate` returned; at least one.
+        rows: What `evaluate` returned for each exemplar; at least one.
 
     Returns:
         Lines without a trailing newline.
@@ -198,7 +171,7 @@ def _align(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def evaluate_folder(
+def stream_folder(
     synthesise: Synthesise,
     folder: Path,
     *,
@@ -207,12 +180,11 @@ def evaluate_folder(
     seed: int = 0,
     json_file: Path | None = None,
     device: str = "cpu",
-    report: Callable[[str], None] = typer.echo,
-) -> list[TextureScores]:
+) -> Iterator[Progress | list[TextureScores]]:
     """Evaluate a method on the images of a folder and its sub-folders, with resume.
 
     Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central
-    square is the exemplar. A file that cannot be used is reported and skipped.
+    square is the exemplar. A file that cannot be used is skipped.
 
     Args:
         synthesise: The method, called with the exemplar and the seed.
@@ -223,62 +195,41 @@ def evaluate_folder(
         json_file: File of scores, written after each exemplar. Exemplars that it has already, by their path
             in the folder, are not computed again.
         device: Where the exemplars are put and measured.
-        report: Called with a line of text about each exemplar.
 
-    Returns:
-        One row for each image of the folder that could be used, in the order of their names.
+    Yields:
+        A step after each image, which says in a line what became of it; then one row for each image of the folder
+        that could be used, in the order of their names.
 
     Raises:
         DatasetError: The folder has no image, or none that can be used; or the file of scores is damaged.
-        ConfigError: The file of scores belongs to another method, size or seed, or cannot be written.
+        ConfigError: The file of scores belongs to another method, size or seed.
+        ArtModelsError: The file of scores cannot be written.
     """
-    files = {file.relative_to(folder).as_posix(): file for file in _images_in(folder)}
+    files = {file.relative_to(folder).as_posix(): file for file in image_files(folder)}
     settings: dict[str, str | int] = {"name": name, "size": size, "seed": seed}
     known = {} if json_file is None else _read(json_file, settings)
     if json_file is not None:
         # A file that cannot be written is known now, not after the first long synthesis.
         _write(json_file, settings, known.values())
-    done = len(known.keys() & files.keys())
-    if done:
-        report(f"{done} of {len(files)} are in {json_file} already.")
-
-    def exemplars() -> Iterator[tuple[str, Tensor]]:
-        for key, file in files.items():
-            if key in known:
-                continue
-            try:
-                pixels = images.load(file).tensor()
-            except ImageError as error:
-                report(f"{key}: skipped: {error}")
-                continue
-            yield key, _central_square(pixels, size).to(device)
-
-    def keep(scores: TextureScores) -> None:
-        known[scores.name] = scores
-        report(f"{scores.name}: synthesised in {scores.seconds:.1f} s")
+    left = [key for key in files if key not in known]
+    before = len(files) - len(left)
+    if before:
+        yield Progress(before, len(files), f"{before} of {len(files)} are in {json_file} already.")
+    for done, key in enumerate(left, before + 1):
+        try:
+            exemplar = _central_square(images.load(files[key]).tensor(), size).to(device)
+            scores = evaluate(synthesise, key, exemplar, seed=seed)
+        except ImageError as error:
+            yield Progress(done, len(files), f"{key}: skipped: {error}")
+            continue
+        known[key] = scores
         if json_file is not None:
             _write(json_file, settings, known.values())
-
-    evaluate(
-        synthesise,
-        exemplars(),
-        seed=seed,
-        on_scores=keep,
-        on_error=lambda key, error: report(f"{key}: skipped: {error}"),
-    )
+        yield Progress(done, len(files), f"{key}: synthesised in {scores.seconds:.1f} s")
     rows = [known[key] for key in files if key in known]
     if not rows:
         raise DatasetError(f"None of the {len(files)} images in {folder} can be used; the lines above say why.")
-    return rows
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; give the folder that holds the exemplars.")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    if not files:
-        raise DatasetError(f"{folder} holds no image; put exemplars in it as {', '.join(sorted(_SUFFIXES))}.")
-    return files
+    yield rows
 
 
 def _central_square(pixels: Tensor, size: int) -> Tensor:
@@ -314,13 +265,7 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureSco
 def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[TextureScores]) -> None:
     """Replace the file in one step, so that a run that is stopped leaves the rows before."""
     content = {"settings": settings, "rows": [asdict(row) for row in rows]}
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"{file} cannot be written ({error}); give a file in a folder you can write.") from error
+    write_whole({file: json.dumps(content, indent=1, allow_nan=False) + "\n"})
 
 
 def _command(
@@ -344,16 +289,14 @@ def _command(
             result: Tensor = synthesizer(exemplar, size=(height, width), seed=seed).tensor
             return result
 
-        rows = evaluate_folder(
-            synthesise,
-            folder,
-            name=name,
-            size=size,
-            seed=seed,
-            json_file=json_file,
-            device=device,
-            report=lambda line: typer.echo(line, err=True),
-        )
+        rows = list[TextureScores]()
+        for step in stream_folder(
+            synthesise, folder, name=name, size=size, seed=seed, json_file=json_file, device=device
+        ):
+            if isinstance(step, Progress):
+                typer.echo(step.what, err=True)
+            else:
+                rows = step
     except ArtModelsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -4,18 +4,15 @@ A page is a `Page`: it looks through all that is sent before any component does.
 a key `meta`, and the value of a `gr.Image` needs none.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import gradio as gr
-from gradio import component_meta
 from gradio.utils import get_upload_folder
 
 from artmodels.errors import ConfigError
 
-__all__ = ["REFUSED", "Files", "Page", "Picture", "check_files"]
+__all__ = ["REFUSED", "Page", "check_files", "uploaded"]
 
 REFUSED = "This file was not uploaded here, or was deleted since: upload it, and send the path that the upload answers."
 _FILES = (gr.Image, gr.File)
@@ -76,28 +73,3 @@ class Page(gr.Blocks):
                 raise gr.Error(str(error), print_exception=False) from None
         processed: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
         return processed
-
-
-# gradio would write type hints of each class into a file beside this one.
-with patch.object(component_meta, "create_or_modify_pyi", lambda *_: None):
-
-    class Picture(gr.Image):
-        """A control for a picture, whose file reaches us as it is; gradio would open it with Pillow first."""
-
-        is_template = True  # for gradio it is an Image
-
-        def preprocess(self, payload: Any) -> str | None:
-            """Give the file's path."""
-            return None if payload is None else str(payload.path)
-
-    class Files(gr.File):
-        """A control for files, which reach us as they are; gradio would leave an empty file behind for each."""
-
-        is_template = True
-
-        def preprocess(self, payload: Any) -> list[str] | None:
-            """Give the files' paths."""
-            if payload is None:
-                return None
-            files: Sequence[Any] = getattr(payload, "root", [payload])
-            return [str(file.path) for file in files]

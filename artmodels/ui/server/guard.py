@@ -1,4 +1,4 @@
-"""Who may ask the server, from which pages, and what browsers are told to allow: plain ASGI around gradio's app.
+"""Which requests the server answers, and what it tells browsers to allow: plain ASGI around gradio's app.
 
 A page of another site must not use a server that listens on this machine or in this network: neither by a name of its
 own that it points to the server's address (DNS rebinding), nor by a form or a script of its own (request forgery).
@@ -39,7 +39,7 @@ def allowed_hosts(server_name: str) -> frozenset[str]:
     Raises:
         ConfigError: An entry of the list is not a host.
     """
-    listed = [entry for each in os.environ.get("ARTMODELS_ALLOWED_HOSTS", "").split(",") if (entry := each.strip())]
+    listed = list(filter(None, map(str.strip, os.environ.get("ARTMODELS_ALLOWED_HOSTS", "").split(","))))
     for entry in listed:
         if entry != ANY and not hostname(entry):
             raise ConfigError(
@@ -57,7 +57,7 @@ def content_policy(script_hashes: Sequence[str] = ()) -> str:
         script_hashes: Base64 of the SHA-256 of each script inside the page.
     """
     # gradio compiles the templates and scripts of gr.HTML, and Vega its expressions; both style what they make.
-    scripts = " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{each}'" for each in script_hashes)])
+    scripts = " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{digest}'" for digest in script_hashes)])
     # On the Hub a Space is shown inside a page of the Hub.
     frames = "'self' https://huggingface.co https://*.hf.space" if os.environ.get("SPACE_ID") else "'self'"
     return (
@@ -74,7 +74,7 @@ def security_headers() -> dict[str, str]:
         "Content-Security-Policy": content_policy(),
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
-        "Permissions-Policy": ", ".join([f"camera={camera}", *(f"{each}=()" for each in _UNUSED)]),
+        "Permissions-Policy": ", ".join([f"camera={camera}", *(f"{feature}=()" for feature in _UNUSED)]),
         "Cross-Origin-Resource-Policy": "same-origin",
     }
     # It cannot name other sites, and would keep a Space out of the Hub's page.
@@ -122,10 +122,10 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.getlist("host")
         # gradio makes its addresses from the name that a proxy says it was asked by.
-        forwarded = [each.split(",")[0] for each in headers.getlist("x-forwarded-host")]
+        forwarded = [value.split(",")[0] for value in headers.getlist("x-forwarded-host")]
         if len(given) != 1 or len(forwarded) > 1 or not all(map(hostname, given + forwarded)):
             return PlainTextResponse("This request does not say which host it is for (Host header).", 400)
-        asked = [hostname(each) for each in given + forwarded]
+        asked = [hostname(host) for host in given + forwarded]
         for name in asked:
             if not (self.hosts & {name, ANY} or _is_address(name)):
                 return PlainTextResponse(

@@ -1,5 +1,6 @@
-"""Pictures that belong to a page, such as those of a wall: served by their content's hash, and held by browsers."""
+"""Pictures that belong to a page, such as those of a wall: served by their content's hash, or inside the page."""
 
+import base64
 import hashlib
 import io
 from pathlib import Path
@@ -9,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-__all__ = ["ROUTE", "picture_url"]
+__all__ = ["ROUTE", "data_url", "picture_url"]
 
 _pictures = dict[str, bytes]()  # in memory, so that no folder is served; only pages add to it, when they are made
 
 
 def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
-    """Serve a picture for as long as the process lives; for what visitors bring, see `serving.run_folder`.
+    """Serve a picture for as long as the process lives; for what visitors bring, see `controls.run_folder`.
 
     Args:
         picture: Is encoded as JPEG; the path of a JPEG is taken as it is.
@@ -24,15 +25,26 @@ def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
     Returns:
         Its address, relative to the page: right behind a proxy with a prefix, too.
     """
-    if isinstance(picture, Path):
-        content = picture.read_bytes()
-    else:
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, optimize=True)
-        content = file.getvalue()
+    content = _jpeg(picture, quality, optimize=True)
     name = f"{hashlib.sha256(content).hexdigest()[:32]}.jpg"
     _pictures[name] = content
     return f"pictures/{name}"
+
+
+def data_url(picture: Image.Image | Path, quality: int = 84) -> str:
+    """Put a picture inside the page, as an address that holds its bytes: for what one visitor sees once.
+
+    Arguments as in `picture_url`.
+    """
+    return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(picture, quality)).decode()}"
+
+
+def _jpeg(picture: Image.Image | Path, quality: int, *, optimize: bool = False) -> bytes:
+    if isinstance(picture, Path):
+        return picture.read_bytes()
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality, optimize=optimize)
+    return file.getvalue()
 
 
 def _answer(request: Request) -> Response:

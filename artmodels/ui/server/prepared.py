@@ -1,7 +1,7 @@
-"""Pages and descriptions of them that are the same for all: made once for each address, and sent compressed.
+"""Pages, and descriptions of them, that are the same for all visitors: made once and sent compressed.
 
-gradio makes them anew for every request, of thousands of objects, and sends them as they are. What depends on the
-visitor, and everything that streams, goes past.
+gradio makes them anew for every request, from thousands of objects, and does not compress them. They differ by the
+address that is asked for. What depends on the visitor, and everything that streams, is passed on.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from artmodels.ui.server.guard import content_policy
 
 __all__ = ["PreparedAnswers"]
 
-KEPT = 64  # answers: some 30 kB each; a gallery has one a page and three more, under each name it is asked by
+KEPT = 64  # answers, some 30 kB each; a gallery has one a page and three more, for each of its addresses
 _MEANING = {"page", "all_endpoints", "deep_link"}  # the parameters that change an answer
 _ADDRESS = ("host", "x-forwarded-host", "x-forwarded-proto")  # what gradio makes its own address of
 _SCRIPT = re.compile(rb"<script\b(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)

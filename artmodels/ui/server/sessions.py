@@ -1,4 +1,4 @@
-"""What the server remembers of each visitor: little, of not too many, and of those who are there before others.
+"""What the server remembers of its visitors: little of each, of a bounded number, and first of those with open pages.
 
 gradio gives every session a copy of the description of all components (0.7 MB for the gallery), which only its deep
 links need, and keeps the last 10 000 sessions, whoever they are. Its `state_session_capacity` alone would be no help: a
@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from gradio import route_utils
 from gradio.state_holder import SessionState, StateHolder
 
 __all__ = ["BARE", "CAPACITY", "KEPT", "Session", "Sessions"]
@@ -39,10 +38,6 @@ class Session(SessionState):
 
     def _update_value_in_config(self, key: int, value: Any) -> None:
         pass
-
-
-# gradio makes one in passing for each check of a call that names no session: 0.03 s of CPU that nobody needs.
-route_utils.SessionState = Session  # type: ignore[attr-defined]
 
 
 class Sessions(StateHolder):
@@ -92,7 +87,7 @@ class Sessions(StateHolder):
                 self.time_last_used[session_id] = self._now()  # the hour begins
 
     def delete_all_expired_state(self) -> None:
-        """Is called every second by gradio: forget values that have expired, and sessions that are over."""
+        """Forget values that have expired, and sessions that are over; gradio calls this every second."""
         super().delete_all_expired_state()  # type: ignore[no-untyped-call]
         with self.lock:
             busy, now = self._busy(), self._now()
@@ -111,7 +106,7 @@ class Sessions(StateHolder):
         excess = len(self.session_data) - CAPACITY
         if excess > 0:
             others = [session_id for session_id in others if session_id in self.session_data]
-            others.sort(key=lambda each: (_has_values(self.session_data[each]), each in self._open))
+            others.sort(key=lambda name: (_has_values(self.session_data[name]), name in self._open))
             for session_id in others[:excess]:
                 self._forget(session_id)
 
@@ -130,7 +125,7 @@ class Sessions(StateHolder):
         unread, messages = queue.pending_event_ids_session, queue.pending_messages_per_session
         for session_id in {*unread, *messages} - busy - set(self.session_data):
             waiting = messages.get(session_id)
-            # With its messages pushed out, an event can no longer be told of.
+            # Without its queue of messages, the page would never hear of an event that is still under way.
             if waiting is None or (waiting.empty() and not unread.get(session_id)):
                 unread.pop(session_id, None)
                 messages.pop(session_id, None)

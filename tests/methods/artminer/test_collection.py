@@ -1,9 +1,11 @@
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.correspondence.cells import Pyramid, grid, saliency
+from artmodels.data.store import Store
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.collection import Collection
@@ -27,6 +30,7 @@ from artmodels.methods.artminer.collection.shortlist import candidates, index_re
 from artmodels.search.exact import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening
 
 ROOT = Path(__file__).parents[3]
+ARRAYS = ("maps.0000.f16", "regions.0000.f16", "windows.0000.f32")
 REGIONS = RegionConfig(scales=(12, 8), sizes=(3, 5), most=60)
 TURNS = {"": 0, "90": 1, "180": 2, "270": 3}
 
@@ -85,8 +89,11 @@ def made(folder: Path, store: Path, toy: Toy | None = None) -> Collection:
     return collection
 
 
-def content(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in store.iterdir()}
+def content(store: Path) -> dict[str, object]:
+    """All that is kept."""
+    with contextlib.closing(sqlite3.connect(store / "store.db")) as database:
+        rows = [*database.iterdump()]
+    return {"rows": rows} | {path.name: path.read_bytes() for path in store.iterdir() if "store.db" not in path.name}
 
 
 def right(collection: Collection, name: str, path: Path) -> bool:
@@ -114,11 +121,12 @@ def right(collection: Collection, name: str, path: Path) -> bool:
 
 
 def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
-    toy, reports = Toy(views=("", "mirror", "90", "180", "270")), []
+    toy = Toy(views=("", "mirror", "90", "180", "270"))
     picture(folder / "tall.png", 9, (16, 41))
     collection = Collection.create(tmp_path / "store", toy, regions=REGIONS)
     assert len(collection) == 0 and collection.names == ()
-    collection.add(folder, toy, report=reports.append)
+    *steps, result = collection.stream_add(folder, toy)
+    assert result is collection
     for each in (collection, Collection.open(tmp_path / "store", verify=True)):
         assert each.names == (*(f"sub/{n}.png" for n in range(5)), "tall.png") and len(each) == 6
         assert all(right(each, name, folder / name) for name in each.names)
@@ -126,7 +134,8 @@ def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
     assert collection.pyramid("tall.png").at(12).dtype == torch.float16
     assert collection.pyramid("tall.png", "90").at(12).shape == (12, 5, 12)
     assert torch.equal(collection.reference("tall.png"), collection.pyramid("tall.png").at(40))
-    assert [(each.done, each.total, each.skipped) for each in reports] == [(n, 6, 0) for n in range(1, 7)]
+    assert [(each.done, each.total, each.skipped) for each in steps] == [(n, 6, 0) for n in range(1, 7)]
+    assert [each.what for each in steps] == [*collection.names]
     with pytest.raises(ConfigError, match="no view 'up': it has '', 'mirror', '90'"):
         collection.pyramid("tall.png", "up")
     with pytest.raises(DatasetError, match=r"no features of tall, which is not in it: add the folder"):
@@ -193,7 +202,7 @@ def test_other_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     for other in (Toy(fingerprint="other"), Toy(views=("",)), Toy(scales=(12, 8))):
         with pytest.raises(ConfigError, match="made by other weights or settings .*: create another in another folder"):
             collection.add(folder, other)
-    with pytest.raises(ConfigError, match="holds collection.json: name a new or empty folder"):
+    with pytest.raises(ConfigError, match="holds maps.0000.f16: name a new or empty folder"):
         Collection.create(tmp_path / "store", Toy(), regions=REGIONS)
     with pytest.raises(ConfigError, match="regions are to come from 36 cells and there are 40, 12, 8"):
         Collection.create(tmp_path / "new", Toy(), regions=RegionConfig())
@@ -291,12 +300,10 @@ CHILD = textwrap.dedent(
     sys.path.insert(0, sys.argv[1])
     from test_collection import Collection, Toy
 
-    def pause(state):
-        print(state.done, flush=True)
-        if state.done == 3:
+    for step in Collection.open(sys.argv[3]).stream_add(sys.argv[2], Toy()):
+        print(step.done, flush=True)
+        if step.done == 3:
             time.sleep(60)
-
-    Collection.open(sys.argv[3]).add(sys.argv[2], Toy(), report=pause)
     """
 )
 
@@ -318,12 +325,11 @@ def test_a_killed_build_is_taken_up(folder: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    # As if it had died inside a write: numbers without a line, a line without its end, half a compaction.
-    for name in ("maps.0000.f16", "regions.0000.f16", "windows.0000.f32"):
-        with (store / name).open("ab") as file:
+    # As if it had died inside a write: numbers without a row, a commit without its end, half a compaction.
+    for name in (*ARRAYS, "store.db-wal"):
+        with (store / name).open("r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(b"torn")
-    with (store / "log.0000").open("ab") as file:
-        file.write(b'1234abcd {"image": "to')
     (store / "maps.0001.f16").write_bytes(b"torn")
     assert len(Collection.open(store)) == 3
     toy, collection = Toy(), Collection.open(store)
@@ -333,7 +339,17 @@ def test_a_killed_build_is_taken_up(folder: Path, tmp_path: Path) -> None:
     assert content(store) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["maps.0000.f16", "regions.0000.f16", "windows.0000.f32"])
+def test_who_stops_taking_steps_ends_it_and_what_was_given_is_kept(folder: Path, tmp_path: Path) -> None:
+    collection = Collection.create(tmp_path / "store", Toy(), regions=REGIONS)
+    for step in collection.stream_add(folder, Toy()):
+        if step.done == 2:
+            break
+    assert len(collection) == len(Collection.open(tmp_path / "store")) == 2
+    toy = Toy()
+    assert collection.add(folder, toy) is collection and toy.seen == 3  # and the lock was given back
+
+
+@pytest.mark.parametrize("name", ARRAYS)
 def test_the_last_image_is_redone_if_its_numbers_did_not_reach_the_disk(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
@@ -381,24 +397,20 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path) ->
     spoil(afresh() / "maps.0000.f16", 20)
     with pytest.raises(DatasetError, match=r"are not those that were written: the collection is damaged; remove"):
         Collection.open(store, verify=True)
-    spoil(afresh() / "log.0000", 40)
-    with pytest.raises(DatasetError, match=r"Line 1 of .*log.0000 is damaged: remove that folder"):
+    spoil(afresh() / "store.db", (store / "store.db").read_bytes().rindex(b"sub/1.png"))
+    with pytest.raises(DatasetError, match=r"store.db has rows .* is damaged: remove that folder"):
         Collection.open(store)
     os.truncate(afresh() / "regions.0000.f16", 50)
-    with pytest.raises(DatasetError, match="has 50 bytes and .* are in the log"):
+    with pytest.raises(DatasetError, match="has 50 bytes and .* are in store.db"):
         Collection.open(store)
-    (afresh() / "log.0000").unlink()
-    with pytest.raises(DatasetError, match=r"lacks log.0000"):
+    (afresh() / "store.db").write_text("{" * 1000)
+    with pytest.raises(DatasetError, match=r"store.db \(file is not a database\) is damaged: remove that folder"):
         Collection.open(store)
-    for text, message in {"{": "is damaged", json.dumps({"format": 9}): "format 9 and this version reads 1"}.items():
-        (afresh() / "collection.json").write_text(text)
-        with pytest.raises(DatasetError, match=message):
-            Collection.open(store)
-    with pytest.raises(DatasetError, match="is no collection"):
+    with pytest.raises(DatasetError, match="is no collection: it has no store.db"):
         Collection.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["maps.0000.f16", "regions.0000.f16", "windows.0000.f32"])
+@pytest.mark.parametrize("name", ARRAYS)
 def test_a_flipped_byte_is_noticed_when_it_is_first_read(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -447,34 +459,25 @@ def test_after_a_compaction_numbers_are_compared_anew(folder: Path, tmp_path: Pa
             each.pyramid("sub/0.png")
 
 
-def test_opening_reads_the_log_once_and_no_numbers(
+def test_opening_reads_the_rows_once_and_no_numbers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from artmodels.methods.artminer.collection import log as collectionlog
-    from artmodels.methods.artminer.collection import numbers as collectionnumbers
-    from artmodels.methods.artminer.collection.log import line_of
-
     collection = made(folder, tmp_path / "store")
-    record = collection._log.images[-1]
-    count, cells = 30_000, record.total(2)
-    with (tmp_path / "store" / "log.0000").open("ab") as file:
-        for number in range(5, count):
-            sha = f"{number:064x}"
-            entry = record.entry() | {"image": sha, "first": number * record.count}
-            file.write(
-                line_of(entry) + line_of({"file": f"{number}.png", "image": sha, "path": f"/images/{number}.png"})
-            )
-    # Sparse: what is not read takes no room.
-    sizes = collection.layout.bytes(count * cells, count * record.count)
-    for name, size in zip(collection.layout.names[:3], sizes, strict=True):
-        os.truncate(tmp_path / "store" / name, size)
+    store, count = collection._store, 30_000
+    template, file = store.images[-1], store.files["sub/4.png"]
+    spans = {array: template.span(array)[1] for array in store.about["arrays"]}
+    images, files = store.images[:], [*store.files.values()]
+    for number in range(5, count):
+        sha = f"{number:064x}"
+        spans_here = json.dumps({array: (number * rows, rows) for array, rows in spans.items()})
+        images.append(template._replace(number=number, sha256=sha, spans=spans_here))
+        files.append(file._replace(number=number, name=f"{number}.png", sha256=sha))
+    with store.writing() as writer:
+        writer._rewrite(images, files)
+    for array in spans:  # sparse: what is not read takes no room
+        os.truncate(store.path(array), store._bytes(array, count * spans[array]))
     work: dict[str, int] = defaultdict(int)
-    take, blocks, opened = collectionlog.Log.take, collectionnumbers._blocks, Path.open
-
-    def counted_take(self: collectionlog.Log, entry: dict[str, object], length: int) -> None:
-        work["lines"] += 1
-        work["bytes of lines"] += length
-        take(self, entry, length)
+    blocks, opened, connect = Store.blocks, Path.open, sqlite3.connect
 
     def counted_blocks(*arguments: object) -> Iterator[bytes]:
         for block in blocks(*arguments):
@@ -485,17 +488,26 @@ def test_opening_reads_the_log_once_and_no_numbers(
         work[f"opened {self.name}"] += 1
         return opened(self, *arguments, **options)
 
-    monkeypatch.setattr(collectionlog.Log, "take", counted_take)
-    monkeypatch.setattr(collectionnumbers, "_blocks", counted_blocks)
+    def counted_connect(*arguments: object, **options: object) -> object:
+        work["connections"] += 1
+        database = connect(*arguments, **options)
+        database.set_trace_callback(lambda statement: work.update({statement: work[statement] + 1}))
+        return database
+
+    monkeypatch.setattr(Store, "blocks", counted_blocks)
     monkeypatch.setattr(Path, "open", counted_open)
-    log = tmp_path / "store" / "log.0000"
+    monkeypatch.setattr(sqlite3, "connect", counted_connect)
     large = Collection.open(tmp_path / "store")
     assert len(large) == count
-    assert work == {"lines": 2 * count, "bytes of lines": log.stat().st_size, "opened log.0000": 1}
+    assert work.pop("connections") == 1 and all(times == 1 for times in work.values())
+    assert sorted(work) == [
+        *("BEGIN", "COMMIT", "SELECT * FROM files ORDER BY number", "SELECT * FROM images ORDER BY number"),
+        "SELECT about, total FROM store",
+    ]
     # Reading compares the numbers of that image, once.
     for _ in range(2):
         assert right(large, "sub/4.png", folder / "sub" / "4.png")
-    assert work["bytes of numbers"] == sum(collection.layout.bytes(cells, record.count))
+    assert work["bytes of numbers"] == sum(store._bytes(array, rows) for array, rows in spans.items())
     with pytest.raises(DatasetError, match="the collection is damaged"):
         large.pyramid("29999.png")  # which are all 0 here
     plain = Collection.open(tmp_path / "store", verify=False)

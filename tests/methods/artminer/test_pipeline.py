@@ -109,6 +109,23 @@ def test_pictures_that_share_something_are_found_unprompted(miner: ArtMiner, des
     assert all(p.match.score == again[frozenset((p.first, p.second))] for p in asked)
 
 
+def test_pairs_and_searches_tell_where_they_are_and_what_they_have(miner: ArtMiner, described) -> None:
+    *steps, found = miner.stream_pairs(described)
+    assert [step.done for step in steps] == list(range(1, 7)) and {step.total for step in steps} == {6}
+    assert steps[0].what == "first and second"
+    assert found == [step.pair for step in steps if step.pair is not None] and 3 <= len(found) < 6
+    again = miner.pairs(described)
+    assert [(p.first, p.second, p.match.score) for p in again] == [(p.first, p.second, p.match.score) for p in found]
+    few = miner.stream_pairs(described, [("second", "first"), ("first", "second"), ("third", "other")])
+    assert [step.total for step in list(few)[:-1]] == [2, 2], "each pair once"
+    *steps, searched = miner.stream_search(pictures()["first"], BOX, described, query="first", verify=2)
+    assert [(step.done, step.total, step.what) for step in steps[:3]] == [
+        (1, 3, "second"), (2, 3, "third"), (3, 3, "other"),
+    ]  # fmt: skip
+    assert {step.what for step in steps[3:]} == {hit.image for hit in searched.hits if hit.match is not None}
+    assert len(steps) == 5 and [step.done for step in steps[3:]] == [3, 3]
+
+
 def test_the_better_direction_is_kept(miner: ArtMiner, described) -> None:
     (forward,), (back,) = miner.compare("first", ["second"], described), miner.compare("second", ["first"], described)
     assert forward.match.score == back.match.score and (forward.first, forward.second) == (back.first, back.second)

@@ -22,7 +22,7 @@ from artmodels.methods.artminer.tuning import mining, objective, train
 from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchMatches, PatchPlaces, window_cosines
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
-from artmodels.methods.artminer.tuning.tune import tune
+from artmodels.methods.artminer.tuning.tune import stream_tune, tune
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 from weights import recipes
@@ -492,24 +492,15 @@ def test_the_recipe_of_artminer_paintings_is_in_order() -> None:
 # --- a user's own folder
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """The user closes the window."""
-
-
 def test_tuning_a_folder_goes_on_where_it_was_stopped(sources, trained, tmp_path) -> None:
     folder = sources.data / "paintings"
     options = {"steps": 2, "settings": SETTINGS, "device": "cpu"}
-
-    def stop(progress) -> None:
-        if progress.done == 1:
-            raise Stopped
-
-    seen = []
-    with pytest.raises(Stopped):
-        tune(folder, tmp_path / "mine", work=tmp_path / "work", report=stop, **options)
+    steps = stream_tune(folder, tmp_path / "mine", work=tmp_path / "work", **options)
+    assert next(steps).done == 1
+    steps.close()  # the user closes the window
     assert not (tmp_path / "mine").exists()
-    metrics = tune(folder, tmp_path / "mine", work=tmp_path / "work", report=lambda p: seen.append(p.done), **options)
-    assert seen[-1] == 2 and "recall, turned, before" in metrics
+    *steps, metrics = stream_tune(folder, tmp_path / "mine", work=tmp_path / "work", **options)
+    assert steps[-1].done == steps[-1].total == 2 and "recall, turned, before" in metrics
     other = tune(folder, tmp_path / "other", **options)
     assert other == metrics and (tmp_path / ".other.tuning").is_dir()
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("mine", "other"))

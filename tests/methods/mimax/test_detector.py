@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,31 +186,53 @@ def test_probabilities_follow_the_scores(folder: Path) -> None:
 
 
 def test_same_seed_same_bytes_and_progress(folder: Path, labels: dict[str, list[str]]) -> None:
-    seen = list[object]()
-    one = Detector(Tiles(), MIMax(standardize=True, iterations=20)).fit(folder, labels, report=seen.append)
+    *seen, one = Detector(Tiles(), MIMax(standardize=True, iterations=20)).stream_fit(folder, labels)
     two = Detector(Tiles(), MIMax(standardize=True, iterations=20)).fit(folder, labels)
     assert one.classifier.coef_.tobytes() == two.classifier.coef_.tobytes()
     kinds = [type(step) for step in seen]
     assert kinds == [Extraction] * len(SHOWS) + [MIMaxStep] * 20
-    assert (seen[11].done, seen[11].total, seen[-1].index, seen[-1].total) == (12, 12, 20, 20)
+    assert (seen[11].done, seen[11].total, seen[-1].done, seen[-1].total) == (12, 12, 20, 20)
 
 
-def test_an_exception_of_the_report_ends_it_and_what_was_extracted_stays(
-    folder: Path, labels: dict[str, list[str]], tmp_path: Path
-) -> None:
-    class EnoughError(Exception):
-        pass
-
-    def stop(step: object) -> None:
-        if isinstance(step, Extraction) and step.done == 5:
-            raise EnoughError
-
+def test_a_closed_fit_keeps_what_was_extracted(folder: Path, labels: dict[str, list[str]], tmp_path: Path) -> None:
     tiles = Tiles()
-    with pytest.raises(EnoughError):
-        Detector(tiles).fit(folder, labels, store=tmp_path / "store", report=stop)
+    stream = Detector(tiles).stream_fit(folder, labels, store=tmp_path / "store")
+    for _ in range(5):
+        next(stream)
+    stream.close()
     assert tiles.looked == 6  # two groups of three
     Detector(tiles, MIMax(standardize=True, iterations=5)).fit(folder, labels, store=tmp_path / "store")
     assert tiles.looked == len(SHOWS)
+
+
+def test_a_closed_stream_leaves_the_detector_as_it_was(
+    folder: Path, labels: dict[str, list[str]], tmp_path: Path
+) -> None:
+    detector = Detector(Tiles(), MIMax(standardize=True, iterations=5)).fit(folder, labels, store=tmp_path / "store")
+    before = dict(vars(detector))
+    others = tmp_path / "others"
+    shutil.copytree(folder, others)
+    (others / "11.png").unlink()
+    for stream in (
+        detector.stream_fit(others, labels, classes=["blue", "red"], calibrate=True),
+        detector.stream_correct({"11.png": []}, calibrate=True),
+    ):
+        for step in stream:
+            if isinstance(step, MIMaxStep) and step.done == 3:
+                break
+        stream.close()
+        assert all(value is before[name] for name, value in vars(detector).items()) and len(before) == len(
+            vars(detector)
+        )
+    assert detector.correct({"11.png": []}).labels["11.png"] == frozenset()
+
+
+def test_a_bar_counts_the_files_and_then_the_steps(
+    folder: Path, labels: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Detector(Tiles(), MIMax(standardize=True, iterations=7)).fit(folder, labels, progress=True)
+    bar = capsys.readouterr().err
+    assert "/12" in bar and "7/7" in bar
 
 
 def test_files_that_cannot_be_read_are_left_out(folder: Path, labels: dict[str, list[str]]) -> None:

@@ -16,9 +16,17 @@ from sklearn.utils.estimator_checks import check_estimator
 from artmodels.data.bags import BagsError
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.methods.mimax import Bags, MIMax
-from artmodels.methods.mimax.config import MIMaxConfig
-from artmodels.methods.mimax.model import Descent, MIMaxObjective, Scaling, balanced, descend, initial
-from artmodels.methods.mimax.search import GRID, Search
+from artmodels.methods.mimax.model import (
+    GRID,
+    Descent,
+    MIMaxObjective,
+    Scaling,
+    Search,
+    balanced,
+    descend,
+    initial,
+)
+from artmodels.methods.mimax.pipeline import MIMaxConfig
 
 WIDTH = 6
 
@@ -438,8 +446,8 @@ def test_search_holds_each_bag_out_once_and_prefers_what_generalises() -> None:
     bags, labels = toy(24, 5, 16)
     model = MIMax(C="cv", restarts=2, iterations=20).fit(bags, labels)
     assert any(model.C_[0] == pytest.approx(value) for value in GRID)
-    steps = list(MIMax(C="cv", restarts=2, iterations=5).steps(bags, labels))
-    assert [step.searching for step in steps] == [True] * 5 + [False] * 5 and steps[-1].index == steps[-1].total == 10
+    *steps, _ = MIMax(C="cv", restarts=2, iterations=5).stream_fit(bags, labels)
+    assert [step.searching for step in steps] == [True] * 5 + [False] * 5 and steps[-1].done == steps[-1].total == 10
     with pytest.raises(BagsError, match="too few for 3 folds"):
         MIMax(C="cv").fit(bags[:5], [0, 0, 0, 1, 1])
 
@@ -447,11 +455,13 @@ def test_search_holds_each_bag_out_once_and_prefers_what_generalises() -> None:
 def test_steps_can_be_followed_and_left() -> None:
     bags, labels = toy(20, 5, 8)
     model = MIMax(iterations=10)
-    steps = model.steps(bags, labels)
-    assert next(steps).index == 1
+    steps = model.stream_fit(bags, labels)
+    assert next(steps).done == 1
     steps.close()
     assert not hasattr(model, "coef_")
-    losses = [step.loss for step in model.steps(bags, labels)]
+    *steps, fitted = model.stream_fit(bags, labels)
+    losses = [step.loss for step in steps]
+    assert fitted is model
     assert len(losses) == 10 and model.losses_ == tuple(losses) and losses[-1] < losses[0]
 
 

@@ -11,9 +11,19 @@ from torch import Tensor
 from artmodels.correspondence.ransac import log_nfa
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
-from artmodels.methods.ransac_flow.evaluation.evaluate import Example, Truth, endpoint_errors, evaluate, pck
-from artmodels.methods.ransac_flow.evaluation.published import BENCHMARKS, PUBLISHED, published_table
+from artmodels.methods.ransac_flow.evaluation.evaluate import (
+    BENCHMARKS,
+    PUBLISHED,
+    Example,
+    Truth,
+    endpoint_errors,
+    evaluate,
+    pck,
+    published_table,
+    stream_evaluate,
+)
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
+from artmodels.progress import Progress
 
 # What the specification has from memory alone.
 REMEMBERED = "2.13 4.83 5.13 6.36 12.5 12.6 53.47 83.45 86.81 2.10 16.07 31.66 64.88 73.31 81.56".split()
@@ -72,9 +82,8 @@ def test_scores_of_pairs_by_hand() -> None:
     first = truth([[0, 0], [0.01, 0], [0.04, 0], [0.11, 0]])
     # ... and of the other pair 3 px below where it goes.
     second = truth([[0.01, 0.06]])
-    done = list[int]()
     pairs = [Example("a", "b", first), ("c", "d", second)]
-    found = evaluate(always(shift(0.01, 0)), pairs, report=done.append)
+    *steps, found = stream_evaluate(always(shift(0.01, 0)), pairs)
     scores = found["all"]
     np.testing.assert_allclose(scores.errors, [(1 + 0 + 3 + 10) / 4, 3], atol=1e-5)
     assert scores.aepe == pytest.approx(3.25, abs=1e-5)
@@ -82,7 +91,8 @@ def test_scores_of_pairs_by_hand() -> None:
     assert scores.places.tolist() == [4, 1]
     assert scores.found.tolist() == [True, True]
     assert (scores.seconds >= 0).all()
-    assert done == [1, 2]
+    assert steps == [Progress(1, 2), Progress(2, 2)]
+    assert list(stream_evaluate(always(shift(0.01, 0)), iter(pairs)))[:2] == [Progress(1, 2), Progress(2, 2)]
     wide = evaluate(always(shift(0.01, 0)), pairs, limits=(1.01, 3.01))["all"]
     assert wide.hits.tolist() == [[2, 3], [0, 1]]
     assert wide.pck == {1.01: 2 / 5, 3.01: 4 / 5}

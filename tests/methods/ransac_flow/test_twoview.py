@@ -10,7 +10,7 @@ import torch
 from artmodels.correspondence.geometry import identity
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
-from artmodels.methods.ransac_flow.evaluation.evaluate import PosePair, evaluate_poses
+from artmodels.methods.ransac_flow.evaluation.evaluate import PosePair, evaluate_poses, stream_evaluate_poses
 from artmodels.methods.ransac_flow.evaluation.twoview import (
     Pose,
     correspondences,
@@ -21,6 +21,7 @@ from artmodels.methods.ransac_flow.evaluation.twoview import (
     relative_pose,
 )
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
+from artmodels.progress import Progress
 
 SIZE = WIDTH, HEIGHT = 160, 120
 CAMERA = np.array([[180.0, 0, 79.5], [0, 180, 59.5], [0, 0, 1]])
@@ -240,9 +241,8 @@ def test_poses_of_pairs() -> None:
         asked.append((source, target))
         return next(answers)
 
-    done = list[int]()
-    errors = evaluate_poses(aligner, [pair] * 3, report=done.append)
+    *steps, errors = stream_evaluate_poses(aligner, [pair] * 3)
     assert errors[0] < 0.5
     assert errors[1:].tolist() == [180, 180]
     assert asked == [("a", "b")] * 3
-    assert done == [1, 2, 3]
+    assert steps == [Progress(n, 3) for n in (1, 2, 3)]

@@ -1,11 +1,12 @@
 import contextlib
-import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.images.decoding import LoadedImage
-from artmodels.methods.region_features import FeatureStore, Regions, extraction
+from artmodels.methods.region_features import FeatureStore, Regions
+from artmodels.methods.region_features import store as feature_store
 
 ROOT = Path(__file__).parents[3]
+ARRAYS = ("features.0000.f16", "regions.0000.f32")
 
 
 class Toy:
@@ -52,6 +55,12 @@ def picture(path: Path, red: int, size: tuple[int, int] = (9, 5)) -> Path:
     return path
 
 
+def content(store: Path) -> list[object]:
+    """All that is kept."""
+    with contextlib.closing(sqlite3.connect(store / "store.db")) as database:
+        return [*database.iterdump(), *((store / name).read_bytes() for name in ARRAYS)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for red in range(6):
@@ -71,12 +80,11 @@ def same(store: FeatureStore, name: str, red: int) -> bool:
 
 
 def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
-    reports = []
-    store = FeatureStore.extract(folder, Toy(), tmp_path / "store", report=reports.append)
+    *steps, store = FeatureStore.stream_extract(folder, Toy(), tmp_path / "store")
     assert store.files == tuple(f"sub/{red}.png" for red in range(6)) and len(store) == 6
     assert all(same(FeatureStore.open(tmp_path / "store"), f"sub/{red}.png", red) for red in range(6))
-    assert [(each.done, each.total, each.skipped) for each in reports] == [(n, 6, 0) for n in range(1, 7)]
-    assert reports[2].file == "sub/2.png"
+    assert [(each.done, each.total, each.skipped) for each in steps] == [(n, 6, 0) for n in range(1, 7)]
+    assert steps[2].what == "sub/2.png"
     assert torch.equal(store.regions(-1).boxes, store.regions("sub/5.png").boxes)
     with pytest.raises(IndexError):
         store.regions(6)
@@ -85,20 +93,19 @@ def test_what_goes_in_comes_out(folder: Path, tmp_path: Path) -> None:
 def test_images_that_are_computed_together_are_stored_as_if_one_by_one(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "sub" / "1.png", folder / "sub" / "2 again.png")  # in one group with its original
     (folder / "sub" / "0.jpg").write_bytes(b"no picture")
-    reports, toy = [], Toy(batch=4)
-    FeatureStore.extract(folder, toy, tmp_path / "four", report=reports.append)
+    toy = Toy(batch=4)
+    *steps, _ = FeatureStore.stream_extract(folder, toy, tmp_path / "four")
     FeatureStore.extract(folder, Toy(), tmp_path / "one")
-    for name in ("features.f16", "regions.f32", "index.log"):
-        assert (tmp_path / "four" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert content(tmp_path / "four") == content(tmp_path / "one")
     assert sorted(toy.seen) == [0, 1, 2, 3, 4, 5] and toy.together == [3, 3]
-    assert [each.done for each in reports] == list(range(1, 9)) and reports[-1].skipped == 1
+    assert [each.done for each in steps] == list(range(1, 9)) and steps[-1].skipped == 1
     again = Toy(batch=4)
     FeatureStore.extract(folder, again, tmp_path / "four")
     assert again.together == []
 
 
 def test_large_images_are_not_held_in_numbers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "PIXELS", 2 * 45)
+    monkeypatch.setattr(feature_store, "PIXELS", 2 * 45)
     toy = Toy(batch=4)
     FeatureStore.extract(folder, toy, tmp_path / "store")
     assert toy.together == [2, 2, 2]
@@ -108,16 +115,16 @@ def test_bags_are_views_of_the_file(folder: Path, tmp_path: Path) -> None:
     store = FeatureStore.extract(folder, Toy(), tmp_path / "store")
     bags = store.bags()
     assert bags.sizes.tolist() == [1, 2, 3, 4, 5, 1] and bags.instances.dtype == torch.float16
-    raw = np.fromfile(tmp_path / "store" / "features.f16", np.float16).reshape(-1, 7)
+    raw = np.fromfile(tmp_path / "store" / ARRAYS[0], np.float16).reshape(-1, 7)
     assert np.array_equal(bags.instances.numpy(), raw)
-    table = np.fromfile(tmp_path / "store" / "regions.f32", np.float32).reshape(-1, 5)
+    table = np.fromfile(tmp_path / "store" / ARRAYS[1], np.float32).reshape(-1, 5)
     assert np.array_equal(bags.objectness.numpy(), table[:, 4])
     # The very file: what changes there shows, and what is written here does not reach it.
-    with (tmp_path / "store" / "features.f16").open("r+b") as file:
+    with (tmp_path / "store" / ARRAYS[0]).open("r+b") as file:
         file.write(np.float16(42).tobytes())
     assert float(bags.instances[0, 0]) == 42
     bags.instances[1, 1] = 13
-    assert np.fromfile(tmp_path / "store" / "features.f16", np.float16)[8] != 13
+    assert np.fromfile(tmp_path / "store" / ARRAYS[0], np.float16)[8] != 13
 
     numbers = store.index_of(["sub/4.png", "sub/1.png"])
     assert numbers.tolist() == [4, 1] and bags[numbers].sizes.tolist() == [5, 2]
@@ -142,6 +149,7 @@ def test_the_same_content_is_computed_once(folder: Path, tmp_path: Path) -> None
 def test_a_second_run_computes_nothing_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
     FeatureStore.extract(folder, Toy(), tmp_path / "store")
     before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+    assert set(before) == {"store.db", "lock", *ARRAYS}
     toy = Toy()
     FeatureStore.extract(folder, toy, tmp_path / "store")
     assert toy.seen == []
@@ -151,9 +159,8 @@ def test_a_second_run_computes_nothing_and_changes_nothing(folder: Path, tmp_pat
 def test_files_that_cannot_be_read_are_named_and_tried_again(folder: Path, tmp_path: Path) -> None:
     (folder / "sub" / "2.png").write_bytes(b"no picture")
     files = [folder / "sub" / "1.png", folder / "sub" / "2.png", folder / "gone.png"]
-    last = []
-    store = FeatureStore.extract(files, Toy(), tmp_path / "store", report=last.append)
-    assert set(store.skipped) == {files[1].as_posix(), files[2].as_posix()} and last[-1].skipped == 2
+    *_, last, store = FeatureStore.stream_extract(files, Toy(), tmp_path / "store")
+    assert set(store.skipped) == {files[1].as_posix(), files[2].as_posix()} and last.skipped == 2
     assert "there is no file" in store.skipped[files[2].as_posix()] and len(store) == 1
     assert FeatureStore.open(tmp_path / "store").skipped == store.skipped
     with pytest.raises(DatasetError, match=r"2\.png, which was skipped: "):
@@ -184,12 +191,10 @@ CHILD = textwrap.dedent(
     sys.path.insert(0, sys.argv[1])
     from test_feature_store import FeatureStore, Toy
 
-    def pause(state):
-        print(state.done, flush=True)
-        if state.done == int(sys.argv[4]):
+    for step in FeatureStore.stream_extract(sys.argv[2], Toy(), sys.argv[3]):
+        print(step.done, flush=True)
+        if step.done == int(sys.argv[4]):
             time.sleep(60)
-
-    FeatureStore.extract(sys.argv[2], Toy(), sys.argv[3], report=pause)
     """
 )
 
@@ -210,60 +215,81 @@ def child(folder: Path, store: Path, pause_at: int) -> Iterator[None]:
 
 def test_two_processes_take_turns_and_a_killed_one_is_taken_up(folder: Path, tmp_path: Path) -> None:
     with child(folder, tmp_path / "store", 3):
-        with pytest.raises(ConfigError, match="Another process is writing to the store .*: wait until it has ended"):
+        with pytest.raises(ConfigError, match="Another process is writing to the store of .*: wait until it has ended"):
             FeatureStore.extract(folder, Toy(), tmp_path / "store")
         # Readers see what is complete.
         assert len(FeatureStore.open(tmp_path / "store")) == 3
-    # As if it had died inside a write: numbers without a line, and a line without its end.
-    for name in ("features.f16", "regions.f32"):
-        with (tmp_path / "store" / name).open("ab") as file:
+    # As if it had died inside a write: numbers without a row, and a commit without its end.
+    for name in (*ARRAYS, "store.db-wal"):
+        with (tmp_path / "store" / name).open("r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(b"torn")
-    with (tmp_path / "store" / "index.log").open("ab") as file:
-        file.write(b'1234abcd {"image": "to')
     assert len(FeatureStore.open(tmp_path / "store")) == 3
     toy = Toy()
     store = FeatureStore.extract(folder, toy, tmp_path / "store")
     assert toy.seen == [3, 4, 5] and all(same(store, f"sub/{red}.png", red) for red in range(6))
     whole = FeatureStore.extract(folder, Toy(), tmp_path / "whole")
-    for name in ("features.f16", "regions.f32", "index.log"):
-        assert (tmp_path / "store" / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert content(tmp_path / "store") == content(whole.folder)
 
 
 def test_an_exception_inside_leaves_a_valid_store(folder: Path, tmp_path: Path) -> None:
-    def stop(state: object) -> None:
-        if state.done == 2:
-            raise KeyboardInterrupt
+    class Stopped(Toy):
+        def one(self, image: LoadedImage) -> Regions:
+            if len(self.seen) == 2:
+                raise KeyboardInterrupt
+            return super().one(image)
 
     with pytest.raises(KeyboardInterrupt):
-        FeatureStore.extract(folder, Toy(), tmp_path / "store", report=stop)
+        FeatureStore.extract(folder, Stopped(), tmp_path / "store")
     assert len(FeatureStore.open(tmp_path / "store")) == 2
     toy = Toy()
     FeatureStore.extract(folder, toy, tmp_path / "store")  # and the lock was given back
     assert toy.seen == [2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("limit", [1, 20, 30, 150])
-def test_a_full_disk_leaves_a_valid_store(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
+def test_who_stops_taking_steps_ends_it_and_what_was_given_is_kept(folder: Path, tmp_path: Path) -> None:
+    for step in FeatureStore.stream_extract(folder, Toy(), tmp_path / "store"):
+        if step.done == 2:
+            break
+    assert len(FeatureStore.open(tmp_path / "store")) == 2
+    toy = Toy()
+    FeatureStore.extract(folder, toy, tmp_path / "store")
+    assert toy.seen == [2, 3, 4, 5]
+
+
+class Wide(Toy):
+    """Whose numbers are longer than what SQLite writes."""
+
+    features = 28_000
+
+    def one(self, image: LoadedImage) -> Regions:
+        found = super().one(image)
+        return replace(found, features=found.features.repeat(1, 4000))
+
+
+@pytest.mark.parametrize(
+    ("extractor", "room"), [(Wide, 1), (Wide, 1000), (Wide, 200_000), (Toy, 1), (Toy, 20_000), (Toy, 60_000)]
+)
+def test_a_full_disk_leaves_a_valid_store(folder: Path, tmp_path: Path, extractor: type[Toy], room: int) -> None:
     resource = pytest.importorskip("resource")
     store = tmp_path / "store"
-    FeatureStore.extract([folder / "sub" / "0.png"], Toy(), store)
+    FeatureStore.extract([folder / "sub" / "0.png"], extractor(), store)
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The system refuses bytes beyond this, in the middle of a write: of the features, or of a line of the index.
-    allowed = (store / "features.f16").stat().st_size if limit < 100 else (store / "index.log").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed + limit, usual[1]))
+    # The system refuses bytes beyond this, in the middle of a write: of the features, or of SQLite.
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((store / ARRAYS[0]).stat().st_size + room, usual[1]))
+    reason = "File too large" if extractor is Wide else "disk I/O error"
     try:
-        with pytest.raises(ArtModelsError, match="cannot be written to: File too large.* images are complete: free"):
-            FeatureStore.extract(folder, Toy(), store)
+        with pytest.raises(ArtModelsError, match=f"cannot be written to: {reason}.* images are complete: free"):
+            FeatureStore.extract(folder, extractor(), store)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     kept = FeatureStore.open(store)
     assert 1 <= len(kept) < 6
-    assert (store / "features.f16").stat().st_size == 14 * int(kept.bags().sizes.sum())
-    toy = Toy()
+    assert (store / ARRAYS[0]).stat().st_size == 2 * extractor.features * int(kept.bags().sizes.sum())
+    toy = extractor()
     done = FeatureStore.extract(folder, toy, store)
-    assert len(toy.seen) == 6 - len(kept) and all(same(done, f"sub/{red}.png", red) for red in range(6))
+    assert len(toy.seen) == 6 - len(kept) and len(FeatureStore.open(store)) == 6
+    assert extractor is Wide or all(same(done, f"sub/{red}.png", red) for red in range(6))
 
 
 def spoil(path: Path, position: int) -> None:
@@ -282,7 +308,7 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path, ca
         shutil.rmtree(store)
         shutil.copytree(whole, store)
 
-    spoil(store / "features.f16", 20)
+    spoil(store / ARRAYS[0], 20)
     with pytest.raises(DatasetError, match=r"image 1 \(sub/1.png\) .* damaged; remove that folder"):
         FeatureStore.open(store)
     caplog.clear()
@@ -290,36 +316,32 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path, ca
     assert len(unseen) == 6 and not unseen.verified and repr(unseen).endswith(", not compared with their checksums>")
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [("WARNING", repr(unseen))]
     afresh()
-    spoil(store / "regions.f32", 30)
+    spoil(store / ARRAYS[1], 30)
     with pytest.raises(DatasetError, match="are not those that were written"):
         FeatureStore.open(store)
     afresh()
-    spoil(store / "index.log", 40)
+    spoil(store / "store.db", (store / "store.db").read_bytes().rindex(b"sub/1.png"))
     for call in (lambda: FeatureStore.open(store), lambda: FeatureStore.extract(folder, Toy(), store)):
-        with pytest.raises(DatasetError, match=r"Line 1 of .*index.log is damaged: remove that folder"):
+        with pytest.raises(DatasetError, match=r"store.db has rows .* is damaged: remove that folder"):
             call()
     afresh()
-    os.truncate(store / "features.f16", 50)
+    os.truncate(store / ARRAYS[0], 50)
     for call in (lambda: FeatureStore.open(store), lambda: FeatureStore.extract(folder, Toy(), store)):
-        with pytest.raises(DatasetError, match="has 50 bytes and .* are in its index"):
+        with pytest.raises(DatasetError, match="has 50 bytes and .* are in store.db"):
             call()
     afresh()
-    (store / "regions.f32").unlink()
-    with pytest.raises(DatasetError, match=r"lacks .*regions.f32"):
+    (store / ARRAYS[1]).unlink()
+    with pytest.raises(DatasetError, match=r"regions.0000.f32 has 0 bytes and 320 are in store.db: it is damaged"):
         FeatureStore.open(store)
-    afresh()
-    (store / "store.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"store.json is damaged"):
-        FeatureStore.open(store)
-    (store / "store.json").write_text(json.dumps({"format": 9}))
-    with pytest.raises(DatasetError, match="has format 9 and this version reads 1"):
+    (store / "store.db").write_text("{" * 1000)
+    with pytest.raises(DatasetError, match=r"store.db \(file is not a database\) is damaged"):
         FeatureStore.open(store)
 
 
 def test_the_last_image_is_redone_if_its_numbers_did_not_reach_the_disk(folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     FeatureStore.extract(folder, Toy(), store)
-    for spoiled in (lambda: spoil(store / "features.f16", -3), lambda: os.truncate(store / "features.f16", 14 * 15)):
+    for spoiled in (lambda: spoil(store / ARRAYS[0], -3), lambda: os.truncate(store / ARRAYS[0], 14 * 15)):
         spoiled()
         toy = Toy()
         again = FeatureStore.extract(folder, toy, store)
@@ -333,32 +355,29 @@ def test_another_extractor_is_refused(folder: Path, tmp_path: Path) -> None:
         FeatureStore.extract(folder, Toy("other"), tmp_path / "store")
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.doc").write_text("precious")
-    with pytest.raises(ConfigError, match=r"holds thesis.doc and is no store"):
+    with pytest.raises(ConfigError, match=r"holds thesis.doc: name a new or empty folder"):
         FeatureStore.extract(folder, Toy(), tmp_path / "occupied")
-    with pytest.raises(ConfigError, match="The store cannot be in"):
+    with pytest.raises(ConfigError, match="The store of features cannot be in .*thesis.doc: File exists"):
         FeatureStore.extract(folder, Toy(), tmp_path / "occupied" / "thesis.doc")
 
 
 def test_a_beginning_cut_short_is_begun_again(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    for name in ("features.f16", "store.json.tmp", "lock"):
+    for name in ("store.db.tmp", "store.db.tmp-wal", "lock"):
         (tmp_path / "store" / name).touch()
     assert len(FeatureStore.extract(folder, Toy(), tmp_path / "store")) == 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs sparse files and the memory's size")
-def test_a_store_larger_than_the_memory_is_opened(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_larger_than_the_memory_is_opened(folder: Path, tmp_path: Path) -> None:
     store = FeatureStore.extract(folder, Toy(), tmp_path / "store")
     total = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     rows = total // (2 * store.features)
     try:
-        os.truncate(tmp_path / "store" / "features.f16", 2 * store.features * rows)
+        os.truncate(tmp_path / "store" / ARRAYS[0], 2 * store.features * rows)
     except OSError:
         pytest.skip("this file system holds no file of that size")
-    monkeypatch.setattr(type(store._index), "rows", rows)
-    mapped = store._map("features.f16")
+    mapped = store._store.map("features", 0, rows)
     assert mapped.shape == (rows, 7) and float(mapped[-1, -1]) == 0
 
 

@@ -48,8 +48,18 @@ from artmodels.methods.region_features.model import (
     select,
     spread,
 )
-from artmodels.methods.region_features.scenes import Annotated, Composites, Scene, annotated_crop, cropped, outline
-from artmodels.methods.region_features.train import ArtRegionsRecipe, ArtRegionsSettings, recall, targets
+from artmodels.methods.region_features.train import (
+    Annotated,
+    ArtRegionsRecipe,
+    ArtRegionsSettings,
+    BoxedPicture,
+    Composites,
+    annotated_crop,
+    cropped,
+    outline,
+    recall,
+    targets,
+)
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -663,7 +673,7 @@ def test_a_name_without_weights_says_where_they_are() -> None:
 def test_scenes_are_cut_with_their_boxes() -> None:
     picture = torch.zeros(3, 100, 80)
     boxes = torch.tensor([[20.0, 30, 40, 50], [0, 0, 12, 90], [60, 80, 80, 100]])
-    found = cropped(Scene(picture, boxes), 10, 20, 60, 120)
+    found = cropped(BoxedPicture(picture, boxes), 10, 20, 60, 120)
     # The first is twice as large and shifted; of the second 2 of 12 columns are left; of the third a corner, all gone.
     assert found.picture.shape == (3, 120, 120) and found.boxes.tolist() == [[20, 20, 60, 60]]
 

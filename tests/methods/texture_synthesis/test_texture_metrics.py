@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from artmodels import features
-from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.methods.texture_synthesis import evaluate as protocol
 from artmodels.methods.texture_synthesis import metrics
 from artmodels.methods.texture_synthesis.copying import displacement_score, nearest_patches
+from artmodels.progress import result_of
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -437,21 +438,16 @@ def test_evaluate_a_copy() -> None:
         seeds.append(seed)
         return exemplar
 
-    (row,) = protocol.evaluate(synthesise, [("brick", noise(60, 64))], seed=5)
+    row = protocol.evaluate(synthesise, "brick", noise(60, 64), seed=5)
     assert (row.name, row.height, row.width, row.seed, seeds) == ("brick", 60, 64, 5, [5])
     assert row.displacement_score == row.displacement_score_y == row.spectrum_error == 0
     assert row.sliced_wasserstein == 0
     assert row.wavelet_kl == pytest.approx(0, abs=1e-12)
 
 
-def test_evaluate_reports_what_it_cannot_use_or_raises() -> None:
-    exemplars = [("small", noise(20, 20)), ("good", noise(56, 56))]
+def test_evaluate_refuses_an_exemplar_that_is_too_small() -> None:
     with pytest.raises(ImageError, match="20x20"):
-        protocol.evaluate(copying, exemplars)
-    told: list[str] = []
-    rows = protocol.evaluate(copying, exemplars, on_error=lambda name, error: told.append(name))
-    assert [row.name for row in rows] == ["good"]
-    assert told == ["small"]
+        protocol.evaluate(copying, "small", noise(20, 20))
 
 
 def test_table_prints_means_beside_the_published_ones() -> None:
@@ -475,17 +471,17 @@ def test_table_prints_means_beside_the_published_ones() -> None:
 
 
 def test_folder_skips_bad_files_and_goes_on(folder: Path) -> None:
-    said: list[str] = []
     seen: list[tuple[int, ...]] = []
 
     def synthesise(exemplar: Tensor, seed: int) -> Tensor:
         seen.append(tuple(exemplar.shape))
         return exemplar
 
-    rows = protocol.evaluate_folder(synthesise, folder, name="copy", size=60, report=said.append)
+    *steps, rows = protocol.stream_folder(synthesise, folder, name="copy", size=60)
+    assert [(step.done, step.total) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [row.name for row in rows] == ["b.png", "deep/a.PNG"]
     assert seen == [(1, 3, 60, 60), (1, 3, 30, 30), (1, 3, 60, 60)]
-    skipped = [line for line in said if "skipped" in line]
+    skipped = [step.what for step in steps if "skipped" in step.what]
     assert [line.split(":")[0] for line in skipped] == ["c.jpg", "d.png"]
     assert "each side must be at least 56" in skipped[1]
 
@@ -509,7 +505,7 @@ def test_folder_resumes_from_its_file(folder: Path, tmp_path: Path) -> None:
         return exemplar
 
     with pytest.raises(KeyboardInterrupt):
-        protocol.evaluate_folder(stopped, folder, name="copy", size=60, json_file=file, report=calls.append)
+        result_of(protocol.stream_folder(stopped, folder, name="copy", size=60, json_file=file))
     assert [row["name"] for row in json.loads(file.read_text())["rows"]] == ["b.png"]
 
     synthesised: list[Tensor] = []
@@ -520,9 +516,7 @@ def test_folder_resumes_from_its_file(folder: Path, tmp_path: Path) -> None:
 
     def run() -> list[protocol.TextureScores]:
         synthesised.clear()
-        return protocol.evaluate_folder(
-            synthesise, folder, name="copy", size=60, json_file=file, report=lambda line: None
-        )
+        return result_of(protocol.stream_folder(synthesise, folder, name="copy", size=60, json_file=file))
 
     first = run()
     assert [row.name for row in first] == ["b.png", "deep/a.PNG"]
@@ -537,7 +531,7 @@ def test_file_of_scores_of_other_settings_or_damaged(folder: Path, tmp_path: Pat
 
     def run(**settings: object) -> None:
         options = {"name": "copy", "size": 60} | settings
-        protocol.evaluate_folder(copying, folder, json_file=file, report=lambda line: None, **options)
+        result_of(protocol.stream_folder(copying, folder, json_file=file, **options))
 
     run()
     before = file.read_bytes()
@@ -555,18 +549,18 @@ def test_file_of_scores_that_cannot_be_written_is_known_before_the_work(folder: 
     def never(exemplar: Tensor, seed: int) -> Tensor:
         raise AssertionError("synthesised although the scores cannot be kept")
 
-    with pytest.raises(ConfigError, match="cannot be written"):
-        protocol.evaluate_folder(never, folder, name="copy", json_file=tmp_path / "absent" / "scores.json")
+    with pytest.raises(ArtModelsError, match="could not write"):
+        next(protocol.stream_folder(never, folder, name="copy", json_file=tmp_path / "absent" / "scores.json"))
 
 
 def test_folders_without_usable_images(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
-        protocol.evaluate_folder(copying, tmp_path / "absent", name="copy")
+        next(protocol.stream_folder(copying, tmp_path / "absent", name="copy"))
     with pytest.raises(DatasetError, match="holds no image"):
-        protocol.evaluate_folder(copying, tmp_path, name="copy")
+        next(protocol.stream_folder(copying, tmp_path, name="copy"))
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="None of the 1 images"):
-        protocol.evaluate_folder(copying, tmp_path, name="copy", report=lambda line: None)
+        result_of(protocol.stream_folder(copying, tmp_path, name="copy"))
 
 
 class FakeSynthesizer:

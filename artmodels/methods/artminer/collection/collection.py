@@ -1,56 +1,140 @@
 """The images of a folder with their features in one place on the disk: added once, resumed after anything.
 
-    collection.json    what the collection was begun with
-    maps.NNNN.f16      maps [D, R_k, C_k] float16: image after image, view after view, scale after scale
-    regions.NNNN.f16   [T, D] float16: descriptors of regions
-    windows.NNNN.f32   [T, 5] float32: view, relative x and y of the centre, side, saliency
-    log.NNNN           a line for each image, and for each file that has been looked at
-
-NNNN counts compactions. An image counts once its line is in the log. The line is written after the numbers are on the
-disk, and begins with a checksum of its own: what a crash leaves behind is an end that does not count, which the next
-call writes anew.
+It is an `artmodels.data.store` with three arrays: `maps` float16, which are maps [D, R, C], image after image, view
+after view, scale after scale; `regions` [T, D] float16, descriptors of regions; and `windows` [T, 5] float32, where
+these are, see `CellRegions`.
 """
 
 import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from artmodels.correspondence.cells import Pyramid
-from artmodels.correspondence.views import sideways
+from artmodels.correspondence.views import check_views, sideways
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
+from artmodels.data.store import ImageRow, Store, StoreKind
 from artmodels.errors import ConfigError, DatasetError, ImageError
-from artmodels.files import FileLock
 from artmodels.images.decoding import LoadedImage
-from artmodels.methods.artminer.collection.log import (
-    AGAIN,
-    LOCK,
-    Layout,
-    Log,
-    Record,
-    read_layout,
-    read_log,
-    write_layout,
-)
-from artmodels.methods.artminer.collection.numbers import DESCRIPTORS, MAPS, WINDOWS, Numbers
-from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig
-from artmodels.methods.artminer.collection.writer import CollectionDescriber, Writer, numbers_of
+from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
+from artmodels.progress import result_of
 from artmodels.search.vectors import Array
 
-__all__ = ["Collection", "CollectionDescriber"]
+__all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout", "Views"]
 
+KIND = StoreKind(name="collection", content="features", verb="add")
+MAPS, DESCRIPTORS, WINDOWS = "maps", "regions", "windows"
 REFERENCE = 40  # cells of the longer side of the map that others are compared with
 
+Views = Mapping[str, Pyramid]
+
 logger = logging.getLogger(__name__)
+
+
+class CollectionDescriber(Protocol):
+    """What a collection is filled by."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the numbers would."""
+
+    @property
+    def dims(self) -> int:
+        """D, numbers of a cell."""
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Cells of the longer side of each map."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Ways in which the picture is turned: "" and any others of `artmodels.correspondence.views.VIEWS`."""
+
+    def pyramids(self, loaded: LoadedImage) -> dict[str, Pyramid]:
+        """A pyramid of each view, computed on the turned picture; an ImageError has the file skipped."""
+
+
+class Described(Protocol):
+    """Pictures by name, with their features: a `Collection`, or what `ArtMiner.describe` returns."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all pictures."""
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Width and height in pixels."""
+
+    def pyramid(self, name: str, view: str = "") -> Pyramid:
+        """Features of one."""
+
+
+class InMemory:
+    """A few described pictures."""
+
+    def __init__(self, pictures: Mapping[str, tuple[tuple[int, int], Views]]) -> None:
+        """Take the size and the views of each."""
+        self._pictures = pictures
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all pictures."""
+        return tuple(self._pictures)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self._pictures[name][0]
+
+    def pyramid(self, name: str, view: str = "") -> Pyramid:
+        """Features of one."""
+        return self._pictures[name][1][view]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a collection was begun with.
+
+    Attributes:
+        fingerprint: Of what described its images.
+        dims: D, numbers of a cell.
+        scales: Cells of the longer side of each map.
+        views: Ways in which each picture was turned before it was described.
+        regions: How regions were chosen.
+    """
+
+    fingerprint: str
+    dims: int
+    scales: tuple[int, ...]
+    views: tuple[str, ...]
+    regions: RegionConfig
+
+    def __post_init__(self) -> None:
+        """Check.
+
+        Raises:
+            ConfigError: Values that no collection can have.
+        """
+        if "" not in check_views(self.views):
+            raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
+        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales) or self.dims < 1:
+            raise ConfigError(f"scales={self.scales}, dims={self.dims}: give different scales and dims above 0")
+        self.regions.at(self.scales)
+
+    @classmethod
+    def read(cls, about: Mapping[str, Any]) -> Self:
+        """From the JSON that `asdict` gives."""
+
+        def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+        return cls(**(tuples(about) | {"regions": RegionConfig(**tuples(about["regions"]))}))
 
 
 class Collection:
@@ -61,11 +145,11 @@ class Collection:
     folder that was added, or as they were given.
     """
 
-    def __init__(self, folder: Path, layout: Layout, log: Log, *, verify: bool | None = None) -> None:
+    def __init__(self, store: Store, *, verify: bool | None = None) -> None:
         """Use `open` or `create`."""
-        self.folder, self.layout = folder, layout
-        self._verify, self._sound = verify, set[str]()
-        self._take(log)
+        self._store, self._verify = store, verify
+        self.folder, self.layout = store.folder, Layout.read(store.about["layout"])
+        self._take()
 
     def __repr__(self) -> str:
         """Where it is, how many images it has, and what is compared with checksums."""
@@ -83,10 +167,9 @@ class Collection:
             regions: Which regions are described for the shortlist; None for the usual ones, see `RegionConfig.of`.
 
         Raises:
-            ConfigError: The folder holds something, or the describer lacks a scale of the regions.
-            ArtModelsError: It cannot be written.
+            ConfigError: The folder holds something or cannot be written to, or the describer lacks a scale of the
+                regions.
         """
-        root = Path(folder).expanduser()
         layout = Layout(
             fingerprint=describe.fingerprint,
             dims=describe.dims,
@@ -94,8 +177,9 @@ class Collection:
             views=tuple(describe.views),
             regions=regions or RegionConfig.of(describe.scales),
         )
-        write_layout(root, layout, fresh=True)
-        return cls.open(root)
+        arrays = {MAPS: ("float16", layout.dims), DESCRIPTORS: ("float16", layout.dims), WINDOWS: ("float32", COLUMNS)}
+        about = {"layout": asdict(layout), "next": 0}  # `next` is of use after a compaction only
+        return cls(Store.create(Path(folder).expanduser(), KIND, arrays, about))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> "Collection":
@@ -112,15 +196,22 @@ class Collection:
         Raises:
             DatasetError: There is none, it is of another version, or it is damaged; the message says what to do.
         """
-        root = Path(folder).expanduser()
-        layout = read_layout(root)
-        found = cls(root, layout, read_log(root, layout), verify=verify)
-        found._numbers.check_sizes(found._log)
+        found = cls(Store(Path(folder).expanduser(), KIND), verify=verify)
+        found._store.check_sizes()
         if verify:
-            for record in found._log.images:
-                found._compare(record)
+            for image in found._store.images:
+                found._store.check(image)
         logger.log(logging.WARNING if verify is False else logging.INFO, "%r", found)
         return found
+
+    @classmethod
+    def open_or_create(cls, folder: str | os.PathLike[str], describe: CollectionDescriber) -> "Collection":
+        """Open the collection of a folder, or begin one there.
+
+        Raises:
+            ArtModelsError: See `open` and `create`.
+        """
+        return cls.open(folder) if Store.exists(Path(folder).expanduser()) else cls.create(folder, describe)
 
     # --- Reading
 
@@ -138,7 +229,7 @@ class Collection:
         """In words, which numbers are compared with their checksums; see `open`."""
         if self._verify is False:
             return "whose numbers are not compared with their checksums"
-        if all(record.image in self._sound for record in self._log.images):
+        if self._store.checked:
             return "whose numbers were compared with their checksums"
         return (
             "whose numbers are compared with their checksums image by image when first read, but not those of "
@@ -148,12 +239,12 @@ class Collection:
     @property
     def files(self) -> tuple[str, ...]:
         """Names of all files that have features."""
-        return tuple(self._log.files)
+        return tuple(self._store.held)
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """Files that could not be read, and why."""
-        return dict(self._log.skipped)
+        return self._store.skipped
 
     def name_of_bytes(self, file: str | os.PathLike[str]) -> str | None:
         """The name of the image that a file, anywhere, holds; None if it is not in the collection.
@@ -162,7 +253,7 @@ class Collection:
             OSError: The file cannot be read.
         """
         with Path(file).open("rb") as opened:
-            image = self._log.number.get(hashlib.file_digest(opened, "sha256").hexdigest())
+            image = self._store.number.get(hashlib.file_digest(opened, "sha256").hexdigest())
         return self._holders[image][0] if image in self._holders else None
 
     def duplicates(self) -> list[tuple[str, ...]]:
@@ -175,7 +266,8 @@ class Collection:
         Raises:
             DatasetError: The file is not in the collection, or was skipped.
         """
-        return self._record(name).size
+        width, height = self._store.image(name_of(name)).details["size"]
+        return width, height
 
     def path(self, name: str | os.PathLike[str]) -> Path:
         """Where a file was when it was added, as an absolute path.
@@ -183,8 +275,8 @@ class Collection:
         Raises:
             DatasetError: See `size`.
         """
-        self._record(name)
-        return Path(self._log.paths[name_of(name)])
+        self._store.image(name_of(name))
+        return Path(self._store.files[name_of(name)].path)
 
     def pyramid(self, name: str | os.PathLike[str], view: str = "") -> Pyramid:
         """The maps of an image in one view: float16, read from their file as they are needed.
@@ -193,18 +285,18 @@ class Collection:
             DatasetError: See `size`; the numbers are damaged; or the collection was compacted since it was opened.
             ConfigError: It has no such view.
         """
-        record = self._compare(self._record(name))
+        image, dims = self._image(name), self.layout.dims
         if view not in self.layout.views:
             have = ", ".join(map(repr, self.layout.views))
             raise ConfigError(f"the collection has no view {view!r}: it has {have}; create one with a describer of it")
-        shapes, (width, height) = record.cells, record.size
+        shapes, (width, height) = image.details["cells"], image.details["size"]
         if sideways(view):
-            shapes, width, height = tuple((columns, rows) for rows, columns in shapes), height, width
-        total, dims = record.total(1), self.layout.dims
-        start = (record.start + self.layout.views.index(view) * total) * dims
+            shapes, width, height = [(columns, rows) for rows, columns in shapes], height, width
+        start, count = image.span(MAPS)
+        total = count // len(self.layout.views)
         # Each image is mapped by itself: systems refuse to map more than they have memory for, copy on write.
-        numbers = torch.from_numpy(self._numbers.map(MAPS, start, (total * dims,), mode="c"))
-        parts = torch.split(numbers, [rows * columns * dims for rows, columns in shapes])
+        numbers = torch.from_numpy(self._store.map(MAPS, start + self.layout.views.index(view) * total, total))
+        parts = torch.split(numbers, [rows * columns for rows, columns in shapes])
         maps = tuple(part.view(dims, *shape) for part, shape in zip(parts, shapes, strict=True))
         return Pyramid(maps, width, height)
 
@@ -223,57 +315,36 @@ class Collection:
         Raises:
             DatasetError: See `pyramid`.
         """
-        record = self._compare(self._record(name))
-        shape, table = (record.count, self.layout.dims), (record.count, COLUMNS)
-        return CellRegions(
-            torch.from_numpy(self._numbers.map(DESCRIPTORS, record.row * shape[1], shape, mode="c")),
-            torch.from_numpy(self._numbers.map(WINDOWS, record.row * COLUMNS, table, mode="c")),
-        )
+        image = self._image(name)
+        found = [torch.from_numpy(self._store.map(array, *image.span(array))) for array in (DESCRIPTORS, WINDOWS)]
+        return CellRegions(*found)
 
     def spans(self) -> Array:
         """For each of `names`, number of its first region, row of that in `descriptors`, and count: [N, 3] int64."""
-        images = [self._log.images[number] for number in self._holders]
-        return np.array([(each.first, each.row, each.count) for each in images], np.int64).reshape(-1, 3)
+        images = [self._store.images[number] for number in self._holders]
+        spans = [(image.details["first"], *image.span(DESCRIPTORS)) for image in images]
+        return np.array(spans, np.int64).reshape(-1, 3)
 
     def descriptors(self) -> Array:
         """Descriptors [T, D] float16 of all regions that are on the disk, memory-mapped; see `open` for checksums."""
-        return self._numbers.map(DESCRIPTORS, 0, (self._log.rows, self.layout.dims), mode="r")
+        return self._store.map(DESCRIPTORS)
 
     def windows(self) -> Array:
         """Where they are, [T, 5] float32; see `CellRegions`, and `open` for checksums."""
-        return self._numbers.map(WINDOWS, 0, (self._log.rows, COLUMNS), mode="r")
+        return self._store.map(WINDOWS)
 
-    @property
-    def _numbers(self) -> Numbers:
-        return Numbers(self.folder, self.layout)
+    def _image(self, name: str | os.PathLike[str]) -> ImageRow:
+        """The row of an image whose numbers are going to be read."""
+        image = self._store.image(name_of(name))
+        return image if self._verify is False else self._store.check(image)
 
-    def _compare(self, record: Record) -> Record:
-        """Return the record of an image whose numbers are those that were written: once read, they are not again."""
-        if self._verify is not False and record.image not in self._sound:
-            if not self._numbers.intact(record):
-                raise DatasetError(
-                    f"The numbers of an image (sha256 {record.image[:12]}) in {self.folder} are not those that were "
-                    f"written: the collection is damaged; {AGAIN}."
-                )
-            self._sound.add(record.image)
-        return record
-
-    def _take(self, log: Log) -> None:
-        """Use a log, and note which files each image has."""
-        self._log = log
+    def _take(self) -> None:
+        """Note which files each image has."""
         holders = defaultdict[int, list[str]](list)
-        for name, image in log.files.items():
+        for name, image in self._store.held.items():
             holders[image].append(name)
         self._holders = {image: tuple(holders[image]) for image in sorted(holders)}
         self._names = tuple(names[0] for names in self._holders.values())
-
-    def _record(self, name: str | os.PathLike[str]) -> Record:
-        called = name_of(name)
-        if called not in self._log.files:
-            reason = self._log.skipped.get(called)
-            why = f"was skipped: {reason}" if reason else "is not in it: add the folder that has it"
-            raise DatasetError(f"The collection {self.folder} has no features of {called}, which {why}")
-        return self._log.images[self._log.files[called]]
 
     # --- Writing
 
@@ -283,8 +354,7 @@ class Collection:
         describer: CollectionDescriber,
         *,
         progress: bool = False,
-        report: Callable[[Extraction], None] | None = None,
-    ) -> None:
+    ) -> Self:
         """Add the images of a folder, or files; what is in the collection already is not computed again.
 
         A file whose bytes have changed is another image from then on. The call may be interrupted at any moment, by a
@@ -294,7 +364,9 @@ class Collection:
             source: A folder, whose files are named by their path inside it; or files, named as they are given.
             describer: The one that the collection was created with, or its equal.
             progress: Show a bar.
-            report: Called after each file; an exception that it raises ends the call.
+
+        Returns:
+            This collection.
 
         Raises:
             ConfigError: Another describer; another process is writing.
@@ -302,28 +374,35 @@ class Collection:
                 describer promised.
             ArtModelsError: The disk is full or fails.
         """
+        return result_of(self.stream_add(source, describer), progress=progress, unit="image")
+
+    def stream_add(
+        self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], describer: CollectionDescriber
+    ) -> Iterator[Extraction | Self]:
+        """As `add`, file by file: gives where it is after each file, and this collection last.
+
+        Whoever stops taking steps ends it: what was given before has been kept.
+        """
         files = listed(source)
         self._check_describer(describer)
-        with FileLock(self.folder / LOCK, f"the collection {self.folder}"):
-            self._prepare()
-            skipped = 0
-            try:
-                with Writer(self.folder, self.layout, self._log, self._cut) as writer:
-                    found = read_ahead(files, self._log.number)
-                    bar = tqdm(found, total=len(files), disable=not progress, unit="image")
-                    for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, bar, strict=True), 1):
-                        reason = (
-                            loaded if isinstance(loaded, str) else self._describe(writer, name, sha, loaded, describer)
-                        )
-                        if reason is None:
-                            writer.file(name, sha, path)
-                        else:
-                            writer.skip(name, reason)
-                        skipped += reason is not None
-                        if report is not None:
-                            report(Extraction(done, len(files), name, skipped))
-            finally:
-                self._take(self._log)
+        store, skipped = self._store, 0
+        try:
+            with store.writing() as writer:
+                found = read_ahead(files, store.number)
+                for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, found, strict=True), 1):
+                    try:
+                        if isinstance(loaded, str):
+                            raise ImageError(loaded)
+                        kept = {} if loaded is None or sha in store.number else self._described(name, loaded, describer)
+                        self._check_name(name, sha, path)
+                        writer.add(name, sha, path=str(path.resolve()), **kept)
+                    except ImageError as error:
+                        writer.skip(name, str(error))
+                        skipped += 1
+                    yield Extraction(done, len(files), name, skipped)
+        finally:
+            self._take()
+        yield self
 
     def remove(self, names: Iterable[str | os.PathLike[str]]) -> None:
         """Forget files; an image whose last file goes is gone, and its numbers with the next `compact`.
@@ -332,15 +411,13 @@ class Collection:
             DatasetError: One is not in the collection; then none is removed.
             ConfigError: Another process is writing.
         """
-        with FileLock(self.folder / LOCK, f"the collection {self.folder}"):
-            self._prepare()
+        with self._store.writing() as writer:
             called = list(dict.fromkeys(map(name_of, names)))
             for name in called:
-                if name not in self._log.skipped:
-                    self._record(name)
-            with Writer(self.folder, self.layout, self._log, self._cut) as writer:
-                writer.entries([{"file": name} for name in called])
-            self._take(self._log)
+                if name not in self._store.skipped:
+                    self._store.image(name)
+            writer.remove(called)
+        self._take()
 
     def compact(self) -> None:
         """Write the numbers of the images that have files into new files, and delete the old ones.
@@ -352,40 +429,52 @@ class Collection:
             ConfigError: Another process is writing.
             ArtModelsError: The disk is full or fails.
         """
-        with FileLock(self.folder / LOCK, f"the collection {self.folder}"):
-            self._prepare()
-            layout = replace(self.layout, generation=self.layout.generation + 1)
-            for name in layout.names:
-                (self.folder / name).unlink(missing_ok=True)  # of a compaction that was cut short
-            old, log = self._numbers, Log(len(layout.views))
-            with Writer(self.folder, layout, log, lambda: None) as writer:
-                for number in self._holders:
-                    record = self._log.images[number]
-                    writer.image(record.entry(), old.blocks(record))
-                rest: list[dict[str, Any]] = [{"next": self._log.next}]
-                for name, number in self._log.files.items():
-                    rest.append({"file": name, "image": self._log.images[number].image, "path": self._log.paths[name]})
-                rest += [{"file": name, "skipped": reason} for name, reason in self._log.skipped.items()]
-                writer.entries(rest)
-            write_layout(self.folder, layout)
-            self.layout = layout
-            self._sound.clear()
-            self._take(log)
-            self._numbers.clear()
+        with self._store.writing() as writer:
+            self._take()
+            writer.compact([self._store.images[number] for number in self._holders], next=self._next)
+        self._take()
 
-    def _describe(
-        self, writer: Writer, name: str, sha: str, loaded: LoadedImage | None, describer: CollectionDescriber
-    ) -> str | None:
-        """Write what describes a new image; or the reason why it cannot be described."""
-        if loaded is None or sha in self._log.number:
-            return None
-        try:
-            found = describer.pyramids(loaded)
-        except ImageError as error:
-            return str(error)
-        about, parts = numbers_of(name, found, (loaded.width, loaded.height), self.layout)
-        writer.image({"image": sha, "first": self._log.next} | about, [[part] for part in parts])
-        return None
+    @property
+    def _next(self) -> int:
+        """The number of the next region: none is given twice."""
+        last = self._store.images[-1:]
+        ends = [image.details["first"] + image.span(DESCRIPTORS)[1] for image in last]
+        return int(max(ends + [self._store.about["next"]]))
+
+    def _described(self, name: str, loaded: LoadedImage, describer: CollectionDescriber) -> dict[str, Any]:
+        """What is kept of a new image, as `StoreWriter.add` takes it.
+
+        Raises:
+            ImageError: The describer refuses it.
+            DatasetError: The numbers are not as the describer promised, or not finite in float16.
+        """
+        views, size = describer.pyramids(loaded), (loaded.width, loaded.height)
+        cells = _promised(name, views, size, self.layout)
+        maps, tables, descriptors = list[Tensor](), list[Tensor](), list[Tensor]()
+        for number, view in enumerate(self.layout.views):
+            regions = describe_regions(views[view], self.layout.regions, view=number)
+            maps += [part.half().reshape(-1, self.layout.dims) for part in views[view].maps]
+            descriptors.append(regions.descriptors.half())
+            tables.append(regions.table)
+        found = {MAPS: maps, DESCRIPTORS: descriptors, WINDOWS: tables}
+        parts = {array: torch.cat(each).cpu().numpy() for array, each in found.items()}
+        if not all(np.isfinite(part).all() for part in parts.values()):
+            raise DatasetError(f"The features of {name} are not finite in float16: check the weights of the describer.")
+        return {"parts": parts, "about": {"size": size, "cells": cells, "first": self._next}}
+
+    def _check_name(self, name: str, sha: str, path: Path) -> None:
+        """Check that a file does not take the place of another one of its name: of two folders, the second might.
+
+        Raises:
+            DatasetError: It does.
+        """
+        known = self._store.files.get(name)
+        other = known is not None and known.sha256 not in (None, sha) and Path(known.path) != path.resolve()
+        if known is not None and other and Path(known.path).is_file():
+            raise DatasetError(
+                f"{name} is {known.path} in the collection, and {path} is another picture of that name: add the folder "
+                "that holds both, or remove the first."
+            )
 
     def _check_describer(self, describer: CollectionDescriber) -> None:
         ours = (self.layout.fingerprint, self.layout.dims, self.layout.scales, self.layout.views)
@@ -396,21 +485,21 @@ class Collection:
                 f"these are {theirs[0][:12]}, {theirs[1:]}): create another in another folder."
             )
 
-    def _prepare(self) -> None:
-        """Take up what is on the disk now, and cut off what does not count."""
-        layout = read_layout(self.folder)
-        if layout != self.layout:  # compacted by another process: its numbers lie elsewhere
-            self._sound.clear()
-        self.layout = layout
-        log = read_log(self.folder, self.layout)
-        self._log = log
-        if log.images and not self._numbers.intact(log.images[-1]):
-            logger.warning("The last image in %s was not written completely: it is described again.", self.folder)
-            log = read_log(self.folder, self.layout, until=log.last)
-        self._take(log)
-        self._numbers.check_sizes(log)
-        self._cut()
-        self._numbers.clear()
 
-    def _cut(self) -> None:
-        self._numbers.cut(self._log)
+def _promised(name: str, found: Mapping[str, Pyramid], size: tuple[int, int], layout: Layout) -> list[tuple[int, int]]:
+    """Rows and columns of the maps as they are, if all are as they have to be."""
+    if set(found) != set(layout.views):
+        raise DatasetError(f"The describer gave views {sorted(found)} of {name}, not {sorted(layout.views)}.")
+    shapes = [(int(part.shape[-2]), int(part.shape[-1])) for part in found[""].maps]
+    for view, pyramid in found.items():
+        turned = sideways(view)
+        wanted = [(layout.dims, *(shape[::-1] if turned else shape)) for shape in shapes]
+        given = [tuple(part.shape) for part in pyramid.maps]
+        scales = tuple(max(shape[1:]) for shape in wanted)
+        wide = (pyramid.width, pyramid.height)
+        if given != wanted or scales != layout.scales or wide != (size[::-1] if turned else size):
+            raise DatasetError(
+                f"The describer gave maps {given} of {wide[0]} x {wide[1]} pixels for view {view!r} of {name}: "
+                f"{layout.dims} numbers a cell, scales {layout.scales} and the turned size were promised."
+            )
+    return shapes

@@ -6,29 +6,69 @@ python -m artmodels.methods.artminer.tuning.tune PICTURES TUNED --verdicts verdi
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from safetensors.torch import save
-from tqdm.auto import tqdm
 
 from artmodels.data import folders
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.files import write_whole
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile, hard_negatives
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
+from artmodels.progress import result_of
 from artmodels.runtime.devices import pick_device
 from artmodels.training import Sources, TrainingConfig, TrainingProgress, fit
 
-__all__ = ["tune"]
+__all__ = ["stream_tune", "tune"]
 
 NOTE = "tuning.json"
 RATE = 3e-4  # the paper's 1e-5 is for 15 000 updates
 MOMENTUM = 0.5  # the paper's
 WARMUP = 10
+
+
+def stream_tune(
+    folder: Path,
+    out: Path,
+    *,
+    steps: int = 300,
+    settings: ArtMinerSettings | None = None,
+    verdicts: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    work: Path | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[TrainingProgress | dict[str, float]]:
+    """Do what `tune` does as a stream: a step after each update, then what was found.
+
+    Arguments and errors are those of `tune`.
+    """
+    chosen = dataclasses.replace(settings or ArtMinerSettings(), folders=(".",))
+    config = TrainingConfig(steps=steps, seed=seed, rate=RATE, momentum=MOMENTUM, warmup=WARMUP)
+    # Checkpoints are found by their names.
+    sources = Sources(data=folder, teachers=Path(), weights=Path())
+    refused = [] if verdicts is None else _refused(Path(verdicts))
+    recipe = ArtMinerRecipe(chosen, sources, seed=seed, verdicts=refused)
+    work = work or out.with_name(f".{out.name}.tuning")
+    identity: dict[str, object] = {
+        "settings": dataclasses.asdict(chosen),
+        "data_sha256": folders.fingerprint(recipe.files()),
+    }
+    if recipe.rejected:
+        identity["rejected"] = [dataclasses.asdict(pair) for pair in recipe.rejected]
+    _claim(work, json.dumps(identity, sort_keys=True))
+    yield from fit(recipe, config, folder=work, device=pick_device(device))
+    fields, tensors = recipe.checkpoint()
+    found = recipe.evaluate()
+    out.mkdir(parents=True, exist_ok=True)
+    stored = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    config_text = json.dumps(fields, indent=2) + "\n"
+    write_whole({out / WEIGHTS: save(stored, metadata={"format": "pt"}), out / CONFIG: config_text})
+    yield found
 
 
 def tune(
@@ -41,7 +81,7 @@ def tune(
     seed: int = 0,
     work: Path | None = None,
     device: torch.device | str | None = None,
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Tune a backbone to the pictures of a folder, and write a checkpoint that `ArtMiner.from_pretrained` reads.
 
@@ -58,7 +98,7 @@ def tune(
         seed: Of all that is drawn.
         work: Where the state is kept between calls; None takes a hidden folder beside `out`.
         device: Where to compute; None picks CUDA, then MPS, then CPU.
-        report: Called after each update.
+        progress: Show a bar.
 
     Returns:
         What `ArtMinerRecipe.evaluate` found.
@@ -68,30 +108,12 @@ def tune(
         DatasetError: There are too few pictures, or none in which a detail could be looked for; there is no such file
             of verdicts, it is damaged, or no "no" in it is about two of the pictures.
         WeightsError: The backbone, or the state in `work`, cannot be read.
+        ArtModelsError: The checkpoint cannot be written.
     """
-    chosen = dataclasses.replace(settings or ArtMinerSettings(), folders=(".",))
-    config = TrainingConfig(steps=steps, seed=seed, rate=RATE, momentum=MOMENTUM, warmup=WARMUP)
-    # Checkpoints are found by their names.
-    sources = Sources(data=folder, teachers=Path(), weights=Path())
-    refused = [] if verdicts is None else _refused(Path(verdicts))
-    recipe = ArtMinerRecipe(chosen, sources, seed=seed, verdicts=refused)
-    work = work or out.with_name(f".{out.name}.tuning")
-    identity: dict[str, object] = {
-        "settings": dataclasses.asdict(chosen),
-        "data_sha256": folders.fingerprint(recipe.files()),
-    }
-    if recipe.rejected:
-        identity["rejected"] = [dataclasses.asdict(pair) for pair in recipe.rejected]
-    _claim(work, json.dumps(identity, sort_keys=True))
-    for progress in fit(recipe, config, folder=work, device=pick_device(device)):
-        report(progress)
-    fields, tensors = recipe.checkpoint()
-    found = recipe.evaluate()
-    out.mkdir(parents=True, exist_ok=True)
-    stored = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    _replace(out / WEIGHTS, save(stored, metadata={"format": "pt"}))
-    _replace(out / CONFIG, (json.dumps(fields, indent=2) + "\n").encode())
-    return found
+    stream = stream_tune(
+        folder, out, steps=steps, settings=settings, verdicts=verdicts, seed=seed, work=work, device=device
+    )
+    return result_of(stream, progress=progress, unit="update")
 
 
 def _refused(file: Path) -> list[Verdict]:
@@ -109,13 +131,7 @@ def _claim(work: Path, identity: str) -> None:
         raise ConfigError(
             f"{work} belongs to a tuning of other pictures, settings or verdicts: remove it, or name another."
         )
-    _replace(note, identity.encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_bytes(data)
-    draft.replace(path)
+    write_whole({note: identity})
 
 
 def main(
@@ -129,14 +145,8 @@ def main(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest by default.")] = None,
 ) -> None:
     """Tune ArtMiner to a folder of pictures; what was interrupted goes on."""
-    bar = tqdm(total=steps, unit="update")
-
-    def report(progress: TrainingProgress) -> None:
-        bar.update(progress.done - bar.n)
-
     try:
-        with bar:
-            found = tune(folder, out, verdicts=verdicts, steps=steps, seed=seed, device=device, report=report)
+        found = tune(folder, out, verdicts=verdicts, steps=steps, seed=seed, device=device, progress=True)
     except ArtModelsError as error:
         typer.echo(f"artmodels: {error}", err=True)
         raise typer.Exit(1) from error

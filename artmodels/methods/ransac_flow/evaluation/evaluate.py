@@ -3,13 +3,13 @@
 Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4. What is measured on is read by `protocols`.
 """
 
-import importlib.util
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import length_hint
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,18 +20,26 @@ from torch import Tensor
 from artmodels import images
 from artmodels.errors import ConfigError
 from artmodels.methods.ransac_flow.evaluation.twoview import MATCHED, correspondences, pose_error, relative_pose
-from artmodels.methods.ransac_flow.results.alignment import Alignment
+from artmodels.methods.ransac_flow.results.alignment import Alignment, opencv
+from artmodels.progress import Progress, result_of
 
 __all__ = [
+    "BENCHMARKS",
     "LIMITS",
+    "PUBLISHED",
+    "Benchmark",
     "Example",
     "PosePair",
+    "PublishedRow",
     "AlignmentScores",
     "Truth",
     "endpoint_errors",
     "evaluate",
     "evaluate_poses",
     "pck",
+    "published_table",
+    "stream_evaluate",
+    "stream_evaluate_poses",
 ]
 
 Aligner = Callable[[images.Source, images.Source], Alignment]
@@ -145,14 +153,13 @@ def pck(errors: Tensor, limits: Sequence[float] = LIMITS) -> list[float]:
     return [float((errors <= limit).double().mean()) for limit in limits]
 
 
-@torch.inference_mode()
 def evaluate(
     aligner: Aligner,
     pairs: Iterable[tuple[images.Source, images.Source, Truth]],
     *,
     limits: tuple[float, ...] = LIMITS,
     unfound: Literal["identity", "wrong"] = "identity",
-    report: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> dict[str, AlignmentScores]:
     """Align pairs and measure how far places are off.
 
@@ -162,7 +169,7 @@ def evaluate(
         limits: Distances in pixels for the share of right places.
         unfound: What counts where no alignment was found: that each place stays where it is, as the paper does on
             HPatches; or that all places are wrong, infinitely far off, as it does on MegaDepth.
-        report: Called after each pair with how many are done.
+        progress: Show a bar.
 
     Returns:
         Scores by the names of the truth's groups. A group without a place in a pair leaves the pair out.
@@ -170,7 +177,25 @@ def evaluate(
     Raises:
         ConfigError: No pair has a place that counts.
     """
+    stream = stream_evaluate(aligner, pairs, limits=limits, unfound=unfound)
+    return result_of(stream, progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate(
+    aligner: Aligner,
+    pairs: Iterable[tuple[images.Source, images.Source, Truth]],
+    *,
+    limits: tuple[float, ...] = LIMITS,
+    unfound: Literal["identity", "wrong"] = "identity",
+) -> Iterator[Progress | dict[str, AlignmentScores]]:
+    """Do what `evaluate` does, pair by pair.
+
+    Yields:
+        Where it is, after each pair; and the scores, last.
+    """
     rows = defaultdict[str, list[tuple[Any, ...]]](list)
+    total = length_hint(pairs)
     for done, (source, target, truth) in enumerate(pairs, start=1):
         start = time.perf_counter()
         result = aligner(source, target)
@@ -185,18 +210,16 @@ def evaluate(
             if len(part):
                 hits = [int((part <= limit).sum()) for limit in limits]
                 rows[name].append((float(part.mean()), hits, len(part), result.warp is not None, seconds))
-        if report is not None:
-            report(done)
+        yield Progress(done, max(done, total))
     if not rows:
         raise ConfigError("there is nothing to measure: no pair has a place whose truth is known")
     scores = dict[str, AlignmentScores]()
     for name, values in rows.items():
         columns = [np.array(column) for column in zip(*values, strict=True)]
         scores[name] = AlignmentScores(limits, *columns)
-    return scores
+    yield scores
 
 
-@torch.inference_mode()
 def evaluate_poses(
     aligner: Aligner,
     pairs: Iterable[PosePair],
@@ -204,7 +227,7 @@ def evaluate_poses(
     matchable: float = MATCHED,
     step: int = 4,
     seed: int = 0,
-    report: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> Floats:
     """Align pairs and measure the poses of cameras that follow; for `twoview.pose_accuracy`.
 
@@ -214,7 +237,7 @@ def evaluate_poses(
         matchable: Matchability from which a place counts as a match.
         step: Every so many pixels of the working size are matched; the paper takes all.
         seed: Of RANSAC.
-        report: Called after each pair with how many are done.
+        progress: Show a bar.
 
     Returns:
         [P] errors in degrees, see `twoview.pose_error`; 180 where there is no alignment or no pose.
@@ -222,14 +245,26 @@ def evaluate_poses(
     Raises:
         ConfigError: OpenCV is missing.
     """
-    if importlib.util.find_spec("cv2") is None:  # below, that would look like a pose that cannot be found
-        raise ConfigError("poses of cameras need OpenCV: pip install 'artmodels[align]'")
+    stream = stream_evaluate_poses(aligner, pairs, matchable=matchable, step=step, seed=seed)
+    return result_of(stream, progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate_poses(
+    aligner: Aligner, pairs: Iterable[PosePair], *, matchable: float = MATCHED, step: int = 4, seed: int = 0
+) -> Iterator[Progress | Floats]:
+    """Do what `evaluate_poses` does, pair by pair.
+
+    Yields:
+        Where it is, after each pair; and the errors, last.
+    """
+    opencv("poses of cameras need")  # below, that it is missing would look like a pose that cannot be found
     errors = list[float]()
+    total = length_hint(pairs)
     for done, pair in enumerate(pairs, start=1):
         errors.append(_pose_error(aligner(pair.source, pair.target), pair, matchable, step, seed))
-        if report is not None:
-            report(done)
-    return np.array(errors)
+        yield Progress(done, max(done, total))
+    yield np.array(errors)
 
 
 def _pose_error(result: Alignment, pair: PosePair, matchable: float, step: int, seed: int) -> float:
@@ -243,3 +278,117 @@ def _pose_error(result: Alignment, pair: PosePair, matchable: float, step: int, 
     except ConfigError:  # no essential matrix fits
         return WRONG
     return pose_error(pose, pair.rotation, pair.translation)
+
+
+# --- the published figures, and ours below them: they compare only where features, weights and images are the same
+
+# Figures that we only remember are marked and not given: of the paper's own tables that is nearly all.
+REMEMBERED = "from memory, unverified: not quoted"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured.
+
+    Attributes:
+        measure: And in what unit.
+        columns: What there is a figure for.
+        digits: After the point.
+    """
+
+    measure: str
+    columns: tuple[str, ...]
+    digits: int
+
+
+BENCHMARKS = {
+    "HPatches": Benchmark(
+        "mean endpoint error in px at 240 x 240, by difficulty, viewpoint", ("I", "II", "III", "IV", "V"), 3
+    ),
+    "KITTI 2015 flow": Benchmark("mean endpoint error in px, training part", ("noc", "occ"), 2),
+    "MegaDepth": Benchmark("right places, %, of 1600 pairs at 480 px", ("1 px", "3 px", "5 px"), 2),
+    "RobotCar": Benchmark("right places, %, at 480 px", ("1 px", "3 px", "5 px"), 2),
+    "YFCC100M": Benchmark(
+        "pairs whose pose is right, %, mean over limits up to", ("5 degrees", "10 degrees", "20 degrees"), 2
+    ),
+    "Aachen day-night": Benchmark(
+        "queries that are located, %", ("0.5 m, 2 degrees", "1 m, 5 degrees", "5 m, 10 degrees"), 1
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row of the literature.
+
+    Attributes:
+        benchmark: One of `BENCHMARKS`.
+        method: And its features and weights.
+        values: In the unit and order of the benchmark's columns; None where they are known from memory alone.
+        note: What a reader must know of them.
+    """
+
+    benchmark: str
+    method: str
+    values: tuple[float, ...] | None
+    note: str = ""
+
+
+IMAGENET, MOCO = "RANSAC-Flow, ImageNet features", "RANSAC-Flow, MoCo features"
+PEER = "reported by the authors of DenseMatching, in its README"
+UPDATED = "on the updated set, by the authors, in their README"
+
+PUBLISHED: tuple[PublishedRow, ...] = (
+    PublishedRow(
+        benchmark="HPatches",
+        method=IMAGENET,
+        values=(0.517, 2.328, 3.189, 5.348, 5.253),
+        note="a new run by the author, github.com/XiSHEN0220/RANSAC-Flow, issue 2",
+    ),
+    PublishedRow(benchmark="HPatches", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="KITTI 2015 flow", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="MegaDepth", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="MegaDepth", method="GLU-Net-GOCor*", values=(57.77, 78.61, 82.24), note=PEER),
+    PublishedRow(benchmark="MegaDepth", method="PDC-Net (MS)", values=(71.81, 89.36, 91.18), note=PEER),
+    PublishedRow(benchmark="RobotCar", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="YFCC100M", method=MOCO, values=None, note=REMEMBERED),
+    PublishedRow(benchmark="Aachen day-night", method=f"{MOCO}, fine-tuned", values=(74.5, 88.8, 100.0), note=UPDATED),
+    PublishedRow(
+        benchmark="Aachen day-night", method=f"{IMAGENET}, fine-tuned", values=(74.5, 87.8, 100.0), note=UPDATED
+    ),
+)
+
+
+def published_table(benchmark: str, ours: Mapping[str, Sequence[float]] | None = None) -> str:
+    """A table in Markdown: the published figures of a benchmark, and below them ours.
+
+    Args:
+        benchmark: One of `BENCHMARKS`.
+        ours: By the name of our network and how it was run: figures in the unit and order of the benchmark's columns.
+
+    Raises:
+        ConfigError: The benchmark is unknown, or a row of ours has another number of figures.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ConfigError(f"nothing is published on {benchmark!r}; name {', '.join(BENCHMARKS)}")
+    known = BENCHMARKS[benchmark]
+    wrong = [name for name, values in (ours or {}).items() if len(values) != len(known.columns)]
+    if wrong:
+        raise ConfigError(f"{wrong[0]}: give {len(known.columns)} figures, for {', '.join(known.columns)}")
+    lines = [
+        f"{benchmark}: {known.measure}",
+        "",
+        f"| method | {' | '.join(known.columns)} | note |",
+        "|---" * (len(known.columns) + 2) + "|",
+    ]
+    for row in PUBLISHED:
+        if row.benchmark == benchmark:
+            cells = ["-"] * len(known.columns) if row.values is None else _cells(row.values, known.digits)
+            lines.append(f"| {row.method} | {' | '.join(cells)} | {row.note} |")
+    for name, values in (ours or {}).items():
+        lines.append(f"| ours: {name} | {' | '.join(_cells(values, known.digits))} | measured here |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(values: Sequence[float], digits: int) -> list[str]:
+    return [f"{value:.{digits}f}" for value in values]

@@ -16,10 +16,18 @@ from artmodels import features
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover
-from artmodels.methods.artminer.evaluation.evaluate_landmarks import ltll_answers, oxford_mean, oxford_rankings
-from artmodels.methods.artminer.evaluation.landmarks import Ltll, read_ltll, read_oxford, top_1_accuracy
+from artmodels.methods.artminer.evaluation.landmarks import (
+    Ltll,
+    oxford_mean,
+    read_ltll,
+    read_oxford,
+    stream_ltll_answers,
+    stream_oxford_rankings,
+    top_1_accuracy,
+)
 from artmodels.methods.artminer.oneshot import detail
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
+from artmodels.progress import result_of
 
 published = load_script(Path(__file__).parents[3] / "benchmarks" / "artminer_published.py")
 CONFIG = ArtMinerConfig(scales=(30, 20), reference=30, views=("",))
@@ -109,9 +117,9 @@ def buildings(miner: ArtMiner, oxford: Path):
 
 def test_old_photographs_find_their_landmark(miner: ArtMiner, ltll: Path, photographs) -> None:
     labels = read_ltll(ltll / "labels.json")
-    done = list[tuple[int, int]]()
-    answers = ltll_answers(miner, labels, photographs, report=lambda *each: done.append(each))
-    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    *steps, answers = stream_ltll_answers(miner, labels, photographs)
+    assert [(step.done, step.total) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [step.what for step in steps] == list(labels.queries)
     assert {name: labels.database[answer] for name, answer in answers.items() if "lost" not in name} == {
         "bridge_old.png": "bridge",
         "gate_old.png": "gate",
@@ -125,8 +133,8 @@ def test_old_photographs_find_their_landmark(miner: ArtMiner, ltll: Path, photog
 def test_answers_do_not_look_at_labels_and_are_the_best_pair(miner: ArtMiner, ltll: Path, photographs) -> None:
     labels = read_ltll(ltll / "labels.json")
     blind = Ltll(dict.fromkeys(labels.queries, ""), dict.fromkeys(labels.database, ""), ())
-    answers = ltll_answers(miner, blind, photographs)
-    assert answers == ltll_answers(miner, labels, photographs)
+    answers = result_of(stream_ltll_answers(miner, blind, photographs))
+    assert answers == result_of(stream_ltll_answers(miner, labels, photographs))
 
     def both(query: str, other: str) -> float:
         views = photographs.pyramid(query), photographs.pyramid(other)
@@ -141,7 +149,7 @@ def test_answers_do_not_look_at_labels_and_are_the_best_pair(miner: ArtMiner, lt
 
 def test_pooled_vectors_are_the_largest_of_each_feature(miner: ArtMiner, ltll: Path, photographs) -> None:
     labels = read_ltll(ltll / "labels.json")
-    answers = ltll_answers(miner, labels, photographs, by="pooled")
+    answers = result_of(stream_ltll_answers(miner, labels, photographs, by="pooled"))
 
     def vector(name: str) -> np.ndarray:
         largest = photographs.pyramid(name).at(30).double().numpy().max((1, 2))
@@ -151,7 +159,7 @@ def test_pooled_vectors_are_the_largest_of_each_feature(miner: ArtMiner, ltll: P
         cosines = {name: float(vector(query) @ vector(name)) for name in labels.database}
         assert answer == max(cosines, key=cosines.__getitem__)
     with pytest.raises(ConfigError, match="by='cosine' is not one of discovery, pooled"):
-        ltll_answers(miner, labels, photographs, by="cosine")
+        next(stream_ltll_answers(miner, labels, photographs, by="cosine"))
 
 
 # --- Oxford5K
@@ -159,11 +167,8 @@ def test_pooled_vectors_are_the_largest_of_each_feature(miner: ArtMiner, ltll: P
 
 def test_a_building_is_found_and_junk_is_neither_right_nor_wrong(miner: ArtMiner, oxford: Path, buildings) -> None:
     queries = read_oxford(oxford / "truth")
-    done = list[tuple[int, int]]()
-    rankings = oxford_rankings(
-        miner, queries, buildings, lambda name: oxford / f"{name}.png", report=lambda *each: done.append(each)
-    )
-    assert done == [(10, 10)]
+    *steps, rankings = stream_oxford_rankings(miner, queries, buildings, lambda name: oxford / f"{name}.png")
+    assert [(step.done, step.total) for step in steps] == [(10, 10)]
     for query in queries:
         building = query.name.removesuffix("_1")
         assert set(rankings[query.name][:4]) == {f"{building}_{number}" for number in range(4)}
@@ -190,12 +195,12 @@ def test_scores_are_those_of_the_box_at_25_cells(miner: ArtMiner, oxford: Path, 
     assert max(kernel.shape[1:]) == 25
     config = DiscoveryConfig(margin=0, tolerance=2, iterations=1000, saliency=False)
     scores = {name: discover(kernel, buildings.pyramid(name).maps, config).score for name in buildings.names}
-    monkeypatch.setattr("artmodels.methods.artminer.evaluation.evaluate_landmarks.TOGETHER", 3)
-    ranking = oxford_rankings(miner, [query], buildings, lambda name: oxford / f"{name}.png")[query.name]
-    assert ranking == sorted(buildings.names, key=lambda name: -scores[name])
+    monkeypatch.setattr("artmodels.methods.artminer.evaluation.landmarks.TOGETHER", 3)
+    rankings = result_of(stream_oxford_rankings(miner, [query], buildings, lambda name: oxford / f"{name}.png"))
+    assert rankings[query.name] == sorted(buildings.names, key=lambda name: -scores[name])
     outside = dataclasses.replace(query, box=(500.0, 500.0, 600.0, 600.0))
     with pytest.raises(ConfigError, match="lies outside"):
-        oxford_rankings(miner, [outside], buildings, lambda name: oxford / f"{name}.png")
+        next(stream_oxford_rankings(miner, [outside], buildings, lambda name: oxford / f"{name}.png"))
 
 
 # --- The script

@@ -1,12 +1,13 @@
 """A picture on which one draws a box, with a mouse, a pen or a finger."""
 
-import base64
-import io
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
+
+from artmodels.ui.server.pictures import data_url
+
+__all__ = ["box_canvas", "opened"]
 
 LONGEST = 1200  # px: side of what the page gets; boxes are in pixels of the picture itself
 
@@ -16,7 +17,6 @@ TEMPLATE = """
   <p class="nothing">Choose a picture above: it opens here.</p>
 </div>
 """
-
 STYLE = """
 .sheet {
   position: relative; width: fit-content; max-width: 100%; margin: 0 auto; line-height: 0; overflow: hidden;
@@ -100,27 +100,30 @@ FOLLOW = """
 """
 
 
-def canvas() -> Any:
-    """Add the picture; its event `drawn` brings the box as x, y, width and height in pixels of the picture."""
-    return gr.HTML(
+def box_canvas() -> tuple[Any, list[Any]]:
+    """Add the picture, and below it the numbers of its box; what is drawn is in the numbers, what is typed is shown.
+
+    Returns:
+        The picture, whose value `opened` makes; and four numbers: x, y, width and height in pixels of the picture.
+    """
+    canvas = gr.HTML(
         None, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, elem_classes="artminer-canvas",
         apply_default_css=False,
     )  # fmt: skip
+    with gr.Row():
+        box = [gr.Number(None, label=name, precision=0, min_width=110) for name in ("x", "y", "width", "height")]
+    canvas.drawn(_numbers, None, box, api_visibility="private", show_progress="hidden", queue=False)
+    for number in box:
+        number.change(None, box, None, js=FOLLOW, api_visibility="private")
+    return canvas, box
+
+
+def _numbers(event: gr.EventData) -> tuple[int, ...]:
+    return tuple(event.box)
 
 
 def opened(picture: Image.Image, box: list[int] | None = None) -> dict[str, Any]:
-    """What the component shows: a picture, and perhaps a box on it as x, y, width and height."""
+    """Give what the canvas shows: a picture, and perhaps a box on it as x, y, width and height."""
     small = picture.copy()
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     return {"src": data_url(small, 88), "width": picture.width, "height": picture.height, "box": box}
-
-
-def data_url(picture: Image.Image | Path, quality: int = 84) -> str:
-    """Put a picture inside the page, so that no folder has to be served."""
-    if isinstance(picture, Path):
-        content = picture.read_bytes()
-    else:
-        file = io.BytesIO()
-        picture.convert("RGB").save(file, "JPEG", quality=quality)
-        content = file.getvalue()
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

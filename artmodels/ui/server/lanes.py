@@ -1,4 +1,4 @@
-"""Lanes of a server: work waits for its own kind only, and what takes minutes gives way to what takes moments."""
+"""Lanes: work waits only for work of its own kind, and what takes minutes gives way to what takes moments."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 __all__ = ["LANES", "Lane", "Lanes"]
 
 Lane: TypeAlias = Literal["passes", "compute", "collections"]
-"""One pass of a network; an optimisation of one picture; trainings, batches and whatever looks at many pictures."""
+"""One pass of a network; an optimisation of one picture; trainings, batches and all that reads many pictures."""
 
-PATIENCE = 2.0  # seconds that a step of a collection waits for others: it is slowed down, never stopped
+PATIENCE = 2.0  # seconds that a step of a collection waits at most: it is slowed down, never stopped
 
 
 class Lanes:
@@ -38,9 +38,9 @@ class Lanes:
                 self._quick -= 1
                 self._changed.notify_all()
 
-    def run(self, steps: Generator[Any, None, None], lane: Lane) -> Generator[Any, None, None]:
+    def run(self, steps: Iterator[Any], lane: Lane) -> Generator[Any, None, None]:
         """Pass the steps of some work on; those of a collection wait for quicker work, `patience` seconds at most."""
-        with closing(steps):
+        with closing(steps):  # type: ignore[type-var]
             if lane != "collections":
                 with self._at_work():
                     yield from steps

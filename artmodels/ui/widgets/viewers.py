@@ -1,7 +1,5 @@
-"""What one looks at alignments with: pictures on top of each other, a place beside its match, maps with captions."""
+"""What one looks at pictures with: on top of each other, a place beside its match, pictures with captions."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +8,31 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from artmodels.ui.server.pictures import picture_url
+from artmodels.ui.server.pictures import data_url, picture_url
+
+__all__ = [
+    "FIGURES_STYLE",
+    "NO_POINTS",
+    "TABLE_STYLE",
+    "choices",
+    "figures",
+    "html",
+    "overlay",
+    "points",
+    "table",
+]
+
+
+def html(style: str, value: str = "", *, name: str | None = None) -> Any:
+    """Add a place for HTML that the server makes.
+
+    Args:
+        style: Its style sheet, which reaches nothing else on the page.
+        value: What it shows at first.
+        name: Class by which the page's own style sheet finds it.
+    """
+    return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False, elem_classes=name)
+
 
 # --- examples
 
@@ -222,19 +244,8 @@ figcaption b { display: block; color: var(--body-text-color); font-size: 1rem; }
 def figures(shown: Sequence[tuple[str, Image.Image, str]]) -> str:
     """Pictures with titles and explanations."""
     parts = "".join(
-        f'<figure><img src="{data_url(picture)}" alt="{escape(title)}">'
+        f'<figure><img src="{data_url(picture, 86)}" alt="{escape(title)}">'
         f"<figcaption><b>{escape(title)}</b>{escape(text)}</figcaption></figure>"
         for title, picture, text in shown
     )
     return f'<div class="figures">{parts}</div>'
-
-
-def data_url(picture: Image.Image | Path, quality: int = 86) -> str:
-    """Put a picture inside the page, so that no folder has to be served."""
-    if isinstance(picture, Path):
-        content = picture.read_bytes()
-    else:
-        file = io.BytesIO()
-        picture.convert("RGB").save(file, "JPEG", quality=quality)
-        content = file.getvalue()
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

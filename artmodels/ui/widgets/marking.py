@@ -1,4 +1,4 @@
-"""Walls of pictures that one marks by clicking: the marks live in the browser, and are sent whole with each button.
+"""Pictures that one marks yes or no by clicking: the marks live in the browser, and are sent whole with each button.
 
 A click never waits for the server: what is marked while a training runs is there for the next one.
 """
@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from artmodels.errors import ConfigError, DatasetError
+
+__all__ = ["Answers", "Marks", "found_update", "found_wall", "read_marks", "wall", "wall_update"]
 
 CLASSES = 50  # that one can mark
 NAME = 80  # characters of a class's name
@@ -81,7 +83,7 @@ _TILES = """
 const part = (name) => element.querySelector(name);
 const board = part('.board'), grid = part('.grid');
 const WORDS = { true: '✓ yes', false: '✗ no', undefined: '?' };
-const SAID = { true: 'yes', false: 'no', undefined: 'unknown' };
+const SPOKEN = { true: 'yes', false: 'no', undefined: 'unknown' };
 const address = (file) => {
   const config = window.gradio_config || {};
   return (config.root || '') + (config.api_prefix || '/gradio_api') + '/file=' + encodeURI(file);
@@ -108,7 +110,7 @@ function tile(name, file, text) {
 }
 function show(button, yes) {
   button.setAttribute('aria-pressed', yes === undefined ? 'mixed' : String(yes));
-  button.setAttribute('aria-label', button.dataset.name + ': ' + SAID[yes]);
+  button.setAttribute('aria-label', button.dataset.name + ': ' + SPOKEN[yes]);
   button.title = button.dataset.name;
   button.querySelector('.mark').textContent = WORDS[yes];
 }
@@ -239,7 +241,7 @@ build();
 def wall() -> Any:
     """Add the pictures of a collection, and what one looks for; the event `looked` tells that this changed.
 
-    The value is what `checked` takes; `shown` gives what the component gets.
+    Its value is what `read_marks` takes; `wall_update` gives it another collection.
     """
     return gr.HTML(
         {"label": "", "marks": []}, html_template=WALL, css_template=".board { --tile: 120px; --high: 440px; }" + STYLE,
@@ -247,31 +249,31 @@ def wall() -> Any:
     )  # fmt: skip
 
 
-def found() -> Any:
-    """Add pictures in which something was found; clicking one turns its mark on the wall, too. See `places`."""
+def found_wall() -> Any:
+    """Add pictures in which something was found; clicking one turns its mark on the wall, too. See `found_update`."""
     return gr.HTML(
         None, html_template=FOUND, css_template=".board { --tile: 200px; --high: 560px; }" + STYLE,
         js_on_load=_FOUND_SCRIPT, elem_classes="mimax-found", apply_default_css=False,
     )  # fmt: skip
 
 
-def shown(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:
+def wall_update(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:
     """Give the wall new pictures and marks: the small version of the first is `0000.jpg` in the folder."""
-    every = [
+    listed = [
         {
-            "label": each,
-            "yes": [name for name, yes in answers.items() if yes],
-            "no": [name for name, yes in answers.items() if not yes],
+            "label": name,
+            "yes": [file for file, yes in answers.items() if yes],
+            "no": [file for file, yes in answers.items() if not yes],
         }
-        for each, answers in marks.items()
+        for name, answers in marks.items()
     ]
-    return gr.update(value={"label": label, "marks": every}, names=list(names), folder=str(folder))
+    return gr.update(value={"label": label, "marks": listed}, names=list(names), folder=str(folder))
 
 
-def places(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
+def found_update(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
     """Give the pictures in which a thing was found: name, file and score."""
-    every = [{"name": name, "file": str(file), "score": score} for name, file, score in tiles]
-    return gr.update(value={"label": label, "tiles": every})
+    listed = [{"name": name, "file": str(file), "score": score} for name, file, score in tiles]
+    return gr.update(value={"label": label, "tiles": listed})
 
 
 # --- what comes back
@@ -279,7 +281,7 @@ def places(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a visitor said.
+    """What a visitor has marked.
 
     Attributes:
         label: The class that is looked at; "" for none.
@@ -295,8 +297,8 @@ class Marks:
         return self.answers.get(self.label, {})
 
 
-def checked(value: object, files: Sequence[str]) -> Marks:
-    """Read the marks that a page, or a program, sends with each button.
+def read_marks(value: object, files: Sequence[str]) -> Marks:
+    """Check the marks that a page, or a program, sends with each button.
 
     Args:
         value: `{"label": class, "marks": [{"label": class, "yes": [file, ...], "no": [file, ...]}, ...]}`.
@@ -312,15 +314,15 @@ def checked(value: object, files: Sequence[str]) -> Marks:
     if len(marks) > CLASSES:
         raise ConfigError(f"{len(marks)} things have marks: {CLASSES} at most are kept; load the page again.")
     known, answers = set(files), dict[str, Answers]()
-    for each in marks:
-        if not isinstance(each, dict):
+    for sent in marks:
+        if not isinstance(sent, dict):
             raise ConfigError("The marks of each thing must be its label, and the files with yes and no.")
-        label = named(each.get("label"))
+        label = _class_name(sent.get("label"))
         if not label or label in answers:
             raise ConfigError("Each thing with marks needs a name of its own.")
         answers[label] = {}
         for yes, word in ((True, "yes"), (False, "no")):
-            names = each.get(word)
+            names = sent.get(word)
             # Their number first: nothing is done with more names than there are pictures.
             if not isinstance(names, list) or len(names) > len(files):
                 raise ConfigError(f"The files marked {word} for “{label}” must be a list of the collection's pictures.")
@@ -332,10 +334,10 @@ def checked(value: object, files: Sequence[str]) -> Marks:
                 if name in answers[label]:
                     raise ConfigError(f"{name} is marked twice for “{label}”: yes or no, not both.")
                 answers[label][name] = yes
-    return Marks(named(value.get("label")), answers)
+    return Marks(_class_name(value.get("label")), answers)
 
 
-def named(label: object) -> str:
+def _class_name(label: object) -> str:
     """Give the name of a class in one line.
 
     Raises:

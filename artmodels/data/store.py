@@ -1,0 +1,580 @@
+"""What must survive on the disk: rows in SQLite, numbers in memory-mapped arrays, and commits that make both count.
+
+    store.db                  what the store was begun with; a row for each image, and for each file that was looked at
+    NAME.NNNN.f16, .f32       [T, width] numbers of all images, one image behind the other; a file for each array
+
+NNNN counts compactions. An image counts once its row is committed, which happens after its numbers are on the disk.
+What a crash leaves behind the last of these does not count, and the next writer writes over it. One checksum covers all
+rows, and each image has one for its numbers.
+
+One process writes at a time. Whoever opens a store has all rows in memory, as they were at one moment, and no
+connection to the database: any number of threads may read, while another process writes.
+"""
+
+import json
+import logging
+import mmap
+import os
+import sqlite3
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.files import FileLock
+
+__all__ = ["FileRow", "ImageRow", "Store", "StoreKind", "StoreWriter"]
+
+FILE, LOCK = "store.db", "lock"
+FORMAT = 2
+EARLIER = ("collection.json", "store.json")  # of format 1, which had logs of its own instead of SQLite
+BLOCK = 2**24  # bytes that are copied or summed at a time
+WAIT = 30.0  # seconds for another process that has the database for a moment
+SUFFIXES = {"float16": "f16", "float32": "f32"}
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # in Python from 3.12 on
+SCHEMA = """
+    CREATE TABLE store (about TEXT NOT NULL, total INTEGER NOT NULL);
+    CREATE TABLE images (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, crc INTEGER NOT NULL, spans TEXT NOT NULL,
+        about TEXT NOT NULL);
+    CREATE TABLE files (number INTEGER PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT, path TEXT NOT NULL, skipped TEXT);
+"""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKind:
+    """Words for messages.
+
+    Attributes:
+        name: What the store is, such as "collection".
+        content: What it has of an image, such as "features".
+        verb: How it gets that, such as "add".
+    """
+
+    name: str
+    content: str
+    verb: str
+
+    @property
+    def again(self) -> str:
+        """The way out when a store cannot be used."""
+        return f"remove that folder, or name another one, and {self.verb} the images again"
+
+
+class ImageRow(NamedTuple):
+    """One different image.
+
+    Attributes:
+        number: Its place among the images.
+        sha256: Of its bytes.
+        crc: Checksum of its numbers in all arrays.
+        spans: JSON: for each array, the rows before it and its own.
+        about: JSON: what else is known of it.
+    """
+
+    number: int
+    sha256: str
+    crc: int
+    spans: str
+    about: str
+
+    def span(self, array: str) -> tuple[int, int]:
+        """Rows of an array before this image, and its own."""
+        start, count = json.loads(self.spans)[array]
+        return start, count
+
+    @property
+    def details(self) -> Any:  # noqa: ANN401 - an object of JSON
+        """What is known of it besides numbers."""
+        return json.loads(self.about)
+
+
+class FileRow(NamedTuple):
+    """One file that was looked at.
+
+    Attributes:
+        number: Files are in the order of their numbers.
+        name: What it is called.
+        sha256: Of the image that it holds; None where it was skipped.
+        path: Where it was, if that is of interest.
+        skipped: Why it was.
+    """
+
+    number: int
+    name: str
+    sha256: str | None
+    path: str = ""
+    skipped: str | None = None
+
+
+class Store:
+    """The rows of a store, and its arrays as memory maps.
+
+    Attributes:
+        folder: Where it is.
+        about: What it was begun with.
+        images: Each different image, in the order of the arrays.
+        number: Place among these of an image, by its sha256.
+        files: Each file that was looked at, by its name.
+    """
+
+    def __init__(self, folder: Path, kind: StoreKind) -> None:
+        """Open a store to read.
+
+        Raises:
+            DatasetError: There is none, it is of another kind or version, or it is damaged; the message says what to
+                do.
+        """
+        self.folder, self.kind = folder, kind
+        self.about = dict[str, Any]()
+        self.images, self.number, self.files = list[ImageRow](), dict[str, int](), dict[str, FileRow]()
+        self._total, self._sound = 0, set[str]()
+        if not self.exists(folder):
+            _refuse_earlier(folder, kind)
+            raise DatasetError(f"{folder} is no {kind.name}: it has no {FILE}. Check the path, or begin one there.")
+        # Without a log of writes the file alone says all, and SQLite makes no files of its own to read it. Whoever
+        # begins to write at that moment is noticed by the checksum of the rows; then they are read again, with locks.
+        alone = not (folder / f"{FILE}-wal").exists()
+        try:
+            self._load(f"mode=ro{'&immutable=1' if alone else ''}")
+        except DatasetError:
+            if not alone or not os.access(folder, os.W_OK):
+                raise
+            self._load("mode=ro")
+
+    @classmethod
+    def create(
+        cls, folder: Path, kind: StoreKind, arrays: Mapping[str, tuple[str, int]], about: dict[str, Any]
+    ) -> "Store":
+        """Begin a store in a new or empty folder.
+
+        Args:
+            folder: Where.
+            kind: Of what.
+            arrays: For each, "float16" or "float32", and numbers of a row.
+            about: What else it is begun with; JSON.
+
+        Raises:
+            ConfigError: The folder holds something, or cannot be written to; another process writes there.
+            DatasetError: It holds a store of an earlier version.
+        """
+        begun = {"format": FORMAT, "kind": kind.name, "arrays": arrays, "generation": 0}
+        text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
+                _refuse_earlier(folder, kind)
+                for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
+                    path.unlink()
+                found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+                if found:
+                    raise ConfigError(f"{folder} holds {found[0]}: name a new or empty folder, or open what is in it.")
+                with closing(_connect(draft, "mode=rwc")) as database:
+                    ((mode,),) = database.execute("PRAGMA journal_mode=WAL")
+                    if mode != "wal":
+                        raise sqlite3.OperationalError("SQLite needs a file system with locks and shared memory")
+                    database.executescript(SCHEMA)
+                    database.execute("INSERT INTO store VALUES (?, ?)", (text, _crc(text)))
+                draft.replace(folder / FILE)
+        except (OSError, sqlite3.Error) as error:
+            why = getattr(error, "strerror", error)
+            raise ConfigError(f"The {kind.name} cannot be in {folder}: {why}. Name another folder.") from error
+        return cls(folder, kind)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a store was begun in a folder."""
+        return (folder / FILE).is_file()
+
+    # --- Rows
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Files that could not be read, and why."""
+        return {row.name: row.skipped for row in self.files.values() if row.skipped is not None}
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """Files whose image is here, and its number."""
+        return {row.name: self.number[row.sha256] for row in self.files.values() if row.sha256 is not None}
+
+    def image(self, name: str) -> ImageRow:
+        """The image that a file holds.
+
+        Raises:
+            DatasetError: The file was skipped, or was never looked at.
+        """
+        row = self.files.get(name)
+        if row is None or row.sha256 is None:
+            why = f"was skipped: {row.skipped}" if row else f"is not in it: {self.kind.verb} the folder that has it"
+            raise DatasetError(f"The {self.kind.name} {self.folder} has no {self.kind.content} of {name}, which {why}")
+        return self.images[self.number[row.sha256]]
+
+    def _load(self, options: str) -> None:
+        try:
+            with closing(_connect(self.folder / FILE, options)) as database:
+                self._take(database)
+        except sqlite3.Error as error:
+            if not _damages(error):
+                raise DatasetError(
+                    f"{self.folder / FILE} cannot be read: {error}. If its folder may not be written to, and a writer "
+                    "was interrupted there, copy the folder to where it may be."
+                ) from error
+            raise self._damaged(f"{self.folder / FILE} ({error})") from error
+
+    def _take(self, database: sqlite3.Connection) -> None:
+        """Take all rows up, as they are at one moment."""
+        generation = self.about.get("generation")
+        try:
+            database.execute("BEGIN")
+            ((text, total),) = database.execute("SELECT about, total FROM store")
+            about = json.loads(text)
+            if about["kind"] != self.kind.name:
+                raise DatasetError(f"{self.folder} is no {self.kind.name}: it holds a {about['kind']}.")
+            if about["format"] != FORMAT:
+                raise DatasetError(
+                    f"The {self.kind.name} {self.folder} has format {about['format']} and this version reads {FORMAT}: "
+                    f"open it with the version that made it, or {self.kind.again}."
+                )
+            images = [ImageRow(*row) for row in database.execute("SELECT * FROM images ORDER BY number")]
+            files = [FileRow(*row) for row in database.execute("SELECT * FROM files ORDER BY number")]
+            database.execute("COMMIT")
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self._damaged(f"{self.folder / FILE} ({error})") from error
+        if total != _crc(text) + sum(map(_crc, images)) + sum(map(_crc, files)):
+            raise self._damaged(f"{self.folder / FILE} has rows that are not those that were written, and")
+        if about["generation"] != generation:  # the numbers lie in other files
+            self._sound.clear()
+        self.about, self._total, self.images = about, total, images
+        self.number = {row.sha256: row.number for row in images}
+        self.files = {row.name: row for row in files}
+
+    def _damaged(self, what: str) -> DatasetError:
+        return DatasetError(f"{what} is damaged: {self.kind.again}.")
+
+    # --- Numbers
+
+    def rows(self, array: str) -> int:
+        """T, rows of an array that count."""
+        return sum(self.images[-1].span(array)) if self.images else 0
+
+    def map(self, array: str, start: int = 0, count: int | None = None) -> npt.NDArray[Any]:
+        """Rows [count, width] of an array, memory-mapped: all or some; what is written there does not reach the file.
+
+        Raises:
+            DatasetError: The store was compacted since it was opened.
+        """
+        kind, width = self.about["arrays"][array]
+        shape = (self.rows(array) - start if count is None else count, width)
+        length, offset = self._bytes(array, shape[0]), self._bytes(array, start)
+        if not length:  # which cannot be mapped
+            return np.empty(shape, kind)
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        with self._opened(array) as file:
+            # Private pages: PyTorch wants memory that may be written to, and the file must not be. No space is set
+            # aside for them, or a store larger than the memory could not be mapped.
+            if sys.platform == "win32":
+                mapped = mmap.mmap(file.fileno(), before + length, access=mmap.ACCESS_COPY, offset=offset - before)
+            else:
+                options = {"flags": mmap.MAP_PRIVATE | NORESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+                mapped = mmap.mmap(file.fileno(), before + length, **options, offset=offset - before)
+        return np.frombuffer(mapped, kind, shape[0] * width, before).reshape(shape)
+
+    def check(self, image: ImageRow) -> ImageRow:
+        """Return an image whose numbers are those that were written: once they were compared, they are not again.
+
+        Raises:
+            DatasetError: They are not.
+        """
+        if image.sha256 not in self._sound:
+            if not self.intact(image):
+                name = next((row.name for row in self.files.values() if row.sha256 == image.sha256), "of no file")
+                raise DatasetError(
+                    f"The numbers of image {image.number} ({name}) in {self.folder} are not those that were written: "
+                    f"the {self.kind.name} is damaged; {self.kind.again}."
+                )
+            self._sound.add(image.sha256)
+        return image
+
+    @property
+    def checked(self) -> bool:
+        """Whether the numbers of all images were compared with their checksums."""
+        return self._sound.issuperset(self.number)
+
+    def intact(self, image: ImageRow) -> bool:
+        """Whether the numbers of an image are those that were written."""
+        crc = 0
+        for array in self.about["arrays"]:
+            for block in self.blocks(image, array):
+                crc = zlib.crc32(block, crc)
+        return crc == image.crc
+
+    def blocks(self, image: ImageRow, array: str) -> Iterator[bytes]:
+        """The bytes of an image in an array, some at a time; fewer where the file ends before."""
+        start, left = (self._bytes(array, rows) for rows in image.span(array))
+        with self._opened(array) as file:
+            file.seek(start)
+            while left and (block := file.read(min(left, BLOCK))):
+                yield block
+                left -= len(block)
+
+    def path(self, array: str, generation: int | None = None) -> Path:
+        """The file of an array."""
+        number = self.about["generation"] if generation is None else generation
+        return self.folder / f"{array}.{number:04d}.{SUFFIXES[self.about['arrays'][array][0]]}"
+
+    def _bytes(self, array: str, rows: int) -> int:
+        kind, width = self.about["arrays"][array]
+        return int(rows * width * np.dtype(kind).itemsize)
+
+    @contextmanager
+    def _opened(self, array: str) -> Iterator[BinaryIO]:
+        path = self.path(array)
+        try:
+            with path.open("rb") as file:
+                yield file
+        except (OSError, ValueError) as error:  # the latter of a map that goes beyond the end
+            raise DatasetError(
+                f"{path} cannot be read: {error}. If the {self.kind.name} was compacted meanwhile, open it again."
+            ) from error
+
+    def check_sizes(self) -> None:
+        """Check that the arrays hold all that is in the rows.
+
+        Raises:
+            DatasetError: One is too short.
+        """
+        for array in self.about["arrays"]:
+            path, wanted = self.path(array), self._bytes(array, self.rows(array))
+            size = path.stat().st_size if path.is_file() else 0
+            if size < wanted:
+                raise self._damaged(f"{path} has {size} bytes and {wanted} are in {FILE}: it")
+
+    # --- Writing
+
+    @contextmanager
+    def writing(self) -> Iterator["StoreWriter"]:
+        """Take up what is on the disk now, and write to it inside a `with` block.
+
+        Raises:
+            ConfigError: Another process is writing.
+            DatasetError: The store is damaged.
+            ArtModelsError: The disk is full or fails.
+        """
+        with FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}"):
+            try:
+                database = _connect(self.folder / FILE, "mode=rw")
+                with closing(database):
+                    database.execute("PRAGMA synchronous=FULL")
+                    self._take(database)
+                    yield StoreWriter(self, database)
+            except sqlite3.Error as error:
+                if not _damages(error):
+                    raise self._unwritten(error) from error
+                raise self._damaged(f"{self.folder / FILE} ({error})") from error
+
+    def _unwritten(self, error: OSError | sqlite3.Error) -> ArtModelsError:
+        return ArtModelsError(
+            f"The {self.kind.name} {self.folder} cannot be written to: {getattr(error, 'strerror', error)}. Its "
+            f"{len(self.images)} images are complete: free some space and make the same call again, which goes on from "
+            "there."
+        )
+
+
+class StoreWriter:
+    """Appends to a store; whatever fails, it ends with the last image that is complete."""
+
+    def __init__(self, store: Store, database: sqlite3.Connection) -> None:
+        """Use `Store.writing`."""
+        self._store, self._database = store, database
+        last = store.images[-1] if store.images else None
+        if last and not store.intact(last):
+            logger.warning("The last image in %s was not written completely: it is computed again.", store.folder)
+            self._rewrite(store.images[:-1], [row for row in store.files.values() if row.sha256 != last.sha256])
+        store.check_sizes()
+        self._cut()
+        self._clear()
+
+    def add(
+        self,
+        name: str,
+        sha256: str,
+        *,
+        path: str = "",
+        parts: Mapping[str, npt.NDArray[Any]] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say which image a file holds; nothing happens where that is known.
+
+        Args:
+            name: Of the file.
+            sha256: Of its bytes.
+            path: Where it is.
+            parts: For an image that is not here yet, its numbers [n, width] in each array.
+            about: And what else is known of it; JSON.
+
+        Raises:
+            ArtModelsError: The disk is full or fails.
+        """
+        store, images = self._store, list[ImageRow]()
+        if sha256 not in store.number:
+            crc, spans = 0, dict[str, tuple[int, int]]()
+            for array in store.about["arrays"]:
+                part = (parts or {})[array]
+                crc, spans[array] = zlib.crc32(part.tobytes(), crc), (store.rows(array), len(part))
+                self._append(store.path(array), [part.tobytes()])
+            images.append(ImageRow(len(store.images), sha256, crc, json.dumps(spans), json.dumps(about or {})))
+        self._put(FileRow(0, name, sha256, path), images)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Say why a file is passed over.
+
+        Raises:
+            ArtModelsError: The disk is full or fails.
+        """
+        self._put(FileRow(0, name, None, "", reason), [])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget files; the images stay until the store is compacted.
+
+        Raises:
+            ArtModelsError: The disk is full or fails.
+        """
+        store = self._store
+        rows = [store.files[name] for name in names]
+        with self._transaction(store._total - sum(map(_crc, rows))):
+            self._database.executemany("DELETE FROM files WHERE number = ?", [row[:1] for row in rows])
+        for row in rows:
+            del store.files[row.name]
+
+    def compact(self, images: Sequence[ImageRow], **about: Any) -> None:
+        """Write the numbers of some images into new files, and forget the others; until then the old files count.
+
+        Args:
+            images: That stay.
+            about: What changes in `Store.about`.
+
+        Raises:
+            ArtModelsError: The disk is full or fails.
+        """
+        store, generation = self._store, self._store.about["generation"] + 1
+        ends = dict.fromkeys(store.about["arrays"], 0)
+        moved = list[ImageRow]()
+        for image in images:
+            spans = {array: (end, image.span(array)[1]) for array, end in ends.items()}
+            ends = {array: sum(span) for array, span in spans.items()}
+            moved.append(image._replace(number=len(moved), spans=json.dumps(spans)))
+        for array in ends:
+            blocks = (block for image in images for block in store.blocks(image, array))
+            self._append(store.path(array, generation), blocks)
+        self._rewrite(moved, list(store.files.values()), about | {"generation": generation})
+        self._clear()
+
+    def _put(self, file: FileRow, images: Sequence[ImageRow]) -> None:
+        """Commit the row of a file, at the place that it has or at the end, with that of its image if this is new."""
+        store = self._store
+        before = store.files.get(file.name)
+        last = next(reversed(store.files.values())).number if store.files else -1
+        file = file._replace(number=before.number if before else last + 1)
+        if file == before and not images:
+            return
+        total = store._total + _crc(file) - (_crc(before) if before else 0) + sum(map(_crc, images))
+        with self._transaction(total):
+            self._database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?)", images)
+            self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", file)
+        store.files[file.name] = file
+        for image in images:
+            store.number[image.sha256] = image.number
+            store.images.append(image)
+
+    def _rewrite(
+        self, images: Sequence[ImageRow], files: Sequence[FileRow], about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Commit these rows in place of all others."""
+        text = json.dumps({**self._store.about, **(about or {})})
+        with self._transaction(_crc(text) + sum(map(_crc, images)) + sum(map(_crc, files))):
+            self._database.execute("DELETE FROM images")
+            self._database.execute("DELETE FROM files")
+            self._database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?)", images)
+            self._database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", files)
+            self._database.execute("UPDATE store SET about = ?", (text,))
+        self._store._take(self._database)
+
+    @contextmanager
+    def _transaction(self, total: int) -> Iterator[None]:
+        """Commit what happens inside, after which all rows have this checksum."""
+        with self._kept():
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("UPDATE store SET total = ?", (total,))
+            self._database.execute("COMMIT")
+        self._store._total = total
+
+    def _append(self, path: Path, blocks: Iterable[bytes]) -> None:
+        with self._kept(), path.open("ab", buffering=0) as file:
+            for block in blocks:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Whatever fails inside, what was complete before stays, and nothing else."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            self._cut()
+            raise self._store._unwritten(error) from error
+
+    def _cut(self) -> None:
+        """End the files where what counts ends."""
+        for array in self._store.about["arrays"]:
+            path = self._store.path(array)
+            if path.exists():
+                os.truncate(path, self._store._bytes(array, self._store.rows(array)))
+
+    def _clear(self) -> None:
+        """Delete the files of other generations."""
+        store = self._store
+        for array in store.about["arrays"]:
+            for path in store.folder.glob(f"{array}.*{store.path(array).suffix}"):
+                if path != store.path(array):
+                    try:
+                        path.unlink()
+                    except OSError as error:  # Windows keeps what somebody still reads
+                        logger.info("%s is not deleted yet: %s", path, error.strerror)
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    # The thread that takes the next step of a stream need not be the one that took the last.
+    address = f"{path.resolve().as_uri()}?{options}"
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
+
+
+def _damages(error: sqlite3.Error) -> bool:
+    """Whether an error is about what is in the file, and not about the disk or somebody else."""
+    inside = (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in inside
+
+
+def _crc(row: str | tuple[Any, ...]) -> int:
+    return zlib.crc32(repr(tuple(row) if isinstance(row, tuple) else row).encode())
+
+
+def _refuse_earlier(folder: Path, kind: StoreKind) -> None:
+    for name in EARLIER:
+        if (folder / name).exists():
+            raise DatasetError(
+                f"{folder} has {name} of an earlier version, whose files this one does not read: {kind.again}."
+            )

@@ -1,0 +1,143 @@
+"""What runs behind the button of a `Panel`: an optimisation that shows its steps, or one pass of a network.
+
+Each gives updates, the status last; `artmodels.ui.events` brings them to the page, and says there what went wrong.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd  # type: ignore[import-untyped]
+from PIL import Image, ImageOps
+
+from artmodels import images
+from artmodels.descent.optimise import Step
+from artmodels.images.loading import LoadedImage
+from artmodels.images.results import ImageResult
+from artmodels.runtime.devices import pick_device
+from artmodels.ui.checks import read
+from artmodels.ui.controls import Update, run_folder
+
+__all__ = ["LONGEST", "at_size", "show_pass", "show_steps"]
+
+LONGEST = 3072 if pick_device().type == "cuda" else 2048  # px: side of what is run in one piece
+PREVIEW_SIDE = 512  # px
+PREVIEW_PAUSE = 0.7  # seconds
+POINTS = 200  # of the loss curve
+
+Second = str | Callable[[Image.Image], Image.Image]
+"""What the second tab shows: the result beside this file, or what this makes of the result."""
+
+
+def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) -> Generator[Update, None, None]:
+    """Show each step of an optimisation on the panel of `results`, so that Stop acts within one.
+
+    Args:
+        start: Starts it: a generator of `Step`s and, lastly, the method's result.
+        name: Of the file to download, without ending.
+        before: File of the picture to compare the result with.
+    """
+    skip = gr.skip()
+    losses: list[float] = []
+    next_preview = 0.0
+    folder = run_folder()
+    yield None, None, gr.update(value=None, interactive=False), None, None, "Preparing…"
+    with contextlib.closing(start()) as steps:  # type: ignore[type-var]
+        for item in steps:
+            if not isinstance(item, Step):
+                *shown, status = _finish(item, folder / f"{name}.png", before, steps=len(losses))
+                yield *shown, _curve(losses), status
+                return
+            losses.append(item.loss)
+            began = time.monotonic()
+            if began < next_preview:
+                yield skip, skip, skip, skip, skip, skip
+                continue
+            update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
+            # Previews take a twentieth of the time at most, whatever they cost.
+            next_preview = began + max(PREVIEW_PAUSE, 20 * (time.monotonic() - began))
+            yield update
+
+
+def show_pass(run: Callable[[], ImageResult], *, name: str, second: Second) -> Generator[Update, None, None]:
+    """Show one pass of a network on the panel of `results(..., steps=False)`.
+
+    Args:
+        run: Gives the method's result.
+        name: Of the file to download, without ending.
+        second: File of the picture to compare the result with; or what makes the picture of the second tab.
+    """
+    yield None, None, gr.update(value=None, interactive=False), None, "Working…"
+    yield _finish(run(), run_folder() / f"{name}.png", second)
+
+
+def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, **options: object) -> ImageResult:
+    """Run a method that keeps the size of its input, on a picture whose longest side is to be `side` pixels.
+
+    Args:
+        model: Is called with the picture, `size=(height, width)` and the options.
+        picture: What to run it on.
+        side: 0 keeps the picture's own size up to `LONGEST`; a note of the result says where that made it smaller.
+        **options: Passed on.
+    """
+    longest = max(picture.height, picture.width)
+    target = side or min(longest, LONGEST)
+    if target == longest:
+        return model(picture, **options)
+    size = max(1, round(picture.height * target / longest)), max(1, round(picture.width * target / longest))
+    result = model(picture, size=size, **options)
+    if side:
+        return result
+    note = (
+        f"The picture of {picture.width} x {picture.height} pixels was reduced to this server's limit of {LONGEST} a "
+        "side; in Python there is no such limit."
+    )
+    return replace(result, notes=(*result.notes, note))
+
+
+def _finish(result: ImageResult, file: Path, second: Second, *, steps: int = 0) -> Update:
+    """Write a result as PNG, and give its path, settings, download, the second picture, and the status."""
+    image = result.image
+    result.save(file)
+    path = str(file)
+    # Paths, and JPEG: gradio would spend longer on two more PNGs than a quick method takes.
+    other = file.with_name("second.jpg")
+    if callable(second):
+        second(image).save(other, quality=90)
+    else:
+        ImageOps.fit(read(second).pil(), image.size, Image.Resampling.BICUBIC).save(other, quality=95)
+    end = "Finished" if result.complete else "The time limit cut it short: the best so far,"
+    counted = f"{steps} steps and " if steps else ""
+    status = f"{end} after {counted}{result.seconds:.1f} s, {image.width} x {image.height} pixels."
+    return (
+        path,
+        result.settings,
+        gr.update(value=path, interactive=True),
+        str(other) if callable(second) else (str(other), path),
+        "  \n".join([f"**{status}**", *result.notes]),
+    )
+
+
+def _preview(step: Step, folder: Path) -> str:
+    """Write a small JPEG: there may be hundreds of them."""
+    image = images.to_pil(step.image.detach().cpu())
+    ratio = PREVIEW_SIDE / max(image.size)
+    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
+    file = folder / f"step-{step.index}.jpg"
+    image.resize(size, Image.Resampling.BILINEAR).save(file, quality=85)
+    return str(file)
+
+
+def _progress(step: Step) -> str:
+    scale = f", scale {step.level + 1} of {step.levels}" if step.levels > 1 else ""
+    return f"Step {step.index} of {step.total}{scale}, {step.seconds:.0f} s."
+
+
+def _curve(losses: list[float]) -> pd.DataFrame:
+    every = max(1, -(-len(losses) // POINTS))
+    steps = range(0, len(losses), every)
+    return pd.DataFrame({"step": [i + 1 for i in steps], "loss": [losses[i] for i in steps]})

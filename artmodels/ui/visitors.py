@@ -1,0 +1,116 @@
+"""What a visitor works on: pictures that came in, with small versions, in a folder that is deleted after an hour."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from PIL import Image
+
+from artmodels.errors import DatasetError
+from artmodels.ui.uploads import listing, markdown, take_in
+
+__all__ = ["VisitorPictures", "present"]
+
+THUMBNAIL = 480  # px: longest side of what the page shows
+
+
+class _Kept(Protocol):
+    def exists(self) -> bool:
+        """Whether its files are still there."""
+
+
+W = TypeVar("W", bound=_Kept)
+
+
+@dataclass(eq=False)
+class VisitorPictures:
+    """One visitor's pictures; a Space adds what it knows of them in a class of its own.
+
+    Attributes:
+        folder: Where they are, until the server deletes it.
+        files: Names of the pictures.
+        sizes: Width and height of each picture that came in, upright; their order numbers the small versions.
+        skipped: Files that cannot be used, and why.
+        twins: Files with the bytes of one that came before, and its name.
+    """
+
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the files as they came."""
+        return self.folder / "pictures"
+
+    @property
+    def small(self) -> Path:
+        """The folder of the small versions: `0000.jpg`, `0001.jpg`, ..."""
+        return self.folder / "small"
+
+    def thumbnail(self, name: str) -> Path:
+        """The file of a small version."""
+        return self.small / f"{list(self.sizes).index(name):04}.jpg"
+
+    def collect(self, paths: Sequence[str], *, most: int, repeated: bool = False) -> Iterator[str | Self]:
+        """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
+
+        Args:
+            paths: The files.
+            most: Pictures at most.
+            repeated: Whether a file with the bytes of another one is taken, too; otherwise it is one of the `twins`.
+
+        Yields:
+            Texts that say how far it is, and this object last; closing the generator ends the work.
+
+        Raises:
+            DatasetError: Nothing can be used, or there is too much.
+        """
+        self.pictures.mkdir(parents=True)
+        self.small.mkdir()
+        for taken in take_in(paths, self.pictures, self.skipped, most=most, twins=None if repeated else self.twins):
+            if isinstance(taken, str):
+                yield taken
+                continue
+            self.files.append(taken.name)
+            self.sizes[taken.name] = taken.picture.size
+            taken.picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+            taken.picture.save(self.thumbnail(taken.name), quality=85)
+        if not self.files:
+            reasons = listing(self.skipped.items())
+            raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
+        yield self
+
+    def exists(self) -> bool:
+        """Whether the files are still there."""
+        return self.pictures.is_dir()
+
+    def left_out(self) -> str:
+        """List, as Markdown, the files that are not among the pictures, and why; "" where all are."""
+        twins = [(name, f"it has the same bytes as {first}") for name, first in self.twins.items()]
+        return markdown(listing([*self.skipped.items(), *twins], " is left out"))
+
+
+def present(
+    work: W | None,
+    missing: str = "There is no collection yet: upload pictures, or take the example collection.",
+    deleted: str = "The collection was deleted, as everything is after an hour: upload it again.",
+) -> W:
+    """Give what a visitor works on, if it is still there.
+
+    Args:
+        work: None before there is anything.
+        missing: What to say where it is None.
+        deleted: What to say where its files are gone.
+
+    Raises:
+        DatasetError: With one of the two texts.
+    """
+    if work is None:
+        raise DatasetError(missing)
+    if not work.exists():
+        raise DatasetError(deleted)
+    return work
