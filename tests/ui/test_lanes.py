@@ -15,7 +15,6 @@ from artmodels import ui
 from artmodels.images.examples import example
 from artmodels.images.results import ImageResult
 from artmodels.ui.events import describe_inputs
-from artmodels.ui.live import live
 from artmodels.ui.server.components import Files, Picture
 from artmodels.ui.server.lanes import LANES, Lanes
 
@@ -68,21 +67,6 @@ def test_closing_ends_the_work_and_is_counted(lane) -> None:
     assert lanes.quick == 0
 
 
-def test_what_works_in_a_thread_waits_for_whoever_takes_its_reports() -> None:
-    done = []
-
-    def work(report):
-        for number in range(50):
-            done.append(number)
-            report(number)
-
-    reports = live(work)
-    assert next(reports) == 0
-    time.sleep(0.2)
-    assert len(done) <= 2
-    assert list(reports) == list(range(1, 50))
-
-
 QUICK = {"fast_style_run", "arbitrary_style_run", "super_resolution_run", "texture_network_run", "mimax_run"}
 STEPS = {"texture_synthesis_run", "neural_style_run", "ransac_flow_run"}
 
@@ -94,7 +78,7 @@ def test_every_endpoint_is_in_the_lane_of_its_kind(gallery_url: str) -> None:
     assert lanes == expected
     # People's own buttons: nothing that takes minutes waits with what takes moments.
     for function in demo.fns.values():
-        if function.name in {"take", "example", "name_them"}:
+        if function.name in {"take", "example", "offer_names"}:
             assert function.concurrency_id == "collections"
     assert {f.concurrency_id for f in demo.fns.values()} - {str(id(f.fn)) for f in demo.fns.values()} >= set(
         expected.values()

@@ -21,6 +21,7 @@ from artmodels.detections.annotations import Detections, iiif_page
 from artmodels.detections.boxes import clip
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
+from artmodels.methods.artminer.groups.clusters import Cluster
 from artmodels.methods.artminer.groups.pairtable import Pair, mapped
 from artmodels.methods.artminer.groups.propagation import Propagated
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FoundPlace",
+    "clusters_csv",
     "hits_annotations",
     "hits_csv",
     "hits_json",
@@ -257,6 +259,11 @@ def pairs_annotations(
         grouped.setdefault(pair.first, []).append((pair.second + note, first, pair_score(pair)))
         grouped.setdefault(pair.second, []).append((pair.first + note, second, pair_score(pair)))
     return _pages(grouped, sizes, canvas, page)
+
+
+def clusters_csv(clusters: Sequence[Cluster]) -> str:
+    """A table (RFC 4180) with one row a picture of a cluster: the number of the cluster, from 1, and the picture."""
+    return _table(("cluster", "image"), [(n, name) for n, group in enumerate(clusters, 1) for name in group.images])
 
 
 def pair_score(pair: Pair | Propagated) -> float:
