@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from common import DATA, NETWORKS, contact_sheet, table_of
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import artmodels
@@ -26,7 +26,6 @@ from artmodels.data.folders import image_files, split
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor, moments
 
-ROOT = Path(__file__).parent.parent
 CONTENT, STYLE = 384, 256  # px, what Magenta's networks take
 CONTENT_TAP, STYLE_TAPS = "relu3_1", ("relu1_1", "relu2_1", "relu3_1")
 MAGENTA = "arbitrary_style_predict_256_int8.tflite", "arbitrary_style_transfer_384_int8.tflite"
@@ -36,8 +35,8 @@ Painter = Callable[[Tensor, Tensor], Tensor]
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
-    networks: Annotated[Path, typer.Option(help="Folder of the networks.")] = ROOT.parent / "shared" / "teachers",
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
+    networks: Annotated[Path, typer.Option(help="Folder of the networks.")] = NETWORKS,
     name: Annotated[str, typer.Option(help="Our checkpoint.")] = "arbitrary-style",
     photos: Annotated[int, typer.Option(help="Held-out photographs.")] = 8,
     styles: Annotated[int, typer.Option(help="Held-out paintings and textures for each.")] = 16,
@@ -62,9 +61,11 @@ def main(
     judge = teachers.load(teachers.NORMALISED, networks)
     contents = [square(path, CONTENT) for path in spread(photographs, photos)]
     targets = [square(path, STYLE) for path in spread(paintings, styles)]
-    table = Table(title=f"{len(contents)} held-out photographs in {len(targets)} held-out styles, by VGG-19")
-    for heading in ("", "content", "style", "sum", "seconds"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = table_of(
+        f"{len(contents)} held-out photographs in {len(targets)} held-out styles, by VGG-19",
+        ("", "content", "style", "sum", "seconds"),
+        left=("",),
+    )
     for label, painter in painters.items():
         content_loss = style_loss = seconds = 0.0
         for content in contents:
@@ -133,14 +134,13 @@ def sheet(model: artmodels.ArbitraryStyle, photographs: list[Path], paintings: l
     chosen = spread(photographs, COLUMNS)
     contents = [ImageOps.fit(images.load(path).pil(), (512, 512), Image.Resampling.LANCZOS) for path in chosen]
     styles = sorted(paintings, key=colourfulness, reverse=True)[:ROWS]
-    out = Image.new("RGB", (COLUMNS * (CELL + 4) - 4, ROWS * (CELL + 4) - 4), "white")
-    for row, path in enumerate(styles):
-        print(f"row {row + 1}: {path.name}")
+    rows = []
+    for number, path in enumerate(styles, 1):
+        print(f"row {number}: {path.name}")
         code = model.describe(path)
-        for column, content in enumerate(contents):
-            cell = model(content, code).image.resize((CELL, CELL), Image.Resampling.LANCZOS)
-            out.paste(cell, (column * (CELL + 4), row * (CELL + 4)))
-    return out
+        made = (model(content, code).image for content in contents)
+        rows.append([picture.resize((CELL, CELL), Image.Resampling.LANCZOS) for picture in made])
+    return contact_sheet(rows)
 
 
 def colourfulness(path: Path) -> float:

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import torch
 import typer
+from common import DATA, NETWORKS, ROOT, table_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -40,7 +41,6 @@ from artmodels.methods.art_resnet.train import FOLDERS, SEEN_STYLES, UNSEEN_STYL
 from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
 
-ROOT = Path(__file__).parent.parent
 FITTED = 24  # images for the heads
 PAIRS = 1024  # details whose cosines are correlated
 LARGE = 640  # px, for seconds
@@ -49,8 +49,8 @@ Network = Callable[[Tensor], dict[str, Tensor]]
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
-    networks: Annotated[Path, typer.Option(help="Folder of the teachers.")] = ROOT.parent / "shared" / "teachers",
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
+    networks: Annotated[Path, typer.Option(help="Folder of the teachers.")] = NETWORKS,
     model: Annotated[str, typer.Option(help="art-resnet, or a folder of another training of it.")] = "art-resnet",
     count: Annotated[int, typer.Option(help="Held-out images.")] = 16,
     size: Annotated[int, typer.Option(help="Their side in pixels.")] = 256,
@@ -79,9 +79,10 @@ def main(
 @torch.no_grad()
 def agreement(ours: Network, theirs: Network, examples: Tensor, originals: Tensor) -> Table:
     """Fit the heads; a row a tap."""
-    table = Table(title=f"art-resnet against its teacher, {len(originals)} held-out images of {originals.shape[-1]} px")
-    for heading in ("tap", "channels", "teacher's", "feature cosine", "pair correlation"):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"art-resnet against its teacher, {len(originals)} held-out images of {originals.shape[-1]} px",
+        ("tap", "channels", "teacher's", "feature cosine", "pair correlation"),
+    )
     fitted, wanted = ours(examples), theirs(examples)
     found, truth = ours(originals), theirs(originals)
     for tap in ART_RESNET_TAPS:
@@ -100,10 +101,11 @@ def agreement(ours: Network, theirs: Network, examples: Tensor, originals: Tenso
 def retrieval(answers: dict[str, Network], originals: Tensor) -> Table:
     """Recall for each network, tap and style."""
     details = len(originals) * (originals.shape[-1] // EVERY) ** 2
-    table = Table(title=f"recall@1 in %: the same of {details} details in another style")
     styles = (*SEEN_STYLES, *UNSEEN_STYLES)
-    for heading in ("network", "tap", "seen", "unseen", *(name.rpartition("fast-style-")[2] for name in styles)):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"recall@1 in %: the same of {details} details in another style",
+        ("network", "tap", "seen", "unseen", *(name.rpartition("fast-style-")[2] for name in styles)),
+    )
     painted = {name: stylised(originals, FastStyle.from_pretrained(ROOT / "weights" / name)) for name in styles}
     for who, network in answers.items():
         base = network(originals)
@@ -122,9 +124,7 @@ def retrieval(answers: dict[str, Network], originals: Tensor) -> Table:
 @torch.no_grad()
 def seconds(networks: dict[str, FeatureExtractor]) -> Table:
     """Median of five runs on one thread, with all taps."""
-    table = Table(title=f"One image of {LARGE} x {LARGE} px, one thread")
-    for heading in ("network", "million weights", "seconds"):
-        table.add_column(heading, justify="right")
+    table = table_of(f"One image of {LARGE} x {LARGE} px, one thread", ("network", "million weights", "seconds"))
     torch.set_num_threads(1)
     image = torch.rand(1, 3, LARGE, LARGE, generator=generator(0))
     for who, network in networks.items():

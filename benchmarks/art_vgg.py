@@ -13,9 +13,8 @@ from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
+from common import DATA, NETWORKS, contact_sheet, table_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,14 +31,12 @@ from artmodels.methods.texture_synthesis import TextureSynthesizer
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 from artmodels.runtime.devices import generator
 
-ROOT = Path(__file__).parent.parent
 NAMES = ("brick", "gravel", "grass")
-GAP = 8  # px between pictures
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
-    networks: Annotated[Path, typer.Option(help="Folder of the teachers.")] = ROOT.parent / "shared" / "teachers",
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
+    networks: Annotated[Path, typer.Option(help="Folder of the teachers.")] = NETWORKS,
     size: Annotated[int, typer.Option(help="Side of the textures in pixels.")] = 256,
     figure: Annotated[Path | None, typer.Option(help="Where to write the textures side by side.")] = None,
 ) -> None:
@@ -77,11 +74,12 @@ def cosines(
         return found
 
     train, test = pairs(seen, 12, 3), pairs(unseen, 12, 4)
-    table = Table(title=f"art-vgg against its teachers, {len(unseen.images)} held-out images")
-    for heading in ("tap", "channels", "teacher's", "feature cosine", "Gram cosine"):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"art-vgg against its teachers, {len(unseen.images)} held-out images",
+        ("tap", "channels", "teacher's", "feature cosine", "Gram cosine"),
+    )
     for tap in ART_VGG_TAPS:
-        normal, right = 0.0, 0.0
+        normal, right = torch.zeros(2, dtype=torch.float64)
         for batch in train:
             x, y = (value.permute(0, 2, 3, 1).flatten(0, 2).double() for value in batch[tap])
             normal, right = normal + x.T @ x, right + x.T @ y
@@ -112,25 +110,26 @@ def textures(
         "VGG-19 to relu3_1": TextureSynthesizer(config, extractor=normalised),
     }
     layers = {"art-vgg": taps, "compressed VGG-19": taps, "VGG-19 to relu3_1": taps[:3]}
-    table = Table(title=f"Textures of {size} px from Gram matrices; small is near")
-    for heading in (
-        "exemplar",
-        "features",
-        "Gram, VGG-19 1-3",
-        "Gram, compressed 4-5",
-        "sliced Wasserstein",
-        "seconds",
-    ):
-        table.add_column(heading, justify="right")
-    sheet = Image.new("RGB", (4 * (size + GAP) - GAP, len(NAMES) * (size + GAP) - GAP), "white")
-    for row, name in enumerate(NAMES):
+    table = table_of(
+        f"Textures of {size} px from Gram matrices; small is near",
+        (
+            "exemplar",
+            "features",
+            "Gram, VGG-19 1-3",
+            "Gram, compressed 4-5",
+            "sliced Wasserstein",
+            "seconds",
+        ),
+    )
+    rows = []
+    for name in NAMES:
         exemplar = resized(images.load(example(name, 512)).tensor(), (size, size)).clamp(0, 1)
-        sheet.paste(images.to_pil(exemplar), (0, row * (size + GAP)))
-        for column, (label, method) in enumerate(methods.items(), start=1):
+        pictures = [exemplar]
+        for label, method in methods.items():
             start = time.perf_counter()
             result = method(exemplar, size=(size, size), seed=0, layers=layers[label]).tensor
             seconds = time.perf_counter() - start
-            sheet.paste(images.to_pil(result), (column * (size + GAP), row * (size + GAP)))
+            pictures.append(result)
             table.add_row(
                 name,
                 label,
@@ -139,9 +138,10 @@ def textures(
                 f"{sliced_wasserstein_distance(result, exemplar):.4f}",
                 f"{seconds:.0f}",
             )
+        rows.append(pictures)
     Console(width=120).print(table)
     if figure is not None:
-        sheet.save(figure, quality=88, optimize=True)
+        contact_sheet(rows, gap=8).save(figure, quality=88, optimize=True)
 
 
 @torch.no_grad()

@@ -18,18 +18,17 @@ from typing import Annotated
 
 import torch
 import typer
+from common import table_of
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from artmodels import features
 from artmodels.data import folders
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.methods.artminer import ArtMiner, ArtMinerConfig, Collection
+from artmodels.methods.artminer.evaluation.brueghel import By, read_queries, stream_one_shot
 from artmodels.methods.artminer.evaluation.copies import make_benchmark
-from artmodels.methods.artminer.evaluation.evaluate import By, stream_one_shot
-from artmodels.methods.artminer.evaluation.protocols import read_queries
 from artmodels.methods.fast_style import FastStyle
 from artmodels.progress import result_of
 
@@ -102,9 +101,11 @@ def main(
                     seed=seed,
                 )
                 sets.append((name, made, made.parent / "images"))
-        table = Table(title="mean average precision over categories, %", show_lines=False)
-        for heading in ("network", "ranked by", *(name for name, _, _ in sets), "seconds"):
-            table.add_column(heading, justify="left" if heading in ("network", "ranked by") else "right")
+        table = table_of(
+            "mean average precision over categories, %",
+            ("network", "ranked by", *(name for name, _, _ in sets), "seconds"),
+            left=("network", "ranked by"),
+        )
         for title, miner in networks(teachers_folder, model, PAPER if paper else QUICK):
             cells: dict[By, list[str]] = {by: [] for by in ORDERS}
             seconds = dict.fromkeys(ORDERS, 0.0)

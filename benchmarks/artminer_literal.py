@@ -89,7 +89,7 @@ def candidates(pairs: list[Pair], shape: tuple[int, int], shapes: list[tuple[int
 
 def twice_area(p: Array, q: Array, r: Array) -> float:
     """|Twice the area| of a triangle."""
-    return abs((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
+    return float(abs((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])))
 
 
 def hypothesis(model: str, second: Array, first: Array, unit: float) -> Array | None:
@@ -274,7 +274,8 @@ def discovery_score(
             kept[cell] = int(number)
     corners = [transform @ (*corner, 1) for corner in ((0, 0), (extent[0], 0), (0, extent[1]))]
     corners = [corner[:2] / corner[2] * cells for corner in corners]
-    grid = whole(np.linalg.norm(corners[2] - corners[0]) + 0.5), whole(np.linalg.norm(corners[1] - corners[0]) + 0.5)
+    down, across = (float(np.linalg.norm(corners[side] - corners[0])) for side in (2, 1))
+    grid = whole(down + 0.5), whole(across + 0.5)
     if not (0 < grid[0] < 1000 and 0 < grid[1] < 1000):
         return Outcome(0.0)
     mine: dict[tuple[int, int], int] = {}

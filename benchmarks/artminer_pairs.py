@@ -11,19 +11,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from common import table_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.correspondence.cells import SCALES, Describer, grid
-from artmodels.methods.artminer.consensus import SAMPLE, draw
+from artmodels.correspondence.geometry import SAMPLE
+from artmodels.correspondence.ransac import draw
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -75,9 +77,10 @@ def main(
     """Print seconds a directed pair, their ratio and the difference of the scores."""
     torch.set_num_threads(threads)
     console = Console(width=120)
-    table = Table(title=f"(a) matching, votes and RANSAC of a directed pair, {threads} threads")
-    for heading in ("features", "pair", "settings", "milliseconds", "literal, ms", "ratio", "score", "difference"):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"(a) matching, votes and RANSAC of a directed pair, {threads} threads",
+        ("features", "pair", "settings", "milliseconds", "literal, ms", "ratio", "score", "difference"),
+    )
     for dims in (256, 128, 64):
         for shared in (True, False):
             reference, target = pair(dims, shared=shared)
@@ -85,7 +88,7 @@ def main(
             for name, isotropic in (("ours", True), ("published", False)):
                 config = DiscoveryConfig(isotropic=isotropic, gates=isotropic)
                 match = discover(reference, target, config)
-                ours = timed(lambda r=reference, t=target, c=config: discover(r, t, c), repeats)
+                ours = timed(partial(discover, reference, target, config), repeats)
                 row = [str(dims), "shared part" if shared else "noise", name, f"{ours * 1e3:.1f}"]
                 if literal:
                     start = time.perf_counter()

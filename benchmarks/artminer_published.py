@@ -23,15 +23,16 @@ from artmodels.correspondence.cells import SCALES, Pyramid
 from artmodels.data import folders
 from artmodels.errors import DatasetError, some
 from artmodels.methods.artminer import ArtMiner, Collection
-from artmodels.methods.artminer.evaluation.evaluate import By, stream_one_shot
-from artmodels.methods.artminer.evaluation.evaluate_landmarks import (
+from artmodels.methods.artminer.evaluation.brueghel import By, hold_out, leaks, read_queries, stream_one_shot
+from artmodels.methods.artminer.evaluation.landmarks import (
     LandmarkBy,
     oxford_mean,
+    read_ltll,
+    read_oxford,
     stream_ltll_answers,
     stream_oxford_rankings,
+    top_1_accuracy,
 )
-from artmodels.methods.artminer.evaluation.landmarks import read_ltll, read_oxford, top_1_accuracy
-from artmodels.methods.artminer.evaluation.protocols import hold_out, leaks, read_queries
 from artmodels.methods.artminer.evaluation.published import COSINE, DISCOVERY, POOLED, published_table
 from artmodels.progress import result_of
 

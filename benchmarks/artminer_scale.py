@@ -16,9 +16,7 @@ list cell by cell, is not run: a few pairs are timed at the published scales, an
 """
 
 import hashlib
-import resource
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +25,7 @@ import faiss  # noqa: F401 - loaded now, so that its threads are limited too
 import numpy as np
 import torch
 import typer
+from common import DATA, Peak
 from PIL import Image
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -45,7 +44,6 @@ from artmodels.methods.artminer.discovery import View, strongest
 from artmodels.runtime.devices import generator
 from artmodels.search.exact import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
 
-ROOT = Path(__file__).parent.parent
 MEMORY = Path("/dev/shm")  # noqa: S108 - there, nothing waits for a disk
 SCALES = (36, 20)
 PIECE = 10  # cells of the side of what is planted, of 36
@@ -119,7 +117,8 @@ class Made:
         """As a describer of a collection."""
         red, green, blue = loaded.pixels[0, 0].tolist()
         cells = self.full((red * 256 + green) * 256 + blue)
-        small = grid(*cells.shape[1:], SCALES[1])
+        rows, columns = cells.shape[1:]
+        small = grid(rows, columns, SCALES[1])
         maps = (cells, F.normalize(F.interpolate(cells[None], small, mode="bilinear", antialias=True)[0], dim=0))
         return {"": Pyramid(maps, loaded.width, loaded.height)}
 
@@ -151,39 +150,6 @@ def real_maps(data: Path, count: int, dims: int) -> list[Tensor]:
     return [whitening(each.flatten(1).T).T.reshape(-1, *each.shape[1:]) for each in found]
 
 
-class Peak:
-    """Most anonymous memory of this process, in MiB beyond what it had, while it runs."""
-
-    def __enter__(self) -> "Peak":
-        """Begin to watch."""
-        self._before, self._over = self._now(), threading.Event()
-        self._most = self._before
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._over.set()
-        self._thread.join()
-
-    @property
-    def mib(self) -> float:
-        """What it was."""
-        return (self._most - self._before) / 2**20
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self._most = max(self._most, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def agreeing(one: Tensor, other: Tensor) -> int:
     """Mutual nearest neighbours of two maps that agree on a shift to two cells."""
     scores = one.flatten(1).T @ other.flatten(1)
@@ -209,7 +175,8 @@ def accepted(made: Made) -> list[tuple[int, int]]:
 def one_index(collection: Collection, kind: str, probes: int) -> Index:
     """An index of the regions of the collection."""
     if kind != "exact":
-        return region_index(collection, faiss=FaissConfig(kind=kind, probes=probes))
+        config = FaissConfig(kind=kind, probes=probes)  # type: ignore[arg-type]  # which it checks
+        return region_index(collection, faiss=config)
     dims = collection.layout.dims
     index = WhitenedIndex(ExactIndex(dims), Whitening.fit(collection.descriptors(), dims))
     index_regions(collection, index)
@@ -221,8 +188,9 @@ def comparing(made: Made) -> float:
 
     def view(number: int) -> View:
         cells = made.full(number)
+        rows, columns = cells.shape[1:]
         maps = [
-            F.normalize(F.interpolate(cells[None], grid(*cells.shape[1:], side), mode="bilinear")[0], dim=0)
+            F.normalize(F.interpolate(cells[None], grid(rows, columns, side), mode="bilinear")[0], dim=0)
             for side in (REFERENCE, *PUBLISHED)
         ]
         return View(maps[0], maps[1:])
@@ -241,7 +209,7 @@ def share(found: Candidates, wanted: list[tuple[int, int]]) -> float:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
     sizes: Annotated[list[int] | None, typer.Option(help="Numbers of images; again for each.")] = None,
     paintings: Annotated[int, typer.Option(help="Real ones among them.")] = 100,
     kind: Annotated[str, typer.Option(help="ivf, hnsw or exact.")] = "ivf",
@@ -312,7 +280,7 @@ def measure(
                 exact = f"{recalled(collection, one_index(collection, 'exact', 0), pairs, k, min(KEEPS)):.2f}"
             cells = (
                 *(str(size), str(len(collection.windows())), f"{added:.0f}", f"{middle - start:.1f}"),
-                *(f"{end - middle:.1f}", f"{end - start:.1f}", f"{peak.mib:.0f}", str(len(found))),
+                *(f"{end - middle:.1f}", f"{end - start:.1f}", f"{peak.added_mib:.0f}", str(len(found))),
                 *(f"{len(found) * each / 3600:.1f}", *(f"{share:.2f}" for share in recall), exact),
             )
             console.print("  ".join(f"{cell:>{len(head)}}" for cell, head in zip(cells, heads, strict=True)))

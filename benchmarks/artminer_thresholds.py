@@ -14,20 +14,22 @@ is chosen on some draws and measured on others.
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from common import table_of
+from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from artmodels.data import folders
 from artmodels.detections.boxes import as_boxes, iou
 from artmodels.methods.artminer import ArtMiner, Collection
+from artmodels.methods.artminer.evaluation.brueghel import IOU, Query, read_queries
 from artmodels.methods.artminer.evaluation.copies import make_benchmark
-from artmodels.methods.artminer.evaluation.protocols import IOU, Query, read_queries
 from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -85,6 +87,11 @@ def pairs(miner: ArtMiner, queries: Sequence[Query], held: Collection) -> Scores
     return found
 
 
+def restyled(styles: Iterator[FastStyle], picture: Image.Image) -> Image.Image:
+    """A picture in the manner of the next style."""
+    return next(styles)(picture).image
+
+
 def drawn(miner: ArtMiner, paintings: list[Path], seeds: Sequence[int], difficulty: str) -> dict[str, Scores]:
     """Scores on some draws."""
     found = {kind: Scores([], []) for kind in STEPS}
@@ -98,7 +105,7 @@ def drawn(miner: ArtMiner, paintings: list[Path], seeds: Sequence[int], difficul
                 copies=COPIES,
                 distractors=DISTRACTORS,
                 difficulty=difficulty,
-                style=lambda picture, styles=styles: next(styles)(picture).image,
+                style=partial(restyled, styles),
                 seed=seed,
             )
             queries = read_queries(file, file.parent / "images").queries
@@ -127,9 +134,11 @@ def main(
     paintings = folders.split(folders.image_files(data, ["paintings"]))[1]
     miner = ArtMiner.from_pretrained(model, device="cpu", scales=PAPER if paper else QUICK)
     chosen, measured = (drawn(miner, paintings, seeds, difficulty) for seeds in (choose, report))
-    table = Table(title=f"{model}, {len(miner.config.scales)} scales, views {miner.views}, copies: {difficulty}")
-    for heading in ("of", "false of 1000, at most", "threshold", "false of 1000", "copies found, %"):
-        table.add_column(heading, justify="left" if heading == "of" else "right")
+    table = table_of(
+        f"{model}, {len(miner.config.scales)} scales, views {miner.views}, copies: {difficulty}",
+        ("of", "false of 1000, at most", "threshold", "false of 1000", "copies found, %"),
+        left=("of",),
+    )
     for kind, steps in STEPS.items():
         for rate in RATES:
             threshold = chosen[kind].threshold(rate, steps)

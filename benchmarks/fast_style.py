@@ -12,9 +12,9 @@ from typing import Annotated
 
 import torch
 import typer
+from common import DATA, NETWORKS, ROOT, contact_sheet, table_of
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import artmodels
@@ -25,14 +25,13 @@ from artmodels.hub import catalogue
 from artmodels.images.examples import example
 from artmodels.methods.fast_style.train import FastStyleSettings, Statistics, StyleObjective, reduced
 
-ROOT = Path(__file__).parent.parent
 STEPS = 300
 CELL = 240  # px of a picture in the sheet
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of images.")] = ROOT.parent / "shared" / "data",
-    networks: Annotated[Path, typer.Option(help="Folder of the loss network.")] = ROOT.parent / "shared" / "teachers",
+    data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
+    networks: Annotated[Path, typer.Option(help="Folder of the loss network.")] = NETWORKS,
     photos: Annotated[int, typer.Option(help="Held-out photographs that are also optimised: slow.")] = 1,
     side: Annotated[int, typer.Option(help="Their shorter side in pixels.")] = 256,
     figure: Annotated[Path | None, typer.Option(help="Where to write a sheet of stylised pictures.")] = None,
@@ -45,9 +44,10 @@ def main(
     entries = catalogue.list_models("fast_style")
     _, unseen = split(image_files(data, ["photos"]), held_out=3)
     loss_network = teachers.load(teachers.COMPRESSED, networks)
-    table = Table(title=f"content + style, {photos} of {len(unseen)} held-out photographs, {side} px")
-    for heading in ("style", "photograph", "one pass", f"{STEPS} steps", "pass / steps", "seconds", "seconds "):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"content + style, {photos} of {len(unseen)} held-out photographs, {side} px",
+        ("style", "photograph", "one pass", f"{STEPS} steps", "pass / steps", "seconds", "seconds "),
+    )
     for entry in entries:
         recipe = tomllib.loads((ROOT / "weights" / entry.name / "recipe.toml").read_text(encoding="utf-8"))
         settings = FastStyleSettings(**recipe["settings"])
@@ -85,9 +85,10 @@ def speed() -> None:
     """Print the seconds of one pass, loading and files left out, and of the paper's widths beside it."""
     ours = artmodels.FastStyle.from_pretrained()
     paper = artmodels.FastStyle()  # random weights take as long as trained ones
-    table = Table(title=f"Seconds of one pass, best of 3, {torch.get_num_threads()} threads, {ours.device}")
-    for heading in ("picture", "ours", "the paper's widths", "ratio"):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"Seconds of one pass, best of 3, {torch.get_num_threads()} threads, {ours.device}",
+        ("picture", "ours", "the paper's widths", "ratio"),
+    )
     for height, width in ((512, 512), (683, 1024)):
         picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         seconds = [min(model(picture).seconds for _ in range(3)) for model in (ours, paper)]
@@ -109,7 +110,7 @@ def optimised(objective: StyleObjective, content: Tensor, target: Statistics, se
     adam = torch.optim.Adam([image], lr=0.02)
     for _ in range(STEPS):
         adam.zero_grad()
-        total(objective, image, content, target, settings).backward()
+        total(objective, image, content, target, settings).backward()  # type: ignore[no-untyped-call]  # torch's own
         adam.step()
         with torch.no_grad():
             image.clamp_(0, 1)
@@ -118,15 +119,15 @@ def optimised(objective: StyleObjective, content: Tensor, target: Statistics, se
 
 def sheet(names: list[str], unseen: list[Path]) -> Image.Image:
     """One row a style: a photograph of scikit-image, then held-out photographs, in that style."""
-    pictures = [example("astronaut", 512), *(path for path in unseen[:: max(1, len(unseen) // 5)])][:6]
-    out = Image.new("RGB", (len(pictures) * (CELL + 4) - 4, len(names) * (CELL + 4) - 4), "white")
-    for row, name in enumerate(names):
+    sources: list[images.Source] = [example("astronaut", 512), *unseen[:: max(1, len(unseen) // 5)]]
+    pictures = (images.load(source).pil() for source in sources[:6])
+    contents = [ImageOps.fit(picture, (512, 512), Image.Resampling.LANCZOS) for picture in pictures]
+    rows = []
+    for name in names:
         model = artmodels.load(name)
-        for column, picture in enumerate(pictures):
-            content = ImageOps.fit(images.load(picture).pil(), (512, 512), Image.Resampling.LANCZOS)
-            cell = model(content).image.resize((CELL, CELL), Image.Resampling.LANCZOS)
-            out.paste(cell, (column * (CELL + 4), row * (CELL + 4)))
-    return out
+        made = (model(content).image for content in contents)
+        rows.append([picture.resize((CELL, CELL), Image.Resampling.LANCZOS) for picture in made])
+    return contact_sheet(rows)
 
 
 if __name__ == "__main__":

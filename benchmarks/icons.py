@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from common import DATA, table_of
 from rich.console import Console
-from rich.table import Table
 
 from artmodels.data import folders
 from artmodels.data.bags import Bags
@@ -25,7 +25,6 @@ from artmodels.methods.mimax import MAX, MIMax
 from artmodels.methods.mimax.evaluation.evaluate import classification_scores, detection_scores
 from artmodels.methods.region_features import RegionFeatures, Regions
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 IOUS = (0.5, 0.3, 0.1)
 NO_CLASS = "Roboflow is an end-to-end computer vision platform that helps you"  # an accident in one file
 CLASSES, SEEDS, DRAWS = 5, 3, 20
@@ -51,9 +50,11 @@ def main(data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = 
         "MI-max, polyhedral": lambda seed: MIMax("polyhedral", standardize=True, seed=seed),
         "MAX": lambda seed: MAX(),
     }
-    table = Table(title=f"{len(train)} icons to learn from, {len(unseen)} held out: {', '.join(chosen)}")
-    for heading in ("", *(f"AP at IoU {iou}" for iou in IOUS), "AP of images"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = table_of(
+        f"{len(train)} icons to learn from, {len(unseen)} held out: {', '.join(chosen)}",
+        ("", *(f"AP at IoU {iou}" for iou in IOUS), "AP of images"),
+        left=("",),
+    )
     for name, make in makers.items():
         runs = [make(seed).fit(bags, train.labels()).instance_scores(fresh) for seed in range(SEEDS)]
         table.add_row(name, *cells([measured(scores, new, unseen) for scores in runs]))
@@ -88,7 +89,8 @@ def measured(scores: np.ndarray, regions: list[Regions], truth: LabelledSet) -> 
     """Give AP of boxes at each overlap, and of images."""
     found, best = [], []
     values = torch.from_numpy(np.ascontiguousarray(scores))
-    for item, one, part in zip(truth.items, regions, values.split([len(one) for one in regions]), strict=True):
+    counts = [len(one) for one in regions]
+    for item, one, part in zip(truth.items, regions, values.split(counts), strict=True):  # type: ignore[no-untyped-call]  # torch's own
         best.append(part.amax(0).numpy())
         boxes = clip(one.boxes, one.width, one.height).repeat_interleave(part.shape[1], 0)
         labels = torch.arange(part.shape[1]).repeat(len(one))

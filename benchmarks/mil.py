@@ -15,6 +15,7 @@ import importlib.util
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import scipy.io
 import torch
 import typer
+from common import ROOT, table_of
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -32,7 +34,6 @@ from artmodels.methods.mimax.baselines.baselines import MISVM, miSVM
 from artmodels.methods.mimax.baselines.minet import MINet
 from artmodels.methods.mimax.pipeline import MIMax
 
-ROOT = Path(__file__).parent.parent
 SETS = ["musk1", "elephant", "fox"]
 FOLDS = 10
 NOISE = 0.1  # standard deviations, of replicated instances
@@ -93,6 +94,11 @@ def peers() -> dict[str, Callable[[int], Any]]:
     }
 
 
+def network(variant: Any, seed: int) -> MINet:  # noqa: ANN401 - one of MINet's literals
+    """A MINet."""
+    return MINet(variant, seed=seed)
+
+
 def estimators(quick: bool, peer: bool, slow: bool) -> dict[str, Callable[[int], Any]]:
     """All estimators, by name."""
     chosen = linear_models()
@@ -104,7 +110,7 @@ def estimators(quick: bool, peer: bool, slow: bool) -> dict[str, Callable[[int],
     chosen["MI-max polyhedral"] = lambda seed: MIMax("polyhedral", seed=seed, device="cpu")
     if not quick:
         for name, variant in (("MI-Net", "plain"), ("MI-Net DS", "ds"), ("MI-Net RC", "rc"), ("mi-Net", "instance")):
-            chosen[name] = lambda seed, variant=variant: MINet(variant, seed=seed)
+            chosen[name] = partial(network, variant)
     if peer:
         chosen |= peers()
     return chosen
@@ -150,11 +156,11 @@ def quality(console: Console, folder: Path, names: list[str], seeds: int, quick:
     """Print one table a data set."""
     for name in names:
         bags, y = read(folder, name)
-        table = Table(
-            title=f"{name}: {len(bags)} bags, {len(bags.instances)} x {bags.features}, {seeds} x {FOLDS}-fold"
+        table = table_of(
+            f"{name}: {len(bags)} bags, {len(bags.instances)} x {bags.features}, {seeds} x {FOLDS}-fold",
+            ("estimator", "accuracy %", "AUC", "CPU s a fit"),
+            left=("estimator",),
         )
-        for heading in ("estimator", "accuracy %", "AUC", "CPU s a fit"):
-            table.add_column(heading, justify="left" if heading == "estimator" else "right")
         for title, make in estimators(quick, peer, slow).items():
             runs = [validated(make, bags, y, seed) for seed in range(seeds)]
             accuracy, auc, seconds = np.array(runs).T

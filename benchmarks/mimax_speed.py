@@ -9,24 +9,22 @@ bags, also what full batches give and take.
     python benchmarks/mimax_speed.py --size full --folder /folder/with/4/GB
 """
 
-import resource
 import tempfile
-import threading
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from common import Peak, table_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from artmodels.methods.mimax import Bags, MIMax
-from artmodels.methods.mimax.config import MIMaxConfig
 from artmodels.methods.mimax.model import MIMaxObjective, Scaling, balanced, descend, initial
+from artmodels.methods.mimax.pipeline import MIMaxConfig
 
 CLASSES, RESTARTS = 7, 12
 
@@ -110,33 +108,6 @@ def against_plain(console: Console) -> None:
     )
 
 
-class Peak:
-    """Largest anonymous memory of this process: what it allocated, without the pages of the mapped file."""
-
-    def __enter__(self) -> "Peak":
-        """Begin to watch."""
-        self.value, self._over = self._now(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.02):
-            self.value = max(self.value, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main(
     size: Annotated[Size, typer.Option(help="Of (b): 300 or 3000 bags.")] = Size.SMALL,
     folder: Annotated[Path | None, typer.Option(help="Where the synthetic store goes; it is removed again.")] = None,
@@ -157,10 +128,11 @@ def main(
         labels = synthetic(file, *shape)
         store = np.load(file, mmap_mode="r")
         title = f"(b) {' x '.join(map(str, shape))} float16, {CLASSES} classes x {RESTARTS} restarts, {device}, "
-        table = Table(title=title + f"{torch.get_num_threads()} threads")
-        for heading in ("settings", "seconds", "peak memory, MiB", "data term", "loss", "worst class"):
-            table.add_column(heading, justify="right")
-        settings: list[dict[str, int]] = [{"batch_size": shape[0] // 10, "iterations": 20}]
+        table = table_of(
+            title + f"{torch.get_num_threads()} threads",
+            ("settings", "seconds", "peak memory, MiB", "data term", "loss", "worst class"),
+        )
+        settings: list[dict[str, Any]] = [{"batch_size": shape[0] // 10, "iterations": 20}]
         if size is Size.SMALL if others is None else others:
             settings += [{"iterations": 100}, {"iterations": 100, "scan_every": 1}]
         for options in settings:
@@ -174,7 +146,7 @@ def main(
             table.add_row(
                 ", ".join(f"{name} {value}" for name, value in options.items()),
                 f"{seconds:.1f}",
-                f"{peak.value / 2**20:.0f}",
+                f"{peak.mib:.0f}",
                 f"{terms.mean():.4f}",
                 f"{total.mean():.4f}",
                 f"{total.max():.4f}",

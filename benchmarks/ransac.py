@@ -13,6 +13,7 @@ CPU times are those of all threads together: on a busy machine they say more tha
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 import typer
+from common import table_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -65,8 +67,8 @@ def ours(target: Tensor, source: Tensor, seed: int, *, tolerance: float) -> Tens
 def opencv(target: Tensor, source: Tensor, seed: int, *, tolerance: float, method: int) -> Tensor | None:
     """OpenCV's, in pixels of 480 x 480."""
     cv2.setRNGSeed(seed)
-    pixels = [((each.numpy() + 1) * 240 - 0.5).astype(np.float64) for each in (target, source)]
-    found, _ = cv2.findHomography(*pixels, method, tolerance * 240, maxIters=10_000, confidence=0.9999)
+    there, here = (((points.numpy() + 1) * 240 - 0.5).astype(np.float64) for points in (target, source))
+    found, _ = cv2.findHomography(there, here, method, tolerance * 240, maxIters=10_000, confidence=0.9999)
     return None if found is None else from_pixels(torch.from_numpy(found), SIZE, SIZE)
 
 
@@ -76,12 +78,10 @@ def methods() -> dict[str, Method]:
     for tolerance in (0.05, 0.0125):
         unit = f"{tolerance * 240:g} px"
         found |= {
-            f"as written, {unit}": lambda t, s, n, e=tolerance: as_written(t, s, n, tolerance=e),
-            f"artmodels, {unit}": lambda t, s, n, e=tolerance: ours(t, s, n, tolerance=e),
-            f"OpenCV RANSAC, {unit}": lambda t, s, n, e=tolerance: opencv(t, s, n, tolerance=e, method=cv2.RANSAC),
-            f"OpenCV USAC_MAGSAC, {unit}": lambda t, s, n, e=tolerance: opencv(
-                t, s, n, tolerance=e, method=cv2.USAC_MAGSAC
-            ),
+            f"as written, {unit}": partial(as_written, tolerance=tolerance),
+            f"artmodels, {unit}": partial(ours, tolerance=tolerance),
+            f"OpenCV RANSAC, {unit}": partial(opencv, tolerance=tolerance, method=cv2.RANSAC),
+            f"OpenCV USAC_MAGSAC, {unit}": partial(opencv, tolerance=tolerance, method=cv2.USAC_MAGSAC),
         }
     return found
 
@@ -127,9 +127,11 @@ def painted(folder: Path, count: int, coarse: Coarse) -> list[tuple[Tensor, Tens
 
 def compare(title: str, pairs: list[tuple[Tensor, Tensor, Tensor]], *, failed: float) -> Table:
     """Errors and seconds of all methods on the same matches."""
-    table = Table(title=f"{title}: mean corner error in px of 480 x 480")
-    for name in ("method", "median", "95 %", f"> {failed:g} px", "none", "ms", "CPU ms"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    table = table_of(
+        f"{title}: mean corner error in px of 480 x 480",
+        ("method", "median", "95 %", f"> {failed:g} px", "none", "ms", "CPU ms"),
+        left=("method",),
+    )
     for name, method in methods().items():
         method(*pairs[0][1:], 0)
         errors, seconds, busy = list[float](), list[float](), list[float]()
@@ -192,20 +194,21 @@ def main(
     backbone = features.load("art-resnet", until="layer3")
     if folder is not None:
         console.print(compare("(b) paintings", painted(folder, paintings, Coarse(backbone)), failed=24))
-    table = Table(title="(c) seconds of the coarse stage, least of the runs")
-    for name in (
-        "picture",
-        "R",
-        "scales",
-        "source",
-        "target",
-        "matches",
-        "RANSAC",
-        "all",
-        "second look",
-        "CPU seconds",
-    ):
-        table.add_column(name, justify="right")
+    table = table_of(
+        "(c) seconds of the coarse stage, least of the runs",
+        (
+            "picture",
+            "R",
+            "scales",
+            "source",
+            "target",
+            "matches",
+            "RANSAC",
+            "all",
+            "second look",
+            "CPU seconds",
+        ),
+    )
     for width, height in ((640, 480), (480, 360)):
         for reach, steps in ((2.0, 3), (1.2, 3), (2.0, 1)):
             config = CoarseConfig(side=height, reach=reach, steps=steps)

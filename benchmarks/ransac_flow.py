@@ -19,12 +19,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import typer
+from common import ROOT, table_of
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -45,7 +46,6 @@ from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, WarpedP
 from artmodels.methods.ransac_flow.training.train import Hands
 from artmodels.runtime.devices import generator
 
-ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 LEVELS = ["worn", "restyled", "occluded"]
 TURN, ZOOM, SHIFT = math.radians(15), (0.6, 1.4), 0.2  # SHIFT is relative, a tenth of a side
@@ -102,7 +102,7 @@ class Maker:
         made = dataclasses.replace(made, source=degraded(made.source, rng), target=self.hands(made.target, rng))
         if difficulty == "restyled":
             return made
-        over, under = covers(2, self.side, self.side, 1.0, rng).split(1)
+        over, under = covers(2, self.side, self.side, 1.0, rng).split(1)  # type: ignore[no-untyped-call]  # torch's own
         there = F.grid_sample(over, made.grid, align_corners=False)
         seen = made.seen * (under < 0.5) * (there < 0.5)
         return WarpedPairs(made.source.lerp(above, over), made.target.lerp(below, under), made.grid, seen)
@@ -170,10 +170,11 @@ class Timed:
 
 def methods(aligner: RansacFlow, once: RansacFlow) -> dict[str, Callable[[Prepared, Prepared], Alignment]]:
     """By name; each starts from the same coarse stage."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    start: Any = None  # no flow to start from, which OpenCV's types do not know
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 4, 15, 3, 5, 1.1, 0)
+        return np.asarray(cv2.calcOpticalFlowFarneback(first, second, start, 0.5, 4, 15, 3, 5, 1.1, 0))
 
     def coarse(source: Prepared, target: Prepared) -> Alignment:
         return aligner(source, target, fine=False)
@@ -181,7 +182,7 @@ def methods(aligner: RansacFlow, once: RansacFlow) -> dict[str, Callable[[Prepar
     return {
         "nothing": lambda source, target: dataclasses.replace(coarse(source, target), warp=None),
         "coarse": coarse,
-        "coarse, DIS": Classical(aligner, lambda first, second: dis.calc(first, second, None)),
+        "coarse, DIS": Classical(aligner, lambda first, second: dis.calc(first, second, start)),
         "coarse, Farneback": Classical(aligner, farneback),
         "coarse, fine, one pass": once,
         "coarse, fine": aligner,
@@ -230,15 +231,14 @@ def accuracy(
     console: Console, aligner: RansacFlow, once: RansacFlow, made: Sequence[Made], difficulty: str, area: float
 ) -> None:
     """Print the table of a difficulty."""
-    table = Table(title=f"{difficulty}: {len(made)} pairs; px of {made[0].truth.size[0]}")
     headings = ("method", "found, %", "mean", "median", *(f"within {limit} px, %" for limit in LIMITS), "CPU seconds")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    examples = [Example(each.source, each.target, each.truth) for each in made]
+    table = table_of(f"{difficulty}: {len(made)} pairs; px of {made[0].truth.size[0]}", headings, left=("method",))
+    # An aligner also takes pictures that are prepared, so that they are described once.
+    examples = [Example(each.source, each.target, each.truth) for each in made]  # type: ignore[arg-type]
     again = [0.0] * len(made)  # what the coarse stage takes once both are described
     for name, method in methods(aligner, once).items():
         timed = Timed(method)
-        scores = evaluate(timed, examples)["seen"]
+        scores = evaluate(timed, examples)["seen"]  # type: ignore[arg-type]
         if name == "coarse":
             again, seconds = timed.seconds, f"{np.median([each.seconds for each in made]):.2f}"
         else:
@@ -260,11 +260,13 @@ def accuracy(
 
 def thresholds(chosen: Sequence[Claim], measured: Sequence[Claim]) -> Table:
     """The table of claims."""
-    table = Table(title="claims by a score that is above a threshold")
     levels = list(dict.fromkeys(each.difficulty for each in measured))
     found = [f"{level}, found, %" for level in levels]
-    for heading in ("score", "chosen for, %", "threshold", "false, %", *found, "found and right, %"):
-        table.add_column(heading, justify="left" if heading == "score" else "right")
+    table = table_of(
+        "claims by a score that is above a threshold",
+        ("score", "chosen for, %", "threshold", "false, %", *found, "found and right, %"),
+        left=("score",),
+    )
     true = [each for each in measured if each.related]
     for number, name in enumerate(SCORES):
         false = sorted((each.scores[number] for each in chosen if not each.related), reverse=True)
@@ -283,15 +285,15 @@ def thresholds(chosen: Sequence[Claim], measured: Sequence[Claim]) -> Table:
                 *(share([each for each in true if each.difficulty == level]) for level in levels),
                 f"{100 * right:.0f}",
             )
-    right = float(np.mean([each.right for each in true]))
+    right_share = float(np.mean([each.right for each in true]))
     table.caption = (
-        f"of {len(true)} true pairs, {100 * right:.0f} % of which are right (median error <= {RIGHT} px of 480), "
+        f"of {len(true)} true pairs, {100 * right_share:.0f} % of which are right (median error <= {RIGHT} px of 480), "
         f"and {len(measured) - len(true)} of different paintings"
     )
     return table
 
 
-def load(weights: str, side: int, **options: object) -> RansacFlow:
+def load(weights: str, side: int, **options: Any) -> RansacFlow:
     """The checkpoint with other settings, or untrained."""
     if weights == "random":
         return RansacFlow(RansacFlowConfig(side=side, **options), device="cpu")

@@ -11,15 +11,14 @@ one homography and 50 000 samples on HPatches; on KITTI 800 px, 3 scales up to 1
 and its grids of the corners of pixels, of at most half a pixel.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 
-from artmodels.methods.ransac_flow.evaluation.evaluate import evaluate, evaluate_poses
+from artmodels.methods.ransac_flow.evaluation.evaluate import Aligner, evaluate, evaluate_poses, published_table
 from artmodels.methods.ransac_flow.evaluation.protocols import (
     DIFFICULTIES,
     SPARSE_LIMITS,
@@ -28,7 +27,6 @@ from artmodels.methods.ransac_flow.evaluation.protocols import (
     read_poses,
     read_sparse,
 )
-from artmodels.methods.ransac_flow.evaluation.published import published_table
 from artmodels.methods.ransac_flow.evaluation.twoview import pose_accuracy
 from artmodels.methods.ransac_flow.pipeline import RansacFlow
 
@@ -78,7 +76,7 @@ def main(
         named = {f"{weights}, {stages}": values for stages, values in ours.items()}
         console.print(published_table(benchmark, named) + note, markup=False, soft_wrap=True)
 
-    def aligned(options: dict[str, object]) -> dict[str, Callable]:
+    def aligned(options: dict[str, Any]) -> dict[str, Aligner]:
         aligner = RansacFlow.from_pretrained(weights, **options)
         return {
             "coarse only": lambda source, target: aligner(source, target, fine=False),
@@ -87,14 +85,14 @@ def main(
 
     if hpatches is not None:
         pairs = read_hpatches(hpatches)
-        errors, right = dict[str, list[float]](), list[str]()
+        errors, lines = dict[str, list[float]](), list[str]()
         for stages, aligner in aligned(HPATCHES).items():
             scores = evaluate(aligner, (pair.example() for pair in pairs), progress=True)
             errors[stages] = [scores[level].aepe for level in DIFFICULTIES]
             for level in DIFFICULTIES:
-                shares = ", ".join(f"{100 * share:.1f} % within {n} px" for n, share in scores[level].pck.items())
-                right.append(f"{stages}, {level}: {shares}")
-        show("HPatches", errors, "\n".join(right))
+                line = ", ".join(f"{100 * share:.1f} % within {n} px" for n, share in scores[level].pck.items())
+                lines.append(f"{stages}, {level}: {line}")
+        show("HPatches", errors, "\n".join(lines))
     if kitti is not None:
         frames = read_kitti(kitti)
         errors = dict[str, list[float]]()

@@ -11,11 +11,13 @@ edges inside less those around, with the same non-maximum suppression. The last 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from common import DATA
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -24,11 +26,10 @@ from torch.nn import functional as F
 from artmodels.data import folders
 from artmodels.methods.region_features import RegionFeatures, RegionFeaturesConfig
 from artmodels.methods.region_features.model import RATIOS, anchor_shapes, select
-from artmodels.methods.region_features.scenes import Annotated as AnnotatedImages
 from artmodels.methods.region_features.train import BOXES, COUNTS, ICONS, recall
+from artmodels.methods.region_features.train import Annotated as AnnotatedImages
 from artmodels.runtime.devices import generator
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SMALLEST, STEP, SIZES = 16, 2**0.5, 11  # px of the least window, and from size to size: 16 to 512
 OVERLAP = 0.65  # of neighbouring windows, to each side
 CHANCES = 20  # orders drawn by lot that are averaged
@@ -55,7 +56,7 @@ def by_lot(picture: Tensor, config: RegionFeaturesConfig, seed: int) -> Tensor:
     """Windows in an order drawn by lot, each size and shape as often: most windows are small."""
     found = windows(*picture.shape[-2:])
     areas = (found[:, 2:] - found[:, :2]).prod(1)
-    _, kind, count = areas.round().unique(return_inverse=True, return_counts=True)
+    _, kind, count = areas.round().unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]  # torch's own
     rows = torch.multinomial(1 / count[kind].double(), config.regions, generator=generator(seed))
     return found[rows]
 
@@ -117,9 +118,7 @@ def main(
         return found, (time.perf_counter() - start) / len(pictures)
 
     config = model.config
-    runs, spent = zip(
-        *(timed(lambda picture, seed=seed: by_lot(picture, config, seed)) for seed in range(CHANCES)), strict=True
-    )
+    runs, spent = zip(*(timed(partial(by_lot, config=config, seed=seed)) for seed in range(CHANCES)), strict=True)
     row(table, "windows by lot", list(runs), unseen, sum(spent) / CHANCES)
     found, seconds = timed(lambda picture: by_edges(picture, config))
     row(table, "windows by edges", [found], unseen, seconds)

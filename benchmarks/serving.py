@@ -1,20 +1,20 @@
 """What the gallery's server costs: bytes and CPU of its pages, fifty visitors at once, and memory of many sessions."""
 
 import gc
-import importlib.util
+import runpy
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import httpx
 import psutil
 import typer
+from common import ROOT
 from gradio_client import Client
 
-ROOT = Path(__file__).parent.parent
 PATHS = ("config", "", "fast_style", "artminer", "gradio_api/info")
 CALL = "gradio_api/call/texture_network_run"
 SAMPLE = ["texture-network-wood", 64, 64, True, 0]
@@ -25,15 +25,13 @@ def main(
     clients: Annotated[int, typer.Option(help="Who connect at once.")] = 50,
 ) -> None:
     """Print them all; server and clients share this process and its cores."""
-    spec = importlib.util.spec_from_file_location("gallery", ROOT / "spaces" / "gallery" / "app.py")
-    app: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    _, url, _ = app.demo.launch(**app.LAUNCH | {"prevent_thread_lock": True, "quiet": True})
+    app = runpy.run_path(str(ROOT / "spaces" / "gallery" / "app.py"))
+    _, url, _ = app["demo"].launch(**app["LAUNCH"] | {"prevent_thread_lock": True, "quiet": True})
     with httpx.Client(base_url=url, timeout=120) as client:
         for path in PATHS:
             plain = sent(client, path, "identity")
             packed = sent(client, path, "gzip")
-            seconds = cpu(lambda path=path: client.get(path)) / 20
+            seconds = cpu(partial(client.get, path)) / 20
             print(f"/{path}: {plain} bytes, {packed} with gzip, {1000 * seconds:.1f} ms of CPU a request")
 
         def connect(_: int) -> float:
@@ -57,7 +55,7 @@ def main(
                 memory[number] = psutil.Process().memory_info().rss / 2**20
                 print(f"after {number} calls in sessions of their own: {memory[number]:.1f} MiB")
     print(f"growth after the first 100: {memory[max(memory)] - memory[100]:.1f} MiB")
-    app.demo.close()
+    app["demo"].close()
 
 
 def sent(client: httpx.Client, path: str, encoding: str) -> int:

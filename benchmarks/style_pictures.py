@@ -10,15 +10,14 @@ from typing import Annotated
 
 import torch
 import typer
-from PIL import Image, ImageOps
+from common import contact_sheet, table_of
+from PIL import ImageOps
 from rich.console import Console
-from rich.table import Table
 
 import artmodels
 from artmodels import images
 from artmodels.images.examples import example
 
-GAP = 8  # px between pictures
 NAMES = ("style-patches", "style-random-filters")
 
 
@@ -35,10 +34,8 @@ def main(
     styles = [example(name, side) for name in names] if not style else [images.load(path).pil() for path in style]
     methods = [artmodels.load(name) for name in NAMES]
     width, height = photograph.size
-    sheet = Image.new("RGB", (4 * (width + GAP) - GAP, len(styles) * (height + GAP) - GAP), "white")
-    table = Table(title=f"Seconds, {width} x {height} px, {torch.get_num_threads()} threads")
-    for heading in ("style", *NAMES):
-        table.add_column(heading, justify="right")
+    rows = []
+    table = table_of(f"Seconds, {width} x {height} px, {torch.get_num_threads()} threads", ("style", *NAMES))
     for row, look in enumerate(styles):
         pictures, seconds = [photograph, ImageOps.fit(look, (width, height))], []
         for method in methods:
@@ -46,11 +43,10 @@ def main(
             pictures.append(method(photograph, look).image)
             seconds.append(f"{time.perf_counter() - start:.0f}")
         table.add_row(names[row] if not style else style[row].name, *seconds)
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
+        rows.append(pictures)
     Console().print(table)
     if figure is not None:
-        sheet.save(figure, quality=88, optimize=True)
+        contact_sheet(rows, gap=8).save(figure, quality=88, optimize=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from typing import Annotated
 import skimage.data
 import torch
 import typer
+from common import DATA, contact_sheet, table_of
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from artmodels import images
@@ -25,7 +25,6 @@ from artmodels.methods.super_resolution import SuperResolution
 from artmodels.methods.super_resolution.evaluate import bicubic, evaluate, grid_score, reduced, seam_score
 from artmodels.methods.super_resolution.train import web_copy
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 GROUPS = ("photos/kodak", "photos", "paintings")
 INPUTS = {"clean": reduced, "JPEG 75": web_copy}
 SIDE = 512  # px, of the picture that is timed
@@ -56,12 +55,16 @@ def main(
     if not data.is_dir():
         print(f"There is no folder {data}: name the one that holds photos and paintings with --data.")
         return
-    quality = Table(title="Held-out pictures: network / bicubic")
-    for heading in ("model", "pictures", "input", "PSNR-Y dB", "gain dB", "SSIM-Y"):
-        quality.add_column(heading, justify="left" if heading in ("model", "pictures", "input") else "right")
-    cost = Table(title=f"Cost and faults, {torch.get_num_threads()} threads")
-    for heading in ("model", "s / megapixel", "bicubic", "seam, grey levels", "false grid, grey levels"):
-        cost.add_column(heading, justify="left" if heading == "model" else "right")
+    quality = table_of(
+        "Held-out pictures: network / bicubic",
+        ("model", "pictures", "input", "PSNR-Y dB", "gain dB", "SSIM-Y"),
+        left=("model", "pictures", "input"),
+    )
+    cost = table_of(
+        f"Cost and faults, {torch.get_num_threads()} threads",
+        ("model", "s / megapixel", "bicubic", "seam, grey levels", "false grid, grey levels"),
+        left=("model",),
+    )
     for name in names or ("super-resolution-x2", "super-resolution-x4"):
         model = SuperResolution.from_pretrained(name)
         scale = model.config.scale
@@ -100,18 +103,16 @@ def main(
 
 def sheet() -> Image.Image:
     """One row a factor and picture: in, bicubic, network, original. They may be shown, and none was trained on."""
-    rows = [(scale, picture) for scale in (2, 4) for picture in (skimage.data.coffee(), skimage.data.astronaut())]
-    out = Image.new("RGB", (4 * (DETAIL + 4) - 4, len(rows) * (DETAIL + 4) - 4), "white")
-    for row, (scale, pixels) in enumerate(rows):
-        picture = images.load(pixels).tensor()
+    rows = []
+    for scale, name in ((scale, name) for scale in (2, 4) for name in ("coffee", "astronaut")):
+        picture = images.load(getattr(skimage.data, name)()).tensor()
         top, left = (length // 2 - DETAIL * 3 // 4 for length in picture.shape[-2:])
         original = picture[..., top : top + DETAIL, left : left + DETAIL]
         small = reduced(original, scale)
         made = SuperResolution.from_pretrained(f"super-resolution-x{scale}")(small).tensor
         coarse = small.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-        for column, cell in enumerate((coarse, bicubic(small, scale), made, original)):
-            out.paste(images.to_pil(cell), (column * (DETAIL + 4), row * (DETAIL + 4)))
-    return out
+        rows.append((coarse, bicubic(small, scale), made, original))
+    return contact_sheet(rows)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
+from common import ROOT, contact_sheet, table_of
 from rich.console import Console
-from rich.table import Table
 
 from artmodels import images
 from artmodels.hub.checkpoints import WEIGHTS
@@ -30,7 +29,7 @@ GAP = 8  # px between pictures
 SHOWN = 320, 480  # height and width of the textures in the picture
 SAMPLES = 4
 REPEATS = 5
-CHECKPOINTS = Path(__file__).parents[1] / "weights"
+CHECKPOINTS = ROOT / "weights"
 
 
 def main(
@@ -42,12 +41,13 @@ def main(
     folders = [folder for folder in sorted(CHECKPOINTS.glob("texture-network-*")) if (folder / WEIGHTS).is_file()]
     if not folders:
         raise typer.BadParameter(f"{CHECKPOINTS} holds no texture network yet: python -m weights build NAME")
-    table = Table(title=f"Texture networks on the CPU, {torch.get_num_threads()} threads")
-    for heading in (
-        *("checkpoint", "distance", "of halves", "difference", "of halves"),
-        *(f"seconds, {size} px", "MB"),
-    ):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"Texture networks on the CPU, {torch.get_num_threads()} threads",
+        (
+            *("checkpoint", "distance", "of halves", "difference", "of halves"),
+            *(f"seconds, {size} px", "MB"),
+        ),
+    )
     rows = []
     for folder in folders:
         settings = tomllib.loads((folder / "recipe.toml").read_text())["settings"]
@@ -76,22 +76,7 @@ def main(
         rows.append([model(size=SHOWN, seed=seed).tensor for seed in range(2)])
     Console(width=120).print(table)
     if figure is not None:
-        _sheet(rows).save(figure, quality=88, optimize=True)
-
-
-def _sheet(rows: list[list[torch.Tensor]]) -> Image.Image:
-    pictures = [[images.to_pil(picture) for picture in row] for row in rows]
-    heights = [row[0].height for row in pictures]
-    width = max(sum(picture.width + GAP for picture in row) for row in pictures) - GAP
-    sheet = Image.new("RGB", (width, sum(heights) + GAP * (len(heights) - 1)), "white")
-    top = 0
-    for row, height in zip(pictures, heights, strict=True):
-        left = 0
-        for picture in row:
-            sheet.paste(picture, (left, top))
-            left += picture.width + GAP
-        top += height + GAP
-    return sheet
+        contact_sheet(rows, gap=GAP).save(figure, quality=88, optimize=True)
 
 
 if __name__ == "__main__":

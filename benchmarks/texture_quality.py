@@ -13,9 +13,8 @@ from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
+from common import contact_sheet, table_of
 from rich.console import Console
-from rich.table import Table
 
 import artmodels
 from artmodels import images
@@ -24,7 +23,6 @@ from artmodels.images.resampling import resized
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 
 NAMES = ("brick", "gravel", "grass")
-GAP = 8  # px between pictures
 
 
 def main(
@@ -33,13 +31,13 @@ def main(
     figure: Annotated[Path | None, typer.Option(help="Where to write the pictures side by side.")] = None,
 ) -> None:
     """Print distances and seconds."""
-    table = Table(title=f"Sliced Wasserstein distance to the exemplar, {size} px, {torch.get_num_threads()} threads")
     headings = ("exemplar", "its halves", "itself, moved", "random filters", "patches", "ratio", "seconds", "seconds ")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    sheet = Image.new("RGB", (3 * size + 2 * GAP, len(NAMES) * (size + GAP) - GAP), "white")
+    table = table_of(
+        f"Sliced Wasserstein distance to the exemplar, {size} px, {torch.get_num_threads()} threads", headings
+    )
+    rows = []
     methods = [artmodels.load("texture-patches"), artmodels.load("texture-random-filters")]
-    for row, name in enumerate(NAMES):
+    for name in NAMES:
         exemplar = resized(images.load(example(name, 512)).tensor(), (size, size)).clamp(0, 1)
         halves = sliced_wasserstein_distance(exemplar[..., : size // 2], exemplar[..., -(size // 2) :])
         moved = sliced_wasserstein_distance(exemplar.roll((size // 3, size // 3), (2, 3)), exemplar)
@@ -61,11 +59,10 @@ def main(
             f"{seconds[1]:.0f}",
             f"{seconds[0]:.0f}",
         )
-        for column, picture in enumerate(pictures):
-            sheet.paste(images.to_pil(picture), (column * (size + GAP), row * (size + GAP)))
+        rows.append(pictures)
     Console(width=120).print(table)
     if figure is not None:
-        sheet.save(figure, quality=88, optimize=True)
+        contact_sheet(rows, gap=8).save(figure, quality=88, optimize=True)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,14 @@ import numpy as np
 import skimage.data
 import torch
 import typer
+from common import table_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from artmodels import features
+from artmodels.descent.optimise import Step
 from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.stages import Convolution
 from artmodels.images.resampling import resized
 from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer
 from artmodels.methods.texture_synthesis.pipeline import LAYERS
@@ -34,7 +36,7 @@ CONFIG = TextureConfig(features="vgg19", loss="gram", optimiser="lbfgs", rate=0.
 
 def exemplar(size: int) -> Tensor:
     """scikit-image's gravel, [1, 3, size, size]."""
-    grey = torch.from_numpy(np.asarray(skimage.data.gravel())).float() / 255
+    grey = torch.from_numpy(np.asarray(skimage.data.gravel())).float() / 255  # type: ignore[no-untyped-call]
     return resized(grey.expand(1, 3, *grey.shape), (size, size)).clamp(0, 1)
 
 
@@ -52,11 +54,10 @@ class PlainNetwork(nn.Sequential):
         self.taps: dict[int, str] = {}
         names = {stage: tap for tap, stage in source.index.items()}
         for number, stage in enumerate(source.stages):
-            if hasattr(stage, "weight"):
+            if isinstance(stage, Convolution):
                 outputs, inputs = stage.weight.shape[:2]
                 convolution = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="reflect")
-                convolution.weight.data = stage.weight.contiguous().clone()
-                convolution.bias.data = stage.bias.clone()
+                convolution.load_state_dict({"weight": stage.weight, "bias": stage.bias})
                 layers += [convolution, nn.ReLU()]
             else:
                 layers.append(nn.AvgPool2d(2))
@@ -93,11 +94,11 @@ def plain(size: int, steps: int) -> list[tuple[float, float]]:
         descent.zero_grad()
         pairs = zip(network.grams(x), targets, strict=True)
         loss = sum(((g - t).square().sum() / t.square().sum() for g, t in pairs), torch.zeros(())) / len(targets)
-        (1e6 * loss).backward()  # the customary style weight, without which L-BFGS creeps
+        (1e6 * loss).backward()  # type: ignore[no-untyped-call]  # the customary style weight, without which L-BFGS creeps
         curve.append((time.perf_counter() - start, loss.item()))
         return 1e6 * loss
 
-    descent.step(closure)
+    descent.step(closure)  # type: ignore[no-untyped-call]  # torch's own
     return curve
 
 
@@ -106,7 +107,7 @@ def ours(size: int, steps: int) -> list[tuple[float, float]]:
     synthesise = TextureSynthesizer(CONFIG, extractor=extractor())
     start, curve = time.perf_counter(), []
     for step in synthesise.stream(exemplar(size), size=(size, size), steps=steps):
-        if hasattr(step, "level") and step.level == step.levels - 1:
+        if isinstance(step, Step) and step.level == step.levels - 1:
             curve.append((time.perf_counter() - start, step.loss))
     return curve
 
@@ -118,14 +119,15 @@ def main(
 ) -> None:
     """Print seconds to equal loss and peak memory, plain against ours."""
     if one:  # in a process of its own, so that the peak memory is this one's
-        which, size = one.split(":")
-        curve = {"plain": plain, "ours": ours}[which](int(size), steps)
+        which, side = one.split(":")
+        curve = {"plain": plain, "ours": ours}[which](int(side), steps)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sys.stdout.write(f"{peak}\n" + "\n".join(f"{seconds} {loss}" for seconds, loss in curve))
         return
-    table = Table(title=f"Gram texture synthesis on VGG-19, gravel, {torch.get_num_threads()} threads")
-    for heading in ("size", "loss to reach", "plain", "ours", "speed-up", "plain memory", "our memory"):
-        table.add_column(heading, justify="right")
+    table = table_of(
+        f"Gram texture synthesis on VGG-19, gravel, {torch.get_num_threads()} threads",
+        ("size", "loss to reach", "plain", "ours", "speed-up", "plain memory", "our memory"),
+    )
     for size in map(int, sizes.split(",")):
         runs = {}
         for which in ("plain", "ours"):

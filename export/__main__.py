@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,15 +39,19 @@ def main(
         if not folders:
             raise typer.BadParameter(f"there is no exported folder in {out}.", param_hint="--out")
         whole = dict.fromkeys(path for main in folders for path in folder.with_companions(main))
-        done = [_report(str(path), lambda path=path: {path: folder.check(path)}) for path in whole]
+        done = [_report(str(path), partial(_checked, path)) for path in whole]
         raise typer.Exit(0 if all(done) else 1)
     if every:
         for entry in catalogue.list_models():
             if not folder.has_graph(entry.method):
                 typer.echo(f"{entry.name}: has no graph ({entry.method})")
         chosen = [entry.name for entry in catalogue.list_models() if folder.has_graph(entry.method)]
-    done = [_report(name, lambda name=name: folder.export(name, out, half=fp16, uint8=uint8)) for name in chosen]
+    done = [_report(name, partial(folder.export, name, out, half=fp16, uint8=uint8)) for name in chosen]
     raise typer.Exit(0 if all(done) else 1)
+
+
+def _checked(path: Path) -> dict[Path, list[folder.Measured]]:
+    return {path: folder.check(path)}
 
 
 def _report(name: str, action: Callable[[], dict[Path, list[folder.Measured]]]) -> bool:

@@ -112,12 +112,15 @@ def run(name: str, *, quick: bool = False) -> dict[str, list[Row]]:
     with tempfile.TemporaryDirectory() as scratch:
 
         @functools.cache
-        def exported(half: bool) -> list[Path]:
+        def all_exported(half: bool) -> list[Path]:
             return list(folder.export(name, Path(scratch, "half" if half else "float"), half=half))
+
+        def exported(index: int, half: bool) -> Path:
+            return all_exported(half)[index]
 
         graphs = {name: model.demands} | {f"{name}-{part}": graph for part, graph in model.companions.items()}
         return {
-            title: _rows(graph, device, peaks, lambda half, index=index: exported(half)[index], quick=quick)
+            title: _rows(graph, device, peaks, functools.partial(exported, index), quick=quick)
             for index, (title, graph) in enumerate(graphs.items())
         }
 
@@ -206,14 +209,14 @@ def demands(graph: Graph, batch: int, height: int, width: int) -> list[Demand]:
     shapes = copy.deepcopy(graph).to("meta")
     with _Counter() as counter, torch.inference_mode():
         shapes(*(tensor.to("meta") for tensor in graph.example(batch, height, width)))
-    return counter.found
+        return list(counter.found)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own has no types
     """Looks on as operators run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = list[Demand]()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204

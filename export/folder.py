@@ -29,7 +29,7 @@ from export.parity import Measured, accept, measure
 
 __all__ = ["Measured", "check", "export", "has_graph", "load", "with_companions"]
 
-_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
 def has_graph(method: object) -> bool:

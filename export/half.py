@@ -16,7 +16,7 @@ BLOCKED = frozenset({"InstanceNormalization", "ReduceMean", "Pow", "Sqrt", "Reci
 
 # Inputs that are float32 by definition, whatever the rest of the operator is: regions and scales.
 _FIXED = {"Resize": (1, 2)}
-_FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+_FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,9 +1,15 @@
-"""What every method must be able to do, whichever it is: loads, fits any size, is deterministic, exports, serves."""
+"""What every method must be able to do, whichever it is: loads, fits any size, is deterministic, exports, serves.
 
-import dataclasses
+The signature of its call says what it takes, and the `[test]` of its manifest how it is called quickly, and on what:
+
+    size     Height and width of the first picture, instead of 33 x 45.
+    crop     Rows and columns of it that the second one lacks, which is then the same; otherwise it is another one.
+    quick    Options of a call that make it fast.
+    loaded   Settings to load it with that make it fast.
+"""
+
+import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +25,16 @@ from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.images.results import ImageResult
 from artmodels.methods import class_of
-from artmodels.methods.arbitrary_style import ArbitraryStyleConfig
-from artmodels.methods.artminer import ArtMinerConfig
-from artmodels.methods.fast_style import FastStyleConfig
-from artmodels.methods.ransac_flow import RansacFlowConfig
-from artmodels.methods.super_resolution import SuperResolutionConfig
-from artmodels.methods.texture_network import TextureNetworkConfig
 from artmodels.runtime.feedforward import FeedForward
 
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """How to call a method on small inputs.
-
-    Attributes:
-        inputs: Its positional arguments.
-        quick: Settings that make it fast.
-        retold: Settings of a result that describe inputs, which a rerun is given anyway.
-        seeded: Whether it draws random numbers.
-        stepwise: Whether it works step by step, with something to show on the way.
-        sized: Whether it can be asked for a size; otherwise the result is `scale` times its input.
-        loaded: Settings to load it with that make it fast.
-        like: Which of the inputs the result is as large as.
-    """
-
-    inputs: Callable[[], tuple[Any, ...]]
-    quick: Mapping[str, object] = field(default_factory=dict)
-    retold: frozenset[str] = frozenset()
-    seeded: bool = True
-    stepwise: bool = True
-    sized: bool = True
-    loaded: Mapping[str, object] = field(default_factory=dict)
-    like: int = 0
+# Checkpoints that are here, of methods that have a page.
+OFFLINE = [
+    entry
+    for entry in catalogue.list_models()
+    if catalogue.find_method(entry.method) in catalogue.methods()
+    and catalogue.download(entry) is None
+    and not entry.converted
+]
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -60,94 +44,43 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
     return (smooth * 255).round() / 255
 
 
-CASES = {
-    "arbitrary_style": Case(
-        inputs=lambda: (picture(33, 45), picture(40, 36, seed=1)),
-        retold=frozenset({"model", *(item.name for item in dataclasses.fields(ArbitraryStyleConfig))}),
-        seeded=False,
-        stepwise=False,
-    ),
-    "artminer": Case(
-        inputs=lambda: (picture(33, 45), picture(40, 36, seed=1)),
-        retold=frozenset({"model", "score", "view", *(item.name for item in dataclasses.fields(ArtMinerConfig))}),
-        seeded=False,
-        stepwise=False,
-        sized=False,
-        loaded={"scales": (20,), "reference": 20, "views": ("",)},
-    ),
-    "fast_style": Case(
-        inputs=lambda: (picture(33, 45),),
-        retold=frozenset({"model", *(item.name for item in dataclasses.fields(FastStyleConfig))}),
-        seeded=False,
-        stepwise=False,
-    ),
-    "mimax": Case(
-        inputs=lambda: (picture(33, 45),),
-        quick={"threshold": -0.99, "limit": 3},
-        retold=frozenset({"model", "objects"}),
-        seeded=False,
-        stepwise=False,
-        sized=False,
-    ),
-    "ransac_flow": Case(
-        inputs=lambda: (picture(128, 160), picture(128, 160)[..., 4:, 6:]),
-        retold=frozenset(
-            {
-                "model",
-                "view",
-                "found",
-                "inliers",
-                "matches",
-                "certainty_found",
-                *(item.name for item in dataclasses.fields(RansacFlowConfig)),
-            }
-        ),
-        seeded=False,
-        stepwise=False,
-        sized=False,
-        loaded={"side": 128, "hypotheses": 500, "views": ("",)},
-        like=1,
-    ),
-    "super_resolution": Case(
-        inputs=lambda: (picture(33, 45),),
-        retold=frozenset({"model", *(item.name for item in dataclasses.fields(SuperResolutionConfig))}),
-        seeded=False,
-        stepwise=False,
-        sized=False,
-    ),
-    "texture_network": Case(
-        inputs=tuple,
-        quick={"size": (32, 64)},
-        retold=frozenset({"model", *(item.name for item in dataclasses.fields(TextureNetworkConfig))}),
-        stepwise=False,
-    ),
-    "texture_synthesis": Case(inputs=lambda: (picture(33, 45),), quick={"steps": 2, "size": (32, 40)}),
-    "neural_style": Case(
-        inputs=lambda: (picture(33, 45), picture(40, 36, seed=1)),
-        quick={"steps": 2, "size": (32, 40), "init": "noise"},
-        retold=frozenset({"masks"}),
-    ),
-}
+def case(entry: Entry) -> dict[str, Any]:
+    return dict(catalogue.find_method(entry.method).test)
 
-# Checkpoints that are here.
-OFFLINE = [
-    entry
-    for entry in catalogue.list_models()
-    if entry.method in CASES and catalogue.download(entry) is None and not entry.converted
-]
+
+def loaded(entry: Entry) -> dict[str, Any]:
+    return case(entry).get("loaded", {})
+
+
+def parameters(entry: Entry) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(class_of(entry.method).__call__).parameters)
+
+
+def pictures_of(entry: Entry) -> list[str]:
+    """The pictures that a method takes, by what its call calls them."""
+    positional = [item.name for item in parameters(entry).values() if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return positional[1:]
+
+
+def inputs(entry: Entry) -> list[Tensor]:
+    facts = case(entry)
+    first = picture(*facts.get("size", (33, 45)))
+    rows, columns = facts.get("crop", (0, 0))
+    second = first[..., rows:, columns:] if "crop" in facts else picture(40, 36, seed=1)
+    return [first, second][: len(pictures_of(entry))]
 
 
 def run(model: Any, entry: Entry, **changes: object) -> ImageResult:
-    case = CASES[entry.method]
-    if not case.seeded:
-        changes.pop("seed", None)
-    return model(*case.inputs(), **dict(case.quick) | changes)
+    options = case(entry).get("quick", {}) | changes
+    if "seed" not in parameters(entry):
+        options.pop("seed", None)
+    return model(*inputs(entry), **options)
 
 
 def loads(entry: Entry, folder: Path) -> None:
     """By name, by `artmodels.load`, and from what it saved: the same method with the same settings and results."""
     method = class_of(entry.method)
-    settings = CASES[entry.method].loaded
+    settings = loaded(entry)
     model = method.from_pretrained(entry.name, device="cpu", **settings)
     assert isinstance(artmodels.load(entry.name, device="cpu"), method)
     assert all(getattr(model.config, key) == value for key, value in entry.config.items())
@@ -161,12 +94,12 @@ def loads(entry: Entry, folder: Path) -> None:
 
 def fits(model: Any, entry: Entry, size: tuple[int, int]) -> None:
     """A result of exactly the size asked for, in range."""
-    if CASES[entry.method].sized:
+    if "size" in parameters(entry):
         result = run(model, entry, size=size)
     else:
-        inputs = list(CASES[entry.method].inputs())
-        inputs[CASES[entry.method].like] = picture(*size)
-        result = model(*inputs)
+        given, names = inputs(entry), pictures_of(entry)
+        given[names.index("target") if "target" in names else 0] = picture(*size)
+        result = model(*given)
         scale = getattr(model.config, "scale", 1)
         size = size[0] * scale, size[1] * scale
     assert result.tensor.shape == (1, 3, *size)
@@ -178,7 +111,6 @@ def fits(model: Any, entry: Entry, size: tuple[int, int]) -> None:
 
 def is_deterministic(model: Any, entry: Entry) -> None:
     """The same bytes for the same seed, others for another; nothing else that draws numbers is disturbed."""
-    seeded = CASES[entry.method].seeded
     torch.manual_seed(5)
     first = run(model, entry, seed=1)
     drawn = torch.rand(1)
@@ -186,7 +118,7 @@ def is_deterministic(model: Any, entry: Entry) -> None:
     assert torch.equal(run(model, entry, seed=1).tensor, first.tensor)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
-    if not seeded:
+    if "seed" not in parameters(entry):
         return
     assert not torch.equal(run(model, entry, seed=2).tensor, first.tensor)
     for wrong in (-1, 2**63, 1.5, True):
@@ -215,18 +147,20 @@ def serves(model: Any, entry: Entry, folder: Path) -> None:
     result.save(folder / "first.png")
     stored = images.read_metadata(folder / "first.png")
     settings = json.loads(stored["artmodels"])
-    case = CASES[entry.method]
+    takes = parameters(entry)
     own = settings.get("seed")  # where it is a setting of the model, not of a call
-    assert stored.get("seed") == ("3" if case.seeded else None if own is None else str(own))
+    assert stored.get("seed") == ("3" if "seed" in takes else None if own is None else str(own))
     assert settings["method"] == entry.method
     assert settings["artmodels_version"] == artmodels.__version__
-    rerun = {key: value for key, value in settings.items() if key not in {"method", "artmodels_version", *case.retold}}
-    model(*case.inputs(), **rerun).save(folder / "again.png")
+    overrides = any(item.kind is item.VAR_KEYWORD for item in takes.values())
+    known = (takes.keys() - {"masks", *pictures_of(entry)}) | (vars(model.config).keys() if overrides else set())
+    rerun = {key: value for key, value in settings.items() if key in known}
+    model(*inputs(entry), **rerun).save(folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "first.png").read_bytes()
 
-    if not case.stepwise:
+    if not hasattr(model, "stream"):
         return
-    *steps, last = model.stream(*case.inputs(), **dict(case.quick) | {"seed": 3})
+    *steps, last = model.stream(*inputs(entry), **case(entry)["quick"] | {"seed": 3})
     assert torch.equal(last.tensor, result.tensor)
     assert [step.index for step in steps] == list(range(1, steps[-1].total + 1))
     assert last.losses == tuple(step.loss for step in steps) == result.losses

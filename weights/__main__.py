@@ -1,9 +1,11 @@
-"""`python -m weights`: build, verify and push this project's own checkpoints.
+"""`python -m weights`: build, verify and push this project's own checkpoints, and convert those of others.
 
 Exit codes: 0 done; 1 an error that is explained, or a check that failed; 2 wrong usage.
 """
 
+import inspect
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from artmodels import runtime
-from artmodels.errors import ArtModelsError, ConfigError, WeightsError
+from artmodels.errors import ArtModelsError, ConfigError, WeightsError, suggest
+from artmodels.hub import catalogue
 from artmodels.hub.resolving import LIBRARY, REPO
+from artmodels.methods import class_of
 from artmodels.training import Sources, TrainingProgress
 from weights import checks, manifest, recipes
 
 app = typer.Typer(
     name="weights",
-    help="Build, verify and push this project's own checkpoints.",
+    help="Build, verify and push this project's own checkpoints; convert those of others.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -118,6 +122,28 @@ def verify(
     console.print(", ".join(f"{number} {state}" for state, number in count.items()))
     if count["failed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    name: Annotated[str, typer.Argument(help='A method, or one of its names that say "converted by you".')],
+    file: Annotated[Path, typer.Argument(help="Your download; of one that is never opened, this says what to do.")],
+    out: Annotated[Path, typer.Argument(help="Where to write the checkpoint: a new or empty folder.")],
+    style: Annotated[str, typer.Option(help="For fast_style, what it paints like: a title and an artist.")] = "",
+) -> None:
+    """Turn a checkpoint that others published into a folder that loads here."""
+    entry = catalogue.find(name)
+    method = entry.method if entry else name
+    known = sorted(path.stem for path in (recipes.ROOT / "convert").glob("*.py") if catalogue.find_method(path.stem))
+    if method not in known:
+        hint = suggest(method, known)
+        raise typer.BadParameter(f"nothing is converted for {name!r}, only for {', '.join(known)}.{hint}")
+    converter = import_module(f"weights.convert.{method}")
+    options = {"style": style} if style else {}
+    if options.keys() - inspect.signature(converter.convert_file).parameters.keys():
+        raise typer.BadParameter(f"{method} takes none.", param_hint="--style")
+    converter.convert_file(file, out, **options)
+    typer.echo(f'{out}: load it with artmodels.{class_of(method).__name__}.from_pretrained(r"{out}")')
 
 
 @app.command()

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Method
 
 if TYPE_CHECKING:
     from weights.recipes import RecipeFile, Result
@@ -134,9 +135,6 @@ def check(path: Path, method: str) -> str:
     return f"complete, {data.license}"
 
 
-_CALLS = {"arbitrary_style": '"photo.jpg", "painting.jpg"', "texture_network": "size=(512, 512), seed=0"}
-
-
 def _usage(name: str, method: str) -> str:
     if method == "features":
         tap = "layer3" if "resnet" in name else "relu3_1"
@@ -145,15 +143,10 @@ def _usage(name: str, method: str) -> str:
 extractor = features.load("{name}")
 found = extractor(images.load("photo.jpg").tensor(), ["{tap}"])  # {{"{tap}": [1, C, H, W]}}"""
     known = catalogue.find_method(method)
-    if method == "region_features":
-        return f"""import artmodels
-
-regions = artmodels.RegionFeatures.from_pretrained("{name}")("photo.jpg")
-regions.boxes, regions.objectness, regions.features  # [K, 4] in pixels, [K], [K, M]"""
     return f"""import artmodels
 
 model = artmodels.{known.class_name if known else method}.from_pretrained("{name}")
-model({_CALLS.get(method, '"photo.jpg"')}).save("result.png")"""
+{known.example if known else Method.example}"""
 
 
 def _count(number: int, what: str) -> str:

@@ -209,7 +209,7 @@ class _Checkpoint:
         found = manifest.facts(self.folder)
         found |= found.pop("config")
         found |= {"licence": self._known()[0].card.licence.lower(), "method": cards.method_of(read_config(self.folder))}
-        says = entry.config | {"licence": entry.licence.lower(), "method": entry.method}
+        says = dict(entry.config) | {"licence": entry.licence.lower(), "method": entry.method}
         says |= {"sha256": entry.weights.sha256, "size_mb": entry.weights.size_mb}
 
         def text(value: object) -> str:  # as JSON, where a tuple is a list

@@ -31,8 +31,9 @@ __all__ = [
     "to_pixels",
 ]
 
-Model = Literal["homography", "affine", "similarity"]
-SAMPLE: dict[str, int] = {"homography": 4, "affine": 3, "similarity": 2}  # points that fix a model
+Model = Literal["homography", "affine", "scaling", "similarity"]
+# Points that fix a model. A scaling has a factor and a shift for each axis.
+SAMPLE: dict[str, int] = {"homography": 4, "affine": 3, "scaling": 2, "similarity": 2}
 PERSPECTIVE = 0.3  # below 0.5 for both axes, so that the horizon is outside the picture
 AREA = 8.0
 DEGENERATE = 1e-3  # least twice the area of a triangle; the picture's is 4
@@ -90,32 +91,35 @@ def _triangles(points: Sequence[Tensor]) -> Tensor:
     return torch.stack([_areas(d, b, c), _areas(a, d, c), _areas(a, b, d), _areas(a, b, c)], -1)
 
 
-def minimal(target: Tensor, source: Tensor, model: Model) -> tuple[Tensor, Tensor]:
+def minimal(
+    target: Tensor, source: Tensor, model: Model, *, least: float = DEGENERATE, turned: bool = False
+) -> tuple[Tensor, Tensor]:
     """The transforms that take few points exactly to their partners.
 
     A homography maps the basis of the target's points to that of the source's: with areas l and m of triangles, it is
     the sum over i of m_i / l_i q_i (p_j x p_k)^T, which takes no decomposition.
 
     Args:
-        target: [..., k, 2] float64; k is 4 for a homography, 3 for an affine transform, 2 for a similarity.
+        target: [..., k, 2] float64; k is `SAMPLE[model]`.
         source: [..., k, 2].
         model: Which kind.
+        least: What twice the area of each triangle of the points must be above; of a similarity the squared distance of
+            the points, of a scaling its squares along both axes.
+        turned: Whether transforms that turn the triangles over are wanted too, and, but for homographies, those that
+            map the points onto a line.
 
     Returns:
         [..., 3, 3] float64 with 1 in its last place, and [...] bool: whether the points are apart, no three are nearly
-        collinear, and the triangles of a homography or affine transform are not turned over. The others are the
-        identity.
+        collinear, and nothing is turned over unless that is wanted. The others are the identity.
     """
     target, source = target.double(), source.double()
-    corners, images = target.unbind(-2), source.unbind(-2)
-    if model == "similarity":
-        before, after = ((ends[1] - ends[0]).square().sum(-1, keepdim=True) for ends in (corners, images))
-    elif model == "affine":
-        before, after = (_areas(*ends)[..., None] for ends in (corners, images))
-    else:
-        before, after = _triangles(corners), _triangles(images)
-    # What keeps its orientation on all triangles has no horizon between the points.
-    sound = ((before * after > 0) & (before.abs() > DEGENERATE) & (after.abs() > DEGENERATE)).all(-1)
+    before, after = _extents(target, model), _extents(source, model)
+    sound = before.abs() > least
+    if model == "homography" or not turned:
+        sound = sound & (after.abs() > least)
+    if not turned:  # what keeps its orientation on all triangles has no horizon between the points
+        sound = sound & (before * after > 0)
+    sound = sound.all(-1)
     matrix = torch.eye(3, dtype=torch.float64, device=target.device).repeat(*sound.shape, 1, 1)
     # Of samples with wrong matches few are left.
     if model == "homography":
@@ -123,6 +127,21 @@ def minimal(target: Tensor, source: Tensor, model: Model) -> tuple[Tensor, Tenso
     else:
         matrix[sound] = _linear(target[sound], source[sound], before[sound], model)
     return matrix, sound
+
+
+def _extents(points: Tensor, model: Model) -> Tensor:
+    """What must not be 0, so that points [..., k, 2] fix a model: [..., n].
+
+    Twice the areas of the triangles of three points or more, with a sign; of two points their squared distance, or for
+    a scaling its squares along both axes, with the sign of the step.
+    """
+    corners = points.unbind(-2)
+    if model == "homography":
+        return _triangles(corners)
+    if model == "affine":
+        return _areas(*corners)[..., None]
+    step = corners[1] - corners[0]
+    return step * step.abs() if model == "scaling" else step.square().sum(-1, keepdim=True)
 
 
 def _bases(target: Tensor, source: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -137,16 +156,17 @@ def _bases(target: Tensor, source: Tensor, before: Tensor, after: Tensor) -> Ten
 
 
 def _linear(target: Tensor, source: Tensor, before: Tensor, model: Model) -> Tensor:
-    """Affine transforms or similarities [n, 3, 3] of three or two points; `before` is the area or squared length."""
+    """Transforms [n, 3, 3] of three or two points, of another model than a homography; `before` is of `_extents`."""
     u, b = target[:, 1] - target[:, 0], source[:, 1] - source[:, 0]
     if model == "affine":
         v, c = target[:, 2] - target[:, 0], source[:, 2] - source[:, 0]
         adjugate = torch.stack([v[:, 1], -v[:, 0], -u[:, 1], u[:, 0]], 1).view(-1, 2, 2)
-        linear = torch.stack([b, c], 2) @ adjugate  # [b c] [u v]^-1, but for the area
+        linear = torch.stack([b, c], 2) @ adjugate / before[..., None]  # [b c] [u v]^-1
+    elif model == "scaling":
+        linear = torch.diag_embed(b / u)
     else:
         cosine, sine = (u * b).sum(1), u[:, 0] * b[:, 1] - u[:, 1] * b[:, 0]
-        linear = torch.stack([cosine, -sine, sine, cosine], 1).view(-1, 2, 2)
-    linear = linear / before[..., None]
+        linear = torch.stack([cosine, -sine, sine, cosine], 1).view(-1, 2, 2) / before[..., None]
     return _affine(linear, source[:, 0] - (linear @ target[:, 0, :, None])[..., 0])
 
 
@@ -179,6 +199,8 @@ def least_squares(target: Tensor, source: Tensor, weights: Tensor, model: Model)
     (x, y), one = target.unbind(-1), nought + 1
     if model == "similarity":
         rows = [torch.stack([x, -y, one, nought], -1), torch.stack([y, x, nought, one], -1)]
+    elif model == "scaling":
+        rows = [torch.stack([x, nought, one, nought], -1), torch.stack([nought, y, nought, one], -1)]
     else:
         rows = [torch.stack([x, y, one], -1), torch.stack([x, y, one], -1)]
         rows = [F.pad(rows[0], (0, 3)), F.pad(rows[1], (3, 0))]
@@ -191,8 +213,10 @@ def least_squares(target: Tensor, source: Tensor, weights: Tensor, model: Model)
     root = weights.sqrt()
     found = _solved(equations, known, root)
     if model == "similarity":
-        a, b, c, d = found.unbind(-1)
-        return _affine(torch.stack([a, -b, b, a], -1).view(*a.shape, 2, 2), torch.stack([c, d], -1))
+        a, b = found[..., :2].unbind(-1)
+        return _affine(torch.stack([a, -b, b, a], -1).view(*a.shape, 2, 2), found[..., 2:])
+    if model == "scaling":
+        return _affine(torch.diag_embed(found[..., :2]), found[..., 2:])
     if model == "affine":
         found = found.view(*found.shape[:-1], 2, 3)
         return _affine(found[..., :2], found[..., 2])

@@ -9,7 +9,9 @@ explains are dropped before anything is scored, which of samples with wrong matc
 
 import math
 from dataclasses import dataclass
+from itertools import chain, combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,11 +20,12 @@ from artmodels.correspondence.geometry import SAMPLE, Model, apply, least_square
 from artmodels.errors import ConfigError
 from artmodels.runtime.devices import generator
 
-__all__ = ["Fit", "RansacConfig", "ransac", "log_nfa"]
+__all__ = ["Fit", "RansacConfig", "draw", "log_nfa", "ransac"]
 
 BLOCK = 2**12  # samples that are solved at once: what they need stays in a core's cache
 REUSED = 2**19  # bytes of a block of residuals: a few of these stay in a core's cache
 KEPT = 4  # hypotheses that are refined
+FEW = 50  # with fewer candidates, samples are distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class RansacConfig:
     """How a transform is looked for.
 
     Attributes:
-        model: Homography, affine transform, or similarity (of the pictures' pixels, whatever their shapes).
+        model: Homography, affine transform, scaling (a factor and a shift for each axis), or similarity (of the
+            pictures' pixels, whatever their shapes).
         hypotheses: Samples that are drawn.
         tolerance: Largest residual of an inlier in the source, in relative units: 0.05 is 2.5 % of a side.
         isotropic: Measure residuals alike along both axes, with the mean of the sides as the unit; otherwise each in
@@ -92,6 +96,33 @@ class Fit:
     reason: str = ""
 
 
+def draw(candidates: int, size: int, samples: int, seed: int, *, repeated: bool = False) -> Tensor:
+    """Samples of `size` candidates each, by number: int64 [n, size]. The same arguments give the same samples.
+
+    Args:
+        candidates: How many there are.
+        size: Of a sample.
+        samples: How many are drawn. Below 50 candidates there are no two alike, and C(candidates, size) at most.
+        seed: Of the draws.
+        repeated: Whether a sample may have a candidate twice, and two samples may be alike, however few candidates
+            there are; it is quicker.
+    """
+    source = generator(seed)
+    if candidates < FEW and not repeated:
+        total = math.comb(candidates, size)
+        flat = np.fromiter(chain.from_iterable(combinations(range(candidates), size)), np.int64, total * size)
+        table = torch.from_numpy(flat.reshape(total, size))
+        return table if total <= samples else table[torch.randperm(total, generator=source)[:samples]]
+    uniform = torch.rand(samples, size, generator=source, dtype=torch.float64)
+    if repeated:
+        return (uniform * candidates).long()
+    drawn = (uniform * (candidates - torch.arange(size))).long()
+    for position in range(1, size):  # a number among those that are left becomes one among all
+        for earlier in drawn[:, :position].sort(1).values.T:
+            drawn[:, position] += drawn[:, position] >= earlier
+    return drawn
+
+
 def ransac(
     target: Tensor,
     source: Tensor,
@@ -127,8 +158,8 @@ def ransac(
     target, source = target.double() * units[0], source.double() * units[1]
     to_relative = F.pad(units[0], (0, 1), value=1.0) / F.pad(units[1], (0, 1), value=1.0)[:, None]
 
-    drawn = torch.rand(config.hypotheses, size, generator=generator(config.seed), dtype=torch.float64)
-    samples = (drawn * count).long().to(target.device)  # what is drawn twice is degenerate
+    # What is drawn twice is degenerate.
+    samples = draw(count, size, config.hypotheses, config.seed, repeated=True).to(target.device)
     parts = list[Tensor]()
     for some in torch.split(samples, BLOCK):
         solved, sound = minimal(target[some], source[some], config.model)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from artmodels.errors import DatasetError, suggest
 from artmodels.files import text_of
 
-__all__ = ["Annotation", "Box", "Reader", "written"]
+__all__ = ["Annotation", "Box", "Reader", "to_xml"]
 
 LIMIT = 4 * 2**20  # bytes; ten thousand objects fit
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -134,7 +134,7 @@ class Reader:
         return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
 
 
-def written(image: str, width: int, height: int, boxes: Sequence[Box], scores: Sequence[float]) -> str:
+def to_xml(image: str, width: int, height: int, boxes: Sequence[Box], scores: Sequence[float]) -> str:
     """Give an annotation file; each object has a `<confidence>`, which readers of VOC pass over."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = image

@@ -121,7 +121,7 @@ def voc(found: Detections) -> str:
         voc_xml.Box((left, top, right, bottom), label)
         for label, (left, top, right, bottom) in zip(found.labels, _exact(found.boxes), strict=True)
     ]
-    return voc_xml.written(found.image, found.width, found.height, boxes, _exact(found.scores))
+    return voc_xml.to_xml(found.image, found.width, found.height, boxes, _exact(found.scores))
 
 
 def coco(detections: Sequence[Detections], classes: Sequence[str] | None = None) -> dict[str, Any]:

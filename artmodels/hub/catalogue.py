@@ -101,7 +101,9 @@ class Method:
         no_graph: Why it has no ONNX graph; None if it has one.
         needs: Names of the entries that its models load, but for those that have their own.
         command: `module:function` in its package that `artmodels run` calls; empty for the call of its class.
+        example: Lines of Python that use a `model` of it, for model cards.
         models: Its entries.
+        test: How the tests call it quickly, see `tests/verbs.py`.
     """
 
     id: str
@@ -113,7 +115,9 @@ class Method:
     no_graph: str | None = None
     needs: tuple[str, ...] = ()
     command: str = ""
+    example: str = 'model("photo.jpg").save("result.png")'
     models: tuple[Entry, ...] = ()
+    test: Mapping[str, Any] = field(default_factory=dict)
 
 
 def manifest(method: str) -> Path:

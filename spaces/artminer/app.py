@@ -455,8 +455,8 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
 
     if work.features is not None:
         return work.features
-    model, store = miner(), work.store or work.folder / "features"
-    found = Collection.open(store) if (store / "collection.json").exists() else Collection.create(store, model)
+    model = miner()
+    found = Collection.open_or_create(work.store or work.folder / "features", model)
     if set(found.names) != set(work.files):
         with _describing:
             for step in calm(found.stream_add(work.pictures, model)):

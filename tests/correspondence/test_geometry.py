@@ -41,6 +41,8 @@ def warps(count, model="homography", seed=0):
         found[:, 2, :2] = 0
     if model == "similarity":
         found[:, 1, 1], found[:, 1, 0] = found[:, 0, 0], -found[:, 0, 1]
+    if model == "scaling":
+        found[:, 0, 1] = found[:, 1, 0] = 0
     found[:, 2, 2] = 1
     return found
 
@@ -114,7 +116,7 @@ def test_four_points_give_what_the_decomposition_gives():
     assert torch.equal(found[~sound], EYE.expand(int((~sound).sum()), 3, 3))
 
 
-@pytest.mark.parametrize(("model", "points"), [("homography", 4), ("affine", 3), ("similarity", 2)])
+@pytest.mark.parametrize(("model", "points"), [("homography", 4), ("affine", 3), ("scaling", 2), ("similarity", 2)])
 def test_few_points_give_back_the_transform(model, points):
     source = torch.Generator().manual_seed(1)
     target = torch.rand(200, points, 2, generator=source, dtype=torch.float64) * 2 - 1
@@ -142,12 +144,30 @@ def test_degenerate_and_turned_samples_are_refused():
     assert minimal(SQUARE[:3].expand(5, 3, 2), triangles, "affine")[1].tolist() == [False] * 5
     assert not minimal(SQUARE[[0, 0]], SQUARE[:2], "similarity")[1]
     assert not minimal(SQUARE[:2], SQUARE[[0, 0]], "similarity")[1]
+    assert not minimal(SQUARE[:2], SQUARE[[0, 2]], "scaling")[1], "they are at one height"
+
+
+def test_turned_and_flattened_samples_are_solved_where_they_are_wanted():
+    mirror = torch.diag(torch.tensor([-1.0, 1, 1], dtype=torch.float64))
+    flat = torch.tensor([[1.0, 0, 0.1], [0.5, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    for truth, model, picks in (
+        (mirror, "homography", [0, 1, 2, 3]), (mirror, "affine", [0, 1, 2]), (mirror, "scaling", [0, 2]),
+        (flat, "affine", [0, 1, 2]), (EYE, "similarity", [0, 2]),
+    ):  # fmt: skip
+        target = SQUARE[picks]
+        found, sound = minimal(target, apply(truth, target), model, turned=True)
+        assert sound, model
+        torch.testing.assert_close(found, truth)
+        assert minimal(target, apply(truth, target), model)[1] == (model == "similarity")
+    assert not minimal(SQUARE, apply(flat, SQUARE), "homography", turned=True)[1], "it would not be a homography"
+    assert not minimal(SQUARE[[0, 0, 1]], SQUARE[:3], "affine", turned=True)[1]
+    assert minimal(SQUARE / 100, SQUARE, "homography", least=1e-5)[1]
 
 
 # --- many points
 
 
-@pytest.mark.parametrize("model", ["homography", "affine", "similarity"])
+@pytest.mark.parametrize("model", ["homography", "affine", "scaling", "similarity"])
 def test_least_squares_of_exact_points_is_the_transform(model):
     source = torch.Generator().manual_seed(2)
     target = torch.rand(5, 40, 2, generator=source, dtype=torch.float64) * 2 - 1
@@ -191,7 +211,7 @@ def test_a_homography_fit_is_near_the_least_distance():
     assert distance(found) < 1.001 * distance(matrix.detach())
 
 
-@pytest.mark.parametrize("model", ["homography", "affine", "similarity"])
+@pytest.mark.parametrize("model", ["homography", "affine", "scaling", "similarity"])
 @pytest.mark.parametrize("points", [torch.zeros(9, 2), torch.linspace(-1, 1, 9)[:, None].expand(9, 2)])
 def test_fits_of_points_that_fix_nothing_are_finite(model, points):
     assert least_squares(points, points, torch.ones(9), model).isfinite().all()

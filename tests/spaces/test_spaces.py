@@ -353,14 +353,14 @@ def test_several_samples_of_texture_network_have_seeds_that_follow(client: Clien
 
 
 def test_four_copies_of_texture_network_stand_side_by_side(client: Client) -> None:
-    four = sys.modules["gallery_texture_network"].four
+    four = sys.modules["spaces_gallery_app"].SPACES["texture_network"]["four"]
     tile = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     np.testing.assert_array_equal(np.asarray(four(Image.fromarray(tile))), np.tile(tile, (2, 2, 1)))
     assert four(Image.new("RGB", (2048, 512))).size == (1600, 400)
 
 
 def test_a_tile_of_texture_network_says_what_was_learnt_from(client: Client) -> None:
-    caption = sys.modules["gallery_texture_network"].caption
+    caption = sys.modules["spaces_gallery_app"].SPACES["texture_network"]["caption"]
     assert caption(catalogue.get("texture-network-sand")) == ("Coast sand", "learnt from one picture (Poly Haven)")
 
 
@@ -592,6 +592,7 @@ def bomb(path: Path) -> Path:
         (png, {"width": 4096}, "width: Width is 4096: give 64 to 1024. The limit of this machine is 1024"),
         (png, {"height": 3}, "height: Height is 3: give 64 to 1024"),
         (png, {"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
+        (png, {"model": "texture-patch"}, "model: 'texture-patch' is not one of .* Did you mean 'texture-patches'"),
     ],
 )
 def test_wrong_input_is_explained_beside_its_control(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +19,7 @@ from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
 from artmodels.methods.arbitrary_style.pipeline import ArbitraryStyle
+from weights import __main__ as command
 from weights.convert import arbitrary_style as convert
 
 State = dict[str, Tensor]
@@ -358,11 +358,9 @@ def test_other_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_checkpoint(tmp_path: Path, published: Published, converted: nn.ModuleDict) -> None:
-    app = typer.Typer()
-    app.command()(convert.convert)
     source, out = tmp_path / "model.safetensors", tmp_path / "magenta"
     save_file(published.state, source)
-    done = CliRunner().invoke(app, [str(source), str(out)])
+    done = CliRunner().invoke(command.app, ["convert", "arbitrary_style", str(source), str(out)])
     assert done.exit_code == 0 and str(out) in done.output
     loaded = ArbitraryStyle.from_pretrained(out, device="cpu")
     assert loaded.config == ArbitraryStyleConfig()
@@ -372,5 +370,5 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, published: Published, c
             assert torch.equal(value, converted[part].state_dict()[key].half().float()), key
     assert "Converted from `model.safetensors`, sha256 " in (out / "README.md").read_text()
 
-    again = CliRunner().invoke(app, [str(source), str(out)])
-    assert again.exit_code == 1 and "not an empty folder" in again.output
+    again = CliRunner().invoke(command.app, ["convert", "arbitrary_style", str(source), str(out)])
+    assert again.exit_code == 1 and "not an empty folder" in str(again.exception)

@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import artmodels
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.hub import catalogue
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.runtime.devices import generator
+from weights import __main__ as command
 from weights.convert import ransac_flow as convert
 
 State = dict[str, Tensor]
@@ -144,10 +146,11 @@ def test_converted_weights_give_what_the_published_ones_give(state: State) -> No
     torch.testing.assert_close(found[:, 2:], matchable, atol=1e-5, rtol=0)
 
 
-def test_a_file_becomes_a_checkpoint(state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_becomes_a_checkpoint(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "mega.safetensors")
-    convert.main(tmp_path / "mega.safetensors", tmp_path / "mine")
-    assert "'encoder': 'published'" in capsys.readouterr().out
+    arguments = ["convert", "ransac-flow-megadepth", str(tmp_path / "mega.safetensors"), str(tmp_path / "mine")]
+    done = CliRunner().invoke(command.app, arguments)
+    assert done.exit_code == 0 and "artmodels.RansacFlow.from_pretrained" in done.output
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     aligner = artmodels.RansacFlow.from_pretrained(tmp_path / "mine", device="cpu")
     assert aligner.network is not None
@@ -161,8 +164,7 @@ def test_a_file_becomes_a_checkpoint(state: State, tmp_path: Path, capsys: pytes
         key: value.shape for key, value in wanted.items() if value.is_floating_point()
     }
     assert torch.equal(tensors["encoder.layer2.0.downsample.2.bias"], state["netFeatCoarse.layer2.0.downsample.2.bias"])
-    with pytest.raises(SystemExit, match="mine exists and is not an empty folder"):
-        convert.main(tmp_path / "mega.safetensors", tmp_path / "mine")
+    assert "mine exists and is not an empty folder" in str(CliRunner().invoke(command.app, arguments).exception)
 
 
 def test_the_printed_command_flattens_a_file_of_state_dicts(tmp_path: Path, monkeypatch) -> None:
@@ -218,5 +220,7 @@ def test_another_filter_and_what_is_no_number_are_refused(state: State) -> None:
 def test_the_published_weights_by_name_say_how_to_get_them() -> None:
     entry = catalogue.get("ransac-flow-megadepth")
     assert entry.converted and FineConfig(**entry.config) == convert.PUBLISHED
-    with pytest.raises(MissingWeights, match=r"convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-"):
+    with pytest.raises(
+        MissingWeights, match=r"weights convert ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-"
+    ):
         artmodels.RansacFlow.from_pretrained("ransac-flow-megadepth")

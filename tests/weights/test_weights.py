@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import nn
+from typer.testing import CliRunner
 
 from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
+from artmodels.errors import UnsafeFormat
 from artmodels.hub import catalogue
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import FeedForward, Graph
@@ -699,3 +701,19 @@ def test_a_recipe_that_waits_for_its_training_is_skipped_unless_asked_for(toy, p
     rows = [check for check in checks.verify(sources=sources) if check.name == "waiting"]
     assert [(row.what, row.state) for row in rows] == [("weights", "skipped")]
     assert rows[0].text == "not built: python -m weights build waiting"
+
+
+# --- convert
+
+
+def test_what_is_not_converted_names_what_is(tmp_path) -> None:
+    known = "arbitrary_style, fast_style, ransac_flow, region_features, super_resolution"
+    for arguments, says in (
+        (["fast_stile", "a.pth", "out"], f"nothing is converted for 'fast_stile', only for {known}. Did you mean"),
+        (["texture-patches", "a.pth", "out"], "nothing is converted for 'texture-patches'"),
+        (["super_resolution", "a.pth", "out", "--style", "ink"], "super_resolution takes none"),
+    ):
+        done = CliRunner(env={"COLUMNS": "400"}).invoke(command.app, ["convert", *arguments])
+        assert done.exit_code == 2 and says in done.output, done.output
+    done = CliRunner().invoke(command.app, ["convert", "ransac-flow-megadepth", "a.pth", "out"])
+    assert isinstance(done.exception, UnsafeFormat) and "nothing else is ever opened" in str(done.exception)

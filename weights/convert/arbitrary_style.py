@@ -1,6 +1,6 @@
 """Magenta's checkpoint of Ghiasi et al. 2017 as a checkpoint of `ArbitraryStyle`.
 
-    python -m weights.convert.arbitrary_style FILE.safetensors OUT
+    python -m weights convert arbitrary_style FILE.safetensors OUT
 
 The file has the variables of `arbitrary_style_transfer.tar.gz` (magenta, `models/arbitrary_image_stylization`) under
 their own names: InceptionV3/Conv2d_1a_3x3/weights, …, Conv/weights, style_params/transformer/…/StyleNorm/Conv/weights,
@@ -12,20 +12,18 @@ batch normalisation, which has no scale of its own there, goes into the convolut
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor, nn
 
-from artmodels.errors import ArtModelsError, MissingWeights, UnsafeFormat, WeightsMismatch, some
-from artmodels.files import sha256_of
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch, some
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleTransformer
 from artmodels.methods.arbitrary_style.pipeline import ArbitraryStyle
+from weights.convert.files import save
 
-__all__ = ["from_magenta", "read"]
+__all__ = ["convert_file", "from_magenta", "read"]
 
 Converted = tuple[ArbitraryStyleConfig, dict[str, Tensor]]
 
@@ -218,24 +216,14 @@ def _how_to_convert(file: Path) -> str:
     )
 
 
-def convert(
-    file: Annotated[Path, typer.Argument(help="The published checkpoint as .safetensors.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
-) -> None:
-    """Convert Magenta's checkpoint of arbitrary style into a folder for ArbitraryStyle.from_pretrained."""
-    try:
-        config, tensors = read(file)
-        predictor, transformer = InceptionStyle(config.bottleneck), StyleTransformer(config)
-        nn.ModuleDict({"predictor": predictor, "transformer": transformer}).load_state_dict(tensors)
-        digest = sha256_of(file)
-        source = f"Converted from `{file.name}`, sha256 {digest}, by `weights.convert.arbitrary_style`."
-        model = ArbitraryStyle(config, network=transformer, companions={"predictor": predictor}, device="cpu")
-        saved = model.save_pretrained(out, card=f"# {out.name}\n\n{source}\n")
-    except ArtModelsError as error:
-        typer.echo(f"convert: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f'{saved}: load it with artmodels.ArbitraryStyle.from_pretrained(r"{saved}")')
+def convert_file(file: Path, folder: Path) -> None:
+    """Convert Magenta's checkpoint of arbitrary style into a folder for ArbitraryStyle.from_pretrained.
 
-
-if __name__ == "__main__":
-    typer.run(convert)
+    Raises:
+        ArtModelsError: See `read`, and `files.save`.
+    """
+    config, tensors = read(file)
+    predictor, transformer = InceptionStyle(config.bottleneck), StyleTransformer(config)
+    nn.ModuleDict({"predictor": predictor, "transformer": transformer}).load_state_dict(tensors)
+    model = ArbitraryStyle(config, network=transformer, companions={"predictor": predictor}, device="cpu")
+    save(model, file, folder)

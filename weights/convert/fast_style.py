@@ -1,7 +1,7 @@
 """Published checkpoints of Johnson et al. 2016 as checkpoints of `FastStyle`.
 
-    python -m weights.convert.fast_style FILE.safetensors OUT --style "Mosaic"
-    python -m weights.convert.fast_style FILE.onnx OUT --style "Candy"
+    python -m weights convert fast_style FILE.safetensors OUT --style "Mosaic"
+    python -m weights convert fast_style FILE.onnx OUT --style "Candy"
 
 Three families, told apart by the file:
 
@@ -22,19 +22,18 @@ channel order go into the first and the last convolution.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-import typer
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch, some
-from artmodels.files import sha256_of
+from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsMismatch, some
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.fast_style.model import FastStyleConfig, Layout, TransformerNet
 from artmodels.methods.fast_style.pipeline import FastStyle
+from weights.convert.files import save
 
-__all__ = ["from_onnx", "from_pytorch", "from_torch7", "read"]
+__all__ = ["convert_file", "from_onnx", "from_pytorch", "from_torch7", "read"]
 
 Converted = tuple[FastStyleConfig, dict[str, Tensor]]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of old files; instance normalisation has none
@@ -256,26 +255,18 @@ def _check_keys(state: Mapping[str, Tensor], keys: list[str], what: str) -> None
         raise WeightsMismatch(f"The keys are not those of {what}: {'; '.join(faults)}.")
 
 
-def convert(
-    file: Annotated[Path, typer.Argument(help="The published checkpoint, .safetensors or .onnx.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
-    style: Annotated[str, typer.Option(help="What it paints like: a title and an artist.")] = "",
-) -> None:
-    """Convert a published checkpoint of fast style transfer into a folder for FastStyle.from_pretrained."""
-    try:
-        config, tensors = read(file, style=style)
-        network = TransformerNet(config)
-        network.load_state_dict(tensors)
-        digest = sha256_of(file)
-        source = f"Converted from `{file.name}`, sha256 {digest}, by `weights.convert.fast_style`."
-        saved = FastStyle(config, network=network, device="cpu").save_pretrained(
-            out, card=f"# {style or out.name}\n\n{source}\n"
-        )
-    except ArtModelsError as error:
-        typer.echo(f"convert: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f'{saved}: load it with artmodels.FastStyle.from_pretrained(r"{saved}")')
+def convert_file(file: Path, folder: Path, *, style: str = "") -> None:
+    """Convert a published checkpoint of fast style transfer into a folder for FastStyle.from_pretrained.
 
+    Args:
+        file: See `read`.
+        folder: New or empty.
+        style: What it paints like: a title and an artist.
 
-if __name__ == "__main__":
-    typer.run(convert)
+    Raises:
+        ArtModelsError: See `read`, and `files.save`.
+    """
+    config, tensors = read(file, style=style)
+    network = TransformerNet(config)
+    network.load_state_dict(tensors)
+    save(FastStyle(config, network=network, device="cpu"), file, folder, title=style)

@@ -12,24 +12,22 @@ A published file holds four state dicts, one of them empty.
 The files are published as `.pth`, which can run code when opened, so that this never opens them: called with one, it
 prints the command that makes safetensors of a download of your own. Then, in a checkout:
 
-    python -m weights.convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.safetensors my-megadepth
+    python -m weights convert ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.safetensors my-megadepth
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from safetensors.torch import save
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, ConfigError, WeightsMismatch
+from artmodels.errors import ConfigError, WeightsMismatch
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
-from weights.convert.opening import tensors_of
+from weights.convert.files import tensors_of
 
 __all__ = ["COMMAND", "PUBLISHED", "convert", "convert_file"]
 
@@ -103,19 +101,3 @@ def convert_file(source: Path, folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     config = {"method": "ransac_flow", **dataclasses.asdict(PUBLISHED)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def main(
-    source: Annotated[Path, typer.Argument(help="Your own file, as .safetensors.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint: new or empty.")],
-) -> None:
-    """Convert published weights into a checkpoint; called with a .pth, say how to make .safetensors of it."""
-    try:
-        convert_file(source, folder)
-    except ArtModelsError as error:
-        raise SystemExit(str(error)) from None  # as it is: a command that is wrapped cannot be copied
-    print(f"{folder}: {dataclasses.asdict(PUBLISHED)}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

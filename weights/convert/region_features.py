@@ -1,7 +1,7 @@
 """Published detectors as checkpoints of `RegionFeatures`.
 
-    python -m weights.convert.region_features fasterrcnn_resnet50_fpn_coco-258fb6c6.safetensors my-fasterrcnn
-    python -m weights.convert.region_features res152.safetensors my-resnet152
+    python -m weights convert region_features fasterrcnn_resnet50_fpn_coco-258fb6c6.safetensors my-fasterrcnn
+    python -m weights convert region_features res152.safetensors my-resnet152
 
 Two families, told apart by the names that a file holds:
 
@@ -27,20 +27,19 @@ the command that makes safetensors of it.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
 from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import PICKLES, read_tensors
-from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, RATIOS, SCALES
-from artmodels.methods.region_features.model import RegionFeaturesConfig
+from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, SCALES
+from artmodels.methods.region_features.model import RATIOS, RegionFeaturesConfig
 from artmodels.methods.region_features.pipeline import RegionFeatures, make_network
+from weights.convert.files import save
 
-__all__ = ["from_tensorflow", "from_torchvision", "read"]
+__all__ = ["convert_file", "from_tensorflow", "from_torchvision", "read"]
 
 Converted = tuple[RegionFeaturesConfig, dict[str, Tensor]]
 SCOPE = "resnet_v1_152/"
@@ -187,23 +186,13 @@ def _check_published(file: Path) -> None:
                 )
 
 
-def convert(
-    file: Annotated[Path, typer.Argument(help="The published weights as .safetensors.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
-) -> None:
-    """Convert a published detector into a folder for RegionFeatures.from_pretrained."""
-    try:
-        config, tensors = read(file)
-        network = make_network(config)
-        network.stored.load_state_dict(tensors)
-        source = f"Converted from `{file.name}`, sha256 {sha256_of(file)}, by `weights.convert.region_features`."
-        model = RegionFeatures(config, network=network, device="cpu")
-        saved = model.save_pretrained(out, card=f"# {out.name}\n\n{source}\n")
-    except ArtModelsError as error:
-        typer.echo(f"convert: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f'{saved}: load it with artmodels.RegionFeatures.from_pretrained(r"{saved}")')
+def convert_file(file: Path, folder: Path) -> None:
+    """Convert a published detector into a folder for RegionFeatures.from_pretrained.
 
-
-if __name__ == "__main__":
-    typer.run(convert)
+    Raises:
+        ArtModelsError: See `read`, and `files.save`.
+    """
+    config, tensors = read(file)
+    network = make_network(config)
+    network.stored.load_state_dict(tensors)
+    save(RegionFeatures(config, network=network, device="cpu"), file, folder)

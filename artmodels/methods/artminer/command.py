@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from artmodels import images
+from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.files import write_whole
 from artmodels.methods.artminer.collection.collection import Collection
@@ -13,7 +14,83 @@ from artmodels.methods.artminer.evidence.report import html_report
 from artmodels.methods.artminer.oneshot import Searched
 from artmodels.methods.artminer.pipeline import ArtMiner
 
-__all__ = ["collection_of", "search_folder", "write_report"]
+__all__ = ["FolderSearch", "collection_of", "search_folder"]
+
+SHOWN = 20  # hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSearch:
+    """Where a detail was found.
+
+    Attributes:
+        formats: What `save` writes, by the ending of the file.
+        query: Picture that shows the detail.
+        searched: The hits, best first.
+        collection: Where it was looked for.
+        miner: What looked for it.
+        notes: Which pictures could not be looked at, and why.
+    """
+
+    formats: ClassVar[tuple[str, ...]] = (".html", ".htm")
+    query: Path
+    searched: Searched
+    collection: Collection
+    miner: ArtMiner
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """How many places were found, and a table of the best."""
+        hits = self.searched.hits
+        rows = [("rank", "picture", "x,y,w,h", "score", "cells", "turned")]
+        for rank, hit in enumerate(hits[:SHOWN], start=1):
+            x, y, right, bottom = hit.box
+            cells = "" if hit.match is None else str(len(hit.match.similarity))
+            place = f"{x:.0f},{y:.0f},{right - x:.0f},{bottom - y:.0f}"
+            rows.append((str(rank), hit.image, place, f"{hit.score:.3f}", cells, hit.view))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join([f"{len(hits)} places in {len(self.collection)} pictures", *table])
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write the hits as one HTML file, whole or not at all.
+
+        Raises:
+            ArtModelsError: It cannot be written.
+        """
+        page = html_report(
+            self.query,
+            self.searched.box,
+            self.searched.hits,
+            self.collection.path,
+            name=self.query.name,
+            model=self.searched.model,
+            parameters=self.miner.config,
+        )
+        write_whole({Path(file): page})
+
+
+def search_folder(miner: ArtMiner, *, query: Path, box: Box, collection: Path, progress: bool = False) -> FolderSearch:
+    """Look for a detail of a picture in the other pictures of a folder.
+
+    Places below the `threshold` of the miner's settings are left out, and so is the query's own picture.
+
+    Args:
+        miner: What looks.
+        query: The picture that shows the detail.
+        box: Left, top, right, bottom of the detail in its pixels.
+        collection: The folder to look for it in.
+        progress: Show a bar while pictures are described; what is described is kept for the next time.
+
+    Raises:
+        ArtModelsError: The picture cannot be read, the box is none inside it, or the folder does not do.
+    """
+    held = collection_of(collection, miner, progress=progress)
+    found = miner.search(query, box, held, query=held.name_of_bytes(query) or "")
+    found = replace(found, hits=tuple(hit for hit in found.hits if hit.score >= miner.config.threshold))
+    notes = tuple(f"{file} was skipped: {reason}" for file, reason in held.skipped.items())
+    return FolderSearch(query=query, searched=found, collection=held, miner=miner, notes=notes)
 
 
 def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, progress: bool = False) -> Collection:
@@ -40,45 +117,6 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
     if gone:
         held.remove(gone)
     return held
-
-
-def search_folder(query: Path, box: tuple[float, float, float, float], held: Collection, miner: ArtMiner) -> Searched:
-    """Look for a detail in a collection; the query's own picture, if it is there, is left out.
-
-    Places below the `threshold` of the miner's settings are left out, too.
-
-    Args:
-        query: Picture that shows it.
-        box: Left, top, width, height in its pixels, from the top left corner.
-        held: Where to look.
-        miner: What described it.
-
-    Raises:
-        ArtModelsError: The picture cannot be read, or the box is none inside it.
-    """
-    left, top, width, height = box
-    loaded = images.load(query)
-    own = held.name_of_bytes(query) or ""
-    found = miner.search(loaded, (left, top, left + width, top + height), held, query=own)
-    return replace(found, hits=tuple(hit for hit in found.hits if hit.score >= miner.config.threshold))
-
-
-def write_report(file: Path, query: Path, found: Searched, held: Collection, miner: ArtMiner) -> None:
-    """Write the hits as one HTML file, whole or not at all.
-
-    Raises:
-        ArtModelsError: It cannot be written.
-    """
-    page = html_report(
-        query,
-        found.box,
-        found.hits,
-        held.path,
-        name=query.name,
-        model=found.model,
-        parameters=miner.config,
-    )
-    write_whole({file: page})
 
 
 def _cache() -> Path:

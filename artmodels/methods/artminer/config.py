@@ -1,4 +1,4 @@
-"""What ArtMiner can be told."""
+"""The settings of ArtMiner."""
 
 from dataclasses import dataclass
 

@@ -1,16 +1,13 @@
 """Which matches of two pictures agree on one transform: hypotheses, their scores, and what survives of the best.
 
 Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature Learning"
-(arXiv:1903.02678), section 5. Samples are solved in float64 on the CPU, all in one batch; all hypotheses are scored on
-all matches in float32, where the features are.
+(arXiv:1903.02678), section 5. Samples are drawn and solved as in `artmodels.correspondence`, in float64 on the CPU; all
+hypotheses are scored on all matches in float32, where the features are.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, combinations
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,29 +15,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from artmodels.runtime.devices import generator
+from artmodels.correspondence.geometry import Model, least_squares
 
-__all__ = [
-    "SAMPLE",
-    "Matches",
-    "Model",
-    "best_of_each",
-    "draw",
-    "plausible",
-    "refitted",
-    "scores",
-    "solve",
-    "surviving",
-]
+__all__ = ["Matches", "best_of_each", "plausible", "refitted", "scores", "surviving"]
 
-Model = Literal["affine", "scaling", "similarity", "homography"]
-SAMPLE: dict[str, int] = {"affine": 3, "scaling": 2, "similarity": 2, "homography": 4}  # points that fix a model
-FEW = 50  # with fewer candidates, samples are distinct
 # Matches lie on a lattice, so that residuals of exactly the tolerance are common: they are outside, whatever the
 # rounding. This is the share of the squared tolerance that is left out for it.
 ROUNDING = 1e-4
 EDGE = 1e-6  # what is so near an edge, of a cell or of what is plausible, is on the same side whatever the rounding
-DEGENERATE = 1e-6  # of the squared side of the reference: twice the area that a sample's triangle must have
+HORIZON = 1e-6  # least depth of a point that is in front
 SCALE, ANISOTROPY, SHEAR = 4.0, 3.0, 0.5  # bounds of plausible transforms; shear in radians
 SIDE = 1000  # cells a side that a deduced target must be below
 REUSED = 2**20  # bytes of a block on a CPU: a few of these stay in its cache, and the allocator keeps them
@@ -71,89 +54,6 @@ class Matches:
     tolerance: float
 
 
-@lru_cache(maxsize=256)
-def draw(candidates: int, size: int, iterations: int, seed: int) -> Tensor:
-    """Samples of `size` distinct candidates: int64 [n, size].
-
-    Below 50 candidates these are min(C(candidates, size), iterations) distinct combinations; from 50 on, `iterations`
-    independent ones. The same arguments give the same samples.
-    """
-    source = generator(seed)
-    if candidates < FEW:
-        total = math.comb(candidates, size)
-        flat = np.fromiter(chain.from_iterable(combinations(range(candidates), size)), np.int64, total * size)
-        table = torch.from_numpy(flat.reshape(total, size))
-        return table if total <= iterations else table[torch.randperm(total, generator=source)[:iterations]]
-    uniform = torch.rand(iterations, size, generator=source, dtype=torch.float64)
-    drawn = (uniform * (candidates - torch.arange(size))).long()
-    for position in range(1, size):  # a number among those that are left becomes one among all
-        for earlier in drawn[:, :position].sort(1).values.T:
-            drawn[:, position] += drawn[:, position] >= earlier
-    return drawn
-
-
-def _cross(u: Tensor, v: Tensor) -> Tensor:
-    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
-
-
-def _triangles(points: Tensor) -> Tensor:
-    """Smallest |twice the area| over the triangles of points [n, k, 2]: [n]."""
-    every = torch.tensor(list(combinations(range(points.shape[1]), 3)))
-    corners = points[:, every]  # [n, triangles, 3, 2]
-    return _cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]).abs().amin(1)
-
-
-def solve(model: Model, second: Tensor, first: Tensor, *, unit: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The transforms that take samples of the target to those of the reference, exactly.
-
-    Args:
-        model: Affine, scale and translation for each axis, similarity, or homography.
-        second: [n, k, 2] (x, y) in the target; k is `SAMPLE[model]`.
-        first: [n, k, 2] in the reference.
-        unit: Side of the reference in the units of the points; what is degenerate is measured by it.
-
-    Returns:
-        [n, 3, 3] float64, and [n] bool: whether the sample is not degenerate. The others are left as the identity.
-    """
-    second, first = second.double(), first.double()
-    transform = torch.eye(3, dtype=torch.float64).repeat(len(second), 1, 1)
-    least = DEGENERATE * unit**2
-    if model == "homography":
-        sound = (_triangles(second) > least) & (_triangles(first) > least)
-        x, y = second[sound].unbind(2)  # [n, 4]
-        one, nought = torch.ones_like(x), torch.zeros_like(x)
-        rows = []
-        for of_x, value in ((True, first[sound][..., 0]), (False, first[sound][..., 1])):
-            plain, empty = [x, y, one], [nought] * 3
-            rows.append(torch.stack([*(plain + empty if of_x else empty + plain), -x * value, -y * value], 2))
-        known = torch.cat([first[sound][..., 0], first[sound][..., 1]], 1)
-        parameters, failed = torch.linalg.solve_ex(torch.cat(rows, 1), known)
-        transform[sound] = torch.cat([parameters, one[:, :1]], 1).view(-1, 3, 3)
-        sound[sound.clone()] = failed == 0
-        return transform, sound & transform.isfinite().flatten(1).all(1)
-    u, b = second[:, 1] - second[:, 0], first[:, 1] - first[:, 0]
-    if model == "affine":
-        v, c = second[:, 2] - second[:, 0], first[:, 2] - first[:, 0]
-        area = _cross(u, v)
-        sound = area.abs() > least
-        # [b c] [u v]^-1
-        inverse = torch.stack([v[:, 1], -v[:, 0], -u[:, 1], u[:, 0]], 1).view(-1, 2, 2)
-        linear = torch.stack([b, c], 2) @ inverse / torch.where(sound, area, 1.0)[:, None, None]
-    elif model == "scaling":
-        sound = (u.abs() > math.sqrt(least)).all(1)
-        linear = torch.diag_embed(b / torch.where(sound[:, None], u, 1.0))
-    else:
-        length = u.square().sum(1)
-        sound = length > least
-        length = torch.where(sound, length, 1.0)
-        cosine, sine = (u * b).sum(1) / length, _cross(u, b) / length
-        linear = torch.stack([cosine, -sine, sine, cosine], 1).view(-1, 2, 2)
-    shift = first[:, 0] - (linear @ second[:, 0, :, None])[..., 0]
-    affine = torch.cat([linear, shift[..., None]], 2)
-    transform[:, :2] = torch.where(sound[:, None, None], affine, transform[:, :2])
-    return transform, sound
-
-
 def plausible(transforms: Tensor, matches: Matches) -> Tensor:
     """Which transforms [n, 3, 3] a copyist could have made: [n] bool.
 
@@ -163,7 +63,7 @@ def plausible(transforms: Tensor, matches: Matches) -> Tensor:
     """
     width, height = matches.extent
     corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=torch.float64)
-    within = (transforms[:, 2] @ corners.T > DEGENERATE).all(1)
+    within = (transforms[:, 2] @ corners.T > HORIZON).all(1)
     middle = transforms @ torch.tensor([width / 2, height / 2, 1], dtype=torch.float64)  # [n, 3]
     depth = torch.where(within, middle[:, 2], 1.0)[:, None, None]
     slope = (transforms[:, :2, :2] - (middle[:, :2] / depth[:, 0])[..., None] * transforms[:, 2:, :2]) / depth
@@ -223,7 +123,7 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
             part = moved[start : start + rows]
             depth = part[:, 2] @ points
             x, y = ((part[:, axis] @ points).div_(depth).sub_(known[axis]) for axis in (0, 1))
-            distance = x.square_().addcmul_(y, y).masked_fill_(depth <= DEGENERATE, math.inf)
+            distance = x.square_().addcmul_(y, y).masked_fill_(depth <= HORIZON, math.inf)
         else:
             x, y = (each[start : start + rows] @ known for each in moved)
             distance = x.square_().addcmul_(y, y)
@@ -243,44 +143,30 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
 def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
     """Fit a transform to the matches that agree with it, by least squares with the weights s exp(-e^2 / t^2).
 
-    A hypothesis goes through its few points exactly; this one has the errors of all. Of a homography the algebraic
-    error is made least. Where the matches that agree do not determine the model, the nearest of the solutions to 0 is
-    taken: see with `plausible` and `scores` whether the result is better.
+    A hypothesis goes through its few points exactly; this one has the errors of all. Where the matches that agree do
+    not determine the model, the smallest of the solutions is taken: see with `plausible` and `scores` whether the
+    result is better.
 
     Args:
-        model: See `solve`.
+        model: Which kind.
         transform: [3, 3] float64, target to reference.
         matches: Of all scales.
 
     Returns:
-        [3, 3] float64; where nothing agrees, or the solution is not finite, the transform itself.
+        [3, 3] float64; where nothing agrees, the transform itself.
     """
     moved = torch.cat([matches.second, torch.ones_like(matches.second[:, :1])], 1) @ transform.T
     away = (moved[:, :2] / moved[:, 2:] - matches.first) / matches.tolerance
     square = away.square().sum(1)
-    agreeing = (square < 1 - ROUNDING) & (moved[:, 2] > DEGENERATE)
+    agreeing = (square < 1 - ROUNDING) & (moved[:, 2] > HORIZON)
     if not agreeing.any():
         return transform
-    weight = (matches.similarity[agreeing] * (-square[agreeing]).exp()).sqrt()[None, :, None]  # of a residual
-    (x, y), (u, v) = matches.second[agreeing].T, matches.first[agreeing].T
-    one, nought = torch.ones_like(x), torch.zeros_like(x)
-    across, down = {  # what the parameters are multiplied by, of each of the two coordinates
-        "affine": ([x, y, one, nought, nought, nought], [nought, nought, nought, x, y, one]),
-        "scaling": ([x, one, nought, nought], [nought, nought, y, one]),
-        "similarity": ([x, -y, one, nought], [y, x, nought, one]),
-        "homography": ([x, y, one, nought, nought, nought, -x * u, -y * u], [*[nought] * 3, x, y, one, -x * v, -y * v]),
-    }[model]
-    system = torch.stack([torch.stack(across, 1), torch.stack(down, 1)])  # [2, m, parameters]
-    system, known = (system * weight).flatten(0, 1), (torch.stack([u, v])[..., None] * weight).flatten(0, 1)
-    p = torch.linalg.lstsq(system, known, driver="gelsd").solution[:, 0].tolist()
-    entries = {
-        "affine": lambda: [*p, 0, 0, 1],
-        "scaling": lambda: [p[0], 0, p[1], 0, p[2], p[3], 0, 0, 1],
-        "similarity": lambda: [p[0], -p[1], p[2], p[1], p[0], p[3], 0, 0, 1],
-        "homography": lambda: [*p, 1],
-    }[model]()
-    found = torch.tensor(entries, dtype=torch.float64).view(3, 3)
-    return found if bool(found.isfinite().all()) else transform
+    weights = matches.similarity[agreeing] * (-square[agreeing]).exp()
+    unit = max(matches.extent)  # with coordinates of about 1 no digit is lost
+    found = least_squares(matches.second[agreeing] / unit, matches.first[agreeing] / unit, weights, model)
+    found[:2, 2] *= unit
+    found[2, :2] /= unit
+    return found
 
 
 def best_of_each(key: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ By default distances are in cells of the reference, the same along both axes. Th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -19,18 +20,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from artmodels.correspondence.cells import saliency
+from artmodels.correspondence.geometry import SAMPLE, Model, minimal
+from artmodels.correspondence.ransac import draw
 from artmodels.errors import ConfigError
-from artmodels.methods.artminer.consensus import (
-    SAMPLE,
-    Matches,
-    Model,
-    draw,
-    plausible,
-    refitted,
-    scores,
-    solve,
-    surviving,
-)
+from artmodels.methods.artminer.consensus import Matches, plausible, refitted, scores, surviving
 from artmodels.runtime.devices import generator
 
 __all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "View", "discover", "discover_many", "inner_saliency", "strongest"]
@@ -39,7 +32,10 @@ CANDIDATES = 4  # matches that must agree on a translation
 LEAST = 1e-6  # similarity of a match: that of cells in uniform areas, which weigh nothing, is rounding
 REUSED = 2**20  # bytes of a block of similarities on a CPU: it stays in the cache and the allocator keeps it
 BLOCK = 2**28  # bytes of one elsewhere
+DEGENERATE = 1e-6  # of the squared side of the reference: twice the area that a sample's triangle must have
 VOTE = 2**40  # a vote is counted in these parts, so that sums are exact and equal peaks are equal
+
+drawn = lru_cache(maxsize=256)(draw)  # many pairs have as many candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,16 +305,18 @@ class _Reference:
         if len(agreeing) < max(CANDIDATES, size):
             needed = max(CANDIDATES, size)
             return self.nothing(f"{len(agreeing)} matches agree on a translation, fewer than {needed}", finest)
-        drawn = agreeing[draw(len(agreeing), size, config.iterations, config.seed)]
-        unit = float(self.longest) if config.isotropic else 1.0
-        transforms, sound = solve(config.model, matches.second[drawn], matches.first[drawn], unit=unit)
+        samples = agreeing[drawn(len(agreeing), size, config.iterations, config.seed)]
+        least = DEGENERATE * (self.longest**2 if config.isotropic else 1)
+        transforms, sound = minimal(
+            matches.second[samples], matches.first[samples], config.model, least=least, turned=True
+        )
         degenerate = len(sound) - int(sound.sum())
         transforms = transforms[sound]
         if config.gates:
             transforms = transforms[plausible(transforms, matches)]
         if not len(transforms):
-            refused = f"{degenerate} degenerate and {len(drawn) - degenerate} implausible"
-            return self.nothing(f"of {len(drawn)} hypotheses, {refused}", finest)
+            refused = f"{degenerate} degenerate and {len(samples) - degenerate} implausible"
+            return self.nothing(f"of {len(samples)} hypotheses, {refused}", finest)
         values = scores(transforms, matches, self.cells.device).numpy()
         best = self.refined(transforms[int(values.argmax())], float(values.max()), matches)
         kept, place, grid, reason = surviving(best, matches, self.inner, config.least_component)

@@ -9,7 +9,7 @@ among those around the place: the discovery score of section 5, of the detail an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from artmodels.correspondence.cells import EPSILON, Describer, grid, side
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
-
-if TYPE_CHECKING:
-    from artmodels.methods.artminer.discovery import Match
+from artmodels.methods.artminer.discovery import Match
 
 __all__ = ["CELLS", "Hit", "Ranked", "Searched", "agreement", "check_box", "detail", "found_in", "window_cosine"]
 
@@ -50,7 +48,7 @@ class Hit:
     box: Box
     score: float
     view: str = ""
-    match: "Match | None" = None
+    match: Match | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,11 +208,11 @@ def found_in(
     chosen = pooled.topk(min(PER_IMAGE, pooled.shape[1]), dim=1).indices
     rank, order = torch.cat(ranks, 1).gather(1, chosen).sort(dim=1, descending=True, stable=True)
     places = torch.cat(boxes, 1).gather(1, chosen.gather(1, order)[:, :, None].expand(-1, -1, 4))
-    kept = _apart(places)
+    kept = _without_overlaps(places)
     return [(place[keep], score[keep]) for place, score, keep in zip(places, rank, kept, strict=True)]
 
 
-def _apart(boxes: Tensor) -> Tensor:
+def _without_overlaps(boxes: Tensor) -> Tensor:
     """Which of boxes [Q, N, 4], best first, overlap none that is kept: [Q, N]."""
     low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])

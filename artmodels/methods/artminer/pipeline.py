@@ -10,29 +10,65 @@ from functools import cached_property
 from itertools import combinations
 from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from artmodels import features, hub, images, runtime
 from artmodels._version import __version__
 from artmodels.correspondence.cells import Describer, Pyramid
-from artmodels.correspondence.views import turned, unturned
+from artmodels.correspondence.views import VIEWS, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
+from artmodels.images.decoding import Array, LoadedImage
+from artmodels.images.results import ImageResult
 from artmodels.methods.artminer.collection import shortlist
 from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
 from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover
-from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part
 from artmodels.methods.artminer.groups.pairtable import Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
 from artmodels.progress import Progress, result_of
 from artmodels.search.exact import Index
 
-__all__ = ["ArtMiner", "ArtMinerConfig", "PairProgress"]
+__all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
+OUTSIDE = 100 / 255  # of the strength of what is not shared; the rest is white, as in the released code
+GAP = 8  # px between two pictures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared(ImageResult):
+    """The first of two pictures, pale where the second shows nothing of it.
+
+    Attributes:
+        pair: The evidence; its names are "first" and "second".
+        pictures: Both, as they were read.
+    """
+
+    pair: Pair
+    pictures: tuple[LoadedImage, LoadedImage] = dataclasses.field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """How well they agree, see `Match`."""
+        return self.pair.match.score
+
+    @property
+    def other(self) -> Image.Image:
+        """The second picture, pale where the first shows nothing of it."""
+        return images.to_pil(_pale(self.pictures[1], _shared_part(self.pair, "second", self.pictures[1])))
+
+    def side_by_side(self) -> Image.Image:
+        """Both, on white, aligned at the top."""
+        one, other = self.image, self.other
+        sheet = Image.new("RGB", (one.width + GAP + other.width, max(one.height, other.height)), "white")
+        sheet.paste(one, (0, 0))
+        sheet.paste(other, (one.width + GAP, 0))
+        return sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +193,7 @@ class ArtMiner(hub.Pretrained):
         settings: dict[str, object] = {"method": self.method, "artmodels_version": __version__}
         settings |= {"model": self._entry.name if self._entry else None, **dataclasses.asdict(self.config), **about}
         return Compared(
-            tensor=pale(pictures[0], shared_part(pair, "first", pictures[0])),
+            tensor=_pale(pictures[0], _shared_part(pair, "first", pictures[0])),
             settings=settings,
             seconds=time.perf_counter() - start,
             notes=(*pictures[0].notes, *pictures[1].notes, *nothing),
@@ -313,7 +349,7 @@ class ArtMiner(hub.Pretrained):
             for hits, (boxes, scores) in zip(found, places, strict=True):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
-        return [_apart(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
+        return [_without_overlaps(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
 
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
         """Where one picture holds a detail cell by cell: the discovery score of the detail and the picture.
@@ -337,7 +373,7 @@ class ArtMiner(hub.Pretrained):
                 x, y = there[0] / there[2] * pyramid.width, there[1] / there[2] * pyramid.height
                 box = float(x.min()), float(y.min()), float(x.max()), float(y.max())
                 hits.append(Hit(name, unturned(box, view, *among.size(name)), match.score, view, match))
-        return _apart(sorted(hits, key=lambda hit: -hit.score))
+        return _without_overlaps(sorted(hits, key=lambda hit: -hit.score))
 
     def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
         return discover(kernel, self._searched(pyramid), dataclasses.replace(REGION, seed=self.config.seed))
@@ -428,7 +464,7 @@ class ArtMiner(hub.Pretrained):
         return result_of(steps, progress=progress, unit="pair")
 
 
-def _apart(hits: list[Hit]) -> list[Hit]:
+def _without_overlaps(hits: list[Hit]) -> list[Hit]:
     """Those of which none overlaps a better one; best first."""
     kept = list[Hit]()
     for hit in hits:
@@ -439,3 +475,19 @@ def _apart(hits: list[Hit]) -> list[Hit]:
 
 def _overlap(one: Box, other: Box) -> bool:
     return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
+
+
+def _shared_part(pair: Pair, name: str, picture: LoadedImage) -> Array:
+    """Where one of a pair's pictures shows what both do: [H, W] in [0, 1], soft at edges, 0 where nothing is shared."""
+    if name == pair.first:
+        return pair.match.reference_mask(picture.height, picture.width)
+    mirrored, quarters = VIEWS[pair.view]
+    size = (picture.width, picture.height) if quarters % 2 else (picture.height, picture.width)
+    seen = np.rot90(pair.match.target_mask(*size), -quarters)
+    return seen[:, ::-1] if mirrored else seen
+
+
+def _pale(picture: LoadedImage, mask: Array) -> Tensor:
+    """A picture [1, 3, H, W] that is pale where a mask is 0."""
+    strength = OUTSIDE + (1 - OUTSIDE) * torch.from_numpy(np.ascontiguousarray(mask, np.float32))
+    return 1 - strength * (1 - picture.tensor())

@@ -31,9 +31,8 @@ from artmodels.detections.boxes import clip, nms_per_class
 from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.images.inputs import each
 from artmodels.images.results import ImageResult
-from artmodels.methods.mimax.config import MIMaxConfig
 from artmodels.methods.mimax.labels import folds_of
-from artmodels.methods.mimax.pipeline import MIMax, MIMaxStep
+from artmodels.methods.mimax.pipeline import MIMax, MIMaxConfig, MIMaxStep
 from artmodels.methods.region_features import FeatureStore, RegionFeatures, Regions
 from artmodels.progress import Progress, result_of
 
@@ -84,7 +83,7 @@ class Detected(ImageResult):
 
 
 class Detector(hub.Pretrained):
-    """Find in images what they were only said to show: trained on labels of whole images, it draws boxes.
+    """Draw boxes around what images show, after learning from labels of whole images alone.
 
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569): the regions of an image
     are a bag, MI-max learns from bags, and the regions that score are the detections.

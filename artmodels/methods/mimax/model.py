@@ -1,4 +1,4 @@
-"""The loss of MI-max, its gradient in closed form, and the descent: tensors in, tensors out.
+"""The loss of MI-max, its gradient in closed form, the descent, the search for C, and the scores: tensors in and out.
 
 Gonthier, Gousseau, Ladjal and Bonfait 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569), and
 Gonthier, Ladjal and Gousseau 2020, "Multiple instance learning on deep features for weakly supervised object detection
@@ -15,18 +15,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from artmodels.data.bags import Bags, BagsError
 from artmodels.errors import ConfigError
+from artmodels.methods.mimax.labels import folds_of
 from artmodels.runtime.devices import generator
 
-__all__ = ["Descent", "Evaluation", "MIMaxObjective", "Scaling", "at_once", "balanced", "descend", "initial"]
+__all__ = [
+    "GRID",
+    "Descent",
+    "Evaluation",
+    "MIMaxObjective",
+    "Scaling",
+    "ScoringHead",
+    "Search",
+    "balanced",
+    "descend",
+    "initial",
+    "score",
+]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
 MEMORY = 2**30  # bytes
 CHUNKS = 4  # a chunk of instances may take this part of the memory: 1 / CHUNKS
+GRID = tuple(round(0.1 * tenths, 1) for tenths in range(5, 15))  # of C="cv": that of MI-max-C
 REUSED = 2**22  # bytes of a chunk on a CPU: larger blocks are given back to the system, and each costs page faults anew
 REMEMBERED = 3  # full passes whose best instances stay among those that are looked at in between
 
@@ -364,3 +378,122 @@ def _working(objective: MIMaxObjective, recent: Iterable[Tensor]) -> MIMaxObject
     if int(kept.sum()) * bags.features * bags.instances.element_size() > objective.memory:
         return None
     return objective.on(bags.subset(kept.to(bags.instances.device)))
+
+
+# --- The search for C
+
+
+class Search:
+    """The problems of a search for C: folds x grid x classes x restarts, all descended at once."""
+
+    def __init__(self, signs: Tensor, starts: int, *, folds: int, seed: int) -> None:
+        """Lay the problems out.
+
+        Args:
+            signs: [B, C] of 1 and -1.
+            starts: R, restarts.
+            folds: F, of which each holds out its share of the bags.
+            seed: Of the folds.
+
+        Raises:
+            BagsError: A class has fewer positive or fewer negative bags than folds.
+        """
+        self.shape = (folds, len(GRID), signs.shape[1], starts)
+        away = folds_of(signs.T, folds, seed).T[:, None] == torch.arange(folds)[:, None]  # [B, F, C]
+        self.labels = self._spread(torch.where(away, 0, signs[:, None]))
+        self.held_out = self._spread(torch.where(away, signs[:, None], 0))
+        self.strength = torch.tensor(GRID)[None, :, None, None].expand(self.shape).reshape(-1)
+
+    def _spread(self, labels: Tensor) -> Tensor:
+        """[B, F, C] to [B, P]."""
+        return labels[:, :, None, :, None].expand(-1, *self.shape).reshape(len(labels), -1)
+
+    def expand(self, first: Tensor) -> Tensor:
+        """The first vectors of all problems: folds and values of C begin alike."""
+        trailing = first.shape[1:]
+        wide = first.view(1, 1, *self.shape[2:], *trailing).expand(*self.shape, *trailing)
+        return wide.reshape(-1, *trailing).clone()
+
+    def best(self, problem: MIMaxObjective, values: Tensor) -> Tensor:
+        """The value of C for each class [C]: lowest mean data term on the held-out bags, of the restarts kept."""
+        trained = problem.data_term(values).sum(0).view(self.shape)
+        held_out = balanced(self.held_out).to(values.device)
+        tested = problem.data_term(values, held_out).sum(0).view(self.shape)
+        kept = trained.argmin(3, keepdim=True)
+        return torch.tensor(GRID)[tested.gather(3, kept)[..., 0].mean(0).argmin(0).cpu()]
+
+
+# --- What was learnt, applied
+
+
+def score(
+    bags: Bags,
+    weights: Tensor,
+    bias: Tensor,
+    *,
+    epsilon: float | None = None,
+    memory: int | None = None,
+) -> Tensor:
+    """Score instances: (s + epsilon) max_j (w_j . x + b_j), eq. 3 before tanh.
+
+    Args:
+        bags: The bags.
+        weights: [C, J, M], for instances as they come.
+        bias: [C, J].
+        epsilon: See `MIMaxObjective`.
+        memory: See `MIMaxObjective`.
+
+    Returns:
+        [T, C] float32 on the CPU.
+    """
+    outputs, planes, width = weights.shape
+    scores = torch.empty(len(bags.instances), outputs)
+    for start, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
+        x = part.instances.to(weights.device, weights.dtype)
+        values = torch.addmm(bias.reshape(-1), x, weights.reshape(-1, width).T)
+        values = values.view(-1, outputs, planes).amax(2)
+        if epsilon is not None and part.objectness is not None:
+            values *= (part.objectness.to(values) + epsilon)[:, None]
+        first = int(bags.offsets[start])
+        scores[first : first + len(x)] = values.cpu()
+    return scores
+
+
+class ScoringHead(nn.Module):
+    """The classifiers as a network that can be exported: scores of padded bags, eq. 3 and its maximum over regions."""
+
+    def __init__(self, weights: Tensor, bias: Tensor, *, epsilon: float | None, squash: bool = True) -> None:
+        """Take trained classifiers.
+
+        Args:
+            weights: [C, J, M].
+            bias: [C, J].
+            epsilon: Added to the objectness; None leaves objectness out of the scores, though it stays an input.
+            squash: Whether scores pass through tanh, into [-1, 1].
+        """
+        super().__init__()
+        self.weights = nn.Parameter(weights.clone(), requires_grad=False)  # [C, J, M]
+        self.bias = nn.Parameter(bias.clone(), requires_grad=False)  # [C, J]
+        self.epsilon, self.squash = epsilon, squash
+
+    def forward(self, features: Tensor, objectness: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Score regions and images.
+
+        Args:
+            features: [N, K, M].
+            objectness: [N, K] in [0, 1].
+            mask: [N, K] boolean; false is padding.
+
+        Returns:
+            Scores of regions [N, K, C], the lowest there is (-1, or -inf without tanh) for padding, and of images
+            [N, C].
+        """
+        outputs, planes, width = self.weights.shape
+        scores = features @ self.weights.reshape(outputs * planes, width).T + self.bias.reshape(-1)
+        scores = torch.unflatten(scores, 2, (outputs, planes)).amax(3)  # [N, K, C]
+        # Zero times the objectness keeps it among the inputs of a graph, which are the same for every checkpoint.
+        factor = 1 + 0 * objectness if self.epsilon is None else objectness + self.epsilon
+        scores = (scores * factor[..., None]).masked_fill(~mask[..., None], -torch.inf)
+        if self.squash:
+            scores = scores.tanh()
+        return scores, scores.amax(1)

@@ -5,7 +5,6 @@ a recipe that anyone repeats to the bit, and numbers on images that were held ou
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from artmodels.data import folders
 from artmodels.data.bags import Bags
 from artmodels.data.labelled import Box, Item, LabelledSet, labelled_csv
 from artmodels.errors import DatasetError
-from artmodels.methods.mimax.config import MIMaxConfig
+from artmodels.files import read_json
 from artmodels.methods.mimax.detector import Detector
 from artmodels.methods.mimax.evaluation.evaluate import classification_scores, detection_scores
 from artmodels.methods.mimax.model import Scaling, balanced, initial
-from artmodels.methods.mimax.pipeline import FIRST, MIMax
+from artmodels.methods.mimax.pipeline import FIRST, MIMax, MIMaxConfig
 from artmodels.methods.region_features import RegionFeatures
 from artmodels.training import Recipe, Sources
 
@@ -33,7 +32,7 @@ LABELS, BOXES = "labels.csv", "boxes.json"
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings:
-    """What the recipe can be told.
+    """Settings of the recipe.
 
     Attributes:
         collection: Folder of images with labels.csv and, for the report, boxes.json; below the project's own folder.
@@ -147,7 +146,7 @@ def _part(whole: LabelledSet, paths: list[Path]) -> LabelledSet:
 
 def _boxed(whole: LabelledSet, file: Path) -> LabelledSet:
     """The same images with their boxes."""
-    known = json.loads(file.read_text(encoding="utf-8"))
+    known = read_json(file)
 
     def boxes(item: Item) -> tuple[Box, ...]:
         return tuple(Box(label=label, xyxy=tuple(corners)) for label, corners in known[item.path.name].items())

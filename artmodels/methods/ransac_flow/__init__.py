@@ -4,8 +4,7 @@ from artmodels.methods.ransac_flow.groups import Group, align_group, stream_alig
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.pipeline import Prepared, RansacFlow, RansacFlowConfig
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
-from artmodels.methods.ransac_flow.results.changes import Changes
-from artmodels.methods.ransac_flow.results.transfer import transferred
+from artmodels.methods.ransac_flow.results.evidence import Changes, changes, transferred
 
 __all__ = [
     "Alignment",
@@ -18,6 +17,7 @@ __all__ = [
     "RansacFlowConfig",
     "Warp",
     "align_group",
+    "changes",
     "stream_align_group",
     "transferred",
 ]

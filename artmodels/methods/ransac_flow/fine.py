@@ -35,7 +35,7 @@ class Moved:
             matched it is that of the surroundings, fading to what the pass before found, or to 0.
         matchability: [h, w] in [0, 1], of both directions, the mean of the passes; 0 where the source does not reach.
         error: [h, w], pixels between a place and where it comes back to.
-        passes: So many there were.
+        passes: How many passes it comes from.
     """
 
     displacement: Tensor
@@ -63,7 +63,7 @@ class Fine:
 
         Args:
             runner: Computes a `FineNetwork`.
-            passes: Sizes in turn, by that which is asked for.
+            passes: Sizes at which it works one after the other, as multiples of the size that is asked for.
             matchable: Matchability from which a place counts as matched.
             requirements: Of the network.
         """
@@ -91,9 +91,9 @@ class Fine:
 
         Args:
             source: [1, 3, H, W] in [0, 1], as it is.
-            targets: Of `targets`, all or those of the next passes.
+            targets: What `targets` gives, all of it or the part for the next passes.
             matrix: [3, 3] float64, from relative target to relative source coordinates.
-            size: (height, width) of what is given back.
+            size: (height, width) of the result.
             before: What earlier passes found.
         """
         found = before or Moved(torch.zeros(2, *size), torch.zeros(size), torch.zeros(size))
@@ -118,12 +118,12 @@ class Fine:
         displacement = there[0, :2] + carried[0]
         inside = geometry.inside(replace(warp, displacement=displacement).grid(height, width))
         trust = there[0, 2] * returned[0, 2] * inside
-        displacement = earlier + _carried_on(displacement - earlier, trust, self.matchable)
-        told = (before.matchability * inside * before.passes + trust) / (before.passes + 1)
-        return Moved(displacement, told, error, before.passes + 1)
+        displacement = earlier + _filled(displacement - earlier, trust, self.matchable)
+        matchability = (before.matchability * inside * before.passes + trust) / (before.passes + 1)
+        return Moved(displacement, matchability, error, before.passes + 1)
 
 
-def _carried_on(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
+def _filled(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
     """A displacement [2, h, w] whose values where nothing can be matched are those of the surroundings, fading to 0.
 
     What the network says there is chance, and would tear the borders of what it moves.

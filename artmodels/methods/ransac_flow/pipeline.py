@@ -46,23 +46,24 @@ class RansacFlowConfig(FineConfig):
         tap: Of it, at a stride of 16.
         padding: Of the backbone.
         side: Pixels of the target's shorter side at which both stages work, as in the paper's benchmarks.
-        reach: The source is looked at from so many times to one such part of the target's size.
-        steps: Scales above 1 and as many below: 3 make the paper's 7.
-        views: Ways the source may be turned to look like the target; the best is taken. The paper has "" only; prints
+        reach: The source is tried at sizes from 1 / reach to reach times the target's.
+        steps: How many sizes above 1 are tried, and as many below: 3 make the paper's 7.
+        views: Ways in which the source is turned; the one that fits best is taken. The paper has "" only, but prints
             are often mirror images of what they copy.
-        eager: Share of the matches that must agree for scales far from 1 not to be looked at; 1 looks at all.
+        eager: If this share of the matches agrees at scales near 1, the others are not tried; 1 tries all.
         looks: How often the coarse stage matches the pictures, the second time with the source moved as the first
             transform says; the paper has 1.
         model: Of a transform.
         hypotheses: Samples that are drawn for each.
         tolerance: Distance of an inlier in relative units, 0.05 is 2.5 % of a side.
-        most: Transforms that are fitted in turn, at most. The paper has 11; most works of art are one plane.
-        passes: Sizes at which the fine stage works in turn, by the working size, each from where the last one left off:
-            small ones reach farther, large ones are more exact. The paper has (1,), and (0.5, 1) for KITTI.
-        accepted: Share of the target that a further transform must newly match.
+        most: Most transforms that are fitted, one after the other. The paper has 11; most works of art are one plane.
+        passes: Sizes at which the fine stage works one after the other, as multiples of the working size; each begins
+            with the result of the last. Small ones reach farther, large ones are more exact. The paper has (1,), and
+            (0.5, 1) for KITTI.
+        accepted: Share of the target that a transform must match, and a further one match anew.
         matchable: Matchability from which a place counts as matched.
-        certainty: Of each transform at least, by matches that no earlier one has used: minus the decimal logarithm of
-            how many that fit so well are to be expected by chance, see `ransac.log_nfa`.
+        certainty: Least certainty of each transform, of matches that no earlier one has used: minus the decimal
+            logarithm of how many transforms that fit as well are expected by chance, see `ransac.log_nfa`.
             `python benchmarks/ransac_flow.py` shows what passes; after one look, 25 is enough.
         least: Inliers of the first transform below which there is no alignment.
         share: Share of the matches that must be inliers.
@@ -208,7 +209,7 @@ class RansacFlow(FeedForward):
             raise MissingWeights(
                 f"{resolved.name} is not fetched by itself: its authors publish it as a .pth, which can run code when "
                 "opened, and artmodels never opens one. Download it, and in a checkout of artmodels run `python -m "
-                f"weights.convert.ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
+                f"weights convert ransac_flow MegaDepth_Theta1_Eta001_Grad0_0.807.pth my-{resolved.name}`, which says "
                 "how to make safetensors of it and converts that; then load the folder "
                 f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
             )

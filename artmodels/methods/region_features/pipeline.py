@@ -212,6 +212,6 @@ def how_to_get(name: str, network: str) -> str:
     return (
         f"{name} is not fetched by itself: {source}, a format that can run code when opened or that needs TensorFlow, "
         f"and artmodels opens neither. Download it, and in a checkout of artmodels run `python -m "
-        f"weights.convert.region_features {file} my-{name}`, which says how to make safetensors of it and converts "
+        f"weights convert region_features {file} my-{name}`, which says how to make safetensors of it and converts "
         f"that; then load the folder 'my-{name}'. For regions without any download use 'art-regions'."
     )

@@ -3,8 +3,8 @@
 SRVGG (Real-ESRGAN's compact network, Wang et al. 2021, arXiv:2107.10833) does all its work at the size of the input and
 ends with a pixel shuffle (Shi et al. 2016, arXiv:1609.05158); what it computes is added to the input enlarged plainly.
 RRDB (ESRGAN, Wang et al. 2018, arXiv:1809.00219) is some 30 times as large. Both are the published networks, weight for
-weight; `weights/convert/realesrgan.py` maps their names. Ours to choose is `base`: adding to a bicubic enlargement
-instead of repeated pixels, a small network need not learn to interpolate first.
+weight; `weights/convert/super_resolution.py` maps their names. Ours to choose is `base`: adding to a bicubic
+enlargement instead of repeated pixels, a small network need not learn to interpolate first.
 """
 
 from dataclasses import dataclass

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from artmodels import images
+from artmodels.data.folders import image_files
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.files import write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
@@ -43,8 +44,6 @@ PUBLISHED: Mapping[str, float] = MappingProxyType(
     }
 )
 """Published mean displacement score of each method over 20 references of 1024 x 1024 pixels."""
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 
 Synthesise = Callable[[Tensor, int], Tensor]
 """(exemplar [1, 3, H, W] in [0, 1], seed) -> a texture of the same kind."""
@@ -206,7 +205,7 @@ def stream_folder(
         ConfigError: The file of scores belongs to another method, size or seed.
         ArtModelsError: The file of scores cannot be written.
     """
-    files = {file.relative_to(folder).as_posix(): file for file in _images_in(folder)}
+    files = {file.relative_to(folder).as_posix(): file for file in image_files(folder)}
     settings: dict[str, str | int] = {"name": name, "size": size, "seed": seed}
     known = {} if json_file is None else _read(json_file, settings)
     if json_file is not None:
@@ -231,15 +230,6 @@ def stream_folder(
     if not rows:
         raise DatasetError(f"None of the {len(files)} images in {folder} can be used; the lines above say why.")
     yield rows
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; give the folder that holds the exemplars.")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    if not files:
-        raise DatasetError(f"{folder} holds no image; put exemplars in it as {', '.join(sorted(_SUFFIXES))}.")
-    return files
 
 
 def _central_square(pixels: Tensor, size: int) -> Tensor:

@@ -10,8 +10,8 @@ from scipy.ndimage import center_of_mass, gaussian_filter, label
 
 from artmodels.correspondence.redrawing import blended, engraved, matched, recoloured
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.artminer.evaluation.brueghel import leaks, read_queries
 from artmodels.methods.artminer.evaluation.copies import DIFFICULTIES, Difficulty, make_benchmark
-from artmodels.methods.artminer.evaluation.protocols import leaks, read_queries
 
 PLAIN = Difficulty(scale=(0.6, 1.6), rotation=10, mirrored=0.5, warp=0, colour=0, blend=0, engraved=0, restyled=0)
 SIDE = (320, 240)

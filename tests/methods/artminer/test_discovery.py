@@ -10,18 +10,11 @@ import torch
 from conftest import load_script
 from torch.nn import functional as F
 
+from artmodels.correspondence.geometry import SAMPLE, minimal
+from artmodels.correspondence.ransac import draw
 from artmodels.errors import ConfigError
 from artmodels.methods.artminer import discovery
-from artmodels.methods.artminer.consensus import (
-    SAMPLE,
-    Matches,
-    best_of_each,
-    draw,
-    plausible,
-    scores,
-    solve,
-    surviving,
-)
+from artmodels.methods.artminer.consensus import Matches, best_of_each, plausible, scores, surviving
 from artmodels.methods.artminer.discovery import (
     PUBLISHED,
     DiscoveryConfig,
@@ -144,7 +137,6 @@ def test_float16_maps_and_many_targets_give_what_each_gives() -> None:
 
 def test_the_seed_decides_the_samples() -> None:
     found = [draw(80, 3, 1000, seed).numpy().tobytes() for seed in (0, 0, 1)]
-    draw.cache_clear()
     assert found[0] == found[1] == draw(80, 3, 1000, 0).numpy().tobytes() != found[2]
 
 
@@ -247,7 +239,7 @@ def test_models_are_solved_exactly_and_degenerate_samples_refused(model: str) ->
     moved = torch.cat([second, torch.ones_like(second[..., :1])], 2) @ torch.tensor(truth, dtype=torch.float64).T
     first = moved[..., :2] / moved[..., 2:]
     second[0, 1:] = second[0, :1]  # all the same point
-    transforms, sound = solve(model, second, first, unit=40)
+    transforms, sound = minimal(second, first, model, least=1e-6 * 40**2, turned=True)
     assert not sound[0] and torch.equal(transforms[0], torch.eye(3, dtype=torch.float64)) and sound[1:].sum() > 190
     expected = torch.tensor(truth, dtype=torch.float64).expand(int(sound.sum()), 3, 3)
     torch.testing.assert_close(transforms[sound], expected, atol=1e-4, rtol=1e-4)
@@ -269,7 +261,7 @@ def test_a_planted_affine_is_recovered_under_70_percent_outliers() -> None:
         first[90:] = torch.rand(210, 2, dtype=torch.float64, generator=random) * torch.tensor([40, 30])
         matches = matches_of(first, second[:, :2], torch.arange(300), torch.ones(300))
         samples = draw(300, 3, 1000, seed)
-        transforms, sound = solve("affine", matches.second[samples], first[samples], unit=40)
+        transforms, sound = minimal(matches.second[samples], first[samples], "affine", least=1e-6 * 40**2, turned=True)
         transforms = transforms[sound & plausible(transforms, matches)]
         best = transforms[scores(transforms, matches).argmax()]
         recovered += bool((second[:90] @ (best - truth).T).norm(dim=1).mean() < 1.5)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from artmodels.correspondence.geometry import SAMPLE, minimal
+from artmodels.correspondence.ransac import draw
 from artmodels.errors import ConfigError
-from artmodels.methods.artminer.consensus import SAMPLE, Matches, draw, plausible, refitted, scores, solve
+from artmodels.methods.artminer.consensus import Matches, plausible, refitted, scores
 from artmodels.methods.artminer.discovery import PUBLISHED, DiscoveryConfig, _Reference, discover
 
 TRUTH = {
@@ -72,7 +74,9 @@ def test_a_second_fit_is_nearer_than_the_best_hypothesis(model: str) -> None:
     for seed in range(20):
         matches = matches_of(truth, 120, 0.6, seed=seed, outliers=60)
         samples = draw(120, SAMPLE[model], 300, seed)
-        transforms, sound = solve(model, matches.second[samples], matches.first[samples], unit=40)
+        transforms, sound = minimal(
+            matches.second[samples], matches.first[samples], model, least=1e-6 * 40**2, turned=True
+        )
         transforms = transforms[sound & plausible(transforms, matches)]
         best = transforms[scores(transforms, matches).argmax()]
         before.append(error(best))
@@ -91,7 +95,7 @@ def test_fits_that_score_less_or_are_refused_are_dropped() -> None:
     truth = torch.tensor(TRUTH["affine"], dtype=torch.float64)
     matches = matches_of(truth, 120, 0.6, seed=3, outliers=60)
     samples = draw(120, 3, 300, 3)
-    transforms, _ = solve("affine", matches.second[samples], matches.first[samples], unit=40)
+    transforms, _ = minimal(matches.second[samples], matches.first[samples], "affine", least=1e-6 * 40**2, turned=True)
     values = scores(transforms, matches)
     best, value = transforms[values.argmax()], float(values.max())
     prepared = _Reference(torch.ones(4, 9, 9), DiscoveryConfig(refits=2))

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from artmodels.data.labelled import Box, Item, LabelledSet
 from artmodels.detections.annotations import Detections
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.mimax.evaluation import evaluate, tables
+from artmodels.methods.mimax.evaluation import evaluate
 from artmodels.methods.mimax.evaluation.evaluate import (
     average_precision,
     classification_scores,
@@ -304,7 +304,7 @@ def test_transfer_is_over_common_classes_and_trains_once_on_each() -> None:
     assert scores.pair("comic", "clip") == (0.5, 1.0)
     assert scores.pair("clip", "comic") == (1.0, 0.5)
     assert scores.pair("people", "clip") == (1.0, 1.0)
-    table = tables.transfer_table(scores, features="toy features")
+    table = evaluate.transfer_table(scores, features="toy features")
     assert cells(table, "comic") == ["comic", "/", "-", "50.0 (100.0)"]
     assert cells(table, "clip") == ["clip", "100.0 (100.0)", "100.0 (50.0)", "-"]
     assert "toy features" in text(table)
@@ -327,12 +327,12 @@ def cells(table: Table, first: str) -> list[str]:
 def test_tables_show_per_cent_and_name_the_features() -> None:
     scores = run(0.256, ("a", "b"))
     scores.ap[:, 1] = np.nan
-    assert cells(tables.detection_table(scores), "a") == ["a", "1", "25.6", "25.6", "25.6"]
-    assert cells(tables.detection_table(scores), "b") == ["b", "1", "-", "-", "-"]
-    assert cells(tables.detection_table(scores), "mean")[2:] == ["25.6"] * 3
+    assert cells(evaluate.detection_table(scores), "a") == ["a", "1", "25.6", "25.6", "25.6"]
+    assert cells(evaluate.detection_table(scores), "b") == ["b", "1", "-", "-", "-"]
+    assert cells(evaluate.detection_table(scores), "mean")[2:] == ["25.6"] * 3
     runs = over_runs([run(0.2), run(0.4)])
-    assert cells(tables.runs_table(runs), "mean") == ["mean", *["30.0 ± 10.0"] * 3]
-    ours = tables.published_table({"our MI-max": {"IconArt": runs, "CASPA": run(0.125)}}, features="art-resnet")
+    assert cells(evaluate.runs_table(runs), "mean") == ["mean", *["30.0 ± 10.0"] * 3]
+    ours = evaluate.published_table({"our MI-max": {"IconArt": runs, "CASPA": run(0.125)}}, features="art-resnet")
     assert cells(ours, "our MI-max") == ["our MI-max", "art-resnet", "-", "-", "-", "-", "12.5", "30.0 ± 10.0"]
     assert cells(ours, "MI-max")[1:] == [
         "Faster R-CNN, ResNet-152, COCO",
@@ -341,23 +341,23 @@ def test_tables_show_per_cent_and_name_the_features() -> None:
     # The two figures of Comic2k that are a slip of the source are not repeated.
     assert cells(ours, "WSDDN")[2:] == ["-", "12.7", "4.4", "-", "-", "-"]
     found = classification_scores([[1, 0], [0, 0]], [[0.9, 1], [0.1, 2]], ["a", "b"])
-    assert cells(tables.classification_table(found), "a") == ["a", "1", "100.0", "100.0"]
-    assert cells(tables.classification_table(found), "b") == ["b", "0", "-", "-"]
+    assert cells(evaluate.classification_table(found), "a") == ["a", "1", "100.0", "100.0"]
+    assert cells(evaluate.classification_table(found), "b") == ["b", "0", "-", "-"]
 
 
 def test_published_transfer_is_consistent() -> None:
     # A target's own score depends on the common classes only: Watercolor2k and Comic2k have the same six.
     for target in ("Clipart1k", "CASPA", "PeopleArt"):
-        own = {tables.PUBLISHED_TRANSFER[source, target][1] for source in ("Watercolor2k", "Comic2k")}
+        own = {evaluate.PUBLISHED_TRANSFER[source, target][1] for source in ("Watercolor2k", "Comic2k")}
         assert len(own) == 1
-    assert "/" in cells(tables.transfer_table(), "PeopleArt")
+    assert "/" in cells(evaluate.transfer_table(), "PeopleArt")
     with pytest.raises(ConfigError, match="or neither"):
-        tables.transfer_table(features="x")
+        evaluate.transfer_table(features="x")
 
 
 def test_tables_refuse_what_has_no_column() -> None:
     with pytest.raises(ConfigError, match="nothing published on icons"):
-        tables.published_table({"x": {"icons": run(0.1)}}, features="x")
+        evaluate.published_table({"x": {"icons": run(0.1)}}, features="x")
     other = evaluate.DetectionScores(("a",), (0.75,), np.ones((1, 1)), np.ones(1, int), 1)
     with pytest.raises(ConfigError, match=r"AP@0\.5; these scores have 0\.75"):
-        tables.published_table({"x": {"CASPA": other}}, features="x")
+        evaluate.published_table({"x": {"CASPA": other}}, features="x")

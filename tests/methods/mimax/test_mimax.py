@@ -16,9 +16,17 @@ from sklearn.utils.estimator_checks import check_estimator
 from artmodels.data.bags import BagsError
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.methods.mimax import Bags, MIMax
-from artmodels.methods.mimax.config import MIMaxConfig
-from artmodels.methods.mimax.model import Descent, MIMaxObjective, Scaling, balanced, descend, initial
-from artmodels.methods.mimax.search import GRID, Search
+from artmodels.methods.mimax.model import (
+    GRID,
+    Descent,
+    MIMaxObjective,
+    Scaling,
+    Search,
+    balanced,
+    descend,
+    initial,
+)
+from artmodels.methods.mimax.pipeline import MIMaxConfig
 
 WIDTH = 6
 

@@ -16,8 +16,8 @@ from artmodels.correspondence import geometry
 from artmodels.errors import ArtModelsError, ConfigError, ImageError
 from artmodels.hub import catalogue
 from artmodels.methods.ransac_flow import groups
-from artmodels.methods.ransac_flow.results import changes, evidence, transfer
-from artmodels.methods.ransac_flow.results.alignment import Alignment
+from artmodels.methods.ransac_flow.results import evidence
+from artmodels.methods.ransac_flow.results.alignment import Alignment, animated, save_data
 from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, Warper
 from artmodels.progress import Progress
 
@@ -145,10 +145,10 @@ def test_unrelated_pictures_give_no_picture_that_pretends_an_alignment(
         lambda: alignment.grid(),
         lambda: alignment.places(torch.zeros(1, 2)),
         lambda: evidence.overlay(alignment),
-        lambda: evidence.save_data(alignment, tmp_path / "flow.npz"),
-        lambda: evidence.animated(alignment, tmp_path / "flicker.gif"),
-        lambda: transfer.transferred(alignment),
-        lambda: changes.changes(alignment),
+        lambda: save_data(alignment, tmp_path / "flow.npz"),
+        lambda: animated(alignment, tmp_path / "flicker.gif"),
+        lambda: evidence.transferred(alignment),
+        lambda: evidence.changes(alignment),
     ):
         with pytest.raises(ConfigError, match="there is no alignment to use"):
             use()
@@ -303,24 +303,24 @@ def test_the_look_is_taken_where_it_matches(aligner: RansacFlow, painting: Tenso
     grey = painting.mean(1, keepdim=True).expand(-1, 3, -1, -1).clone()
     grey[..., :90, :120] = torch.rand(1, 1, 90, 120, generator=torch.Generator().manual_seed(4))
     alignment = aligner(painting, grey)
-    made = transfer.transferred(alignment)
+    made = evidence.transferred(alignment)
     colour = (made - made.mean(1, keepdim=True)).abs().mean()
     assert colour > 0.3 * (painting - painting.mean(1, keepdim=True)).abs().mean()
     outside = F.interpolate(alignment.matchability[None, None], (300, 400))[0, 0] < 0.2
     assert outside[10:60, 10:80].float().mean() > 0.9
     assert torch.allclose(made[0][:, outside], grey[0][:, outside], atol=1 / 255)
     with pytest.raises(ConfigError, match="feather"):
-        transfer.transferred(alignment, feather=-1)
+        evidence.transferred(alignment, feather=-1)
 
 
 def test_what_was_painted_over_is_found(aligner: RansacFlow, painting: Tensor) -> None:
     changed = painting.clone()
     changed[..., 100:180, 220:300] = torch.rand(1, 3, 80, 80, generator=torch.Generator().manual_seed(2))
     faded = painting * 0.6 + 0.3  # fading alone is no change
-    found = changes.changes(aligner(faded, changed))
+    found = evidence.changes(aligner(faded, changed))
     left, top, right, bottom = found.boxes[0]
     assert 200 <= left <= 240 and 80 <= top <= 120 and 280 <= right <= 320 and 160 <= bottom <= 200
-    assert changes.changes(aligner(faded, painting)).boxes == ()
+    assert evidence.changes(aligner(faded, painting)).boxes == ()
     assert found.image.size == (400, 300)
 
 

@@ -48,12 +48,23 @@ from artmodels.methods.region_features.model import (
     select,
     spread,
 )
-from artmodels.methods.region_features.scenes import Annotated, Composites, Scene, annotated_crop, cropped, outline
-from artmodels.methods.region_features.train import ArtRegionsRecipe, ArtRegionsSettings, recall, targets
+from artmodels.methods.region_features.train import (
+    Annotated,
+    ArtRegionsRecipe,
+    ArtRegionsSettings,
+    BoxedPicture,
+    Composites,
+    annotated_crop,
+    cropped,
+    outline,
+    recall,
+    targets,
+)
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 
 convert = importlib.import_module("weights.convert.region_features")
+command = importlib.import_module("weights.__main__")
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -613,7 +624,9 @@ def test_torchvisions_file_becomes_a_checkpoint(tmp_path: Path) -> None:
     state = published_names(ours.stored.state_dict())
     assert "rpn.head.conv.weight" in state and "backbone.fpn.inner_blocks.0.weight" in state
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "v1.safetensors")
-    result = CliRunner().invoke(_app(), [str(tmp_path / "v1.safetensors"), str(tmp_path / "made")])
+    result = CliRunner().invoke(
+        command.app, ["convert", "region_features", str(tmp_path / "v1.safetensors"), str(tmp_path / "made")]
+    )
     assert result.exit_code == 0, result.output
     model = RegionFeatures.from_pretrained(tmp_path / "made", device="cpu", regions=3, shorter=64, longer=64)
     image = torch.from_numpy(noise(64, 64)).permute(2, 0, 1)[None] / 255
@@ -625,14 +638,6 @@ def test_torchvisions_file_becomes_a_checkpoint(tmp_path: Path) -> None:
     state.pop("roi_heads.box_head.fc6.bias")
     with pytest.raises(WeightsMismatch, match=r"torchvision's fasterrcnn_resnet50_fpn:.* roi_heads.box_head.fc6.bias"):
         convert.from_torchvision(state)
-
-
-def _app():
-    import typer
-
-    app = typer.Typer()
-    app.command()(convert.convert)
-    return app
 
 
 def test_pickles_are_never_opened_but_checked(tmp_path: Path) -> None:
@@ -656,7 +661,9 @@ def test_pickles_are_never_opened_but_checked(tmp_path: Path) -> None:
 def test_a_name_without_weights_says_where_they_are() -> None:
     config = RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn_v2")
     resolved = hub.Resolved(name="fasterrcnn-resnet50-fpn-v2", origin="built-in")
-    with pytest.raises(MissingWeights, match=r"fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth(.|\n)*convert.region_feat"):
+    with pytest.raises(
+        MissingWeights, match=r"fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth(.|\n)*weights convert region_feat"
+    ):
         RegionFeatures._build(config, resolved, device=None, dtype=None, local_files_only=True)
 
 
@@ -666,7 +673,7 @@ def test_a_name_without_weights_says_where_they_are() -> None:
 def test_scenes_are_cut_with_their_boxes() -> None:
     picture = torch.zeros(3, 100, 80)
     boxes = torch.tensor([[20.0, 30, 40, 50], [0, 0, 12, 90], [60, 80, 80, 100]])
-    found = cropped(Scene(picture, boxes), 10, 20, 60, 120)
+    found = cropped(BoxedPicture(picture, boxes), 10, 20, 60, 120)
     # The first is twice as large and shifted; of the second 2 of 12 columns are left; of the third a corner, all gone.
     assert found.picture.shape == (3, 120, 120) and found.boxes.tolist() == [[20, 20, 60, 60]]
 

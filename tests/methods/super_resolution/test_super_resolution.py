@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage.metrics import structural_similarity
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from artmodels import images
 from artmodels.errors import (
@@ -39,7 +40,8 @@ from artmodels.methods.super_resolution.train import (
 )
 from artmodels.training import Sources, TrainingConfig, fit
 from tests.verbs import picture
-from weights.convert import realesrgan
+from weights import __main__ as command
+from weights.convert import super_resolution as realesrgan
 
 SLIM = SuperResolutionConfig(scale=2, channels=8, convs=3, base="bicubic")
 NARROW = SuperResolutionConfig(architecture="rrdb", channels=8, growth=4, blocks=1)
@@ -499,9 +501,10 @@ def test_published_rrdb_weights(scale, names):
 def test_the_command_converts_a_file(tmp_path, capsys):
     state = srvgg_state(2)
     save_file({key: value.half() for key, value in state.items()}, tmp_path / "compact.safetensors")
-    realesrgan.main(tmp_path / "compact.safetensors", tmp_path / "mine")
-    assert "'convs': 2" in capsys.readouterr().out
+    arguments = ["convert", "super_resolution", str(tmp_path / "compact.safetensors"), str(tmp_path / "mine")]
+    assert "artmodels.SuperResolution.from_pretrained" in CliRunner().invoke(command.app, arguments).output
     model = SuperResolution.from_pretrained(tmp_path / "mine", device="cpu")
+    assert model.config.convs == 2
     x = picture(9, 9)
     half = {key: value.half().float() for key, value in state.items()}
     assert torch.allclose(model(x).tensor, official_srvgg(half, x, 2).clamp(0, 1), atol=1e-5)
@@ -511,8 +514,8 @@ def test_files_that_are_not_converted(tmp_path):
     (tmp_path / "x4plus.pth").write_bytes(b"never read")
     with pytest.raises(UnsafeFormat, match=r"(?s)nothing else is ever opened.*weights_only=True.*x4plus\.safetensors"):
         realesrgan.convert_file(tmp_path / "x4plus.pth", tmp_path / "out")
-    with pytest.raises(SystemExit, match="There is no file .*none.safetensors"):
-        realesrgan.main(tmp_path / "none.safetensors", tmp_path / "out")
+    arguments = ["convert", "super_resolution", str(tmp_path / "none.safetensors"), str(tmp_path / "out")]
+    assert "none.safetensors: check the path" in str(CliRunner().invoke(command.app, arguments).exception)
     (tmp_path / "bad.safetensors").write_bytes(b"12345678")
     with pytest.raises(WeightsMismatch, match="is damaged"):
         realesrgan.convert_file(tmp_path / "bad.safetensors", tmp_path / "out")

@@ -2,7 +2,7 @@
 
 Details cut from paintings are pasted into other paintings in the gradient domain (Pérez, Gangnet and Blake 2003), after
 they were scaled, turned, mirrored, bent and recoloured; some of the pictures are then drawn as engravings. The
-annotation has the layout of the Brueghel set, so that `protocols.read_queries` reads it.
+annotation has the layout of the Brueghel set, so that `brueghel.read_queries` reads it.
 """
 
 import json

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -18,18 +18,16 @@ import torch
 
 from artmodels.correspondence.views import from_view
 from artmodels.detections.annotations import Detections, iiif_page
-from artmodels.detections.boxes import clip
+from artmodels.detections.boxes import Box, clip
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
+from artmodels.methods.artminer.discovery import Match
 from artmodels.methods.artminer.groups.clusters import Cluster
 from artmodels.methods.artminer.groups.pairtable import Pair, mapped
 from artmodels.methods.artminer.groups.propagation import Propagated
-
-if TYPE_CHECKING:
-    from artmodels.methods.artminer.discovery import Match
+from artmodels.methods.artminer.oneshot import Hit
 
 __all__ = [
-    "FoundPlace",
     "clusters_csv",
     "hits_annotations",
     "hits_csv",
@@ -39,10 +37,10 @@ __all__ = [
     "pairs_csv",
     "pairs_graphml",
     "pairs_json",
+    "values_of",
 ]
 
 Size = tuple[int, int]
-Corners = tuple[float, float, float, float]
 
 HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
 PAIR_COLUMNS = (
@@ -52,34 +50,10 @@ PAIR_COLUMNS = (
 )
 
 
-class FoundPlace(Protocol):
-    """A hit of a one-shot search: `artmodels.methods.artminer.oneshot.Hit`."""
-
-    @property
-    def image(self) -> str:
-        """Name of the picture."""
-
-    @property
-    def box(self) -> Corners:
-        """Left, top, right, bottom in its pixels."""
-
-    @property
-    def score(self) -> float:
-        """Of the match."""
-
-    @property
-    def view(self) -> str:
-        """How the picture was turned."""
-
-    @property
-    def match(self) -> "Match | None":
-        """Which cells correspond, where that was looked into."""
-
-
 # --- Hits of a search
 
 
-def hits_csv(hits: Sequence[FoundPlace]) -> str:
+def hits_csv(hits: Sequence[Hit]) -> str:
     """A table (RFC 4180) with one row a hit, best first: `HIT_COLUMNS`, boxes in pixels, all digits kept.
 
     Texts that a spreadsheet would run as a formula, because they start with = + - @ or a tab, follow an apostrophe.
@@ -89,10 +63,10 @@ def hits_csv(hits: Sequence[FoundPlace]) -> str:
 
 
 def hits_json(
-    hits: Sequence[FoundPlace],
+    hits: Sequence[Hit],
     *,
     query: str,
-    box: Corners,
+    box: Box,
     model: str,
     parameters: Mapping[str, object] | object = None,
 ) -> dict[str, Any]:
@@ -117,7 +91,7 @@ def hits_json(
 
 
 def hits_annotations(
-    hits: Sequence[FoundPlace],
+    hits: Sequence[Hit],
     sizes: Mapping[str, Size],
     *,
     label: str,
@@ -140,7 +114,7 @@ def hits_annotations(
         ConfigError: The size of a picture is missing, or a URI is not absolute.
         DatasetError: A box is none, or the label cannot be written.
     """
-    grouped = dict[str, list[tuple[str, Corners, float]]]()
+    grouped = dict[str, list[tuple[str, Box, float]]]()
     for hit in hits:
         grouped.setdefault(hit.image, []).append((label, hit.box, hit.score))
     return _pages(grouped, sizes, canvas, page)
@@ -149,7 +123,7 @@ def hits_annotations(
 # --- Pairs
 
 
-def pair_boxes(pair: Pair | Propagated, sizes: Mapping[str, Size]) -> tuple[Corners, Corners]:
+def pair_boxes(pair: Pair | Propagated, sizes: Mapping[str, Size]) -> tuple[Box, Box]:
     """What of each picture takes part, as boxes in its pixels: around the surviving cells, or the shared region.
 
     Args:
@@ -252,7 +226,7 @@ def pairs_annotations(
     page: Callable[[str], str],
 ) -> dict[str, dict[str, Any]]:
     """An annotation page for each picture: on each region the name of the other picture. As `hits_annotations`."""
-    grouped = dict[str, list[tuple[str, Corners, float]]]()
+    grouped = dict[str, list[tuple[str, Box, float]]]()
     for pair in pairs:
         note = "" if isinstance(pair, Pair) else f" (propagated via {pair.via})"
         first, second = pair_boxes(pair, sizes)
@@ -271,6 +245,13 @@ def pair_score(pair: Pair | Propagated) -> float:
     return float(pair.match.score if isinstance(pair, Pair) else pair.score)
 
 
+def values_of(parameters: Mapping[str, object] | object) -> dict[str, object]:
+    """A config, or names and values, or None, as names and values."""
+    if is_dataclass(parameters) and not isinstance(parameters, type):
+        return asdict(parameters)
+    return dict(parameters) if isinstance(parameters, Mapping) else {}
+
+
 # --- Parts
 
 
@@ -282,7 +263,7 @@ def _facts(pair: Pair | Propagated) -> dict[str, Any]:
     return {"score": pair_score(pair)} | dict(zip(("view", "verdict", "origin", "via", "cells"), facts, strict=True))
 
 
-def _evidence(match: "Match") -> dict[str, Any]:
+def _evidence(match: Match) -> dict[str, Any]:
     return {
         "score": float(match.score),
         "transform": match.transform.tolist(),
@@ -315,7 +296,7 @@ def _size(name: str, sizes: Mapping[str, Size]) -> Size:
 
 
 def _pages(
-    grouped: Mapping[str, Sequence[tuple[str, Corners, float]]],
+    grouped: Mapping[str, Sequence[tuple[str, Box, float]]],
     sizes: Mapping[str, Size],
     canvas: Callable[[str], str],
     page: Callable[[str], str],
@@ -333,8 +314,7 @@ def _pages(
 
 
 def _document(content: dict[str, Any], model: str, parameters: object) -> dict[str, Any]:
-    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else parameters
-    document = {"model": model, "parameters": dict(values) if values else {}} | content  # type: ignore[call-overload]
+    document = {"model": model, "parameters": values_of(parameters)} | content
     try:
         json.dumps(document, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -8,10 +8,10 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from functools import lru_cache
-from html import escape
+from pathlib import Path
 
+import jinja2
 import numpy as np
 import torch
 from PIL import Image
@@ -22,10 +22,9 @@ from artmodels.correspondence.views import from_view, turned
 from artmodels.detections.boxes import as_boxes, paired_iou
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.decoding import Array, LoadedImage
-from artmodels.methods.artminer.evidence.exports import FoundPlace
-from artmodels.methods.artminer.evidence.reportpage import PAGE, STYLE
+from artmodels.methods.artminer.evidence.exports import values_of
 from artmodels.methods.artminer.groups.pairtable import mapped
-from artmodels.methods.artminer.oneshot import check_box
+from artmodels.methods.artminer.oneshot import Hit, check_box
 
 __all__ = ["agrees", "aligned", "html_report"]
 
@@ -34,11 +33,19 @@ QUALITY = 76
 AGREE = 0.5  # intersection over union of the box of a hit and of where its match puts the detail
 OUTSIDE = (128, 128, 128)  # colour of what lies outside a picture
 
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
 
 def html_report(
     query: images.Source,
     box: Sequence[float],
-    hits: Sequence[FoundPlace],
+    hits: Sequence[Hit],
     picture: Callable[[str], images.Source],
     *,
     name: str,
@@ -75,28 +82,27 @@ def html_report(
     place = check_box(box, whole.width, whole.height)
     piece = _resized(whole.pil().crop(_grown(place)), DETAIL)
     read = lru_cache(maxsize=4)(lambda named: images.load(picture(named)))  # hits on one picture often come together
-    shown = [_hit(rank, hit, read, piece.size, place) for rank, hit in enumerate(hits[:most], 1)]
     count = f"{len(hits)} place{'' if len(hits) == 1 else 's'} found"
     if len(hits) > most:
         count += f", the best {most} are shown"
-    if not hits:
-        shown = ["<p>No place was found. A larger detail, or a lower threshold, may find some.</p>"]
-    return PAGE.format(
-        title=escape(title),
-        style=STYLE.format(detail=_data(piece), width=piece.width, height=piece.height),
-        name=escape(name),
-        whole=_figure(whole, [_outline(place, whole)], f"The picture {name} with the detail marked"),
-        count=count,
+    return _templates.get_template("report.html").render(
+        title=title,
+        name=name,
+        detail=_data(piece),
+        frame=piece,
         size=f"{place[2] - place[0]:.0f} × {place[3] - place[1]:.0f} px at ({place[0]:.0f}, {place[1]:.0f})",
-        hits="\n".join(shown),
-        model=escape(model),
-        parameters="".join(
-            f"<dt>{escape(str(key))}</dt><dd>{escape(value)}</dd>" for key, value in _settings(parameters).items()
-        ),
+        query=_whole(whole, place, f"The picture {name} with the detail marked"),
+        count=count,
+        model=model,
+        parameters={
+            key: value if isinstance(value, str) else json.dumps(value, default=str)
+            for key, value in values_of(parameters).items()
+        },
+        hits=[_hit(rank, hit, read, piece.size) for rank, hit in enumerate(hits[:most], 1)],
     )
 
 
-def aligned(image: LoadedImage, hit: FoundPlace, frame: tuple[int, int]) -> Image.Image | None:
+def aligned(image: LoadedImage, hit: Hit, frame: tuple[int, int]) -> Image.Image | None:
     """Warp a picture into the frame of the detail, by the transform of a hit's match.
 
     Args:
@@ -129,12 +135,12 @@ def aligned(image: LoadedImage, hit: FoundPlace, frame: tuple[int, int]) -> Imag
     return Image.fromarray(result)
 
 
-def agrees(image: LoadedImage, hit: FoundPlace) -> bool:
+def agrees(image: LoadedImage, hit: Hit) -> bool:
     """Whether the match of a hit puts the detail about where its box is: one of few cells may put it anywhere."""
-    backward = _backward(hit)
-    if backward is None:
+    corners = _frame(hit)
+    if corners is None:
         return False
-    corners = mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])) * [image.width, image.height]
+    corners *= [image.width, image.height]
     there = torch.from_numpy(np.concatenate([corners.min(0), corners.max(0)]))[None].float()
     return bool(torch.isfinite(there).all()) and float(paired_iou(there, as_boxes([hit.box]))[0]) > AGREE
 
@@ -142,47 +148,30 @@ def agrees(image: LoadedImage, hit: FoundPlace) -> bool:
 # --- Parts
 
 
-def _hit(
-    rank: int,
-    hit: FoundPlace,
-    read: Callable[[str], LoadedImage],
-    frame: tuple[int, int],
-    place: tuple[float, float, float, float],
-) -> str:
-    head = f'<h2><span class="rank">{rank}</span> <bdi>{escape(hit.image)}</bdi></h2>'
+def _hit(rank: int, hit: Hit, read: Callable[[str], LoadedImage], frame: tuple[int, int]) -> dict[str, object]:
+    """What the page shows of a hit."""
     facts = [f"score {hit.score:.4f}", "box " + ", ".join(f"{value:.0f}" for value in hit.box)]
     if hit.view:
-        facts.append(f"compared as: {escape(hit.view)}")
+        facts.append(f"compared as: {hit.view}")
     match = hit.match
     if match is not None and len(match.reference_cells):
         facts.append(f"{len(match.reference_cells)} cells correspond, evidence {match.score:.4f}")
-    line = f'<p class="facts">{" · ".join(facts)}</p>'
+    found: dict[str, object] = {"name": hit.image, "facts": " · ".join(facts), "error": ""}
     try:
         image = read(hit.image)
     except ImageError as error:
-        return f'<article>{head}{line}<p class="bad">The picture cannot be read: {escape(str(error))}</p></article>'
-    warped = aligned(image, hit, frame) if agrees(image, hit) else None
-    if warped is None:
-        crop, how = _resized(_turned_crop(image, hit), max(frame)), "as it is" if not hit.view else hit.view
+        return found | {"error": str(error)}
+    whole = _whole(image, hit.box, f"Hit {rank}: {hit.image}, the whole picture with the place marked")
+    warped, corners = (aligned(image, hit, frame), _frame(hit)) if agrees(image, hit) else (None, None)
+    if warped is None or corners is None:
+        crop, how = _resized(_turned_crop(image, hit), max(frame)), hit.view or "as it is"
     else:
         crop, how = warped, "aligned"
-    outlines = [_outline(hit.box, image)]
-    if warped is not None:
-        outlines.append(_quadrilateral(hit, image))
-    about = f"Hit {rank}: {hit.image}"
-    return f"""<article>{head}{line}
-<div class="compare">
-<figure><div class="frame detail" role="img" aria-label="The detail that was looked for"></div>
-<figcaption>the detail</figcaption></figure>
-<figure><div class="frame"><img src="{_data(crop)}" alt="{escape(about)}, the place that was found, {escape(how)}">
-<input type="checkbox" class="swap" id="swap{rank}"><div class="detail over" aria-hidden="true"></div></div>
-<figcaption>found, {escape(how)} <label for="swap{rank}">lay the detail over it</label></figcaption></figure>
-</div>
-{_figure(image, outlines, f"{about}, the whole picture with the place marked")}
-</article>"""
+        whole["frame"] = " ".join(f"{x:.5f},{y:.5f}" for x, y in corners.tolist())
+    return found | {"place": _data(crop), "how": how, "whole": whole}
 
 
-def _backward(hit: FoundPlace) -> Array | None:
+def _backward(hit: Hit) -> Array | None:
     """[3, 3] from relative coordinates of the detail to those of the hit's picture; None where there is none."""
     if hit.match is None or not hit.match.score > 0:
         return None
@@ -193,7 +182,13 @@ def _backward(hit: FoundPlace) -> Array | None:
     return found
 
 
-def _turned_crop(image: LoadedImage, hit: FoundPlace) -> Image.Image:
+def _frame(hit: Hit) -> Array | None:
+    """Where the match of a hit puts the corners of the detail: [4, 2] relative x and y; None where it has none."""
+    backward = _backward(hit)
+    return None if backward is None else mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]))
+
+
+def _turned_crop(image: LoadedImage, hit: Hit) -> Image.Image:
     left, top, right, bottom = _grown(hit.box)
     edges = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
     if edges[2] <= edges[0] or edges[3] <= edges[1]:
@@ -219,36 +214,11 @@ def _data(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _figure(image: LoadedImage, outlines: Sequence[str], alt: str) -> str:
+def _whole(image: LoadedImage, box: Sequence[float], alt: str) -> dict[str, object]:
+    """A whole picture, with a box in its pixels as a path in a picture of 1 x 1."""
     small = _resized(image.pil(), min(WHOLE, max(image.width, image.height)))
-    return (
-        f'<figure class="whole"><div class="canvas"><img src="{_data(small)}" alt="{escape(alt)}" '
-        f'width="{small.width}" height="{small.height}">'
-        f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{"".join(outlines)}</svg></div></figure>'
-    )
-
-
-def _outline(box: Sequence[float], image: LoadedImage) -> str:
-    """A box in pixels as a path in a picture of 1 x 1; light on dark, so that it shows on any picture."""
     left, right = (min(max(value / image.width, 0), 1) for value in (box[0], box[2]))
     top, bottom = (min(max(value / image.height, 0), 1) for value in (box[1], box[3]))
     path = f"M{left:.5f} {top:.5f}H{right:.5f}V{bottom:.5f}H{left:.5f}Z"
-    return f'<path class="dark" d="{path}"/><path class="light" d="{path}"/>'
-
-
-def _quadrilateral(hit: FoundPlace, image: LoadedImage) -> str:
-    """The frame of the detail, where the match puts it in the picture."""
-    backward = _backward(hit)
-    if backward is None:
-        return ""
-    corners = mapped(backward, np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]))
-    if not np.isfinite(corners).all():
-        return ""
-    points = " ".join(f"{x:.5f},{y:.5f}" for x, y in corners.tolist())
-    return f'<polygon class="frame-of" points="{points}"/>'
-
-
-def _settings(parameters: object) -> dict[str, str]:
-    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else parameters
-    found = dict(values) if isinstance(values, Mapping) else {}
-    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in found.items()}
+    about: dict[str, object] = {"data": _data(small), "width": small.width, "height": small.height}
+    return about | {"alt": alt, "box": path, "frame": ""}

@@ -238,8 +238,8 @@ def calibrate(
 
 def judged(pairs: Iterable[Pair], verdicts: Iterable[Verdict]) -> list[Pair]:
     """The pairs with the last verdict on each; verdicts on details are not about pairs of whole pictures."""
-    said = {verdict.subject: verdict.verdict for verdict in verdicts if verdict.box is None}
-    return [replace(pair, verdict=said.get(tuple(sorted((pair.first, pair.second))), pair.verdict)) for pair in pairs]
+    last = {verdict.subject: verdict.verdict for verdict in verdicts if verdict.box is None}
+    return [replace(pair, verdict=last.get(tuple(sorted((pair.first, pair.second))), pair.verdict)) for pair in pairs]
 
 
 def hard_negatives(verdicts: Iterable[Verdict]) -> list[Verdict]:

@@ -165,12 +165,12 @@ def communities(
     supported = _support(table, sigma)
     judged = np.array([pair.verdict == "same" for pair in table.pairs], bool)
     sure = judged | (supported >= CONFIRMED)
-    told = min(int(sure.sum()), int((~sure).sum())) >= LEAST
+    known = min(int(sure.sum()), int((~sure).sum())) >= LEAST
     if confirmed:
         trusted = np.zeros(len(table), bool)
     else:
-        trusted = _believed(table.scores, sure) if told else np.ones(len(table), bool)
-    labels = _held_together(table, sure, trusted, overlap, told=told)
+        trusted = _believed(table.scores, sure) if known else np.ones(len(table), bool)
+    labels = _held_together(table, sure, trusted, overlap, scores_known=known)
     return _clusters(table, labels, supported, least_images=least, least_pairs=1)
 
 
@@ -213,12 +213,14 @@ def _believed(scores: Array, sure: Array) -> Array:
     return believed
 
 
-def _held_together(table: PairTable, sure: Array, trusted: Array, overlap: float, *, told: bool = True) -> Array:
+def _held_together(
+    table: PairTable, sure: Array, trusted: Array, overlap: float, *, scores_known: bool = True
+) -> Array:
     """Numbers of the groups that pairs are in: [n] int64, -1 for none.
 
     Nodes are entries. Links are pairs, and masks that overlap; among those of sure pairs they make cores. The rest is a
     maximum spanning forest: a root that all cores hang on, by links above all others, keeps them in different trees.
-    Where nothing is told of scores, see `_added`.
+    Where too little is known of scores, see `_added`.
     """
     count = 2 * len(table)
     kept = np.flatnonzero(sure | trusted)
@@ -235,7 +237,7 @@ def _held_together(table: PairTable, sure: Array, trusted: Array, overlap: float
     links = np.concatenate(waiting)
     strong = links[links[:, 2] == FIRM, :2].astype(np.int64)
     core = components(count, *strong.T)
-    if not told:
+    if not scores_known:
         ends = _added(core, firm, links[links[:, 2] < FIRM]).reshape(-1, 2)
         return np.where((sure | trusted) & (ends[:, 0] == ends[:, 1]), ends[:, 0], -1)
     roots = np.unique(core[firm])

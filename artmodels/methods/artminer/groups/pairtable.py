@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from artmodels.correspondence.cells import grid
 from artmodels.correspondence.views import VIEWS, from_view
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
-
-if TYPE_CHECKING:
-    from artmodels.methods.artminer.discovery import Match
+from artmodels.methods.artminer.discovery import Match
 
 __all__ = [
     "IOU_CELLS",
@@ -54,7 +51,7 @@ class Pair:
 
     first: str
     second: str
-    match: "Match"
+    match: Match
     view: str = ""
     verdict: str = ""
 

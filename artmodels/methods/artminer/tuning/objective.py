@@ -38,12 +38,12 @@ def contrast(
         Means of both terms.
     """
     forth, near = _cosines(first, at, second, there)
-    back, beside = _cosines(second, there, first, at)
+    back, near_back = _cosines(second, there, first, at)
     alike = forth.masked_fill(~near, -torch.inf).amax(1)
     wrong = torch.maximum(
         *(
             _hardest(cosines, around if masked else torch.zeros_like(around), negatives)
-            for cosines, around in ((forth, near), (back, beside))
+            for cosines, around in ((forth, near), (back, near_back))
         )
     )
     return (threshold - alike).relu().mean(), (wrong - (1 - threshold)).relu().mean()

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.correspondence.cells import Pyramid
+from artmodels.detections.boxes import Box
 from artmodels.errors import DatasetError, ImageError
 from artmodels.methods.artminer.evidence.verdicts import Verdict, hard_negatives
 from artmodels.methods.artminer.tuning.mining import Pairs
 
 __all__ = ["Rejected", "apart", "inside", "rejected", "taken"]
 
-Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -134,10 +134,10 @@ def taken(
     """
     found = torch.zeros(len(pairs.votes), dtype=torch.bool)
     shapes = torch.tensor([[list(each.shape[1:]) for each in pyramid.maps] for pyramid in pyramids])
-    for each in refused:
-        low, high = torch.tensor(each.box).view(2, 2)
+    for pair in refused:
+        low, high = torch.tensor(pair.box).view(2, 2)
         for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
             centre = (torch.stack([one.row, one.column], 1) + patch / 2) / shapes[one.image, one.scale]
             within = ((centre.flip(1) >= low) & (centre.flip(1) <= high)).all(1)
-            found |= (numbers[one.image] == each.first) & (numbers[other.image] == each.second) & within
+            found |= (numbers[one.image] == pair.first) & (numbers[other.image] == pair.second) & within
     return found

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from artmodels.data import folders
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
+from artmodels.files import write_whole
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile, hard_negatives
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
@@ -65,8 +66,8 @@ def stream_tune(
     found = recipe.evaluate()
     out.mkdir(parents=True, exist_ok=True)
     stored = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    _replace(out / WEIGHTS, save(stored, metadata={"format": "pt"}))
-    _replace(out / CONFIG, (json.dumps(fields, indent=2) + "\n").encode())
+    config_text = json.dumps(fields, indent=2) + "\n"
+    write_whole({out / WEIGHTS: save(stored, metadata={"format": "pt"}), out / CONFIG: config_text})
     yield found
 
 
@@ -107,6 +108,7 @@ def tune(
         DatasetError: There are too few pictures, or none in which a detail could be looked for; there is no such file
             of verdicts, it is damaged, or no "no" in it is about two of the pictures.
         WeightsError: The backbone, or the state in `work`, cannot be read.
+        ArtModelsError: The checkpoint cannot be written.
     """
     stream = stream_tune(
         folder, out, steps=steps, settings=settings, verdicts=verdicts, seed=seed, work=work, device=device
@@ -129,13 +131,7 @@ def _claim(work: Path, identity: str) -> None:
         raise ConfigError(
             f"{work} belongs to a tuning of other pictures, settings or verdicts: remove it, or name another."
         )
-    _replace(note, identity.encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_bytes(data)
-    draft.replace(path)
+    write_whole({note: identity})
 
 
 def main(

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.correspondence import geometry
-from artmodels.errors import ConfigError, DatasetError, some
+from artmodels.errors import DatasetError, some
 from artmodels.files import read_json, text_of
 from artmodels.images.decoding import decoding
 from artmodels.methods.ransac_flow.evaluation.evaluate import Example, PosePair, Truth
+from artmodels.methods.ransac_flow.results.alignment import opencv
 
 __all__ = [
     "DIFFICULTIES",
@@ -211,20 +211,12 @@ def read_flow(file: Path) -> tuple[Floats, npt.NDArray[np.bool_]]:
         ConfigError: OpenCV is missing.
         DatasetError: It cannot be read, or is no such PNG.
     """
-    found = _opencv().imread(str(file), -1)
+    # Pillow reads colours of 16 bits at half the depth.
+    found = opencv("KITTI's flow needs").imread(str(file), -1)
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] != 3:
         raise DatasetError(f"{file} is not a PNG of three channels of 16 bits: give KITTI's flow")
     flow: Floats = (found[..., :0:-1].astype(np.float64) - 2**15) / 64  # OpenCV has blue, green, red
     return flow, found[..., 0] > 0
-
-
-def _opencv() -> ModuleType:
-    try:
-        import cv2  # only this needs it: Pillow reads colours of 16 bits at half the depth
-    except ImportError as error:
-        raise ConfigError("KITTI's flow needs OpenCV: pip install 'artmodels[align]'") from error
-    module: ModuleType = cv2
-    return module
 
 
 # --- MegaDepth and RobotCar: sparse correspondences

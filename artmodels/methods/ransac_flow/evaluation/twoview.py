@@ -5,7 +5,6 @@ Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.3. Pixels' cent
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch
 from artmodels.correspondence import geometry
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
-from artmodels.methods.ransac_flow.results.alignment import Alignment
+from artmodels.methods.ransac_flow.results.alignment import Alignment, opencv
 
 __all__ = ["Pose", "correspondences", "epipolar_error", "fundamental", "pose_accuracy", "pose_error", "relative_pose"]
 
@@ -66,7 +65,7 @@ def fundamental(target: Array, source: Array, *, threshold: float = 1.0, seed: i
     Raises:
         ConfigError: OpenCV is missing, there are fewer than 8 matches, or none fits.
     """
-    cv2 = _opencv()
+    cv2 = opencv("two-view geometry needs")
     _enough(target, source, 8)
     cv2.setRNGSeed(seed)
     found, inliers = cv2.findFundamentalMat(target, source, cv2.USAC_ACCURATE, threshold, 0.9999, 10_000)
@@ -97,7 +96,7 @@ def relative_pose(
     Raises:
         ConfigError: OpenCV is missing, there are fewer than 5 matches, or none fits.
     """
-    cv2 = _opencv()
+    cv2 = opencv("two-view geometry needs")
     _enough(target, source, 5)
     cv2.setRNGSeed(seed)
     normal = [
@@ -147,12 +146,3 @@ def _enough(target: Array, source: Array, least: int) -> None:
         raise ConfigError(
             f"matches of shapes {target.shape} and {source.shape}: give two arrays [n, 2] of at least {least} matches"
         )
-
-
-def _opencv() -> ModuleType:
-    try:
-        import cv2  # only this needs it
-    except ImportError as error:
-        raise ConfigError("two-view geometry needs OpenCV: pip install 'artmodels[align]'") from error
-    module: ModuleType = cv2
-    return module

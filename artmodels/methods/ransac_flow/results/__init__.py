@@ -1,1 +1,1 @@
-"""What an alignment is and what it serves for: evidence, changes, groups, transfer."""
+"""What an alignment is, and what it shows."""

@@ -1,11 +1,13 @@
 """Two pictures brought onto each other: where each pixel of the one is in the other, and how sure that is."""
 
+import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,14 +18,17 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.correspondence import geometry
 from artmodels.errors import ArtModelsError, ConfigError
-from artmodels.images.decoding import LoadedImage
+from artmodels.files import write_whole
+from artmodels.images.decoding import Array, LoadedImage
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
 
-__all__ = ["Alignment", "Places", "Warp"]
+__all__ = ["Alignment", "Places", "Warp", "animated", "arrays", "opencv", "save_data"]
 
 STRIP = 2**20  # pixels that are warped at a time
 OCTAVE_STEPS = 2  # sizes of the source per halving, of which the next larger is read
+ANIMATED = 1000  # px: longest side of a moving picture, which is large in bytes
+VIDEO = ("mp4v", 20.0)  # codec, pictures a second
 PALE = 0.25  # of the target's strength where there is nothing to show
 
 
@@ -184,17 +189,15 @@ class Alignment(ImageResult):
             ArtModelsError: It cannot be written, or there is no alignment: then nothing is.
             ConfigError: The name has another ending.
         """
-        from artmodels.methods.ransac_flow.results import evidence  # which is made of alignments
-
         suffix = Path(path).suffix.lower()
         if not self.found:
             raise ArtModelsError(f"no alignment was found, and nothing is written: {self.reason}")
         if suffix == ".png":
             super().save(path)
         elif suffix == ".npz":
-            evidence.save_data(self, path)
+            save_data(self, path)
         elif suffix in (".gif", ".mp4"):
-            evidence.animated(self, path)
+            animated(self, path)
         else:
             raise ConfigError(f"{str(path)!r} does not end in .png, .npz, .gif or .mp4")
 
@@ -242,3 +245,109 @@ class Alignment(ImageResult):
             self.matchability[None, None], relative[None, None], padding_mode="border", align_corners=False
         )
         return Places((found + 1) / 2 * torch.tensor(self.sizes[0]), trust.flatten(), geometry.inside(found))
+
+
+# --- as files
+
+
+def arrays(alignment: Alignment) -> dict[str, Array]:
+    """The alignment as numbers.
+
+    Returns:
+        `flow` [H, W, 2] float32, to be added to a pixel (x, y) of the target for its place in the source, in pixels;
+        `inside` [H, W] bool, whether the source reaches there; `matchability` and `error` [h, w] float32 at the working
+        size; `homographies` [K, 3, 3] float64 from pixels of the target to pixels of the source; `which` [h, w] uint8,
+        the one that holds at each place; `source_size` and `target_size`, width and height.
+
+    Raises:
+        ConfigError: There is no alignment.
+    """
+    warp = alignment.sound
+    return {
+        "flow": alignment.flow().numpy(),
+        "inside": geometry.inside(alignment.grid()).numpy(),
+        "matchability": alignment.matchability.numpy(),
+        "error": alignment.error.numpy(),
+        "homographies": alignment.matrices.numpy(),
+        "which": warp.which.numpy().astype(np.uint8),
+        "source_size": np.array(alignment.sizes[0]),
+        "target_size": np.array(alignment.sizes[1]),
+    }
+
+
+def save_data(alignment: Alignment, path: str | os.PathLike[str]) -> None:
+    """Write `arrays` as a compressed `.npz`, whole or not at all.
+
+    Raises:
+        ArtModelsError: It cannot be written.
+        ConfigError: There is no alignment, or the name has another ending.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".npz":
+        raise ConfigError(f"{str(target)!r} does not end in .npz")
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **arrays(alignment))
+    write_whole({target: out.getvalue()})
+
+
+def animated(alignment: Alignment, path: str | os.PathLike[str], *, seconds: float = 0.5, loops: int = 4) -> None:
+    """Write target and source in turn, which shows the eye what differs.
+
+    Args:
+        alignment: With both pictures.
+        path: Ends in .gif, or in .mp4, which needs OpenCV and is much smaller.
+        seconds: That each is shown.
+        loops: Turns of a video; a GIF goes on for ever.
+
+    Raises:
+        ArtModelsError: It cannot be written.
+        ConfigError: There is no alignment, another ending, or OpenCV is missing.
+    """
+    target = Path(path)
+    if not 0.02 <= seconds <= 60 or loops < 1:
+        raise ConfigError(f"seconds={seconds} must be from 0.02 to 60, and loops={loops} at least 1")
+    _ = alignment.sound
+    frames = [alignment.pictures[1].pil(), alignment.image]
+    for frame in frames:
+        frame.thumbnail((ANIMATED, ANIMATED))
+    if target.suffix.lower() == ".gif":
+        out = io.BytesIO()
+        frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)
+        write_whole({target: out.getvalue()})
+    elif target.suffix.lower() == ".mp4":
+        _video(frames * loops, target, seconds)
+    else:
+        raise ConfigError(f"{str(target)!r} does not end in .gif or .mp4")
+
+
+def _video(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
+    cv2 = opencv("an .mp4, unlike a .gif, needs")
+    codec, rate = VIDEO
+    size = frames[0].width // 2 * 2, frames[0].height // 2 * 2  # as the codec wants
+    temporary = path.with_name(f".{path.stem}.tmp.mp4")
+    try:
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*codec), rate, size)
+        if not writer.isOpened():
+            raise ConfigError(f"{path} cannot be written: check that the folder exists, or write a .gif")
+        for frame in frames:
+            pixels = np.asarray(frame.resize(size))[..., ::-1]
+            for _ in range(max(1, round(seconds * rate))):
+                writer.write(pixels)
+        writer.release()
+        write_whole({path: temporary.read_bytes()})
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def opencv(what: str) -> ModuleType:
+    """OpenCV, which is not installed with the package.
+
+    Raises:
+        ConfigError: It is missing; `what` is how the message begins, such as "KITTI's flow needs".
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ConfigError(f"{what} OpenCV: pip install 'artmodels[align]'") from error
+    module: ModuleType = cv2
+    return module

@@ -1,39 +1,40 @@
-"""An alignment as pictures and files: to look at, to leaf through, and to compute with."""
+"""What an alignment shows: pictures to look at, what differs between the two, and the look of one on the other."""
 
-import io
-import os
-from collections.abc import Sequence
-from pathlib import Path
+import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
+from skimage.color import lab2rgb, rgb2lab
+from torch import Tensor
+from torch.nn import functional as F
 from torchvision.utils import flow_to_image
 
 from artmodels import images
 from artmodels.correspondence import geometry
+from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import heat_over
 from artmodels.errors import ConfigError
-from artmodels.files import write_whole
-from artmodels.images.decoding import Array
+from artmodels.images.colour import luminance
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.results.alignment import Alignment
 
 __all__ = [
-    "animated",
-    "arrays",
+    "Changes",
+    "changes",
     "chequered",
     "flow_picture",
     "flow_wheel",
     "heat",
     "overlay",
-    "save_data",
     "side_by_side",
+    "transferred",
 ]
 
 GAP = 8  # px between pictures on a sheet
-ANIMATED = 1000  # px: longest side of a moving picture, which is large in bytes
-VIDEO = ("mp4v", 20.0)  # codec, pictures a second
+EVEN = 0.01  # deviation of lightness in a window below which there is no structure to compare
 
 
 def overlay(alignment: Alignment, opacity: float = 0.5) -> Image.Image:
@@ -71,16 +72,12 @@ def side_by_side(alignment: Alignment, *, height: int = 480) -> Image.Image:
     shown = [picture.pil() for picture in alignment.pictures]
     if alignment.found:
         shown += [alignment.image, chequered(alignment)]
-    return _row([each.resize((max(1, round(each.width * height / each.height)), height)) for each in shown])
-
-
-def _row(pictures: Sequence[Image.Image]) -> Image.Image:
-    width = sum(each.width for each in pictures) + GAP * (len(pictures) - 1)
-    sheet = Image.new("RGB", (width, max(each.height for each in pictures)), "white")
+    tiles = [picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown]
+    sheet = Image.new("RGB", (sum(tile.width + GAP for tile in tiles) - GAP, height), "white")
     left = 0
-    for each in pictures:
-        sheet.paste(each, (left, 0))
-        left += each.width + GAP
+    for tile in tiles:
+        sheet.paste(tile, (left, 0))
+        left += tile.width + GAP
     return sheet
 
 
@@ -139,93 +136,125 @@ def heat(alignment: Alignment, what: str = "matchability") -> Image.Image:
     raise ConfigError(f"what={what!r} must be 'matchability' or 'error'")
 
 
-def arrays(alignment: Alignment) -> dict[str, Array]:
-    """The alignment as numbers.
+# --- what differs
 
-    Returns:
-        `flow` [H, W, 2] float32, to be added to a pixel (x, y) of the target for its place in the source, in pixels;
-        `inside` [H, W] bool, whether the source reaches there; `matchability` and `error` [h, w] float32 at the working
-        size; `homographies` [K, 3, 3] float64 from pixels of the target to pixels of the source; `which` [h, w] uint8,
-        the one that holds at each place; `source_size` and `target_size`, width and height.
 
-    Raises:
-        ConfigError: There is no alignment.
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """Where the aligned source differs from the target: losses, overpaintings, other hands.
+
+    Attributes:
+        tensor: [h, w] in [0, 1] at the working size: 0 where both show the same or nothing, 1 where they do not.
+        inside: [h, w] bool, where the source reaches; elsewhere nothing is known, and `tensor` is 0.
+        boxes: Regions that differ, in pixels of the target, the largest first: left, top, right, bottom.
+        alignment: Of the two.
     """
-    warp = alignment.sound
-    return {
-        "flow": alignment.flow().numpy(),
-        "inside": geometry.inside(alignment.grid()).numpy(),
-        "matchability": alignment.matchability.numpy(),
-        "error": alignment.error.numpy(),
-        "homographies": alignment.matrices.numpy(),
-        "which": warp.which.numpy().astype(np.uint8),
-        "source_size": np.array(alignment.sizes[0]),
-        "target_size": np.array(alignment.sizes[1]),
-    }
+
+    tensor: Tensor
+    inside: Tensor
+    boxes: tuple[Box, ...]
+    alignment: Alignment
+
+    @property
+    def image(self) -> Image.Image:
+        """The target under the map as heat."""
+        return heat_over(self.alignment.pictures[1], self.tensor.numpy(), low=0.0, high=1.0)
 
 
-def save_data(alignment: Alignment, path: str | os.PathLike[str]) -> None:
-    """Write `arrays` as a compressed `.npz`, whole or not at all.
+def changes(alignment: Alignment, *, window: int = 17, threshold: float = 0.6, least: float = 0.0005) -> Changes:
+    """Find where the aligned pictures differ.
 
-    Raises:
-        ArtModelsError: It cannot be written.
-        ConfigError: There is no alignment, or the name has another ending.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".npz":
-        raise ConfigError(f"{str(target)!r} does not end in .npz")
-    out = io.BytesIO()
-    np.savez_compressed(out, allow_pickle=False, **arrays(alignment))
-    write_whole({target: out.getvalue()})
-
-
-def animated(alignment: Alignment, path: str | os.PathLike[str], *, seconds: float = 0.5, loops: int = 4) -> None:
-    """Write target and source in turn, which shows the eye what differs.
+    Lightness is compared within small windows, less its mean and spread, so that another exposure, fading or another
+    technique is no change by itself. It is the structure term of SSIM (Wang et al. 2004). What cannot be matched counts
+    as changed, too.
 
     Args:
-        alignment: With both pictures.
-        path: Ends in .gif, or in .mp4, which needs OpenCV and is much smaller.
-        seconds: That each is shown.
-        loops: Turns of a video; a GIF goes on for ever.
+        alignment: Of the two.
+        window: Side of a window in pixels of the working size, odd.
+        threshold: A place that differs by at least this much, in (0, 1), belongs to a region.
+        least: Share of the target that a region covers at least.
 
     Raises:
-        ArtModelsError: It cannot be written.
-        ConfigError: There is no alignment, another ending, or OpenCV is missing.
+        ConfigError: There is no alignment, or a number is out of range.
     """
-    target = Path(path)
-    if not 0.02 <= seconds <= 60 or loops < 1:
-        raise ConfigError(f"seconds={seconds} must be from 0.02 to 60, and loops={loops} at least 1")
+    if window < 3 or window % 2 == 0 or not 0 < threshold < 1 or not 0 <= least < 1:
+        raise ConfigError(
+            f"window={window} must be odd and at least 3, threshold={threshold} in (0, 1), and least={least} in [0, 1)"
+        )
+    warp = alignment.sound
+    size = warp.which.shape[0], warp.which.shape[1]
+    moved, inside = warp.read(alignment.pictures[0].tensor(), *size, cubic=False)
+    target = resized(alignment.pictures[1].tensor(), size).clamp(0, 1)
+    unlike = _unlike(luminance(moved), luminance(target), window)
+    unlike = torch.maximum(unlike, 1 - alignment.matchability) * inside
+    labels, _ = ndimage.label((unlike >= threshold).numpy())
+    scale = [full / working for full, working in zip(alignment.sizes[1][::-1], size, strict=True)]
+    found = list[tuple[int, Box]]()
+    areas = ndimage.sum_labels(torch.ones(size).numpy(), labels, range(1, labels.max() + 1))
+    for place, area in zip(ndimage.find_objects(labels), areas, strict=True):
+        if area >= least * size[0] * size[1]:
+            rows, columns = place
+            top, bottom = rows.start * scale[0], rows.stop * scale[0]
+            left, right = columns.start * scale[1], columns.stop * scale[1]
+            found.append((int(area), (left, top, right, bottom)))
+    found.sort(key=lambda each: -each[0])
+    return Changes(unlike, inside, tuple(box for _, box in found), alignment)
+
+
+def _unlike(first: Tensor, second: Tensor, window: int) -> Tensor:
+    """Half of 1 less the correlation of windows of [1, 1, H, W], so that a negative is full change: [H, W]."""
+
+    def mean(x: Tensor) -> Tensor:
+        padded = F.pad(x, (window // 2,) * 4, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(padded, (1, window), stride=1), (window, 1), stride=1)
+
+    means = [mean(each) for each in (first, second)]
+    spreads = [(mean(each**2) - m**2).clamp_min(0) for each, m in zip((first, second), means, strict=True)]
+    together = mean(first * second) - means[0] * means[1]
+    # Two even places are alike, an even one and a structured one are not.
+    alike = (together + EVEN**2) / ((spreads[0] * spreads[1]).sqrt() + EVEN**2)
+    much = torch.maximum(*(spread.sqrt() for spread in spreads))
+    return ((1 - alike.clamp(-1, 1)) / 2 * (much / (much + 2 * EVEN)))[0, 0].clamp(0, 1)
+
+
+# --- the look of one on the other
+
+
+def transferred(
+    alignment: Alignment, *, colours_only: bool = True, matchable: float = 0.5, feather: float = 12.0
+) -> Tensor:
+    """Lay the source on the target where the two can be matched: a painting's colours on an old photograph of it.
+
+    Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.4, "texture transfer".
+
+    Args:
+        alignment: Of the picture whose look is wanted, the source, with the target, which is to have it.
+        colours_only: Keep the target's lightness, CIELAB L, and take a and b; otherwise all is taken.
+        matchable: Matchability from which a place is taken.
+        feather: Pixels of the target over which the two blend, inwards from the border of what is taken.
+
+    Returns:
+        [1, 3, H, W] in [0, 1], of the target's size.
+
+    Raises:
+        ConfigError: There is no alignment, or a number is out of range.
+    """
+    if not 0 <= matchable <= 1 or feather < 0:
+        raise ConfigError(f"matchable={matchable} must be from 0 to 1, and feather={feather} not below 0")
     _ = alignment.sound
-    frames = [alignment.pictures[1].pil(), alignment.image]
-    for frame in frames:
-        frame.thumbnail((ANIMATED, ANIMATED))
-    if target.suffix.lower() == ".gif":
-        out = io.BytesIO()
-        frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)
-        write_whole({target: out.getvalue()})
-    elif target.suffix.lower() == ".mp4":
-        _video(frames * loops, target, seconds)
-    else:
-        raise ConfigError(f"{str(target)!r} does not end in .gif or .mp4")
-
-
-def _video(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
-    try:
-        import cv2  # only this needs it
-    except ImportError as error:
-        raise ConfigError("an .mp4 needs OpenCV: pip install 'artmodels[align]', or write a .gif") from error
-    codec, rate = VIDEO
-    size = frames[0].width // 2 * 2, frames[0].height // 2 * 2  # as the codec wants
-    temporary = path.with_name(f".{path.stem}.tmp.mp4")
-    try:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*codec), rate, size)
-        if not writer.isOpened():
-            raise ConfigError(f"{path} cannot be written: check that the folder exists, or write a .gif")
-        for frame in frames:
-            pixels = np.asarray(frame.resize(size))[..., ::-1]
-            for _ in range(max(1, round(seconds * rate))):
-                writer.write(pixels)
-        writer.release()
-        write_whole({path: temporary.read_bytes()})
-    finally:
-        temporary.unlink(missing_ok=True)
+    target, moved = alignment.pictures[1].tensor(), alignment.tensor
+    if colours_only:
+        light, colours = (rgb2lab(each[0].permute(1, 2, 0).numpy()) for each in (target, moved))
+        made = np.concatenate([light[..., :1], colours[..., 1:]], -1)
+        with warnings.catch_warnings():
+            # Colours of a bright place at the lightness of a dark one may be none; they are clipped.
+            warnings.filterwarnings("ignore", message="Conversion from CIE-LAB", category=UserWarning)
+            moved = torch.from_numpy(lab2rgb(made).astype(np.float32)).permute(2, 0, 1)[None]
+    size = target.shape[2], target.shape[3]
+    taken = resized(alignment.matchability[None, None], size)[0, 0] >= matchable
+    # A frame of what is not taken: the border of the picture is none of the source's.
+    depth = ndimage.distance_transform_edt(taken.numpy())
+    weight = (
+        torch.from_numpy(np.clip(depth / max(feather, 1e-6), 0, 1).astype(np.float32)) if feather else taken.float()
+    )
+    return target.lerp(moved, weight).clamp(0, 1)

@@ -7,8 +7,6 @@ from PIL import Image
 from artmodels import images
 from artmodels.methods.ransac_flow.results import evidence
 from artmodels.methods.ransac_flow.results.alignment import Alignment
-from artmodels.methods.ransac_flow.results.changes import changes
-from artmodels.methods.ransac_flow.results.transfer import transferred
 
 __all__ = ["explained_maps", "thumbnail"]
 
@@ -25,12 +23,12 @@ def explained_maps(alignment: Alignment, longest: int) -> list[tuple[str, Image.
     Raises:
         ConfigError: There is no alignment.
     """
-    differs, height = changes(alignment), min(alignment.sizes[1][1], FLOW)
+    differs, height = evidence.changes(alignment), min(alignment.sizes[1][1], FLOW)
     count = len(differs.boxes)
     regions = "1 region differs" if count == 1 else f"{count} regions differ"
     source, target = (images.load(thumbnail(each.pil(), longest)) for each in alignment.pictures)
     small = images.load(thumbnail(alignment.image, longest)).tensor()
-    coloured = transferred(replace(alignment, pictures=(source, target), tensor=small))
+    coloured = evidence.transferred(replace(alignment, pictures=(source, target), tensor=small))
     return [
         (
             "What differs",

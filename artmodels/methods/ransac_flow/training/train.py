@@ -90,7 +90,7 @@ SMOOTH = TrainingStage(updates=50, reconstruction=1.0, cycle=1.0, smooth=1.0, on
 
 @dataclass(frozen=True, kw_only=True)
 class RansacFlowSettings:
-    """What the recipe can be told; defaults are for one core of a CPU.
+    """Settings of the recipe; the defaults are for one core of a CPU.
 
     Attributes:
         fine: The network. The paper's is the published one.
@@ -206,7 +206,7 @@ class RansacFlowRecipe(Recipe):
             self.network.fine.encoder.load_state_dict(backbone.state_dict())
         self.network.requires_grad_(True)
         if isinstance(self.network.fine.encoder, features.FeatureExtractor):
-            _let_learn(self.network.fine.encoder, settings.frozen)
+            _unfreeze(self.network.fine.encoder, settings.frozen)
 
     def _hands(self, styles: Sequence[str], paintings: ImageSet) -> "Hands":
         settings = self.settings
@@ -265,7 +265,7 @@ class RansacFlowRecipe(Recipe):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Endpoint error and PCK on pairs of held-out pictures, before and after; how well it is told what is seen."""
+        """On pairs of held-out pictures: endpoint error and PCK before and after, and how often visibility is right."""
         if not self._held_out:
             return {}
         network = self.network.fine.eval()
@@ -288,7 +288,7 @@ class RansacFlowRecipe(Recipe):
         return report
 
     def _report(self, network: FineNetwork, batches: Sequence[WarpedPairs]) -> dict[str, float]:
-        before, after, told = list[Tensor](), list[Tensor](), list[Tensor]()
+        before, after, right = list[Tensor](), list[Tensor](), list[Tensor]()
         for pairs in batches:
             there = pairs.to(self.network.updates.device)
             found = network.one_way(there.source, there.target).cpu()
@@ -297,16 +297,16 @@ class RansacFlowRecipe(Recipe):
             half = self.settings.size / 2
             before.append((truth * half).norm(dim=1)[seen])
             after.append(((found[:, :2] - truth) * half).norm(dim=1)[seen])
-            told.append(((found[:, 2] > 0.5) == seen).float().flatten())
+            right.append(((found[:, 2] > 0.5) == seen).float().flatten())
         errors, off = torch.cat(after), torch.cat(before)
         report = {"px off before": float(off.mean()), "px off": float(errors.mean())}
         for limit in THRESHOLDS:
             report[f"within {limit} px"] = float((errors <= limit).float().mean())
-        return report | {"seen is told": float(torch.cat(told).mean())}
+        return report | {"seen is told": float(torch.cat(right).mean())}
 
 
-def _let_learn(encoder: features.FeatureExtractor, frozen: int) -> None:
-    """Train the stages of an extractor but for so many."""
+def _unfreeze(encoder: features.FeatureExtractor, frozen: int) -> None:
+    """Let all stages of an extractor learn but the first `frozen`."""
     encoder.requires_grad_(False)
     for stage in encoder.stages[frozen:]:
         for layer in stage.modules():

@@ -16,12 +16,15 @@ from artmodels import features
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover
-from artmodels.methods.artminer.evaluation.evaluate_landmarks import (
+from artmodels.methods.artminer.evaluation.landmarks import (
+    Ltll,
     oxford_mean,
+    read_ltll,
+    read_oxford,
     stream_ltll_answers,
     stream_oxford_rankings,
+    top_1_accuracy,
 )
-from artmodels.methods.artminer.evaluation.landmarks import Ltll, read_ltll, read_oxford, top_1_accuracy
 from artmodels.methods.artminer.oneshot import detail
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
 from artmodels.progress import result_of
@@ -192,7 +195,7 @@ def test_scores_are_those_of_the_box_at_25_cells(miner: ArtMiner, oxford: Path, 
     assert max(kernel.shape[1:]) == 25
     config = DiscoveryConfig(margin=0, tolerance=2, iterations=1000, saliency=False)
     scores = {name: discover(kernel, buildings.pyramid(name).maps, config).score for name in buildings.names}
-    monkeypatch.setattr("artmodels.methods.artminer.evaluation.evaluate_landmarks.TOGETHER", 3)
+    monkeypatch.setattr("artmodels.methods.artminer.evaluation.landmarks.TOGETHER", 3)
     rankings = result_of(stream_oxford_rankings(miner, [query], buildings, lambda name: oxford / f"{name}.png"))
     assert rankings[query.name] == sorted(buildings.names, key=lambda name: -scores[name])
     outside = dataclasses.replace(query, box=(500.0, 500.0, 600.0, 600.0))

@@ -1,13 +1,15 @@
-"""Opening what a user made of a published file: safetensors, and nothing else."""
+"""What every converter does with files: opening what a user made of a published one, and saving what it became."""
 
+import hashlib
 from pathlib import Path
 
 from torch import Tensor
 
 from artmodels.errors import MissingWeights, UnsafeFormat
 from artmodels.hub.checkpoints import read_tensors
+from artmodels.hub.pretrained import Pretrained
 
-__all__ = ["tensors_of"]
+__all__ = ["save", "tensors_of"]
 
 
 def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
@@ -30,3 +32,16 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
     if not source.is_file():
         raise MissingWeights(f"There is no file {source}: check the path.")
     return read_tensors(source)
+
+
+def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> None:
+    """Save a model that was made of a file, with a card that says so.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        WeightsError: It cannot be written.
+    """
+    with source.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    words = f"Converted from `{source.name}`, sha256 {digest}, by `python -m weights convert {model.method}`."
+    model.save_pretrained(folder, card=f"# {title or folder.name}\n\n{words}\n")

@@ -18,23 +18,21 @@ Three layouts of RRDBNet are known, and one of SRVGGNetCompact; they are told ap
 The files are published as `.pth`, which can run code when opened, so that this never opens them: called with one, it
 prints the command that makes safetensors of a download of your own. Then, in a checkout:
 
-    python -m weights.convert.realesrgan x4plus.safetensors my-x4plus
+    python -m weights convert super_resolution x4plus.safetensors my-x4plus
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
 from torch import Tensor
 
-from artmodels.errors import ArtModelsError, WeightsMismatch
+from artmodels.errors import WeightsMismatch
 from artmodels.methods.super_resolution import SuperResolution, SuperResolutionConfig
 from artmodels.methods.super_resolution.model import make_network
-from weights.convert.opening import tensors_of
+from weights.convert.files import save, tensors_of
 
 COMMAND = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -67,7 +65,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[SuperResolutionConfig, dict[st
     """
     compact = any(re.fullmatch(r"body\.\d+\.weight", key) for key in state)
     renamed = {}
-    last = max((int(found[1]) for key in state if (found := _COMPACT.match(key))), default=0)
+    last = max((int(layer[1]) for key in state if (layer := _COMPACT.match(key))), default=0)
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
         name = _compact_name(module, last) if compact else _rrdb_name(module)
@@ -137,7 +135,7 @@ def _scale(scale: int) -> Literal[2, 4]:
     raise WeightsMismatch(f"The file enlarges by {scale}; only 2 and 4 are supported.")
 
 
-def convert_file(source: Path, folder: Path) -> SuperResolutionConfig:
+def convert_file(source: Path, folder: Path) -> None:
     """Convert a `.safetensors` file into a checkpoint folder, which `SuperResolution.from_pretrained` loads.
 
     Raises:
@@ -150,21 +148,4 @@ def convert_file(source: Path, folder: Path) -> SuperResolutionConfig:
     config, tensors = convert(state)
     network = make_network(config)
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
-    SuperResolution(config, network=network, device="cpu").save_pretrained(folder)
-    return config
-
-
-def main(
-    source: Annotated[Path, typer.Argument(help="Your own file, as .safetensors.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint: new or empty.")],
-) -> None:
-    """Convert published weights into a checkpoint; called with a .pth, say how to make .safetensors of it."""
-    try:
-        config = convert_file(source, folder)
-    except ArtModelsError as error:
-        raise SystemExit(str(error)) from None  # as it is: a command that is wrapped cannot be copied
-    print(f"{folder}: {dataclasses.asdict(config)}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    save(SuperResolution(config, network=network, device="cpu"), source, folder)

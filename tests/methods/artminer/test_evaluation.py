@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.artminer.evaluation.landmarks import (
-    oxford_average_precision,
-    oxford_released_precision,
-    read_ltll,
-    read_oxford,
-    top_1_accuracy,
-)
-from artmodels.methods.artminer.evaluation.protocols import (
+from artmodels.methods.artminer.evaluation.brueghel import (
     Instance,
     average_precision,
     hold_out,
     leaks,
     read_queries,
     score,
+)
+from artmodels.methods.artminer.evaluation.landmarks import (
+    oxford_average_precision,
+    oxford_released_precision,
+    read_ltll,
+    read_oxford,
+    top_1_accuracy,
 )
 from artmodels.methods.artminer.evaluation.published import PUBLISHED, published_table
 from artmodels.methods.artminer.oneshot import Hit
