@@ -148,13 +148,15 @@ def _curve(losses: list[float]) -> pd.DataFrame:
 # --- a stream of steps
 
 
-def calm(steps: Iterator[S], pause: float = 0.4) -> Iterator[S]:
+def calm(steps: Iterator[S], pause: float = 0.4) -> Generator[S, None, None]:
     """Leave out steps that come within `pause` seconds of another of their kind: a page cannot show hundreds a second.
 
-    The first of each type passes, and so does a result, which is of another type than the steps before it.
+    The first of each type passes, and so does a result, which is of another type than the steps before it. Closing this
+    closes the steps, too.
     """
     kind, following = None, 0.0
-    for step in steps:
-        if type(step) is not kind or time.monotonic() >= following:
-            yield step
-            kind, following = type(step), time.monotonic() + pause
+    with contextlib.closing(steps):  # type: ignore[type-var]
+        for step in steps:
+            if type(step) is not kind or time.monotonic() >= following:
+                yield step
+                kind, following = type(step), time.monotonic() + pause

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -458,8 +459,11 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
     model = miner()
     found = Collection.open_or_create(work.store or work.folder / "features", model)
     if set(found.names) != set(work.files):
-        with _describing:
-            for step in calm(found.stream_add(work.pictures, model)):
+        with (
+            _describing,
+            closing(calm(found.stream_add(work.pictures, model))) as steps,
+        ):  # closed before it is unlocked
+            for step in steps:
                 if isinstance(step, Progress):
                     yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
     work.skipped |= found.skipped

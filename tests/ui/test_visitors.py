@@ -58,6 +58,11 @@ def test_steps_that_come_too_soon_are_left_out_and_the_result_is_not() -> None:
 
     assert list(calm(steps(), pause=60)) == [Progress(0, 9), "result"]
     assert len(list(calm(steps(), pause=0))) == 10
+    inner = steps()
+    outer = calm(inner)
+    next(outer)
+    outer.close()
+    assert list(inner) == [], "closed with what shows it"
 
 
 def test_numbers_of_a_box_are_its_corners() -> None:
