@@ -1,8 +1,8 @@
 """Write the generated tables of the methods' READMEs again: models from the catalogue, knobs from the code.
 
 Run by `make readme`; a test fails when a README is not what this script would write. A table stands between
-`<!-- generated: KIND OBJECT -->` and `<!-- end -->`: KIND is one of `KINDS`; OBJECT, which `knobs` needs, is a name
-that the method's package exports.
+`<!-- generated: KIND OBJECT -->` and `<!-- end -->`: KIND is one of `KINDS`; OBJECT, which `knobs` and `published`
+need, is a name in the method's package.
 """
 
 import dataclasses
@@ -99,22 +99,20 @@ def losses(_: str, __: str) -> str:
     return table(["loss", "settings", "what it is"], rows)
 
 
-def published(method: str, _: str) -> str:
-    """The tables of the method's paper."""
-    if method == "mimax":
-        from artmodels.methods.mimax.evaluation import evaluate as tables
-
-        rows = (
-            [
-                name,
-                tables.OTHER_FEATURES.get(name, tables.PUBLISHED_FEATURES),
-                *(_figure(*cells.get(dataset, (None, None))) for dataset in tables.DATASETS),
-            ]
-            for name, cells in tables.PUBLISHED.items()
-        )
-        return table(["method", "features", *tables.DATASETS], rows)
-    module = import_module(f"artmodels.methods.{method}.evaluation.published")
-    return "\n".join(module.published_table(benchmark) for benchmark in module.BENCHMARKS).rstrip()
+def published(method: str, name: str) -> str:
+    """The tables of the method's paper, which a module of the method's package has."""
+    module = import_module(f"artmodels.methods.{method}.{name}")
+    if hasattr(module, "BENCHMARKS"):
+        return "\n".join(module.published_table(benchmark) for benchmark in module.BENCHMARKS).rstrip()
+    rows = (
+        [
+            row,
+            module.OTHER_FEATURES.get(row, module.PUBLISHED_FEATURES),
+            *(_figure(*cells.get(dataset, (None, None))) for dataset in module.DATASETS),
+        ]
+        for row, cells in module.PUBLISHED.items()
+    )
+    return table(["method", "features", *module.DATASETS], rows)
 
 
 def _figure(mean: float | None, deviation: float | None) -> str:
