@@ -18,7 +18,7 @@ class Progress:
     Attributes:
         done: Steps that are done, of
         total: all of them, as far as is known.
-        what: What the last step was about, such as the name of a file.
+        what: What the last step was about, such as the name of a file; the bar shows its first 40 characters.
     """
 
     done: int
@@ -45,6 +45,7 @@ def result_of(stream: Iterable[Progress | R], *, progress: bool = False, unit: s
             if bar is None:  # not before the first step, so that an error about the input stands alone
                 bar = tqdm(total=item.total, disable=not progress, unit=unit)
             bar.total = item.total  # the next phase may have another
+            bar.set_postfix_str(item.what[:40], refresh=False)
             bar.update(item.done - bar.n)
     finally:
         if bar is not None:

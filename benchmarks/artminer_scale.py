@@ -40,7 +40,7 @@ from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.collection import REFERENCE, Collection
 from artmodels.methods.artminer.collection.regions import RegionConfig
 from artmodels.methods.artminer.collection.shortlist import Candidates, candidates, index_regions, region_index
-from artmodels.methods.artminer.discovery import View, strongest
+from artmodels.methods.artminer.discovery import discover
 from artmodels.runtime.devices import generator
 from artmodels.search.exact import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
 
@@ -186,19 +186,19 @@ def one_index(collection: Collection, kind: str, probes: int) -> Index:
 def comparing(made: Made) -> float:
     """Seconds of the processor in which a pair is compared both ways, at the published scales."""
 
-    def view(number: int) -> View:
+    def maps_of(number: int) -> list[Tensor]:
         cells = made.full(number)
         rows, columns = cells.shape[1:]
-        maps = [
+        return [
             F.normalize(F.interpolate(cells[None], grid(rows, columns, side), mode="bilinear")[0], dim=0)
             for side in (REFERENCE, *PUBLISHED)
         ]
-        return View(maps[0], maps[1:])
 
-    views = [view(number) for number in range(COMPARED + 1)]
+    pictures = [maps_of(number) for number in range(COMPARED + 1)]
     start = time.process_time()
-    for one, other in zip(views[:-1], views[1:], strict=True):
-        strongest(one, other)
+    for one, other in zip(pictures[:-1], pictures[1:], strict=True):
+        for reference, target in ((one, other), (other, one)):
+            discover(reference[0], target[1:])
     return (time.process_time() - start) / COMPARED
 
 

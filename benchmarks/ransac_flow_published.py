@@ -18,7 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
-from artmodels.methods.ransac_flow.evaluation.evaluate import Aligner, evaluate, evaluate_poses, published_table
+from artmodels.methods.ransac_flow.evaluation.evaluate import Aligner, evaluate, evaluate_poses
 from artmodels.methods.ransac_flow.evaluation.protocols import (
     DIFFICULTIES,
     SPARSE_LIMITS,
@@ -27,6 +27,7 @@ from artmodels.methods.ransac_flow.evaluation.protocols import (
     read_poses,
     read_sparse,
 )
+from artmodels.methods.ransac_flow.evaluation.published import published_table
 from artmodels.methods.ransac_flow.evaluation.twoview import pose_accuracy
 from artmodels.methods.ransac_flow.pipeline import RansacFlow
 

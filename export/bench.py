@@ -118,7 +118,7 @@ def run(name: str, *, quick: bool = False) -> dict[str, list[Row]]:
         def exported(index: int, half: bool) -> Path:
             return all_exported(half)[index]
 
-        graphs = {name: model.demands} | {f"{name}-{part}": graph for part, graph in model.companions.items()}
+        graphs = {name: model.graph} | {f"{name}-{part}": graph for part, graph in model.companions.items()}
         return {
             title: _rows(graph, device, peaks, functools.partial(exported, index), quick=quick)
             for index, (title, graph) in enumerate(graphs.items())

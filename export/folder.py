@@ -10,18 +10,19 @@ import shutil
 import uuid
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from artmodels import hub
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, WeightsError
+from artmodels.files import sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG
-from artmodels.hub.resolving import is_checkpoint_folder
 from artmodels.methods import class_of
 from artmodels.runtime.feedforward import FeedForward, Graph
-from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, beside
+from artmodels.runtime.graphs import FORMAT, MODEL, SIDECAR, Exported, OnnxRunner, companion_folder
 from export import triton
 from export.convert import OPSET, convert
 from export.half import literal_session, to_half
@@ -38,7 +39,7 @@ def has_graph(method: object) -> bool:
     return known is not None and known.no_graph is None
 
 
-def load(name: str) -> tuple[FeedForward, dict[str, str]]:
+def load(name: str) -> tuple[FeedForward[Any], dict[str, str]]:
     """Load a checkpoint to export, by a name of the catalogue, a folder or `owner/name`, in float32 on the CPU.
 
     Returns:
@@ -48,17 +49,11 @@ def load(name: str) -> tuple[FeedForward, dict[str, str]]:
         ConfigError: Its method has no graph, or the folder is an export itself.
         WeightsError: It cannot be loaded.
     """
-    entry = catalogue.find(name)
-    if entry is not None and not is_checkpoint_folder(name):
-        method: object = entry.method
-        _require_graph(name, method)  # before anything is fetched
-    resolved = hub.resolve(name)
+    resolved = hub.resolve(name, accept=_require_graph)
     if resolved.folder is not None and (resolved.folder / SIDECAR).exists():
         raise ConfigError(f"{name} is an exported graph already: export the checkpoint that it was made from")
-    method = resolved.entry.method if resolved.entry else resolved.config().get("method")
-    _require_graph(name, method)
-    model: FeedForward = class_of(str(method)).from_pretrained(name, device="cpu")
-    return model, {"name": name, "sha256": hashlib.sha256(resolved.weights_file.read_bytes()).hexdigest()}
+    model = class_of(str(resolved.method)).from_resolved(resolved, hub.Placement(device="cpu"))
+    return model, {"name": name, "sha256": sha256_of(resolved.weights_file)}
 
 
 def _require_graph(name: str, method: object) -> None:
@@ -89,7 +84,7 @@ def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> 
     target = out.absolute() / _short(name)
     _require_place(target)
     model, source = load(name)
-    targets = {"": target} | {part: beside(target, part) for part in model.companions}
+    targets = {"": target} | {part: companion_folder(target, part) for part in model.companions}
     drafts: dict[Path, Path] = {}  # by target
     rows: dict[Path, list[Measured]] = {}
     try:
@@ -116,8 +111,8 @@ def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> 
     return rows
 
 
-def _graph(model: FeedForward, part: str) -> Graph:
-    return model.companions[part] if part else model.demands
+def _graph(model: FeedForward[Any], part: str) -> Graph:
+    return model.companions[part] if part else model.graph
 
 
 def _source(source: dict[str, str], part: str) -> dict[str, str]:
@@ -163,7 +158,7 @@ def _replace(moves: list[tuple[Path, Path]]) -> None:
 
 
 def _write(
-    folder: Path, model: FeedForward, proto: onnx.ModelProto, source: dict[str, str], *, title: str, half: bool
+    folder: Path, model: FeedForward[Any], proto: onnx.ModelProto, source: dict[str, str], *, title: str, half: bool
 ) -> None:
     (folder / MODEL).parent.mkdir(parents=True)
     settings = {"method": model.method, "artmodels_version": __version__}
@@ -215,7 +210,7 @@ def with_companions(folder: Path) -> list[Path]:
         parts = Exported.read(folder).facts.get("companions", [])
     except WeightsError:
         parts = []
-    return [folder, *(beside(folder, part) for part in parts)]
+    return [folder, *(companion_folder(folder, part) for part in parts)]
 
 
 def check(folder: Path) -> list[Measured]:

@@ -67,8 +67,8 @@ class Toy(hub.Pretrained):
         return cls(config, tensors)
 
     @classmethod
-    def _build(cls, config, resolved, *, device, dtype, local_files_only):
-        return cls(config, resolved.load(shapes(config.width)), device)
+    def _build(cls, config, resolved, placement):
+        return cls(config, resolved.load(shapes(config.width)), placement.device)
 
     def _tensors(self):
         return self.tensors
@@ -91,7 +91,7 @@ class Plain(hub.Pretrained):
         self.config, self.resolved = config, resolved
 
     @classmethod
-    def _build(cls, config, resolved, *, device, dtype, local_files_only):
+    def _build(cls, config, resolved, placement):
         return cls(config, resolved)
 
 

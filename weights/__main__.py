@@ -67,20 +67,17 @@ def build(
     target = out.resolve() if out else origin
     with _bar() as bar:
         task = bar.add_task(name, losses="starting", total=None)
-
-        def report(progress: TrainingProgress) -> None:
-            losses = " ".join(f"{key} {value:.3g}" for key, value in progress.losses.items())
-            bar.update(task, completed=progress.done, total=progress.total, losses=losses)
-
-        recipes.build(
+        for step in recipes.stream_build(
             origin,
             target,
             Sources(data, teachers, recipes.ROOT),
             steps=steps,
             work=work or WORK / (name if steps is None else f"{name}-{steps}"),
             device=place,
-            report=report,
-        )
+        ):
+            if isinstance(step, TrainingProgress):
+                losses = " ".join(f"{key} {value:.3g}" for key, value in step.losses.items())
+                bar.update(task, completed=step.done, total=step.total, losses=losses)
     metrics = recipes.built(target)[0].metrics
     typer.echo(f"{target}: {', '.join(f'{key} {value:.4g}' for key, value in metrics.items())}")
     found = manifest.facts(target)

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import math
-import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import tomlkit
 import torch
 from safetensors.torch import save
+from tomlkit.items import Table
 from torch import Tensor
 
 from artmodels.data.folders import fingerprint
@@ -29,13 +30,13 @@ __all__ = [
     "LARGEST",
     "RecipeFile",
     "Result",
-    "build",
     "built",
     "find",
     "first_steps",
     "names",
     "read",
     "recover",
+    "stream_build",
     "threads",
     "write_card",
 ]
@@ -43,7 +44,7 @@ __all__ = [
 ROOT = Path(__file__).parent
 RECIPE = "recipe.toml"
 FILES = ("README.md", CONFIG, WEIGHTS, RECIPE)
-MARKER = b"# ---- What follows was found by `python -m weights build`, which writes it anew each time. ----\n"
+NOTE = "---- What follows was found by `python -m weights build`, which writes it anew each time. ----"
 FIRST_STEPS = 20
 LARGEST = 8_000_000  # bytes
 
@@ -238,7 +239,7 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
     return data
 
 
-def build(
+def stream_build(
     origin: Path,
     target: Path,
     sources: Sources,
@@ -246,8 +247,7 @@ def build(
     steps: int | None = None,
     work: Path,
     device: torch.device | str = "cpu",
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> None:
+) -> Iterator[TrainingProgress | Result]:
     """Train the recipe of `origin` and write the four files of a checkpoint to `target`, all of them or none.
 
     Args:
@@ -257,7 +257,9 @@ def build(
         steps: Instead of the recipe's own, for a trial.
         work: Where the state of the training is kept: an interrupted build goes on from there.
         device: Where to train; the first steps are always made on the CPU.
-        report: Called after each step.
+
+    Yields:
+        A `TrainingProgress` after each step; last what was found, when the files are written.
 
     Raises:
         ConfigError: The recipe is wrong, or `work` or `target` hold something else.
@@ -275,8 +277,7 @@ def build(
         # Too large is too large before the training, too.
         packed(recipe.checkpoint()[1])
         recipe = file.make(sources)
-        for progress in fit(recipe, file.schedule, folder=work, device=device):
-            report(progress)
+        yield from fit(recipe, file.schedule, folder=work, device=device)
         config, tensors = recipe.checkpoint()
         metrics = {name: float(f"{value:.6g}") for name, value in recipe.evaluate().items()}
     weights = packed(tensors)
@@ -296,24 +297,22 @@ def build(
     now = _planned(origin, steps)
     if now.sha256 != file.sha256:
         raise ConfigError(f"{origin / RECIPE} was changed while it was trained: build again, with an empty {work}.")
-    handwritten = (origin / RECIPE).read_bytes().partition(MARKER)[0]
+    recipe_text = (origin / RECIPE).read_bytes().decode()  # its line ends stay as they are
     contents = {
         "README.md": cards.render(origin.name, replace(now, metrics=metrics), result, config).encode(),
         CONFIG: (json.dumps(config, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(),
         WEIGHTS: weights,
-        RECIPE: handwritten + _found(handwritten, result, metrics),
+        RECIPE: _with_found(recipe_text, result, metrics).encode(),
     }
     with replacing(target, error=WeightsError) as (draft,):
         draft.mkdir(parents=True)
         for name, content in contents.items():
             (draft / name).write_bytes(content)
+    yield result
 
 
 def _planned(origin: Path, steps: int | None) -> RecipeFile:
     file = read(origin)
-    head = (origin / RECIPE).read_bytes().partition(MARKER)[0]
-    if re.search(rb"(?m)^\s*\[(result|metrics)\]", head):
-        raise ConfigError(f"{origin / RECIPE} has a [result] or [metrics] of its own: remove it, a build writes them.")
     return file if steps is None else file.shortened(steps)
 
 
@@ -339,18 +338,22 @@ def _claim(work: Path, identity: Mapping[str, str]) -> None:
     write_whole({note: json.dumps(identity)})
 
 
-def _found(handwritten: bytes, result: Result, metrics: Mapping[str, float]) -> bytes:
-    # The next build finds the blank line that this one wrote, and adds none.
-    gap = b"" if handwritten.endswith((b"\n\n", b"\n\r\n")) else b"\n" if handwritten.endswith(b"\n") else b"\n\n"
-    lines = ["", "[result]", *map(_line, asdict(result).items()), "", "[metrics]", *map(_line, metrics.items()), ""]
-    return gap + MARKER + "\n".join(lines).encode()
-
-
-def _line(item: tuple[str, object]) -> str:
-    key, value = item
-    # JSON's strings and numbers are TOML's.
-    shown = key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
-    return f"{shown} = {json.dumps(value, ensure_ascii=False)}"
+def _with_found(recipe: str, result: Result, metrics: Mapping[str, float]) -> str:
+    """A recipe with the tables of what a build found, new or in the place of older ones; all else stays as it is."""
+    document = tomlkit.parse(recipe)
+    if "result" not in document:
+        document.add(tomlkit.nl())
+        document.add(tomlkit.comment(NOTE))
+        document.add(tomlkit.nl())
+        document.add("result", tomlkit.table())
+    if "metrics" not in document:
+        document.add("metrics", tomlkit.table())
+    for name, found in (("result", asdict(result)), ("metrics", metrics)):
+        table = cast(Table, document[name])
+        for gone in set(table) - set(found):
+            del table[gone]
+        table.update(found)
+    return tomlkit.dumps(document)
 
 
 def recover() -> None:

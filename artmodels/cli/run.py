@@ -156,9 +156,9 @@ def _option(name: str, hint: Any, default: object, text: str, *, panel: str | No
     )
     flag = {"target": "onto"}.get(name, name.removesuffix("s") if several else name).replace("_", "-")
     required = default is inspect.Parameter.empty
-    words: dict[str, Any] = {"help": escape(text), "rich_help_panel": panel, "show_default": False}
     if not required and default is not None:
-        words["show_default"] = escape(default if isinstance(default, str) else json.dumps(default, default=str))
+        text += f" [default: {default if isinstance(default, str) else json.dumps(default, default=str)}]"
+    words: dict[str, Any] = {"help": escape(text), "rich_help_panel": panel, "show_default": False}
     kind: Any = str
     if several:
         kind = list[Path]

@@ -31,9 +31,9 @@ __all__ = [
     "to_pixels",
 ]
 
-Model = Literal["homography", "affine", "scaling", "similarity"]
+Model = Literal["homography", "affine", "similarity", "scaling"]
 # Points that fix a model. A scaling has a factor and a shift for each axis.
-SAMPLE: dict[str, int] = {"homography": 4, "affine": 3, "scaling": 2, "similarity": 2}
+SAMPLE: dict[str, int] = {"homography": 4, "affine": 3, "similarity": 2, "scaling": 2}
 PERSPECTIVE = 0.3  # below 0.5 for both axes, so that the horizon is outside the picture
 AREA = 8.0
 DEGENERATE = 1e-3  # least twice the area of a triangle; the picture's is 4

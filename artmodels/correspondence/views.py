@@ -10,11 +10,15 @@ from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
 
-__all__ = ["VIEWS", "check_views", "from_view", "sideways", "turned", "unturned"]
+__all__ = ["IN_WORDS", "VIEWS", "check_views", "from_view", "sideways", "turned", "unturned"]
 
 # Whether it is mirrored first, and by how many quarters it is then turned anticlockwise.
 VIEWS = {"": (False, 0), "mirror": (True, 0)} | {
     f"{prefix}{90 * quarters}": (bool(prefix), quarters) for prefix in ("", "mirror ") for quarters in (1, 2, 3)
+}
+IN_WORDS = {
+    view: " and ".join(["mirrored"] * mirrored + [f"turned by {90 * quarters}°"] * bool(quarters)) or "as it is"
+    for view, (mirrored, quarters) in VIEWS.items()
 }
 
 

@@ -7,7 +7,7 @@ NNNN counts compactions. An image counts once its row is committed, which happen
 What a crash leaves behind the last of these does not count, and the next writer writes over it. One checksum covers all
 rows, and each image has one for its numbers.
 
-One process writes at a time. Whoever opens a store has all rows in memory, as they were at one moment, and no
+One process writes at a time. Whoever opens a store has all rows in memory, as they were at one moment, and keeps no
 connection to the database: any number of threads may read, while another process writes.
 """
 
@@ -20,7 +20,6 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -49,8 +48,7 @@ SCHEMA = """
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreKind:
+class StoreKind(NamedTuple):
     """Words for messages.
 
     Attributes:
@@ -62,11 +60,6 @@ class StoreKind:
     name: str
     content: str
     verb: str
-
-    @property
-    def again(self) -> str:
-        """The way out when a store cannot be used."""
-        return f"remove that folder, or name another one, and {self.verb} the images again"
 
 
 class ImageRow(NamedTuple):
@@ -115,6 +108,10 @@ class FileRow(NamedTuple):
     skipped: str | None = None
 
 
+INSERT = {ImageRow: "INSERT INTO images VALUES (?, ?, ?, ?, ?)", FileRow: "INSERT INTO files VALUES (?, ?, ?, ?, ?)"}
+DELETE = {ImageRow: "DELETE FROM images WHERE number = ?", FileRow: "DELETE FROM files WHERE number = ?"}
+
+
 class Store:
     """The rows of a store, and its arrays as memory maps.
 
@@ -127,28 +124,25 @@ class Store:
     """
 
     def __init__(self, folder: Path, kind: StoreKind) -> None:
-        """Open a store to read.
+        """Read the rows of a store.
 
         Raises:
             DatasetError: There is none, it is of another kind or version, or it is damaged; the message says what to
                 do.
         """
-        self.folder, self.kind = folder, kind
-        self.about = dict[str, Any]()
+        self.folder, self.kind, self.about = folder, kind, dict[str, Any]()
         self.images, self.number, self.files = list[ImageRow](), dict[str, int](), dict[str, FileRow]()
         self._total, self._sound = 0, set[str]()
-        if not self.exists(folder):
-            _refuse_earlier(folder, kind)
+        if not (folder / FILE).is_file():
+            if self.exists(folder):
+                raise self._damaged(f"{folder} is of an earlier version, and this one does not read it")
             raise DatasetError(f"{folder} is no {kind.name}: it has no {FILE}. Check the path, or begin one there.")
-        # Without a log of writes the file alone says all, and SQLite makes no files of its own to read it. Whoever
-        # begins to write at that moment is noticed by the checksum of the rows; then they are read again, with locks.
-        alone = not (folder / f"{FILE}-wal").exists()
-        try:
-            self._load(f"mode=ro{'&immutable=1' if alone else ''}")
-        except DatasetError:
-            if not alone or not os.access(folder, os.W_OK):
-                raise
-            self._load("mode=ro")
+        # SQLite makes files of its own to read beside a writer. Where none can be made nobody writes either, and unless
+        # a writer was interrupted there, the database alone says all.
+        log = folder / f"{FILE}-wal"
+        frozen = not os.access(folder, os.W_OK) and not (log.exists() and log.stat().st_size)
+        with self._database("mode=ro&immutable=1" if frozen else "mode=ro") as database:
+            self._take(database)
 
     @classmethod
     def create(
@@ -164,14 +158,12 @@ class Store:
 
         Raises:
             ConfigError: The folder holds something, or cannot be written to; another process writes there.
-            DatasetError: It holds a store of an earlier version.
         """
         begun = {"format": FORMAT, "kind": kind.name, "arrays": arrays, "generation": 0}
         text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
-                _refuse_earlier(folder, kind)
                 for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
                     path.unlink()
                 found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
@@ -192,7 +184,7 @@ class Store:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether a store was begun in a folder."""
-        return (folder / FILE).is_file()
+        return any((folder / name).is_file() for name in (FILE, *EARLIER))
 
     # --- Rows
 
@@ -218,47 +210,55 @@ class Store:
             raise DatasetError(f"The {self.kind.name} {self.folder} has no {self.kind.content} of {name}, which {why}")
         return self.images[self.number[row.sha256]]
 
-    def _load(self, options: str) -> None:
-        try:
-            with closing(_connect(self.folder / FILE, options)) as database:
-                self._take(database)
-        except sqlite3.Error as error:
-            if not _damages(error):
-                raise DatasetError(
-                    f"{self.folder / FILE} cannot be read: {error}. If its folder may not be written to, and a writer "
-                    "was interrupted there, copy the folder to where it may be."
-                ) from error
-            raise self._damaged(f"{self.folder / FILE} ({error})") from error
-
     def _take(self, database: sqlite3.Connection) -> None:
         """Take all rows up, as they are at one moment."""
-        generation = self.about.get("generation")
         try:
             database.execute("BEGIN")
             ((text, total),) = database.execute("SELECT about, total FROM store")
             about = json.loads(text)
-            if about["kind"] != self.kind.name:
-                raise DatasetError(f"{self.folder} is no {self.kind.name}: it holds a {about['kind']}.")
-            if about["format"] != FORMAT:
+            if (about["format"], about["kind"]) != (FORMAT, self.kind.name):
                 raise DatasetError(
-                    f"The {self.kind.name} {self.folder} has format {about['format']} and this version reads {FORMAT}: "
-                    f"open it with the version that made it, or {self.kind.again}."
+                    f"{self.folder} is no {self.kind.name} that this version reads: it is a {about['kind']} of format "
+                    f"{about['format']}. Check the path, or open it with the version that made it."
                 )
             images = [ImageRow(*row) for row in database.execute("SELECT * FROM images ORDER BY number")]
             files = [FileRow(*row) for row in database.execute("SELECT * FROM files ORDER BY number")]
             database.execute("COMMIT")
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise self._damaged(f"{self.folder / FILE} ({error})") from error
+            raise self._damaged(f"{self.folder / FILE} is damaged ({error})") from error
         if total != _crc(text) + sum(map(_crc, images)) + sum(map(_crc, files)):
-            raise self._damaged(f"{self.folder / FILE} has rows that are not those that were written, and")
-        if about["generation"] != generation:  # the numbers lie in other files
+            raise self._damaged(f"{self.folder / FILE} is damaged: its rows are not those that were written")
+        if about["generation"] != self.about.get("generation"):  # the numbers lie in other files
             self._sound.clear()
         self.about, self._total, self.images = about, total, images
         self.number = {row.sha256: row.number for row in images}
         self.files = {row.name: row for row in files}
 
+    @contextmanager
+    def _database(self, options: str) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(_connect(self.folder / FILE, options)) as database:
+                yield database
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise self._damaged(f"{self.folder / FILE} is damaged ({error})") from error
+            if options == "mode=rw":
+                raise self._unwritten(error) from error
+            raise DatasetError(
+                f"{self.folder / FILE} cannot be read: {error}. If a writer was interrupted there and the folder may "
+                "not be written to now, copy it to where it may be."
+            ) from error
+
     def _damaged(self, what: str) -> DatasetError:
-        return DatasetError(f"{what} is damaged: {self.kind.again}.")
+        return DatasetError(f"{what}; remove that folder, or name another one, and {self.kind.verb} the images again.")
+
+    def _unwritten(self, error: OSError | sqlite3.Error) -> ArtModelsError:
+        return ArtModelsError(
+            f"The {self.kind.name} {self.folder} cannot be written to: {getattr(error, 'strerror', error)}. Its "
+            f"{len(self.images)} images are complete: free some space and make the same call again, which goes on from "
+            "there."
+        )
 
     # --- Numbers
 
@@ -288,6 +288,20 @@ class Store:
                 mapped = mmap.mmap(file.fileno(), before + length, **options, offset=offset - before)
         return np.frombuffer(mapped, kind, shape[0] * width, before).reshape(shape)
 
+    def verify(self, *, numbers: bool) -> None:
+        """Check that the arrays hold all that is in the rows; and, if wanted, the numbers of all images.
+
+        Raises:
+            DatasetError: They do not, or the numbers are not those that were written.
+        """
+        for array in self.about["arrays"]:
+            path, wanted = self.path(array), self._bytes(array, self.rows(array))
+            size = path.stat().st_size if path.is_file() else 0
+            if size < wanted:
+                raise self._damaged(f"{path} is damaged: it has {size} bytes, and {wanted} are in {FILE}")
+        for image in self.images if numbers else ():
+            self.check(image)
+
     def check(self, image: ImageRow) -> ImageRow:
         """Return an image whose numbers are those that were written: once they were compared, they are not again.
 
@@ -295,11 +309,11 @@ class Store:
             DatasetError: They are not.
         """
         if image.sha256 not in self._sound:
-            if not self.intact(image):
+            if not self._intact(image):
                 name = next((row.name for row in self.files.values() if row.sha256 == image.sha256), "of no file")
-                raise DatasetError(
+                raise self._damaged(
                     f"The numbers of image {image.number} ({name}) in {self.folder} are not those that were written: "
-                    f"the {self.kind.name} is damaged; {self.kind.again}."
+                    f"the {self.kind.name} is damaged"
                 )
             self._sound.add(image.sha256)
         return image
@@ -309,15 +323,20 @@ class Store:
         """Whether the numbers of all images were compared with their checksums."""
         return self._sound.issuperset(self.number)
 
-    def intact(self, image: ImageRow) -> bool:
-        """Whether the numbers of an image are those that were written."""
+    def path(self, array: str, *, later: int = 0) -> Path:
+        """The file of an array, after so many more compactions."""
+        return (
+            self.folder / f"{array}.{self.about['generation'] + later:04d}.{SUFFIXES[self.about['arrays'][array][0]]}"
+        )
+
+    def _intact(self, image: ImageRow) -> bool:
         crc = 0
         for array in self.about["arrays"]:
-            for block in self.blocks(image, array):
+            for block in self._blocks(image, array):
                 crc = zlib.crc32(block, crc)
         return crc == image.crc
 
-    def blocks(self, image: ImageRow, array: str) -> Iterator[bytes]:
+    def _blocks(self, image: ImageRow, array: str) -> Iterator[bytes]:
         """The bytes of an image in an array, some at a time; fewer where the file ends before."""
         start, left = (self._bytes(array, rows) for rows in image.span(array))
         with self._opened(array) as file:
@@ -325,11 +344,6 @@ class Store:
             while left and (block := file.read(min(left, BLOCK))):
                 yield block
                 left -= len(block)
-
-    def path(self, array: str, generation: int | None = None) -> Path:
-        """The file of an array."""
-        number = self.about["generation"] if generation is None else generation
-        return self.folder / f"{array}.{number:04d}.{SUFFIXES[self.about['arrays'][array][0]]}"
 
     def _bytes(self, array: str, rows: int) -> int:
         kind, width = self.about["arrays"][array]
@@ -346,18 +360,6 @@ class Store:
                 f"{path} cannot be read: {error}. If the {self.kind.name} was compacted meanwhile, open it again."
             ) from error
 
-    def check_sizes(self) -> None:
-        """Check that the arrays hold all that is in the rows.
-
-        Raises:
-            DatasetError: One is too short.
-        """
-        for array in self.about["arrays"]:
-            path, wanted = self.path(array), self._bytes(array, self.rows(array))
-            size = path.stat().st_size if path.is_file() else 0
-            if size < wanted:
-                raise self._damaged(f"{path} has {size} bytes and {wanted} are in {FILE}: it")
-
     # --- Writing
 
     @contextmanager
@@ -369,24 +371,13 @@ class Store:
             DatasetError: The store is damaged.
             ArtModelsError: The disk is full or fails.
         """
-        with FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}"):
-            try:
-                database = _connect(self.folder / FILE, "mode=rw")
-                with closing(database):
-                    database.execute("PRAGMA synchronous=FULL")
-                    self._take(database)
-                    yield StoreWriter(self, database)
-            except sqlite3.Error as error:
-                if not _damages(error):
-                    raise self._unwritten(error) from error
-                raise self._damaged(f"{self.folder / FILE} ({error})") from error
-
-    def _unwritten(self, error: OSError | sqlite3.Error) -> ArtModelsError:
-        return ArtModelsError(
-            f"The {self.kind.name} {self.folder} cannot be written to: {getattr(error, 'strerror', error)}. Its "
-            f"{len(self.images)} images are complete: free some space and make the same call again, which goes on from "
-            "there."
-        )
+        with (
+            FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}"),
+            self._database("mode=rw") as database,
+        ):
+            database.execute("PRAGMA synchronous=FULL")
+            self._take(database)
+            yield StoreWriter(self, database)
 
 
 class StoreWriter:
@@ -396,12 +387,12 @@ class StoreWriter:
         """Use `Store.writing`."""
         self._store, self._database = store, database
         last = store.images[-1] if store.images else None
-        if last and not store.intact(last):
+        if last and not store._intact(last):
             logger.warning("The last image in %s was not written completely: it is computed again.", store.folder)
-            self._rewrite(store.images[:-1], [row for row in store.files.values() if row.sha256 != last.sha256])
-        store.check_sizes()
-        self._cut()
-        self._clear()
+            self._commit([], [last, *(row for row in store.files.values() if row.sha256 == last.sha256)])
+            store._take(database)
+        store.verify(numbers=False)
+        self._tidy()
 
     def add(
         self,
@@ -429,8 +420,9 @@ class StoreWriter:
             crc, spans = 0, dict[str, tuple[int, int]]()
             for array in store.about["arrays"]:
                 part = (parts or {})[array]
-                crc, spans[array] = zlib.crc32(part.tobytes(), crc), (store.rows(array), len(part))
-                self._append(store.path(array), [part.tobytes()])
+                spans[array], data = (store.rows(array), len(part)), part.tobytes()
+                crc = zlib.crc32(data, crc)
+                self._append(store.path(array), [data])
             images.append(ImageRow(len(store.images), sha256, crc, json.dumps(spans), json.dumps(about or {})))
         self._put(FileRow(0, name, sha256, path), images)
 
@@ -448,12 +440,7 @@ class StoreWriter:
         Raises:
             ArtModelsError: The disk is full or fails.
         """
-        store = self._store
-        rows = [store.files[name] for name in names]
-        with self._transaction(store._total - sum(map(_crc, rows))):
-            self._database.executemany("DELETE FROM files WHERE number = ?", [row[:1] for row in rows])
-        for row in rows:
-            del store.files[row.name]
+        self._commit([], [self._store.files[name] for name in names])
 
     def compact(self, images: Sequence[ImageRow], **about: Any) -> None:
         """Write the numbers of some images into new files, and forget the others; until then the old files count.
@@ -465,58 +452,56 @@ class StoreWriter:
         Raises:
             ArtModelsError: The disk is full or fails.
         """
-        store, generation = self._store, self._store.about["generation"] + 1
+        store, moved = self._store, list[ImageRow]()
         ends = dict.fromkeys(store.about["arrays"], 0)
-        moved = list[ImageRow]()
         for image in images:
             spans = {array: (end, image.span(array)[1]) for array, end in ends.items()}
             ends = {array: sum(span) for array, span in spans.items()}
             moved.append(image._replace(number=len(moved), spans=json.dumps(spans)))
         for array in ends:
-            blocks = (block for image in images for block in store.blocks(image, array))
-            self._append(store.path(array, generation), blocks)
-        self._rewrite(moved, list(store.files.values()), about | {"generation": generation})
-        self._clear()
+            blocks = (block for image in images for block in store._blocks(image, array))
+            self._append(store.path(array, later=1), blocks)
+        self._commit(moved, store.images, generation=store.about["generation"] + 1, **about)
+        store._take(self._database)
+        self._tidy()
 
     def _put(self, file: FileRow, images: Sequence[ImageRow]) -> None:
         """Commit the row of a file, at the place that it has or at the end, with that of its image if this is new."""
-        store = self._store
-        before = store.files.get(file.name)
-        last = next(reversed(store.files.values())).number if store.files else -1
-        file = file._replace(number=before.number if before else last + 1)
-        if file == before and not images:
-            return
-        total = store._total + _crc(file) - (_crc(before) if before else 0) + sum(map(_crc, images))
-        with self._transaction(total):
-            self._database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?)", images)
-            self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", file)
-        store.files[file.name] = file
-        for image in images:
-            store.number[image.sha256] = image.number
-            store.images.append(image)
+        files = self._store.files
+        before = files.get(file.name)
+        number = before.number if before else files[next(reversed(files))].number + 1 if files else 0
+        file = file._replace(number=number)
+        if images or file != before:
+            self._commit([*images, file], [before] if before else [])
 
-    def _rewrite(
-        self, images: Sequence[ImageRow], files: Sequence[FileRow], about: Mapping[str, Any] | None = None
+    def _commit(
+        self,
+        new: Sequence[ImageRow | FileRow],
+        gone: Sequence[ImageRow | FileRow],
+        **about: Any,
     ) -> None:
-        """Commit these rows in place of all others."""
-        text = json.dumps({**self._store.about, **(about or {})})
-        with self._transaction(_crc(text) + sum(map(_crc, images)) + sum(map(_crc, files))):
-            self._database.execute("DELETE FROM images")
-            self._database.execute("DELETE FROM files")
-            self._database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?)", images)
-            self._database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", files)
-            self._database.execute("UPDATE store SET about = ?", (text,))
-        self._store._take(self._database)
-
-    @contextmanager
-    def _transaction(self, total: int) -> Iterator[None]:
-        """Commit what happens inside, after which all rows have this checksum."""
+        """Delete rows and insert others, all or none of them; change what is said about the store."""
+        store = self._store
+        texts = json.dumps(store.about), json.dumps(store.about | about)
+        total = store._total + sum(map(_crc, [*new, texts[1]])) - sum(map(_crc, [*gone, texts[0]]))
         with self._kept():
             self._database.execute("BEGIN IMMEDIATE")
-            yield
-            self._database.execute("UPDATE store SET total = ?", (total,))
+            for row in gone:
+                self._database.execute(DELETE[type(row)], row[:1])
+            for row in new:
+                self._database.execute(INSERT[type(row)], row)
+            self._database.execute("UPDATE store SET about = ?, total = ?", (texts[1], total))
             self._database.execute("COMMIT")
-        self._store._total = total
+        store._total = total
+        for row in new:
+            if isinstance(row, ImageRow):
+                store.number[row.sha256] = row.number
+                store.images.append(row)
+            else:
+                store.files[row.name] = row
+        for row in gone:
+            if isinstance(row, FileRow) and store.files[row.name] is row:  # and has not been replaced
+                del store.files[row.name]
 
     def _append(self, path: Path, blocks: Iterable[bytes]) -> None:
         with self._kept(), path.open("ab", buffering=0) as file:
@@ -534,22 +519,17 @@ class StoreWriter:
         except (OSError, sqlite3.Error) as error:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            self._cut()
+            self._tidy()
             raise self._store._unwritten(error) from error
 
-    def _cut(self) -> None:
-        """End the files where what counts ends."""
+    def _tidy(self) -> None:
+        """End the files where what counts ends, and delete those of other generations."""
         for array in self._store.about["arrays"]:
-            path = self._store.path(array)
-            if path.exists():
-                os.truncate(path, self._store._bytes(array, self._store.rows(array)))
-
-    def _clear(self) -> None:
-        """Delete the files of other generations."""
-        store = self._store
-        for array in store.about["arrays"]:
-            for path in store.folder.glob(f"{array}.*{store.path(array).suffix}"):
-                if path != store.path(array):
+            current = self._store.path(array)
+            if current.exists():
+                os.truncate(current, self._store._bytes(array, self._store.rows(array)))
+            for path in self._store.folder.glob(f"{array}.[0-9]*{current.suffix}"):
+                if path != current:
                     try:
                         path.unlink()
                     except OSError as error:  # Windows keeps what somebody still reads
@@ -562,19 +542,5 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
 
 
-def _damages(error: sqlite3.Error) -> bool:
-    """Whether an error is about what is in the file, and not about the disk or somebody else."""
-    inside = (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in inside
-
-
-def _crc(row: str | tuple[Any, ...]) -> int:
-    return zlib.crc32(repr(tuple(row) if isinstance(row, tuple) else row).encode())
-
-
-def _refuse_earlier(folder: Path, kind: StoreKind) -> None:
-    for name in EARLIER:
-        if (folder / name).exists():
-            raise DatasetError(
-                f"{folder} has {name} of an earlier version, whose files this one does not read: {kind.again}."
-            )
+def _crc(row: str | ImageRow | FileRow) -> int:
+    return zlib.crc32(repr(row if isinstance(row, str) else tuple(row)).encode())

@@ -5,18 +5,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 
 from artmodels import features, hub, runtime
-from artmodels._version import __version__
-from artmodels.descent.multiscale import drained
 from artmodels.descent.optimise import Optimiser, OptimiserName, Step
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.hub import catalogue
 from artmodels.images.results import ImageResult
+from artmodels.progress import result_of
 
 __all__ = ["FeatureMatching", "MatchingConfig", "knob", "run_to_the_end"]
 
@@ -41,7 +40,7 @@ def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callabl
     @functools.wraps(stream, assigned=("__module__", "__doc__"))
     def call(*args: P.args, **options: P.kwargs) -> ImageResult:
         progress = bool(options.pop("progress", False))
-        return drained(stream(*args, **options), progress=progress)
+        return result_of(stream(*args, **options), progress=progress)
 
     *named, overrides = inspect.signature(stream).parameters.values()
     progress = inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
@@ -88,12 +87,15 @@ class MatchingConfig:
         )
 
 
-class FeatureMatching(hub.Pretrained):
+M = TypeVar("M", bound=MatchingConfig)
+
+
+class FeatureMatching(hub.Pretrained[M]):
     """Base of the methods: a configuration, a device, and an extractor unless raw patches are enough."""
 
     def __init__(
         self,
-        config: MatchingConfig | None = None,
+        config: M | None = None,
         *,
         extractor: FeatureExtractor | None = None,
         device: torch.device | str | None = None,
@@ -122,43 +124,30 @@ class FeatureMatching(hub.Pretrained):
         self.extractor = extractor.to(self.device) if extractor is not None else None
 
     @classmethod
-    def _build(
-        cls,
-        config: MatchingConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        chosen = runtime.pick_device(device)
+    def _build(cls, config: M, resolved: hub.Resolved, placement: hub.Placement) -> Self:
+        device = runtime.pick_device(placement.device)
         extractor = None
         if config.features != PATCHES:
             extractor = features.load(
                 config.features,
-                local_files_only=local_files_only,
+                local_files_only=placement.local_files_only,
                 pooling=config.pooling,
                 padding=config.padding,
-                dtype=runtime.pick_dtype(chosen, dtype),
-                device=chosen,
+                dtype=runtime.pick_dtype(device, placement.dtype),
+                device=device,
             )
-        return cls(config, extractor=extractor, device=chosen)
+        return cls(config, extractor=extractor, device=device)
 
-    def _overridden(self, overrides: dict[str, object]) -> Any:  # noqa: ANN401 - each method has a config of its own
+    def _overridden(self, overrides: dict[str, object]) -> M:
         """The configuration with some fields replaced for one call."""
         for name in FIXED:
             if name in overrides and overrides[name] != getattr(self.config, name):
                 kind = type(self).__name__
                 value = f"{name}={overrides[name]!r}"
                 raise ConfigError(f"{name} is fixed when a {kind} is made: use {kind}.from_pretrained(..., {value})")
-        return hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
+        config: M = hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
+        return config
 
-    def _settings(self, config: MatchingConfig, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+    def _settings(self, config: M, seed: int, size: tuple[int, int]) -> dict[str, Any]:
         """What a result records, so that it can be made again."""
-        return {
-            "method": self.method,
-            "artmodels_version": __version__,
-            "seed": seed,
-            "size": list(size),
-            **dataclasses.asdict(config),
-        }
+        return self._record({"seed": seed, "size": list(size), **dataclasses.asdict(config)})

@@ -3,20 +3,17 @@
 Texture synthesis and neural style run on this loop; they differ in what they descend and from where they start.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from artmodels.descent.optimise import Deadline, Objective, Optimiser, Step, minimise
-from artmodels.images.results import ImageResult
 from artmodels.runtime.devices import generator
 
-__all__ = ["Level", "DescentState", "coarse_to_fine", "coloured_noise", "drained"]
+__all__ = ["Level", "DescentState", "coarse_to_fine", "coloured_noise"]
 
 
 def coloured_noise(exemplar: Tensor, size: tuple[int, int], seed: int) -> Tensor:
@@ -97,9 +94,11 @@ def coarse_to_fine(
         for loss, image in descent:
             progress.image = image.clamp(*bounds)  # soft for L-BFGS, and an average may round beyond them
             progress.losses.append(loss)
+            height, width = progress.image.shape[-2:]
             yield Step(
-                index=len(progress.losses),
+                done=len(progress.losses),
                 total=progress.total,
+                what=f"loss {loss:.3g}, {width}x{height}",
                 level=number,
                 levels=len(steps),
                 loss=loss,
@@ -108,20 +107,3 @@ def coarse_to_fine(
             )
             if limit.over:
                 return
-
-
-def drained(stream: Iterator[Step | ImageResult], *, progress: bool) -> ImageResult:
-    """Run a stream to its result, with a progress bar on stderr if asked."""
-    bar: tqdm[object] | None = None
-    try:
-        for item in stream:
-            if isinstance(item, ImageResult):
-                return item
-            if bar is None:  # not before the first step, so that an error about the input stands alone
-                bar = tqdm(total=item.total, disable=not progress, unit="step", file=sys.stderr)
-            bar.set_postfix(loss=f"{item.loss:.3g}", size=f"{item.image.shape[3]}x{item.image.shape[2]}")
-            bar.update(item.index - bar.n)
-    finally:
-        if bar is not None:
-            bar.close()
-    raise AssertionError("a stream ends with its result")

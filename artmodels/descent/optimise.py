@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
+from artmodels.progress import Progress
 
 __all__ = ["Deadline", "Objective", "Optimiser", "OptimiserName", "Step", "levels", "minimise"]
 
@@ -72,11 +73,11 @@ class Optimiser:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Progress):
     """What an iterative method yields after each step.
 
     Attributes:
-        index: Steps done so far, over all levels, from 1.
+        done: Steps taken so far, over all levels, from 1.
         total: Steps planned over all levels.
         level: Level of the image pyramid, from 0 (coarsest).
         levels: Number of levels.
@@ -85,13 +86,16 @@ class Step:
         seconds: Time since the start.
     """
 
-    index: int
-    total: int
     level: int
     levels: int
     loss: float
     image: Tensor = field(repr=False)
     seconds: float
+
+    @property
+    def index(self) -> int:
+        """The number of this step, from 1: `done`."""
+        return self.done
 
 
 class Deadline:

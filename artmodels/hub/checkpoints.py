@@ -8,6 +8,7 @@ a look at the numbers costs less than the hash of their bytes.
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import types
@@ -43,6 +44,7 @@ __all__ = [
     "check_numbers",
     "config_from",
     "fault_of",
+    "fingerprint",
     "load_tensors",
     "missing_file",
     "pickle_text",
@@ -208,6 +210,15 @@ def load_tensors(
                 check_numbers(file, {key: tensor}, kind, dtype)
                 loaded[key] = tensor.to(kind)
         return loaded
+
+
+def fingerprint(settings: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of settings and weights: where it is the same, so are the results."""
+    total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def read_tensors(file: str | os.PathLike[str], *, unused: Callable[[str], bool] | None = None) -> dict[str, Tensor]:

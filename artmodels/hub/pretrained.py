@@ -14,7 +14,7 @@ import tempfile
 import typing
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, constants
@@ -27,25 +27,30 @@ from artmodels.files import replacing
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
-from artmodels.hub.resolving import LIBRARY, REPO, Resolved, is_checkpoint_folder, resolve
+from artmodels.hub.resolving import LIBRARY, REPO, Placement, Resolved, resolve
 
-__all__ = ["Pretrained", "Resolved", "config_from", "load_tensors", "read_config", "resolve"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Placement", "Pretrained", "Resolved", "config_from", "load_tensors", "read_config", "resolve"]
 
 CARD = "README.md"
 
+C = TypeVar("C", bound="DataclassInstance")
 
-class Pretrained(ABC):
+
+class Pretrained(ABC, Generic[C]):
     """Base of the method classes: load, save and push in the Hub's layout.
 
-    A subclass sets `method` and `config_class` (a frozen dataclass), keeps its configuration in
-    `self.config`, and supplies `_build` and, if it has weights, `_tensors`.
+    A subclass names its configuration, a frozen dataclass, in brackets and as `config_class`. It sets `method`, keeps
+    its configuration in `self.config`, and supplies `_build` and, if it has weights, `_tensors`.
     """
 
     method: ClassVar[str]
-    config_class: ClassVar[type]
+    config_class: ClassVar[type[Any]]
     formats: ClassVar[tuple[str, ...]] = (".png",)
     """What `save` of a result writes, by the ending of the file."""
-    config: Any
+    config: C
     _entry: Entry | None = None
 
     @classmethod
@@ -85,24 +90,25 @@ class Pretrained(ABC):
         if provider is not None:
             raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
         name = catalogue.default(cls.method).name if name_or_path is None else name_or_path
-        entry = catalogue.find(name)
-        if entry is not None and not is_checkpoint_folder(entry.name):
-            cls._check_method(entry.name, entry.method)  # before anything is fetched
-        resolved = resolve(name, revision=revision, local_files_only=local_files_only)
-        stored = resolved.config()
-        if resolved.entry is None:
-            cls._check_method(resolved.name, stored.pop("method", None))
-            stored.pop("artmodels_version", None)
-        config = cls._configured(stored, overrides, None if resolved.entry else resolved.folder)
-        model = cls._build(config, resolved, device=device, dtype=dtype, local_files_only=local_files_only)
+        resolved = resolve(name, revision=revision, local_files_only=local_files_only, accept=cls._check_method)
+        placement = Placement(device=device, dtype=dtype, local_files_only=local_files_only)
+        return cls.from_resolved(resolved, placement, **overrides)
+
+    @classmethod
+    def from_resolved(cls, resolved: Resolved, placement: Placement, **overrides: object) -> Self:
+        """Load a checkpoint of this method that has been found; see `from_pretrained`."""
+        config = cls._configured(resolved.config(), overrides, None if resolved.entry else resolved.folder)
+        model = cls._build(config, resolved, placement)
         model._entry = resolved.entry
         return model
 
     @classmethod
-    def _configured(cls, stored: dict[str, Any], overrides: dict[str, object], folder: Path | None) -> Any:  # noqa: ANN401
+    def _configured(cls, stored: dict[str, Any], overrides: dict[str, object], folder: Path | None) -> C:
         """The configuration of a checkpoint with some settings replaced; an error names the file whose fault it is."""
+        stored = {key: value for key, value in stored.items() if key not in ("method", "artmodels_version")}
         try:
-            return config_from(cls.config_class, stored | overrides)
+            config: C = config_from(cls.config_class, stored | overrides)
+            return config
         except ConfigError as error:
             kept = {key: value for key, value in stored.items() if key not in overrides}
             if folder is None or not kept or str(error).startswith(str(folder)):
@@ -144,16 +150,17 @@ class Pretrained(ABC):
 
     @classmethod
     @abstractmethod
-    def _build(
-        cls,
-        config: Any,  # noqa: ANN401 - each subclass names its own config class
-        resolved: Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        """Return an instance; `resolved.load(expected)` gives the tensors of a method that has weights."""
+    def _build(cls, config: C, resolved: Resolved, placement: Placement) -> Self:
+        """Return an instance; `resolved.fill` or `resolved.load` give the weights of a method that has some."""
+
+    @property
+    def _name(self) -> str | None:
+        """What the catalogue calls the checkpoint; None if it is none of the catalogue's."""
+        return self._entry.name if self._entry else None
+
+    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings as checkpoints and results keep them: with the method and the version."""
+        return {"method": self.method, "artmodels_version": __version__} | settings
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return what `model.safetensors` holds; nothing for a method that is only a configuration."""
@@ -186,8 +193,7 @@ class Pretrained(ABC):
         return target
 
     def _write(self, folder: Path, card: str) -> None:
-        config = {"method": self.method, "artmodels_version": __version__}
-        config |= dataclasses.asdict(self.config)
+        config = self._record(dataclasses.asdict(self.config))
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors().items()}

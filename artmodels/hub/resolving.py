@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from huggingface_hub import (
@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, whichever it is
+from torch import nn
 
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsError
@@ -48,8 +49,9 @@ from artmodels.hub.checkpoints import (
     pickle_text,
     read_config,
 )
+from artmodels.hub.outline import Outline
 
-__all__ = ["LIBRARY", "PACKAGE", "REPO", "Resolved", "is_checkpoint_folder", "resolve"]
+__all__ = ["LIBRARY", "PACKAGE", "REPO", "Placement", "Resolved", "is_checkpoint_folder", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,28 @@ _RETRY_AFTER = (0.5, 1.0, 2.0)
 _RETRY_STATUS = (500, 502, 503, 504)
 
 _T = TypeVar("_T")
+Accept: TypeAlias = Callable[[str, object], None]
+"""Raises an error unless a checkpoint of that name and method is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model is to compute, in what, and whether its parts may be fetched.
+
+    Attributes:
+        device: None picks CUDA, then MPS, then CPU.
+        dtype: None picks what is fast and exact enough on the device.
+        local_files_only: Never use the network.
+    """
+
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    local_files_only: bool = False
+
+    def require_float32(self, name: str) -> None:
+        """Raise ConfigError if another type is asked for of the class `name`."""
+        if self.dtype not in (None, torch.float32):
+            raise ConfigError(f"dtype={self.dtype} is not available for {name}, which computes in float32.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +117,11 @@ class Resolved:
         if self.entry is not None or self.folder is None:
             return dict(self.entry.config) if self.entry else {}
         return read_config(self.folder)
+
+    @property
+    def method(self) -> object:
+        """The id of its method, or whatever `config.json` says in that place."""
+        return self.entry.method if self.entry else self.config().get("method")
 
     @property
     def weights_file(self) -> Path:
@@ -133,9 +162,41 @@ class Resolved:
         """Load the weights file with its hash checked; see `load_tensors`."""
         return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted, dtype=dtype)
 
+    def fill(
+        self,
+        make: Callable[[], _T],
+        stored: Callable[[_T], nn.Module],
+        *,
+        dtype: torch.dtype | None = None,
+        counters: bool = True,
+    ) -> _T:
+        """Make networks and load their weights.
+
+        A configuration may ask for networks of any size: they are first made without memory, and compared with what the
+        file holds.
+
+        Args:
+            make: Makes the networks that the configuration describes.
+            stored: Which part of them the file holds.
+            dtype: What is to be computed in: values must fit it too.
+            counters: Whether the file has the counters of batch normalisation.
+        """
+        with Outline():
+            expected = stored(make()).state_dict()
+        if not counters:
+            expected = {key: value for key, value in expected.items() if value.is_floating_point()}
+        tensors = self.load(expected, dtype=dtype)
+        made = make()
+        stored(made).load_state_dict(tensors)
+        return made
+
 
 def resolve(
-    name_or_path: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    accept: Accept | None = None,
 ) -> Resolved:
     """Find a checkpoint, fetching it where needed; the log says where it was found.
 
@@ -148,6 +209,8 @@ def resolve(
         name_or_path: A folder, a catalogue name, or `owner/name` on the Hub.
         revision: Branch, tag or commit, for `owner/name` only. A full commit that is cached needs no network.
         local_files_only: Never use the network.
+        accept: Called with the name and the method, for a name of the catalogue before anything is fetched; what it
+            raises is raised.
 
     Raises:
         ConfigError: `revision` was given for something that has no revisions.
@@ -158,12 +221,14 @@ def resolve(
     if is_checkpoint_folder(name):
         found = _from_folder(name, Path(os.path.expanduser(name)), revision)
     elif "/" not in name and os.sep not in name:
-        found = _from_name(name, revision, local_files_only)
+        found = _from_name(name, revision, local_files_only, accept)
     elif REPO.fullmatch(name) and ".." not in name and "--" not in name:
         found = _from_repo(name, name, revision, local_files_only)
     else:
         raise MissingWeights(f"{name!r} is neither an existing folder nor 'owner/name' on the Hub: check the path.")
     logger.info("%s: %s, %s", name, found.origin, found.folder or "no files")
+    if accept is not None and found.entry is None:
+        accept(name, found.method)
     return found
 
 
@@ -202,7 +267,7 @@ def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
     return Resolved(name=name, origin="folder", folder=path)
 
 
-def _from_name(name: str, revision: str | None, local_files_only: bool) -> Resolved:
+def _from_name(name: str, revision: str | None, local_files_only: bool, accept: Accept | None) -> Resolved:
     namespace = os.environ.get("ARTMODELS_NAMESPACE")
     mirror = f"{namespace}/{name}" if namespace else None
     if mirror and not REPO.fullmatch(mirror):
@@ -210,6 +275,8 @@ def _from_name(name: str, revision: str | None, local_files_only: bool) -> Resol
     if mirror and catalogue.find(name) is None:
         return _from_repo(name, mirror, revision, local_files_only)
     entry = catalogue.get(name)
+    if accept is not None:
+        accept(name, entry.method)
     pinned = entry.weights
     if revision is not None and (pinned is None or revision != pinned.revision):
         instead = f": for another, ask for the repository {pinned.repo!r}" if pinned else ""

@@ -11,7 +11,9 @@ import io
 import os
 import re
 import stat
+import struct
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
@@ -22,7 +24,6 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
 from artmodels.files import write_whole
-from artmodels.images import png16
 from artmodels.images.bounds import check_structure
 from artmodels.images.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
 
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["LIMIT", "LoadedImage", "Source", "encode_png", "load", "read_metadata", "save_png", "to_pil"]
+__all__ = [
+    "LIMIT",
+    "LoadedImage",
+    "Source",
+    "encode_png",
+    "encode_png16",
+    "load",
+    "read_metadata",
+    "save_png",
+    "to_pil",
+]
 
 LIMIT = 40_000_000
 """Pixels that `load` accepts by default."""
@@ -42,6 +53,7 @@ _METADATA_ALLOWANCE = 16 * 2**20
 _PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS or LIMIT
 _ANY_SIZE = 2**62  # what is in memory already may also be written
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_COLOUR_TYPES = {3: 2, 4: 6}  # of a PNG, by channels
 _TEXT_LIMIT = 2**20  # what Pillow agrees to read back
 
 File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
@@ -133,7 +145,7 @@ def encode_png(
     for key, text in texts.items():
         _check_text(key, text)
     if isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.shape[2:] in ((3,), (4,)) and image.size:
-        return png16.encode(image, texts)
+        return encode_png16(image, texts)
     if _is_tensor(image):
         picture = to_pil(image)
     elif isinstance(image, Image.Image) and image.mode in _PNG_MODES:
@@ -194,6 +206,25 @@ def _check_text(key: str, text: str) -> None:
         raise ConfigError(f"metadata keyword {key[:90]!r} must be 1 to 79 printable Latin-1 characters")
     if "\0" in text or len(text.encode("utf-8", "replace")) > _TEXT_LIMIT:
         raise ConfigError(f"metadata {key!r} must be at most 1 MB of text without NUL characters")
+
+
+def encode_png16(pixels: Array, metadata: Mapping[str, str]) -> bytes:
+    """Encode uint16 [H, W, 3 or 4] (ISO/IEC 15948), with text chunks of checked keywords and texts.
+
+    Pillow reads colour of 16 bits a channel at half the depth, and does not write it.
+    """
+    height, width, channels = pixels.shape
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Filter 2, the difference to the row above, suits pictures that are smooth, as enlarged ones are.
+    differences = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
+    lines = np.concatenate([np.full((height, 1), 2, np.uint8), differences], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
+    texts = [(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")) for key, text in metadata.items()]
+    chunks = [(b"IHDR", header), *texts, (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
+    return b"".join(parts)
 
 
 # --- files ----------------------------------------------------------------------------------------

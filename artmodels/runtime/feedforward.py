@@ -14,17 +14,17 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import hub, runtime
-from artmodels._version import __version__
 from artmodels.errors import ConfigError, HashMismatch, ImageTooLarge, MissingWeights
 from artmodels.hub import catalogue
 from artmodels.hub.outline import Outline
+from artmodels.hub.pretrained import C
 from artmodels.images.results import ImageResult
 from artmodels.images.tiling import SizeRequirements, Tiling, fit_run, tiled
 from artmodels.runtime import graphs
@@ -80,7 +80,7 @@ class Graph(nn.Module):
         return (0.8 * soft + 0.2 * grain,)
 
 
-class FeedForward(hub.Pretrained):
+class FeedForward(hub.Pretrained[C]):
     """Base of the feed-forward methods. A subclass makes its network from its configuration, and calls `_infer`.
 
     One with companions makes these as well, in `_companions`, and calls `_companion`.
@@ -100,7 +100,7 @@ class FeedForward(hub.Pretrained):
 
     def __init__(
         self,
-        config: Any = None,  # noqa: ANN401 - each subclass names its own config class
+        config: C | None = None,
         *,
         network: Graph | None = None,
         device: torch.device | str | None = None,
@@ -126,10 +126,10 @@ class FeedForward(hub.Pretrained):
         if network is None:
             with Outline() if runner else contextlib.nullcontext():  # a graph has the weights
                 network = self._network(self.config)
-        self.demands = network
+        self.graph = network
         self.network = None
         if runner is None:
-            self.network = self.demands.requires_grad_(False).eval()
+            self.network = self.graph.requires_grad_(False).eval()
             runner = runtime.make_runner(self.network, device=self.device, dtype=self.dtype)
         self.runner = runner
         self.companions = dict(self._companions(self.config) if companions is None else companions)
@@ -141,14 +141,14 @@ class FeedForward(hub.Pretrained):
         self.companion_runners = dict(companion_runners)
 
     @classmethod
-    def _usual_dtype(cls, config: Any, device: torch.device) -> torch.dtype | None:  # noqa: ANN401 - as above
+    def _usual_dtype(cls, config: C, device: torch.device) -> torch.dtype | None:
         """What to compute in if nobody says; None leaves it to the device."""
         return torch.float16 if device.type == "cuda" else None
 
     @classmethod
     def _computed(
         cls,
-        config: Any,  # noqa: ANN401 - as above
+        config: C,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> torch.dtype:
@@ -157,12 +157,12 @@ class FeedForward(hub.Pretrained):
         return runtime.pick_dtype(place, cls._usual_dtype(config, place) if dtype is None else dtype)
 
     @classmethod
-    def _network(cls, config: Any) -> Graph:  # noqa: ANN401 - each subclass names its own config class
+    def _network(cls, config: C) -> Graph:
         """Make the network that a configuration describes, with random weights."""
         raise NotImplementedError
 
     @classmethod
-    def _companions(cls, config: Any) -> Mapping[str, Graph]:  # noqa: ANN401 - each subclass names its own config class
+    def _companions(cls, config: C) -> Mapping[str, Graph]:
         """Make the companions that a configuration describes, with random weights; most methods have none."""
         return {}
 
@@ -172,22 +172,13 @@ class FeedForward(hub.Pretrained):
         return nn.ModuleDict({cls.main: network, **companions}) if companions else network
 
     @classmethod
-    def _build(
-        cls,
-        config: Any,  # noqa: ANN401 - each subclass names its own config class
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        # A configuration may ask for anything: first without memory, to compare it with what the file holds.
-        with Outline():
-            expected = cls._stored(cls._network(config), cls._companions(config)).state_dict()
-        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
-        network, companions = cls._network(config), cls._companions(config)
-        cls._stored(network, companions).load_state_dict(tensors)
-        return cls(config, network=network, companions=companions, device=device, dtype=dtype)
+    def _build(cls, config: C, resolved: hub.Resolved, placement: hub.Placement) -> Self:
+        network, companions = resolved.fill(
+            lambda: (cls._network(config), cls._companions(config)),
+            lambda parts: cls._stored(*parts),
+            dtype=cls._computed(config, placement.device, placement.dtype),
+        )
+        return cls(config, network=network, companions=companions, device=placement.device, dtype=placement.dtype)
 
     @classmethod
     def _from_graph(
@@ -214,8 +205,7 @@ class FeedForward(hub.Pretrained):
                 "checkpoint as it should be (--fp16 for half precision)."
             )
         stored = hub.read_config(folder)
-        cls._check_method(name, stored.pop("method", None))
-        stored.pop("artmodels_version", None)
+        cls._check_method(name, stored.get("method"))
         runner = graphs.OnnxRunner(folder, device=device, provider=provider)
         source = _source(runner)
         if "part" in source:
@@ -272,7 +262,7 @@ class FeedForward(hub.Pretrained):
         Raises:
             ImageTooLarge: The network needs the image whole, and it has more pixels than that is allowed.
         """
-        network = self.demands
+        network = self.graph
 
         def run(piece: Tensor) -> Tensor:
             return self.runner(piece, *extras).float()
@@ -303,13 +293,7 @@ class FeedForward(hub.Pretrained):
         self, tensor: Tensor, *, options: Mapping[str, object], start: float, notes: Sequence[str] = ()
     ) -> ImageResult:
         """Wrap what `_infer` gave, with what it takes to make it again."""
-        settings = {
-            "method": self.method,
-            "artmodels_version": __version__,
-            "model": self._entry.name if self._entry else None,
-            **options,
-            **dataclasses.asdict(self.config),
-        }
+        settings = self._record({"model": self._name, **options, **dataclasses.asdict(self.config)})
         return ImageResult(tensor=tensor, settings=settings, seconds=time.perf_counter() - start, notes=tuple(notes))
 
 
@@ -323,7 +307,7 @@ def _companion_graph(
     folder: Path, part: str, source: Mapping[str, object], *, device: torch.device | str | None, provider: str | None
 ) -> graphs.OnnxRunner:
     """Open the graph of a companion, which must have been exported from the same weights."""
-    place = graphs.beside(folder.resolve(), part)
+    place = graphs.companion_folder(folder.resolve(), part)
     again = f"export both again, with `python -m export {source.get('name', 'NAME')} --out {place.parent}`."
     if not (place / graphs.SIDECAR).is_file():
         raise MissingWeights(f"{folder} needs its {part}, which is not in {place}: {again}")

@@ -27,7 +27,7 @@ from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeig
 from artmodels.files import read_object
 from artmodels.runtime.devices import pick_device
 
-__all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "beside"]
+__all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "companion_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Exported:
         return data
 
 
-def beside(folder: Path, part: str) -> Path:
+def companion_folder(folder: Path, part: str) -> Path:
     """Name the folder of a companion: it lies beside that of the graph which it belongs to."""
     return folder.with_name(f"{folder.name}-{part}")
 
@@ -330,9 +330,9 @@ def _start(onnxruntime: ModuleType, exported: Exported, data: bytes, wanted: str
         },
     }
     if wanted != "cpu":
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the wheels that PyTorch depends on
-        logger.debug("preload_dlls: %s", said.getvalue())
+        logger.debug("preload_dlls: %s", printed.getvalue())
     reason = "its libraries could not be loaded"
     order = _ORDER[wanted]
     for first in range(len(order)):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import pandas as pd  # type: ignore[import-untyped]
@@ -22,12 +22,14 @@ from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import read
 from artmodels.ui.controls import Update, run_folder
 
-__all__ = ["LONGEST", "at_size", "show_pass", "show_steps"]
+__all__ = ["LONGEST", "at_size", "calm", "show_pass", "show_steps"]
 
 LONGEST = 3072 if pick_device().type == "cuda" else 2048  # px: side of what is run in one piece
 PREVIEW_SIDE = 512  # px
 PREVIEW_PAUSE = 0.7  # seconds
 POINTS = 200  # of the loss curve
+
+S = TypeVar("S")
 
 Second = str | Callable[[Image.Image], Image.Image]
 """What the second tab shows: the result beside this file, or what this makes of the result."""
@@ -141,3 +143,20 @@ def _curve(losses: list[float]) -> pd.DataFrame:
     every = max(1, -(-len(losses) // POINTS))
     steps = range(0, len(losses), every)
     return pd.DataFrame({"step": [i + 1 for i in steps], "loss": [losses[i] for i in steps]})
+
+
+# --- a stream of steps
+
+
+def calm(steps: Iterator[S], pause: float = 0.4) -> Generator[S, None, None]:
+    """Leave out steps that come within `pause` seconds of another of their kind: a page cannot show hundreds a second.
+
+    The first of each type passes, and so does a result, which is of another type than the steps before it. Closing this
+    closes the steps, too.
+    """
+    kind, following = None, 0.0
+    with contextlib.closing(steps):  # type: ignore[type-var]
+        for step in steps:
+            if type(step) is not kind or time.monotonic() >= following:
+                yield step
+                kind, following = type(step), time.monotonic() + pause

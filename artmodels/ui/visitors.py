@@ -7,7 +7,7 @@ from typing import Protocol, Self, TypeVar
 
 from PIL import Image
 
-from artmodels.errors import DatasetError
+from artmodels.errors import ConfigError, DatasetError
 from artmodels.ui.uploads import listing, markdown, take_in
 
 __all__ = ["VisitorPictures", "present"]
@@ -51,6 +51,10 @@ class VisitorPictures:
         """The folder of the small versions: `0000.jpg`, `0001.jpg`, ..."""
         return self.folder / "small"
 
+    def picture(self, name: str) -> Path:
+        """The file of a picture as it came."""
+        return self.pictures / name
+
     def thumbnail(self, name: str) -> Path:
         """The file of a small version."""
         return self.small / f"{list(self.sizes).index(name):04}.jpg"
@@ -87,6 +91,21 @@ class VisitorPictures:
     def exists(self) -> bool:
         """Whether the files are still there."""
         return self.pictures.is_dir()
+
+    def named(self, picture: str) -> str:
+        """Find the picture that a program means by a name, or by a number from 1.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        given, count = str(picture or "").strip(), len(self.files)
+        given = self.twins.get(given, given)
+        if given in self.files:
+            return given
+        if given.isdecimal() and 1 <= int(given) <= count:
+            return self.files[int(given) - 1]
+        names = ", ".join(self.files[:10]) + (", …" if count > 10 else "")
+        raise ConfigError(f"{given!r} is none of the pictures: give a number from 1 to {count}, or one of {names}")
 
     def left_out(self) -> str:
         """List, as Markdown, the files that are not among the pictures, and why; "" where all are."""

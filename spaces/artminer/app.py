@@ -1,29 +1,52 @@
 """Find a detail in a whole collection, or whatever repeats in it, with the evidence for each place."""
 
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from PIL import Image
 
 from artmodels import ui
-from artmodels.ui.batches import upload_files
-from artmodels.ui.controls import beside
-from artmodels.ui.events import on, working
-from artmodels.ui.look import launch_options
-from artmodels.ui.widgets.canvas import box_canvas
+from artmodels.errors import ConfigError, DatasetError
+from artmodels.hub import catalogue
+from artmodels.progress import Progress
+from artmodels.ui.events import endpoint
+from artmodels.ui.running import calm
+from artmodels.ui.uploads import markdown, reported
+from artmodels.ui.visitors import VisitorPictures, present
+from artmodels.ui.widgets.canvas import box_canvas, corners, opened
+from artmodels.ui.widgets.evidence import JUDGING_STYLE, ROWS_STYLE, SCROLL, comparison, judging, rows_of_groups
+from artmodels.ui.widgets.viewers import gallery, gallery_tiles, html
 
-HERE = Path(__file__).parent
+# What computes is imported where it is used: the gallery is to be up before anybody searches.
+if TYPE_CHECKING:
+    from artmodels.detections.boxes import Box
+    from artmodels.methods.artminer import ArtMiner, Collection, Hit
+    from artmodels.methods.artminer.evidence.findings import Claim, Findings
+
+EXAMPLES = sorted(map(str, Path(__file__).parent.glob("examples/*.jpg")))
+FIRST = "orchard.jpg", (175, 59, 310, 302)  # what the example opens with: a picture, and a box x, y, width, height
+FILES = 100  # pictures of a collection: some 2 s of a core each
+MODEL, SCALES, VIEWS = "artminer-paintings", (49, 36, 28, 20), ("", "mirror")
+# Measured for these weights, scales and views: see `ArtMinerConfig`.
+THRESHOLD: Any = catalogue.get(MODEL).config["threshold"]
+PAIR_THRESHOLD: Any = catalogue.get(MODEL).config["pair_threshold"]
+STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
+MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
+HITS, VERIFIED = 200, 20
+ALL_PAIRS, SHORTLIST = 40, 12  # pictures up to which all pairs are compared; candidates a picture beyond
+SHOWN, TILE = 24, 260  # places, and pairs, on the page (an export has all); px of one
+MARKS = {"": "", "same": "✓ ", "similar": "≈ ", "no": "✗ "}
 VERDICTS = {"same": "✓ Same", "similar": "≈ Similar", "no": "✗ No"}
-# Nobody can judge what is not shown; and gradio keeps its columns on a telephone.
-STYLE = """
-.judging:not(:has(.sides)) .verdicts { display: none; }
-.collection .grid-wrap, .found .grid-wrap, .pairs .grid-wrap { padding-top: 2.4rem !important; }
-.collection .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
-.pairs .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }
-"""
-SCROLL = """() => {
-  const all = [...document.querySelectorAll('.evidence .sides')];
-  all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
-}"""
 INTRODUCTION = (
     "# Find a detail elsewhere\n"
     "1. Upload pictures, or take the example collection.\n"
@@ -32,81 +55,94 @@ INTRODUCTION = (
     "3. Or let the page find **whatever repeats**, without asking for anything.\n"
     "4. Look at the evidence, say what you think of it, and take everything home."
 )
+# gradio keeps its columns on a telephone.
+STYLE = f"""
+{JUDGING_STYLE}
+.collection .grid-wrap, .found .grid-wrap, .pairs .grid-wrap {{ padding-top: 2.4rem !important; }}
+.collection .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }}
+.pairs .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }}
+"""
+
+# Features of the example collection, which all visitors read: the gallery computes them once.
+_shared = tempfile.TemporaryDirectory(prefix="artminer-examples-", ignore_cleanup_errors=True)
+SHARED = Path(_shared.name) / "features"
+# What was stopped ends its picture first, and goes on writing to the features until then.
+_describing = threading.Lock()
+
+Updates = Generator[ui.Update, None, None]
 
 
-collections, searching = (beside(__file__, name, space="artminer") for name in ("collection", "searching"))
-evidence, programs = (beside(__file__, name, space="artminer") for name in ("evidence", "programs"))
-handlers = beside(__file__, "handlers", space="artminer")
+@dataclass(eq=False)
+class Investigation(VisitorPictures):
+    """What a visitor works on: pictures, and what was found in them.
 
+    Attributes:
+        store: The folder of the features, if they are not with the pictures.
+        features: Those of all pictures; None before they are computed.
+        open: Name of the picture that is looked at.
+        shown: The hits that the page shows.
+        judging: What a verdict is about; None where nothing is open.
+    """
 
-# --- the page
+    store: Path | None = None
+    features: "Collection | None" = None
+    open: str = ""
+    shown: "list[Hit]" = field(default_factory=list)
+    judging: "Claim | None" = None
+
+    @cached_property
+    def findings(self) -> "Findings":
+        """What was found, and what the visitor says of it."""
+        from artmodels.methods.artminer.evidence.findings import Findings
+        from artmodels.methods.artminer.evidence.verdicts import VerdictFile
+
+        return Findings(self.picture, self.sizes, VerdictFile(self.folder / "verdicts.jsonl"))
 
 
 with ui.blocks("Find a detail elsewhere") as demo:
+    # --- the page
+
     gr.Markdown(INTRODUCTION)
     state = gr.State(None, time_to_live=3600)
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
-            files = upload_files(f"Pictures or ZIP files, up to {collections.FILES} pictures")
+            files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
             sample = gr.Button("Take the example collection")
         with gr.Column(scale=2, min_width=320):
-            pictures = gr.Gallery(
-                label="Click a picture to open it", columns=6, height=300, allow_preview=False, format="jpeg",
-                interactive=False, buttons=[], elem_classes="collection",
-            )  # fmt: skip
+            pictures = gallery("Click a picture to open it", "collection", columns=6, height=300)
     status = gr.Markdown("There is no collection yet.", elem_classes="status")
     with gr.Tabs():
         with gr.Tab("A detail"):
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=320):
-                    page, box = box_canvas()
+                    canvas, box = box_canvas()
                     with gr.Row():
                         run = gr.Button("Find it elsewhere", variant="primary", size="lg", min_width=180)
                         stop = gr.Button("Stop", size="lg", min_width=90)
-                    told_of_search = gr.Markdown("", elem_classes="status")
+                    search_status = gr.Markdown("", elem_classes="status")
                 with gr.Column(scale=1, min_width=320):
                     threshold = gr.Slider(
-                        -1, 1, searching.THRESHOLD, step=0.01, label="Show places with a score of at least",
-                        info=handlers.MEASURED,
-                    )  # fmt: skip
-                    hits = gr.Gallery(
-                        label="Found, best first: click one to see why", columns=3, height=560, allow_preview=False,
-                        format="jpeg", interactive=False, buttons=[], elem_classes="found", object_fit="contain",
-                    )  # fmt: skip
-            with gr.Column(elem_classes="judging"):
-                why = gr.HTML(
-                    "", css_template=evidence.STYLE, js_on_load=None, elem_classes="evidence", apply_default_css=False
-                )
-                with gr.Row(elem_classes="verdicts"):
-                    verdicts = [gr.Button(words, min_width=100) for words in VERDICTS.values()]
-                told_of_verdict = gr.Markdown("", elem_classes="status")
+                        -1, 1, THRESHOLD, step=0.01, label="Show places with a score of at least", info=MEASURED
+                    )
+                    label = "Found, best first: click one to see why"
+                    hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
+            why, verdicts, verdict_status = judging(VERDICTS)
         with gr.Tab("Repeats"):
             with gr.Row():
                 run_all = gr.Button("Find whatever repeats", variant="primary", size="lg", min_width=180)
                 stop_all = gr.Button("Stop", size="lg", min_width=90)
-            told_of_pairs = gr.Markdown(
-                f"All pairs of up to {searching.ALL_PAIRS} pictures are compared; of more, those that share similar "
-                "regions.",
+            pairs_status = gr.Markdown(
+                f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions.",
                 elem_classes="status",
             )
             least = gr.Slider(
-                0, handlers.STRICTEST, searching.PAIR_THRESHOLD, step=0.001,
-                label="Link pictures with a discovery score above", info=handlers.MEASURED,
+                0, STRICTEST, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above",
+                info=MEASURED,
             )  # fmt: skip
-            rows = gr.HTML(
-                "", css_template=evidence.ROWS, js_on_load=None, elem_classes="clusters", apply_default_css=False
-            )
-            pairs = gr.Gallery(
-                label="Pairs, best first: click one to see why", columns=4, height=420, allow_preview=False,
-                format="jpeg", interactive=False, buttons=[], elem_classes="pairs", object_fit="contain",
-            )  # fmt: skip
-            with gr.Column(elem_classes="judging"):
-                why_pair = gr.HTML(
-                    "", css_template=evidence.STYLE, js_on_load=None, elem_classes="evidence", apply_default_css=False
-                )
-                with gr.Row(elem_classes="verdicts"):
-                    pair_verdicts = [gr.Button(words, min_width=100) for words in VERDICTS.values()]
-                told_of_pair = gr.Markdown("", elem_classes="status")
+            rows = html(ROWS_STYLE, name="clusters")
+            label = "Pairs, best first: click one to see why"
+            pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
+            why_pair, pair_verdicts, pair_status = judging(VERDICTS)
         with gr.Tab("Take home"):
             gr.Markdown(
                 "Verdicts calibrate the thresholds, decide which pictures are linked, and are examples to learn from: "
@@ -127,49 +163,458 @@ with ui.blocks("Find a detail elsewhere") as demo:
                         "Tables (CSV), everything (JSON), a graph for Gephi or Cytoscape (GraphML), IIIF annotations "
                         "of each picture, and a report (HTML) that opens anywhere."
                     )
-            told_of_files = gr.Markdown("", elem_classes="status")
-
+            files_status = gr.Markdown("", elem_classes="status")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
+    # --- a collection comes in, and a picture is opened
+
+    # What `new_collection` gives.
     everything = [
-        state, pictures, page, *box, hits, why, told_of_search, pairs, rows, why_pair, told_of_verdict, told_of_pair,
+        state, pictures, canvas, *box, hits, why, search_status, pairs, rows, why_pair, verdict_status, pair_status,
         download, threshold, least, status,
     ]  # fmt: skip
+
+    def take(paths: list[str] | None) -> Updates:
+        """Make a collection of uploaded files."""
+        if not paths:
+            raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
+        work = yield from reported(collected(paths), others=len(everything) - 1)
+        work.open = work.files[0]
+        if len(work.files) == 1:
+            text = "**One picture.** There is nothing to compare it with: add more."
+        else:
+            text = f"**{len(work.files)} pictures.** Click one to open it, then draw a box on it."
+        yield new_collection(work, text + work.left_out())
+
+    def example() -> Updates:
+        """Take the example collection, with a box around the bird."""
+        work = yield from reported(collected(EXAMPLES, store=SHARED), others=len(everything) - 1)
+        work.open, place = FIRST
+        text = (
+            f"**{len(work.files)} pictures** in which a window, a key, a bird, a compass rose and a lantern return. A "
+            "box is around the bird: find it elsewhere, or draw another."
+        )
+        yield new_collection(work, text, list(place))
+
+    def choose(event: gr.SelectData, work: Investigation | None) -> Updates:
+        """Open a picture: canvas, numbers, status."""
+        work = present(work)
+        work.open = work.files[event.index]
+        picture = opened(ui.read(str(work.picture(work.open))).pil())
+        yield picture, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
+
     collecting = [
-        on(files.upload, handlers.take, [files], everything, lane="collections"),
-        on(sample.click, handlers.example, [], everything, lane="collections"),
+        ui.on(files.upload, take, [files], everything, lane="collections"),
+        ui.on(sample.click, example, [], everything, lane="collections"),
     ]
-    on(pictures.select, handlers.choose, [state], [page, *box, status], event=True)
+    ui.on(pictures.select, choose, [state], [canvas, *box, status], event=True)
 
-    running = working(
-        run, handlers.find, [state, *box, threshold], [hits, why, told_of_search], lane="collections"
+    # --- a detail is looked for, looked at, and judged
+
+    def find(work: Investigation | None, x: float, y: float, width: float, height: float, threshold: float) -> Updates:
+        """Find the box elsewhere: hits, evidence, status."""
+        work, start = present(work), time.monotonic()
+        work.judging = None
+        yield [], "", "Preparing…"
+        yield from reported(search(work, (x, y, width, height)), others=2)
+        tiles, text = places(work, threshold)
+        seconds = time.monotonic() - start
+        yield tiles, "", f"Finished after {seconds:.1f} s, for a detail of {markdown(work.findings.last.query)}: {text}"
+
+    def browse(work: Investigation | None, threshold: float) -> Updates:
+        """Show the hits above a threshold: hits, status."""
+        if work is None or work.findings.searched is None:
+            yield gr.skip(), gr.skip()
+        else:
+            yield places(present(work), threshold)
+
+    def explain(event: gr.SelectData, work: Investigation | None) -> Updates:
+        """Show the evidence for a hit: evidence, status."""
+        work = present(work)
+        hit, found = work.shown[event.index], work.findings.last
+        text = f"Rank {event.index + 1}: {markdown(hit.image)}. Does it show the same detail?"
+        yield evidence(work, found.query, hit, found.box), text
+
+    def judge_hit(work: Investigation | None, verdict: str, threshold: float) -> Updates:
+        """Keep a verdict on a hit: hits, evidence, status."""
+        work = present(work)
+        why, text = judged(work, verdict)
+        yield places(work, threshold)[0], why, text
+
+    running = ui.working(run, find, [state, *box, threshold], [hits, why, search_status], lane="collections")
+    ui.on(threshold.change, browse, [state, threshold], [hits, search_status], trigger_mode="always_last")
+    explaining = ui.on(hits.select, explain, [state], [why, verdict_status], event=True)
+    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    kinds = {verdict: gr.State(verdict) for verdict in VERDICTS}
+    for verdict, button in verdicts.items():
+        ui.on(button.click, judge_hit, [state, kinds[verdict], threshold], [hits, why, verdict_status])
+
+    # --- whatever repeats is looked for, looked at, and judged
+
+    def repeat(work: Investigation | None, threshold: float) -> Updates:
+        """Compare all pictures: clusters, pairs, evidence, status."""
+        work, start = present(work), time.monotonic()
+        work.judging = None
+        yield "", [], "", "Preparing…"
+        yield from reported(compare(work), others=3)
+        groups, tiles, text = repeats(work, threshold)
+        yield groups, tiles, "", f"Finished after {time.monotonic() - start:.1f} s: {text}"
+
+    def regroup(work: Investigation | None, threshold: float) -> Updates:
+        """Group again at another threshold: clusters, pairs, status."""
+        if work is None or work.findings.pairs is None:
+            yield gr.skip(), gr.skip(), gr.skip()
+        else:
+            yield repeats(present(work), threshold)
+
+    def explain_pair(event: gr.SelectData, work: Investigation | None) -> Updates:
+        """Show the evidence for a pair: evidence, status."""
+        from artmodels.methods.artminer.evidence.proof import hit_of_pair
+
+        work = present(work)
+        pair = (work.findings.pairs or [])[event.index]
+        text = f"{markdown(pair.first)} and {markdown(pair.second)}. Do they show the same?"
+        yield evidence(work, pair.first, hit_of_pair(pair, work.sizes), None), text
+
+    def judge_pair(work: Investigation | None, verdict: str, threshold: float) -> Updates:
+        """Keep a verdict on a pair, which decides whether it is a link: clusters, pairs, evidence, status."""
+        work = present(work)
+        why, text = judged(work, verdict)
+        groups, tiles, _ = repeats(work, threshold)
+        yield groups, tiles, why, text
+
+    comparing = ui.working(run_all, repeat, [state, least], [rows, pairs, why_pair, pairs_status], lane="collections")
+    ui.on(least.change, regroup, [state, least], [rows, pairs, pairs_status], trigger_mode="always_last")
+    explaining = ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status], event=True)
+    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    for verdict, button in pair_verdicts.items():
+        ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
+    text = "Stopped. Start again to go on: pictures that were looked at are not looked at again."
+    ui.stop_button(stop, [running, *collecting], search_status, text)
+    ui.stop_button(stop_all, [comparing, *collecting], pairs_status, text)
+
+    # --- verdicts, and files to take home
+
+    def calibrate(work: Investigation | None) -> Updates:
+        """Move the thresholds to where the verdicts part: threshold, threshold of pairs, status."""
+        work = present(work)
+        values, texts = [], []
+        for what in ("details", "pairs"):
+            try:
+                found = work.findings.calibration(details=what == "details")
+            except DatasetError as error:
+                values.append(gr.skip())
+                texts.append(f"The threshold of {what} stays as it is: {error}.")
+                continue
+            value = round(min(max(found.threshold, 0), 1), 4)
+            rests = f"{found.positives} judged the same and {found.negatives} not"
+            moved: dict[str, Any] = {"maximum": max(STRICTEST, value)} if what == "pairs" else {}
+            info = f"Calibrated to {value} by your verdicts: {rests}."
+            values.append(gr.update(value=value, info=info, **moved))
+            texts.append(f"The threshold of {what} is now **{value}**, from {rests}.")
+        yield *values, "  \n".join(texts)
+
+    def write_verdicts(work: Investigation | None) -> Updates:
+        """Offer the verdicts as a file: download, status."""
+        findings = present(work).findings
+        if not findings.verdicts:
+            raise ConfigError("There is no verdict yet: open a place that was found, and say what you think of it.")
+        file = ui.run_folder() / "verdicts.jsonl"
+        shutil.copyfile(findings.verdict_file.path, file)
+        text = f"{file.name} has {count(len(findings.verdicts), 'verdict')}."
+        yield gr.update(value=str(file), interactive=True), text
+
+    def bring(work: Investigation | None, path: str | None) -> Updates:
+        """Take up verdicts from a file: upload, status."""
+        work = present(work)
+        if path is None:
+            raise DatasetError("There is no file of verdicts: upload one that was taken from here.")
+        try:
+            known, others = work.findings.bring(path, work.files)
+        except DatasetError as error:
+            raise DatasetError(str(error).replace(path, Path(path).name)) from None
+        note = f" {others} are about pictures that are not in this collection, and left out." if others else ""
+        again = " Before they can calibrate, look for the same details, or for whatever repeats, again."
+        yield None, f"{count(known, 'verdict')} taken up.{note}{again if known else ''}"
+
+    def export(work: Investigation | None, threshold: float, pair_threshold: float) -> Updates:
+        """Write all that was found: download, status."""
+        work = present(work)
+        searched, compared = work.findings.searched is not None, work.findings.pairs is not None
+        if not searched and not compared:
+            raise ConfigError("Nothing has been found yet: search for a detail, or for whatever repeats, then export.")
+        archive, texts = packed(work, threshold if searched else None, pair_threshold if compared else None)
+        names = ", ".join(name for name in texts if "/iiif/" not in name)
+        yield gr.update(value=str(archive), interactive=True), f"{archive.name} has {names} and IIIF annotations."
+
+    ui.on(weigh.click, calibrate, [state], [threshold, least, files_status])
+    ui.on(save_verdicts.click, write_verdicts, [state], [verdict_file, files_status])
+    ui.on(brought.upload, bring, [state, brought], [brought, files_status])
+    ui.on(save.click, export, [state, threshold, least], [download, files_status])
+
+    # --- programs call the same
+
+    def artminer_search(
+        photos: list[str], picture: str, x: float, y: float, width: float, height: float, threshold: float
+    ) -> Updates:
+        """Find a detail of one picture in others.
+
+        Args:
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            picture: Name of the picture with the detail, or its number, from 1.
+            x: Left edge of the detail, in pixels of that picture.
+            y: Upper edge.
+            width: Of the detail, in pixels.
+            height: Of it.
+            threshold: Score from -1 to 1 from which a place is reported.
+
+        Returns:
+            The places as pictures, best first; the places with boxes, scores and the model (JSON); and a ZIP file with
+            a CSV table, the JSON, an HTML report and IIIF annotations.
+        """
+        work = yield from reported(collected(photos), others=3)
+        work.open = work.named(picture)
+        yield from reported(search(work, (x, y, width, height)), others=3)
+        archive, texts = packed(work, threshold)
+        found = json.loads(texts["detail/hits.json"]) | {"skipped": work.skipped, "duplicates": work.twins}
+        tiles, text = places(work, threshold)
+        yield tiles, found, str(archive), text
+
+    def artminer_pairs(photos: list[str], threshold: float) -> Updates:
+        """Find whatever repeats in a collection, without asking for anything.
+
+        Args:
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            threshold: Discovery score from 0 to 1 above which two pictures are linked.
+
+        Returns:
+            Pairs of pictures that show the same, with boxes, transforms and cells, and the clusters (JSON); and a ZIP
+            file with the pairs as CSV, JSON and GraphML, the clusters, and IIIF annotations.
+        """
+        work = yield from reported(collected(photos), others=2)
+        yield from reported(compare(work), others=2)
+        archive, texts = packed(work, None, threshold)
+        groups, _ = work.findings.groups(threshold)
+        found = json.loads(texts["repeats/pairs.json"]) | {"clusters": [list(group.images) for group in groups]}
+        found |= {"skipped": work.skipped, "duplicates": work.twins}
+        yield found, str(archive), f"{len(groups)} groups"
+
+    with gr.Column(visible=False):
+        photos = ui.upload_files("Pictures or ZIP files")
+        named = gr.Textbox(label="Picture with the detail")
+        numbers = [gr.Number(label=name) for name in ("x", "y", "width", "height")]
+        least_score = gr.Slider(-1, 1, THRESHOLD, label="Least score")
+        least_pair = gr.Slider(0, 1, PAIR_THRESHOLD, label="Least discovery score")
+        tiles_found = gr.Gallery(label="Places, best first", format="jpeg")
+        json_found, zip_file = gr.JSON(label="Found"), gr.File(label="ZIP file")
+    checks = {"photos": ui.file_list(FILES)}
+    endpoint(
+        artminer_search, [photos, named, *numbers, least_score], [tiles_found, json_found, zip_file], checks,
+        "collections",
     )  # fmt: skip
-    on(threshold.change, handlers.browse, [state, threshold], [hits, told_of_search], trigger_mode="always_last")
-    explaining = on(hits.select, handlers.explain, [state], [why, told_of_verdict], event=True)
-    comparing = working(
-        run_all, handlers.repeat, [state, least], [rows, pairs, why_pair, told_of_pairs], lane="collections"
+    endpoint(artminer_pairs, [photos, least_pair], [json_found, zip_file], checks, "collections")
+
+
+# --- the collection
+
+
+def collected(paths: Sequence[str], *, store: Path | None = None) -> Iterator[str | Investigation]:
+    """Take pictures in: texts that say how far it is, and what the visitor works on, last."""
+    return Investigation(ui.run_folder() / "collection", store=store).collect(paths, most=FILES)
+
+
+def new_collection(work: Investigation, text: str, box: list[int] | None = None) -> ui.Update:
+    """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
+    wall = [(str(work.thumbnail(name)), name) for name in work.files]
+    canvas = opened(ui.read(str(work.picture(work.open))).pil(), box)
+    empty: ui.Update = ([], "", "", [], "", "", "", "", gr.update(value=None, interactive=False))
+    usual = (
+        gr.update(value=THRESHOLD, info=MEASURED),
+        gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST),
     )
-    on(least.change, handlers.regroup, [state, least], [rows, pairs, told_of_pairs], trigger_mode="always_last")
-    explaining_pair = on(pairs.select, handlers.explain_pair, [state], [why_pair, told_of_pair], event=True)
-    for event in (explaining, explaining_pair):
-        event.then(None, None, None, js=SCROLL, api_visibility="private")
-    for value, button, pair_button in zip(VERDICTS, verdicts, pair_verdicts, strict=True):
-        what = gr.State(value)
-        on(button.click, handlers.said, [state, what, threshold], [hits, why, told_of_verdict])
-        on(pair_button.click, handlers.said_of_pair, [state, what, least], [rows, pairs, why_pair, told_of_pair])
-    on(weigh.click, handlers.calibrate, [state], [threshold, least, told_of_files])
-    on(save_verdicts.click, handlers.keep, [state], [verdict_file, told_of_files])
-    on(brought.upload, handlers.bring, [state, brought], [brought, told_of_files])
-    on(save.click, handlers.export, [state, threshold, least], [download, told_of_files])
-    for button, event, text in ((stop, running, told_of_search), (stop_all, comparing, told_of_pairs)):
-        button.click(
-            lambda: "Stopped. Start again to go on: pictures that were looked at are not looked at again.",
-            outputs=text, cancels=[event, *collecting], api_visibility="private", queue=False,
-        )  # fmt: skip
+    return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, text
 
-    programs.add(collections, searching, handlers.shown)
 
-LAUNCH = launch_options()
+# --- computing, while somebody watches
+
+
+def miner() -> "ArtMiner":
+    """What describes and compares pictures on this page: fewer scales than the paper's seven, which take far longer.
+
+    The networks are those of the cache that all pages share; nothing else holds them.
+    """
+    from artmodels.methods.artminer import ArtMiner
+
+    kept = ui.MODELS(MODEL)
+    config = replace(kept.config, scales=SCALES, views=VIEWS)
+    return ArtMiner(config, backbone=kept.backbone, projection=kept.projection, device=kept.device)
+
+
+def described(work: Investigation) -> "Generator[str, None, Collection]":
+    """Compute the features of all pictures, unless they are there, and return them; what was interrupted goes on."""
+    from artmodels.methods.artminer import Collection
+
+    if work.features is not None:
+        return work.features
+    model = miner()
+    found = Collection.open_or_create(work.store or work.folder / "features", model)
+    if set(found.names) != set(work.files):
+        with (
+            _describing,
+            closing(calm(found.stream_add(work.pictures, model))) as steps,
+        ):  # closed before it is unlocked
+            for step in steps:
+                if isinstance(step, Progress):
+                    yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
+    work.skipped |= found.skipped
+    work.files = [name for name in work.files if name in found.names]
+    work.features = found
+    return found
+
+
+def several(work: Investigation) -> None:
+    """Check that there are several pictures."""
+    if len(work.files) < 2:
+        raise DatasetError("The collection has one picture, and nothing to compare it with: add more, then search.")
+
+
+def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
+    """Find a box of the open picture, x, y, width and height in pixels, in all others."""
+    several(work)
+    name = work.open
+    place = corners(box, work.sizes[name])
+    features = yield from described(work)
+    steps = miner().stream_search(work.picture(name), place, features, query=name, count=HITS, verify=VERIFIED)
+    for step in steps:
+        if isinstance(step, Progress):
+            yield f"Searching picture {step.done} of {step.total}…"
+        else:
+            work.findings.take(step)
+
+
+def compare(work: Investigation) -> Iterator[str]:
+    """Compare all pairs of a small collection, of a larger one those that a shortlist of similar regions names."""
+    from artmodels.search.exact import ExactIndex
+
+    several(work)
+    features = yield from described(work)
+    if len(work.files) > ALL_PAIRS:
+        yield "Making a shortlist of pairs…"
+    index, alike = ExactIndex(features.layout.dims), 0
+    for step in calm(miner().stream_pairs(features, index=index, keep=SHORTLIST, exhaustive=ALL_PAIRS + 1)):
+        if isinstance(step, Progress):
+            alike += step.pair is not None
+            yield f"Comparing {step.total} pairs of pictures: {alike} show something in common so far…"
+        else:
+            work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
+
+
+# --- what is shown of it
+
+
+def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]], str]:
+    """Give the hits above a threshold as pictures, and a sentence."""
+    from artmodels.methods.artminer.evidence.proof import counterpart, fitted
+
+    findings, found = work.findings, work.findings.last
+    above = [hit for hit in found.hits if hit.score >= threshold]
+    work.shown = above[:SHOWN]
+    frame = fitted((found.box[2] - found.box[0], found.box[3] - found.box[1]), TILE)
+    shown = []
+    for hit in work.shown:
+        picture, _ = counterpart(ui.read(str(work.picture(hit.image))), hit, frame)
+        mark = MARKS[findings.verdict_on(found.query, hit.image, found.box)] if findings.is_best(hit) else ""
+        shown.append((picture, f"{mark}{hit.score:.2f}{' ⇆' if hit.view == 'mirror' else ''}  {hit.image}"))
+    more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
+    hint = " Click one to see why; ⇆ is mirrored." if above else " Lower the threshold to see more."
+    counted = count(len(above), "place"), count(len({hit.image for hit in above}), "other picture")
+    return gallery_tiles(shown), f"**{' in '.join(counted)}**{more}.{hint}"
+
+
+def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str, str]], str]:
+    """Give clusters as rows, pairs as pictures, and a sentence."""
+    from artmodels.methods.artminer.evidence.proof import cluster_rows, link_rows, side_by_side
+
+    def small(name: str) -> Image.Image:
+        with Image.open(work.thumbnail(name)) as picture:
+            return picture.convert("RGB")
+
+    groups, further = work.findings.groups(threshold)
+    rows = rows_of_groups(cluster_rows(groups, small), link_rows(further, small))
+    shown = []
+    for pair in (work.findings.pairs or [])[:SHOWN]:
+        mark = MARKS[work.findings.verdict_on(pair.first, pair.second)]
+        caption = f"{mark}{pair.match.score:.4f}  {pair.first} – {pair.second}"
+        shown.append((side_by_side(small(pair.first), small(pair.second), TILE), caption))
+    counted = count(len(groups), "group"), count(len(further), "link")
+    text = f"**{counted[0]} of pictures that share something**, {counted[1]} propagated."
+    return rows, gallery_tiles(shown), text
+
+
+def count(number: int, what: str) -> str:
+    """A number and what it counts."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> str:
+    """Open a place that was found for a detail of the first picture, or for all of it: then it can be judged."""
+    from artmodels.methods.artminer.evidence.findings import Claim
+    from artmodels.methods.artminer.evidence.proof import facts, proof
+
+    work.judging = Claim(first, hit, box)
+    query, image = (ui.read(str(work.picture(name))) for name in (first, hit.image))
+    made, model = proof(query, box, image, hit, name=first), miner()
+    settings = {name: getattr(model.config, name) for name in ("scales", "views", "iterations", "seed")}
+    told = facts(hit, pair=box is None) | {
+        "Verdict": work.findings.verdict_on(first, hit.image, box) or "none yet",
+        "Model": f"{MODEL}, sha256 {model.fingerprint[:16]}…",
+        "Parameters": ", ".join(f"{key} {value}" for key, value in settings.items()),
+    }
+    what, where = ("The first picture,", "The second,") if box is None else ("The detail, in", "Found in")
+    return comparison(
+        (f"{what} {first}", made.detail),
+        (f"{where} {hit.image}, {made.how}", made.found),
+        made.wholes,
+        told,
+        note=" Yellow: the cells that correspond." if made.cells else "",
+    )
+
+
+# --- verdicts and files
+
+
+def judged(work: Investigation, verdict: str) -> tuple[str, str]:
+    """Keep what the visitor thinks of the place that is open: evidence, status."""
+    from artmodels.methods.artminer.evidence.verdicts import LEAST
+
+    claim = work.judging
+    if claim is None:
+        raise ConfigError("Nothing is open: click a place that was found, then say what you think of it.")
+    same, others = work.findings.judge(claim, verdict)
+    text = f"Kept: “{verdict}”. {count(same + others, 'verdict')} so far"
+    if min(same, others) < LEAST:
+        text += f": {LEAST} “same” and {LEAST} others can calibrate the threshold."
+    else:
+        text += ", enough to **calibrate the threshold**: see Take home."
+    return evidence(work, claim.first, claim.hit, claim.box), text
+
+
+def packed(
+    work: Investigation, threshold: float | None = None, pair_threshold: float | None = None
+) -> tuple[Path, dict[str, str]]:
+    """Write what the last search found, what repeats, or both, into a ZIP file; give its path, and the texts in it."""
+    findings, model, texts = work.findings, miner(), dict[str, str]()
+    about = {"name": MODEL} | asdict(model.config)
+    if threshold is not None:
+        texts |= findings.search_files(about, threshold=threshold)
+    if pair_threshold is not None:
+        texts |= findings.pair_files(about, threshold=pair_threshold, model=model.fingerprint)
+    archive = ui.run_folder() / "artminer.zip"
+    findings.pack(archive, texts)
+    return archive, texts
+
+
+LAUNCH = ui.launch_options()
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**LAUNCH)

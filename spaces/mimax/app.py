@@ -19,6 +19,7 @@ from artmodels.data.labelled import labelled_csv
 from artmodels.detections import annotations, drawing
 from artmodels.detections.annotations import Detections
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.ui.running import calm
 from artmodels.ui.uploads import Names, markdown, reported
 from artmodels.ui.visitors import VisitorPictures, present
 from artmodels.ui.widgets import marking
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent / "examples"
 FILES = 400  # pictures of a collection
 SHOWN, DRAWN = 60, 3  # pictures with detections on the page, and boxes on each; an export has all
-PAUSE = 0.4  # seconds between reports of progress
 REGIONS = "art-regions"
 FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
@@ -81,7 +81,6 @@ def train_on(work: MarkedPictures, marks: Mapping[str, marking.Answers]) -> Iter
     from artmodels.methods.mimax import Detector, MIMax, MIMaxStep
     from artmodels.progress import Progress
 
-    following = 0.0
     for number, (label, answers) in enumerate(marks.items(), start=1):
         for kind, words in ((True, "✓ yes"), (False, "✗ no")):
             if kind not in answers.values():
@@ -89,14 +88,10 @@ def train_on(work: MarkedPictures, marks: Mapping[str, marking.Answers]) -> Iter
         given = {name: [label] if shown else [] for name, shown in answers.items()}
         detector = Detector(ui.MODELS(REGIONS), MIMax(standardize=True))
         of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""
-        last: object = None
-        for step in detector.stream_fit(work.pictures, given, classes=[label], store=work.folder / "regions"):
-            if not isinstance(step, Progress) or (type(step) is last and time.monotonic() < following):
-                continue
-            last, following = type(step), time.monotonic() + PAUSE
+        for step in calm(detector.stream_fit(work.pictures, given, classes=[label], store=work.folder / "regions")):
             if isinstance(step, MIMaxStep):
                 yield f"Training{of}: step {step.done} of {step.total}, loss {step.loss:.3f}."
-            else:
+            elif isinstance(step, Progress):
                 yield f"Looking at picture {step.done} of {step.total}…"
         work.detectors[label], work.learnt[label] = detector, dict(answers)
 

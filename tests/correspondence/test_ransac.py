@@ -1,13 +1,14 @@
 """RANSAC on planted transforms, against a loop over hypotheses, and on matches that fix nothing."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from artmodels.correspondence import ransac as module
 from artmodels.correspondence.geometry import apply, corner_error, least_squares, minimal, plausible
-from artmodels.correspondence.ransac import RansacConfig, ransac
+from artmodels.correspondence.ransac import RansacConfig, draw, ransac
 from artmodels.errors import ConfigError
 from artmodels.runtime.devices import generator
 
@@ -203,3 +204,29 @@ def test_eight_matches_of_fewer_are_needed():
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         RansacConfig(**settings)
+
+
+# --- samples
+
+
+def test_samples_are_distinct_and_uniform() -> None:
+    for count, size in ((4, 4), (10, 3), (19, 3), (30, 2), (49, 4), (49, 3)):
+        samples = draw(count, size, 1000, 0)
+        assert len({tuple(sorted(sample)) for sample in samples.tolist()}) == min(math.comb(count, size), 1000)
+        assert all(len(set(sample)) == size and max(sample) < count for sample in samples.tolist())
+    for size in (2, 3, 4):
+        samples = draw(50, size, 60_000, 1)
+        assert (samples.sort(1).values.diff(dim=1) > 0).all() and samples.min() == 0 and samples.max() == 49
+        for column in samples.T:  # 1200 expected, with a deviation of 34
+            assert (torch.bincount(column, minlength=50) - 1200).abs().max() < 5 * 35
+
+
+def test_the_seed_decides_the_samples() -> None:
+    found = [draw(80, 3, 1000, seed).numpy().tobytes() for seed in (0, 0, 1)]
+    assert found[0] == found[1] == draw(80, 3, 1000, 0).numpy().tobytes() != found[2]
+
+
+def test_repeated_samples_are_those_of_each_number_by_itself() -> None:
+    uniform = torch.rand(9, 3, generator=generator(4), dtype=torch.float64)
+    assert torch.equal(draw(5, 3, 9, 4, repeated=True), (uniform * 5).long()), "as many as are asked for, of few"
+    assert len(draw(4, 3, 9, 4)) == 4 and len(draw(2, 3, 9, 4)) == 0 and len(draw(2, 3, 9, 4, repeated=True)) == 9

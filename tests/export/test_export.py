@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from artmodels.errors import ConfigError, HashMismatch, MissingWeights, WeightsError
-from artmodels.hub import catalogue
+from artmodels.hub import catalogue, resolving
 from artmodels.images.tiling import SizeRequirements
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
 from artmodels.runtime.feedforward import Graph
@@ -125,6 +125,13 @@ def test_exporting_again_replaces_an_export_and_nothing_else(checkpoint: Path, t
     with pytest.raises(ConfigError, match="exists and is not an export"):
         folder.export(str(checkpoint), tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"toy-style/notes.txt": b"mine"}
+
+
+def test_a_name_is_resolved_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, from_folder = [], resolving._from_folder
+    monkeypatch.setattr(resolving, "_from_folder", lambda *given: found.append(given) or from_folder(*given))
+    folder.load(str(checkpoint))
+    assert len(found) == 1
 
 
 @pytest.mark.usefixtures("quick")

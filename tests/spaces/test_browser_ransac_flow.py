@@ -20,8 +20,7 @@ def site() -> Iterator[str]:
     views = ("", "mirror")
     model = artmodels.RansacFlow.from_pretrained(side=240, steps=1, hypotheses=2000, views=views, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
-        for part in (app.aligning, app.grouping):
-            patch.setattr(part, "MODELS", lambda _: model)
+        patch.setattr(ui, "MODELS", lambda _: model)
         with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
             yield url
 

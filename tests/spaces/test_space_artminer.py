@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import json
+import re
 import threading
 import weakref
 import zipfile
@@ -22,6 +23,7 @@ from PIL import Image
 import artmodels
 from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.artminer.evidence.findings import Claim
 from artmodels.methods.artminer.evidence.verdicts import Verdict
 from artmodels.ui.events import answered
 from artmodels.ui.server.modelcache import ModelCache
@@ -39,29 +41,29 @@ def app() -> ModuleType:
 @pytest.fixture
 def quick(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer scales and no mirrored view: a third of a second a picture."""
-    miner = artmodels.ArtMiner.from_pretrained(app.searching.MODEL, scales=(36, 20), views=("",), device="cpu")
-    monkeypatch.setattr(app.searching, "miner", lambda: miner)
+    miner = artmodels.ArtMiner.from_pretrained(app.MODEL, scales=(36, 20), views=("",), device="cpu")
+    monkeypatch.setattr(app, "miner", lambda: miner)
 
 
 @pytest.fixture(scope="module")
 def example(app: ModuleType):
     """The example collection with its features, which takes the longest of all."""
-    work = last(app.handlers.example())[0]
+    work = last(app.example())[0]
     # Nothing is said where another test of this process has had them computed.
-    assert all("of 12" in text for text in app.searching.describe(work)) and work.features is not None
+    assert all("of 12" in text for text in app.described(work)) and work.features is not None
     return work
 
 
 @pytest.fixture
 def work(app: ModuleType, example, tmp_path: Path):
     """A visitor of its own, who finds the features computed."""
-    made = last(collected(app, app.handlers.example_files(), tmp_path / "visitor", store=example.store))
+    made = last(collected(app, app.EXAMPLES, tmp_path / "visitor", store=example.store))
     made.open, made.features = "orchard.jpg", example.features
     return made
 
 
 def collected(app: ModuleType, paths: list[str], folder: Path, **options: object):
-    return app.collections.Work(folder, **options).collect(paths, most=app.collections.FILES)
+    return app.Investigation(folder, **options).collect(paths, most=app.FILES)
 
 
 def last(steps: Iterator):
@@ -109,7 +111,7 @@ def test_files_come_in_and_the_rest_is_told(app: ModuleType, tmp_path: Path) -> 
     assert made.twins == {"copy.png": "a.png", "again.jpg": "b.jpg"}
     assert set(made.skipped) == {"broken.jpg", "bad.zip", "../../a.png"}
     assert not (tmp_path.parent / "a.png").exists(), "nothing is written outside"
-    text = app.handlers.told(made)
+    text = made.left_out()
     assert "copy.png is left out: it has the same bytes as a.png" in text
     assert "broken.jpg is left out" in text and str(tmp_path) not in text
 
@@ -118,7 +120,7 @@ def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, mo
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="no picture that can be used.*\n- x.png"):
         last(collected(app, [str(tmp_path / "x.png")], tmp_path / "one"))
-    monkeypatch.setattr(app.collections, "FILES", 1)
+    monkeypatch.setattr(app, "FILES", 1)
     paths = [str(small(tmp_path / f"{colour}.png", colour)) for colour in ("red", "blue")]
     with pytest.raises(DatasetError, match="more than 1 pictures"):
         last(collected(app, paths, tmp_path / "two"))
@@ -126,9 +128,9 @@ def test_too_many_or_no_pictures_are_refused(app: ModuleType, tmp_path: Path, mo
 
 def test_one_picture_is_nothing_to_search(app: ModuleType, tmp_path: Path) -> None:
     twins = [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png"))]
-    work, wall, *_, status = last(app.handlers.take(twins))
+    work, wall, *_, status = last(app.take(twins))
     assert len(wall) == 1 and "nothing to compare it with" in status and "same bytes as a.png" in status
-    for steps in (app.handlers.find(work, 1, 1, 20, 20, 0.5), app.handlers.repeat(work, 0.02)):
+    for steps in (app.find(work, 1, 1, 20, 20, 0.5), app.repeat(work, 0.02)):
         with pytest.raises(DatasetError, match="has one picture"):
             list(steps)
 
@@ -136,30 +138,30 @@ def test_one_picture_is_nothing_to_search(app: ModuleType, tmp_path: Path) -> No
 def test_blank_and_tiny_pictures_are_searched_all_the_same(app: ModuleType, tmp_path: Path, quick: None) -> None:
     paths = [small(tmp_path / "blank.png", "grey", (90, 60)), small(tmp_path / "tiny.png", "teal", (10, 10))]
     paths.append(EXAMPLES / "quay.jpg")
-    work = last(app.handlers.take([str(path) for path in paths]))[0]
+    work = last(app.take([str(path) for path in paths]))[0]
     work.open = "quay.jpg"
-    tiles, _, status = last(app.handlers.find(work, *xywh("quay.jpg", "lantern"), -1))
-    assert {hit.image for hit in work.searched.hits} == {"blank.png", "tiny.png"}
+    tiles, _, status = last(app.find(work, *xywh("quay.jpg", "lantern"), -1))
+    assert {hit.image for hit in work.findings.last.hits} == {"blank.png", "tiny.png"}
     assert len(tiles) == len(work.shown) > 1 and "in 2 other pictures" in status
-    *_, status = last(app.handlers.repeat(work, 0.02))
+    *_, status = last(app.repeat(work, 0.02))
     assert "**0 groups" in status
 
 
 def test_the_networks_are_those_of_the_shared_cache(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ModelCache(artmodels.load, limit=1)
     with monkeypatch.context() as patch:
-        patch.setattr(app.searching, "MODELS", cache)
-        held = weakref.ref(app.searching.miner().backbone)
-        assert held() is cache(app.searching.MODEL).backbone
+        patch.setattr(ui, "MODELS", cache)
+        held = weakref.ref(app.miner().backbone)
+        assert held() is cache(app.MODEL).backbone
         cache("mimax-seascapes")  # takes its place
         gc.collect()
         assert held() is None, "nothing else keeps it"
-    model = app.searching.miner()
-    assert app.searching.MODEL in ui.MODELS.names
-    kept = ui.MODELS(app.searching.MODEL)
+    model = app.miner()
+    assert app.MODEL in ui.MODELS.names
+    kept = ui.MODELS(app.MODEL)
     assert model.backbone is kept.backbone and model.projection is kept.projection
     assert (model.scales, model.views) == ((49, 36, 28, 20, 40), ("", "mirror")) != (kept.scales, kept.views)
-    assert (app.searching.THRESHOLD, app.searching.PAIR_THRESHOLD) == (
+    assert (app.THRESHOLD, app.PAIR_THRESHOLD) == (
         kept.config.threshold,
         kept.config.pair_threshold,
     )
@@ -169,7 +171,7 @@ def test_the_networks_are_those_of_the_shared_cache(app: ModuleType, monkeypatch
 
 
 def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
-    start, *texts = app.handlers.find(work, *xywh("orchard.jpg", "bird"), 0.2)
+    start, *texts = app.find(work, *xywh("orchard.jpg", "bird"), 0.2)
     assert start[-1] == "Preparing…" and texts[0][-1].startswith("Searching picture 1 of 11")
     tiles, _, status = texts[-1]
     assert status.startswith("Finished after") and "in 2 other pictures" in status
@@ -178,10 +180,10 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
     for hit in work.shown:
         assert overlap(hit.box, TRUTH[hit.image]["bird"]) > 0.5
     assert tiles[0][1].startswith("0.4") and "⇆" in tiles[1][1] and "⇆" not in tiles[0][1]
-    assert len(last(app.handlers.browse(work, 0.1))[0]) > 2
+    assert len(last(app.browse(work, 0.1))[0]) > 2
 
-    last(app.handlers.browse(work, 0.2))
-    why, _ = last(app.handlers.explain(click(1), work))
+    last(app.browse(work, 0.2))
+    why, _ = last(app.explain(click(1), work))
     for part in (
         "Found in tapestry.jpg",
         "mirrored",
@@ -193,12 +195,12 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
         assert part in why, part
     assert why.count("data:image/jpeg;base64,") == 5
     assert "<dd>none yet</dd>" in why
-    tiles, why, status = last(app.handlers.said(work, "similar", 0.2))
+    tiles, why, status = last(app.judge_hit(work, "similar", 0.2))
     assert "<dd>similar</dd>" in why and "1 verdict so far" in status and tiles[1][1].startswith("≈ ")
-    last(app.handlers.said(work, "same", 0.2))
-    assert [(each.verdict, each.second) for each in work.verdicts.current()] == [("same", "tapestry.jpg")]
+    last(app.judge_hit(work, "same", 0.2))
+    assert [(each.verdict, each.second) for each in work.findings.verdicts] == [("same", "tapestry.jpg")]
 
-    download, status = last(app.handlers.export(work, 0.2, 0.02))
+    download, status = last(app.export(work, 0.2, 0.02))
     with zipfile.ZipFile(download["value"]) as packed:
         assert packed.testzip() is None
         rows = list(csv.DictReader(io.StringIO(packed.read("detail/hits.csv").decode())))
@@ -207,7 +209,7 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
         report = packed.read("detail/report.html").decode()
         verdict = json.loads(packed.read("verdicts.jsonl").splitlines()[-1])
     assert [row["image"] for row in rows] == ["chart.jpg", "tapestry.jpg"]
-    assert listed["query"]["image"] == "orchard.jpg" and listed["model"] == app.searching.miner().fingerprint
+    assert listed["query"]["image"] == "orchard.jpg" and listed["model"] == app.miner().fingerprint
     assert listed["parameters"]["threshold"] == 0.2
     assert "#xywh=" in json.dumps(page) and "tapestry.jpg" in report
     assert (verdict["first"], verdict["verdict"]) == ("orchard.jpg", "same")
@@ -215,28 +217,28 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
 
 def test_verdicts_go_home_and_come_again(app: ModuleType, work, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no verdict yet"):
-        list(app.handlers.keep(work))
-    list(app.handlers.find(work, *xywh("orchard.jpg", "bird"), 0.28))
-    last(app.handlers.explain(click(0), work))
-    last(app.handlers.said(work, "same", 0.28))
-    file = last(app.handlers.keep(work))[0]["value"]
+        list(app.write_verdicts(work))
+    list(app.find(work, *xywh("orchard.jpg", "bird"), 0.28))
+    last(app.explain(click(0), work))
+    last(app.judge_hit(work, "same", 0.28))
+    file = last(app.write_verdicts(work))[0]["value"]
 
-    other = last(collected(app, app.handlers.example_files()[:6], tmp_path / "other"))
+    other = last(collected(app, app.EXAMPLES[:6], tmp_path / "other"))
     lines = Path(file).read_text() + json.dumps({"first": "no.jpg", "second": "such.jpg", "verdict": "no"}) + "\n"
     (tmp_path / "mine.jsonl").write_text(lines)
-    _, status = last(app.handlers.bring(other, str(tmp_path / "mine.jsonl")))
+    _, status = last(app.bring(other, str(tmp_path / "mine.jsonl")))
     assert "0 verdicts taken up. 2 are about pictures that are not" in status, "orchard.jpg is not among the six"
-    again = last(collected(app, app.handlers.example_files(), tmp_path / "again"))
-    _, status = last(app.handlers.bring(again, str(tmp_path / "mine.jsonl")))
+    again = last(collected(app, app.EXAMPLES, tmp_path / "again"))
+    _, status = last(app.bring(again, str(tmp_path / "mine.jsonl")))
     assert "1 verdict taken up. 1 are" in status and "look for the same details" in status
-    assert again.verdict_on("orchard.jpg", "chart.jpg", work.searched.box) == "same"
+    assert again.findings.verdict_on("orchard.jpg", "chart.jpg", work.findings.last.box) == "same"
     (tmp_path / "wrong.jsonl").write_text('{"first": "a"}\n')
     with pytest.raises(DatasetError, match="^wrong.jsonl, line 1 is no verdict"):
-        list(app.handlers.bring(again, str(tmp_path / "wrong.jsonl")))
+        list(app.bring(again, str(tmp_path / "wrong.jsonl")))
 
 
 def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
-    threshold, least, status = last(app.handlers.calibrate(work))
+    threshold, least, status = last(app.calibrate(work))
     assert (
         "The threshold of details stays as it is: of what has a score 0 are judged" in status
         and "judge at least 5" in status
@@ -244,53 +246,53 @@ def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
     assert "value" not in threshold and "value" not in least, "nothing moves"
     for name, what in (("orchard.jpg", "bird"), ("chapel.jpg", "rose window"), ("quay.jpg", "lantern")):
         work.open = name
-        list(app.handlers.find(work, *xywh(name, what), 0.3))
+        list(app.find(work, *xywh(name, what), 0.3))
         seen = set()
-        for hit in work.searched.hits:
+        for hit in work.findings.last.hits:
             if hit.image not in seen and len(seen) < 4:
                 seen.add(hit.image)
-                work.judging = hit
-                _, _, said = last(app.handlers.said(work, "same" if what in TRUTH[hit.image] else "no", 0.3))
-                given = [each.verdict for each in work.verdicts.current()]
+                work.judging = Claim(name, hit, work.findings.last.box)
+                _, _, said = last(app.judge_hit(work, "same" if what in TRUTH[hit.image] else "no", 0.3))
+                given = [each.verdict for each in work.findings.verdicts]
                 enough = min(given.count("same"), given.count("no")) >= 5
                 assert ("enough to **calibrate the threshold**" if enough else "5 “same” and 5 others") in said
-    update, least, status = last(app.handlers.calibrate(work))
-    scores = list(work.scores.values())
-    assert min(scores) < update["value"] < max(scores) and update["value"] != app.searching.THRESHOLD
+    update, least, status = last(app.calibrate(work))
+    scores = list(work.findings.scores.values())
+    assert min(scores) < update["value"] < max(scores) and update["value"] != app.THRESHOLD
     assert f"details is now **{update['value']}**, from 6 judged the same and 6 not" in status
     assert update["info"].startswith(f"Calibrated to {update['value']} by your verdicts: 6 judged the same")
     assert "The threshold of pairs stays as it is" in status and "value" not in least
-    above = [hit for hit in work.searched.hits if hit.score >= update["value"]]
-    assert len(last(app.handlers.browse(work, update["value"]))[0]) == len(above) > 0
-    *_, places, pairs, _ = last(app.handlers.example())
-    assert (places["value"], pairs["value"]) == (app.searching.THRESHOLD, app.searching.PAIR_THRESHOLD), "forgotten"
+    above = [hit for hit in work.findings.last.hits if hit.score >= update["value"]]
+    assert len(last(app.browse(work, update["value"]))[0]) == len(above) > 0
+    *_, places, pairs, _ = last(app.example())
+    assert (places["value"], pairs["value"]) == (app.THRESHOLD, app.PAIR_THRESHOLD), "forgotten"
 
 
 def test_a_calibrated_threshold_of_pairs_fits_its_slider(app: ModuleType, work) -> None:
     match = SimpleNamespace(score=0.0)
-    work.pairs = [
+    work.findings.pairs = [
         SimpleNamespace(first="lake.jpg", second=name, match=SimpleNamespace(score=0.5 - 0.09 * number), view="")
         for number, name in enumerate(name for name in work.files[:6] if name != "lake.jpg")
     ]
-    work.pairs += [
+    work.findings.pairs += [
         SimpleNamespace(first="floor.jpg", second=name, match=match, view="")
         for name in work.files
         if name > "floor.jpg" and name != "lake.jpg"
     ]
-    for pair in work.pairs:
+    for pair in work.findings.pairs:
         verdict = "same" if pair.match.score else "no"
-        work.verdicts.add(Verdict(first=pair.first, second=pair.second, verdict=verdict))
-    _, least, _ = last(app.handlers.calibrate(work))
-    assert least["value"] > app.handlers.STRICTEST and least["maximum"] == least["value"]
+        work.findings.verdict_file.add(Verdict(first=pair.first, second=pair.second, verdict=verdict))
+    _, least, _ = last(app.calibrate(work))
+    assert least["value"] > app.STRICTEST and least["maximum"] == least["value"]
 
 
 def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> None:
-    list(app.handlers.find(work, *xywh("orchard.jpg", "bird"), -1))
-    again = next(hit for hit in work.searched.hits if hit is not app.handlers.best(work, hit.image))
-    work.judging = again
+    list(app.find(work, *xywh("orchard.jpg", "bird"), -1))
+    again = next(hit for hit in work.findings.last.hits if not work.findings.is_best(hit))
+    work.judging = Claim("orchard.jpg", again, work.findings.last.box)
     with pytest.raises(ConfigError, match=f"best place in {again.image}"):
-        list(app.handlers.judge(work, "no"))
-    assert work.verdicts.current() == []
+        list(app.judge_hit(work, "no", -1))
+    assert work.findings.verdicts == []
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> Non
     ],
 )
 def test_boxes_that_are_none_are_explained(app: ModuleType, work, box: tuple, message: str) -> None:
-    steps = answered(app.handlers.find, outputs=3)(work, *box, 0.5)
+    steps = answered(app.find, outputs=3)(work, *box, 0.5)
     told = []
     with pytest.raises(gr.Error, match=message):
         for update in steps:
@@ -319,22 +321,22 @@ def test_boxes_that_are_none_are_explained(app: ModuleType, work, box: tuple, me
 
 
 def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
-    rows, tiles, _, status = last(app.handlers.repeat(work, 0.024))
+    rows, tiles, _, status = last(app.repeat(work, 0.024))
     assert "groups of pictures that share something" in status
-    groups, _ = app.searching.settled(work, 0.024)
+    groups, _ = work.findings.groups(0.024)
     together = {group.images for group in groups}
     assert ("chart.jpg", "floor.jpg", "table.jpg") in together, "the compass rose"
     assert ("chart.jpg", "orchard.jpg", "tapestry.jpg") in together, "the bird"
     alone = {"lake.jpg", "fields.jpg", "bouquet.jpg"}
     assert not alone & {name for images in together for name in images}
-    assert rows.count('class="cluster"') == len(groups) and len(tiles) == min(24, len(work.pairs))
+    assert rows.count('class="cluster"') == len(groups) and len(tiles) == min(24, len(work.findings.pairs))
 
-    why, _ = last(app.handlers.explain_pair(click(0), work))
+    why, _ = last(app.explain_pair(click(0), work))
     assert "Discovery score" in why and "<dt>Score</dt>" not in why
-    pair = work.judging
-    last(app.handlers.said_of_pair(work, "no", 0.024))
-    assert work.verdict_on(pair.first, pair.second) == "no"
-    download, _ = last(app.handlers.export(work, 0.28, 0.024))
+    pair = work.findings.pairs[0]
+    last(app.judge_pair(work, "no", 0.024))
+    assert work.findings.verdict_on(pair.first, pair.second) == "no"
+    download, _ = last(app.export(work, 0.28, 0.024))
     with zipfile.ZipFile(download["value"]) as packed:
         graph = nx.parse_graphml(packed.read("repeats/pairs.graphml").decode(), force_multigraph=True)
         listed = json.loads(packed.read("repeats/pairs.json"))
@@ -348,31 +350,27 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 
 
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
-    compared, pairs = [], artmodels.ArtMiner.stream_pairs
-    monkeypatch.setattr(app.searching, "ALL_PAIRS", 4)
-    monkeypatch.setattr(app.searching, "SHORTLIST", 2)
-    monkeypatch.setattr(
-        artmodels.ArtMiner,
-        "stream_pairs",
-        lambda self, among, chosen: compared.extend(chosen) or pairs(self, among, chosen[:4]),
-    )
-    list(app.searching.compare(work))
-    assert len(compared) == len(set(compared)) < 40, "of 66 pairs"
-    assert all(first < second for first, second in compared)
+    monkeypatch.setattr(app, "ALL_PAIRS", 4)
+    monkeypatch.setattr(app, "SHORTLIST", 2)
+    steps = app.compare(work)
+    assert next(steps) == "Making a shortlist of pairs…"
+    said = re.fullmatch(r"Comparing (\d+) pairs of pictures: [01] show something in common so far…", next(steps))
+    steps.close()
+    assert 0 < int(said[1]) < 40, "of 66 pairs"
 
 
 # --- stopping, and what cannot be done
 
 
-def test_leaving_ends_the_thread_and_what_was_done_is_kept(app: ModuleType, tmp_path: Path, quick: None) -> None:
-    work = last(collected(app, app.handlers.example_files()[:4], tmp_path / "made"))
+def test_leaving_ends_the_work_and_what_was_done_is_kept(app: ModuleType, tmp_path: Path, quick: None) -> None:
+    work = last(collected(app, app.EXAMPLES[:4], tmp_path / "made"))
     work.open = work.files[0]
-    steps = answered(app.handlers.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
+    steps = answered(app.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
     assert next(steps)[-1] == "Preparing…"
     assert next(steps)[-1].startswith("Looking at picture 1 of 4")
     steps.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "artminer-work"]
-    texts = [update[-1] for update in app.handlers.find(work, 10, 10, 200, 200, 0.5)]
+    assert not app._describing.locked()
+    texts = [update[-1] for update in app.find(work, 10, 10, 200, 200, 0.5)]
     assert texts[-1].startswith("Finished after")
     assert work.features.names == tuple(sorted(work.files))
 
@@ -383,14 +381,14 @@ def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_pa
         collected(app, [str(small(tmp_path / "a.png")), str(small(tmp_path / "b.png", "blue"))], tmp_path / "w")
     )
     texts, writing = [], threading.Event()
-    hold = threading.Thread(target=lambda: [app.searching._describing.acquire(), writing.set()])
+    hold = threading.Thread(target=lambda: [app._describing.acquire(), writing.set()])
     hold.start()
     assert writing.wait(60)
-    again = threading.Thread(target=lambda: texts.extend(app.searching.describe(work)))
+    again = threading.Thread(target=lambda: texts.extend(app.described(work)))
     again.start()
     again.join(0.5)
     assert again.is_alive() and work.features is None
-    app.searching._describing.release()
+    app._describing.release()
     again.join(30)
     assert texts and set(work.features.names) == {"a.png", "b.png"}
 
@@ -401,28 +399,28 @@ def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_pa
         ("take", (None,), "There are no pictures"),
         ("find", (None, 1, 1, 9, 9, 0.5), "There is no collection yet"),
         ("repeat", (None, 0.02), "There is no collection yet"),
-        ("said", (None, "same", 0.28), "There is no collection yet"),
+        ("judge_hit", (None, "same", 0.28), "There is no collection yet"),
         ("export", (None, 0.5, 0.02), "There is no collection yet"),
     ],
 )
 def test_what_cannot_be_done_yet_is_said(app: ModuleType, handler: str, arguments: tuple, message: str) -> None:
     told = []
     with pytest.raises(gr.Error, match=message):
-        for update in answered(getattr(app.handlers, handler), outputs=4)(*arguments):
+        for update in answered(getattr(app, handler), outputs=4)(*arguments):
             told.append(update[-1])
     assert told[-1].startswith(f"**It did not work:** {message}")
 
 
 def test_a_collection_says_what_is_missing(app: ModuleType, tmp_path: Path) -> None:
     paths = [str(small(tmp_path / f"{colour}.png", colour)) for colour in ("red", "blue")]
-    work = last(app.handlers.take(paths))[0]
+    work = last(app.take(paths))[0]
     with pytest.raises(ConfigError, match="Nothing has been found yet"):
-        list(app.handlers.export(work, 0.28, 0.02))
+        list(app.export(work, 0.28, 0.02))
     with pytest.raises(ConfigError, match="Nothing is open"):
-        list(app.handlers.said(work, "same", 0.28))
+        list(app.judge_hit(work, "same", 0.28))
     work.pictures.rename(tmp_path / "gone")
     with pytest.raises(DatasetError, match="deleted, as everything is after an hour"):
-        list(app.handlers.find(work, 1, 1, 9, 9, 0.5))
+        list(app.find(work, 1, 1, 9, 9, 0.5))
 
 
 # --- programs

@@ -19,6 +19,7 @@ from PIL import Image
 import artmodels
 from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.methods.ransac_flow.exports import checked_points
 from artmodels.ui.events import answered
 
 SPACE = ROOT / "spaces" / "ransac_flow"
@@ -37,15 +38,14 @@ def quick(app: ModuleType) -> Iterator[artmodels.RansacFlow]:
     views = ("", "mirror")
     model = artmodels.RansacFlow.from_pretrained(side=240, steps=1, hypotheses=2000, views=views, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
-        for part in (app.aligning, app.grouping):
-            patch.setattr(part, "MODELS", lambda _: model)
+        patch.setattr(ui, "MODELS", lambda _: model)
         yield model
 
 
 @pytest.fixture(scope="module")
 def looked(app: ModuleType) -> tuple:
     """What the page shows of the engraving: the first update with results, and the last with files."""
-    *_, first, last = app.handlers.align(ENGRAVING, PAINTING)
+    *_, first, last = app.align(ENGRAVING, PAINTING)
     *_, files = last
     assert files.startswith("**Aligned**")
     return first, last
@@ -97,59 +97,58 @@ def test_an_engraving_is_laid_on_its_painting(looked: tuple) -> None:
     assert b"ftyp" in Path(files[3]).read_bytes()[:16]
     listed = json.loads(Path(files[4]).read_text())
     assert listed["found"] and listed["view"] == "mirror" and len(listed["correspondences"]) > 50
-    assert work.sizes == ((640, 480), (640, 480))
-    assert work.small.tensor.numel() == 3, "large pictures are kept as files only"
+    assert work.alignment.sizes == ((640, 480), (640, 480))
+    assert work.alignment.tensor.numel() == 3, "large pictures are kept as files only"
 
 
 def test_the_coarse_stage_can_be_looked_at(app: ModuleType, looked: tuple) -> None:
     work = looked[0][0]
-    slider, overlay, download, _ = last(app.handlers.restage(work, "coarse"))
+    slider, overlay, download, _ = last(app.restage(work, "coarse"))
     assert Path(slider[1]).name == "coarse.jpg" and Path(download["value"]).name == "aligned-coarse.png"
-    fine = app.handlers.layers(work, "fine")
+    fine = app.layers(work, "fine")
     overlay, fine = overlay["value"], fine[1]["value"]
     assert overlay["under"] == fine["under"] and overlay["over"] != fine["over"]
 
 
 def test_a_click_finds_its_match(app: ModuleType, looked: tuple) -> None:
     work = looked[0][0]
-    x, y, points, table, _ = last(app.handlers.picked(SimpleNamespace(x=228.04, y=130.0), work))
+    x, y, points, table, _ = last(app.pick(SimpleNamespace(x=228.04, y=130.0), work))
     assert (x, y) == (228.0, 130.0)
     (mark,) = points["marks"]
     # The bird's eye, which looks the other way in the engraving.
     assert mark["sure"] and mark["source"][0] == pytest.approx(415, abs=30) and mark["source"][1] < 240
     assert "sure" in table and "228.0" in table
-    points, table, _ = last(app.handlers.look_up(work, 0, 0))
+    points, table, _ = last(app.look_up(work, 0, 0))
     assert len(points["marks"]) == 2 and table.count("<tr>") == 3
     kept = json.loads((work.folder / "alignment.json").read_text())
     assert [each["target"] for each in kept["points"]] == [[228.0, 130.0], [0.0, 0.0]]
     with pytest.raises(ConfigError, match="outside the target: give x from 0 to 640 and y from 0 to 480"):
-        list(app.handlers.look_up(work, 641, 3))
+        list(app.look_up(work, 641, 3))
     assert len(work.points) == 2, "what was refused is not kept"
-    points, table, _ = last(app.handlers.clear(work))
+    points, table, _ = last(app.forget(work))
     assert points["marks"] == [] and "No point yet" in table
     with pytest.raises(ConfigError, match="There is no point: click"):
-        list(app.handlers.look_up(work, None, 5))
+        list(app.look_up(work, None, 5))
     with pytest.raises(DatasetError, match="Nothing is aligned yet"):
-        list(app.handlers.look_up(None, 1, 1))
+        list(app.look_up(None, 1, 1))
 
 
 def test_points_are_in_pixels_of_what_was_uploaded(app: ModuleType, quick, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.open(PAINTING).resize((1920, 1440), Image.Resampling.BICUBIC).save(large)
-    source, target = app.handlers.loaded(PAINTING, str(large))
-    result = app.aligning.align(source, target)
-    work = app.aligning.keep(result, tmp_path)
-    (found,) = app.aligning.looked_up(work, [(960.0, 720.0)])
+    source, target = app.loaded(PAINTING, str(large))
+    result = quick(source, target)
+    (mark,) = last(app.look_up(app.kept(result), 960.0, 720.0))[0]["marks"]
     there = result.places(torch.tensor([[960.0, 720.0]])).source[0].tolist()
-    assert found["target"] == [960.0, 720.0]
-    assert found["source"] == pytest.approx(there, abs=0.1) and there == pytest.approx([320, 240], abs=8)
+    assert mark["target"] == [960.0, 720.0]
+    assert mark["source"] == pytest.approx(there, abs=0.1) and there == pytest.approx([320, 240], abs=8)
 
 
 # --- what cannot be aligned
 
 
 def test_strangers_are_refused_without_a_picture(app: ModuleType) -> None:
-    work, shown, *others, status = last(app.handlers.align(STRANGER, PAINTING))
+    work, shown, *others, status = last(app.align(STRANGER, PAINTING))
     assert work is None and shown["visible"] is False
     assert all(each["value"] is None for each in others[6:]), "no file"
     assert status.startswith("**No alignment was found.** Score 0.") and "two pictures of the same thing" in status
@@ -157,27 +156,27 @@ def test_strangers_are_refused_without_a_picture(app: ModuleType) -> None:
 
 def test_a_blank_picture_has_fewer_matches_than_a_homography_needs(app: ModuleType, tmp_path: Path) -> None:
     blank = save(tmp_path / "blank.png", np.full((200, 300, 3), 128, np.uint8))
-    status = last(app.handlers.align(blank, PAINTING))[-1]
+    status = last(app.align(blank, PAINTING))[-1]
     assert "a transform (homography) needs 4" in status and "The source is blank" in status
-    assert "Both pictures are blank" in last(app.handlers.align(blank, blank))[-1]
+    assert "Both pictures are blank" in last(app.align(blank, blank))[-1]
 
 
 def test_a_picture_that_is_fifty_times_smaller_is_told(app: ModuleType, tmp_path: Path) -> None:
     small, large = tmp_path / "small.png", tmp_path / "large.png"
     Image.open(STRANGER).resize((24, 18)).save(small)
     Image.open(PAINTING).resize((1200, 900)).save(large)
-    status = last(app.handlers.align(str(small), str(large)))[-1]
+    status = last(app.align(str(small), str(large)))[-1]
     assert "The source is 50 times smaller" in status and "upload a larger scan" in status
 
 
 def test_a_single_channel_of_sixteen_bits_is_aligned(app: ModuleType, tmp_path: Path) -> None:
     grey = np.asarray(Image.open(PAINTING).convert("L")).astype(np.uint16) * 200 + 3000
-    first = list(app.handlers.align(save(tmp_path / "xray.png", grey), PAINTING))[1]
+    first = list(app.align(save(tmp_path / "xray.png", grey), PAINTING))[1]
     assert first[-1].startswith("**Aligned**")
 
 
 def test_missing_and_broken_pictures_are_told(app: ModuleType, tmp_path: Path) -> None:
-    align = answered(app.handlers.align, outputs=14)
+    align = answered(app.align, outputs=14)
     assert "Target: There is no picture: upload the target" in told(align, 14, PAINTING, None)
     assert "Source: There is no picture: upload the source" in told(align, 14, None, PAINTING)
     broken = tmp_path / "broken.jpg"
@@ -197,10 +196,10 @@ def test_a_group_is_averaged_and_the_stranger_left_out(app: ModuleType, tmp_path
         for name in ("painting", "engraving", "stranger"):
             packed.write(EXAMPLES / f"{name}.jpg", f"{name}.jpg")
         packed.writestr("torn.png", b"nothing")
-    reference, status = last(app.handlers.name_them([str(archive)]))
+    reference, status = last(app.offer_names([str(archive)]))
     assert reference["value"] == "" and [value for _, value in reference["choices"]][1] == "painting.jpg"
     assert "**3 pictures.**" in status and "torn.png cannot be used" in status
-    first, *steps, final = app.handlers.group([str(archive)], "painting.jpg")
+    first, *steps, final = app.align_all([str(archive)], "painting.jpg")
     assert first[-1] == "Preparing…" and "2 of 4 pictures…" in [step[-1] for step in steps]
     assert steps[-1][-1].startswith("Comparing pair") and "of 2" in steps[-1][-1]
     figures, download, status = final
@@ -218,31 +217,29 @@ def test_a_group_is_averaged_and_the_stranger_left_out(app: ModuleType, tmp_path
 
 
 def test_a_group_of_strangers_has_no_mean(app: ModuleType) -> None:
-    figures, _, status = last(app.handlers.group([STRANGER, PAINTING], "painting.jpg"))
+    figures, _, status = last(app.align_all([STRANGER, PAINTING], "painting.jpg"))
     assert "**No alignment was found**: none of the others fits painting.jpg" in status
     assert "<figure" not in figures
 
 
 def test_groups_that_are_none_are_told(app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="upload two or more"):
-        list(app.handlers.group([], ""))
+        list(app.align_all([], ""))
     with pytest.raises(DatasetError, match="one picture: a group needs two or more"):
-        last(app.grouping.gather([PAINTING], tmp_path))
+        last(app.gather([PAINTING]))
     with pytest.raises(ConfigError, match="'no.jpg' is none of the pictures: choose one of painting.jpg, strang"):
-        app.grouping.check_reference(last(app.grouping.gather([PAINTING, STRANGER], tmp_path)), "no.jpg")
-    monkeypatch.setattr(app.grouping, "CHOOSING", 1)
+        next(app.aligned(last(app.gather([PAINTING, STRANGER])), "no.jpg"))
+    monkeypatch.setattr(app, "CHOOSING", 1)
     with pytest.raises(ConfigError, match="Of more than 1 pictures the page does not look for the reference"):
-        app.grouping.check_reference(last(app.grouping.gather([PAINTING, STRANGER], tmp_path)), "")
-    assert last(app.handlers.name_them([PAINTING, STRANGER]))[0]["value"] == "painting.jpg"
-    monkeypatch.setattr(app.grouping, "PICTURES", 1)
+        next(app.aligned(last(app.gather([PAINTING, STRANGER])), ""))
+    assert last(app.offer_names([PAINTING, STRANGER]))[0]["value"] == "painting.jpg"
+    monkeypatch.setattr(app, "PICTURES", 1)
     with pytest.raises(DatasetError, match="more than 1 pictures"):
-        last(app.grouping.gather([PAINTING, STRANGER], tmp_path))
+        last(app.gather([PAINTING, STRANGER]))
 
 
 def test_stopping_a_group_ends_its_work(app: ModuleType) -> None:
-    steps = app.grouping.aligned(
-        last(app.grouping.gather([PAINTING, ENGRAVING], Path(ui.run_folder()))), "painting.jpg"
-    )
+    steps = app.aligned(last(app.gather([PAINTING, ENGRAVING])), "painting.jpg")
     assert next(steps) == "Looking at each picture…"
     steps.close()
     with pytest.raises(StopIteration):
@@ -290,9 +287,9 @@ BAD_POINTS = ([["a"]], [1], [[1]], {"a": 1}, 5, [[math.nan, 1]], [[1, math.inf]]
 
 
 @pytest.mark.parametrize("points", BAD_POINTS, ids=range(len(BAD_POINTS)))
-def test_points_are_pairs_of_finite_numbers(app: ModuleType, points: object) -> None:
+def test_points_are_pairs_of_finite_numbers(points: object) -> None:
     with pytest.raises(ConfigError, match="must be a list of") as caught:
-        app.programs._places(points)
+        checked_points(points)
     assert len(str(caught.value)) < 200
 
 

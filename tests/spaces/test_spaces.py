@@ -85,7 +85,7 @@ class FakeMethod:
                 self.allowed.acquire(timeout=120)
                 time.sleep(self.pause)
                 self.taken = index
-                yield Step(index=index, total=self.steps, level=0, levels=1, loss=1 / index, image=picture, seconds=0.0)
+                yield Step(done=index, total=self.steps, level=0, levels=1, loss=1 / index, image=picture, seconds=0.0)
             yield ImageResult(tensor=picture, settings={"seed": options["seed"]}, losses=(), seconds=0.0)
         finally:
             self.closed.set()

@@ -78,7 +78,7 @@ def test_every_endpoint_is_in_the_lane_of_its_kind(gallery_url: str) -> None:
     assert lanes == expected
     # People's own buttons: nothing that takes minutes waits with what takes moments.
     for function in demo.fns.values():
-        if function.name in {"take", "example", "name_them"}:
+        if function.name in {"take", "example", "offer_names"}:
             assert function.concurrency_id == "collections"
     assert {f.concurrency_id for f in demo.fns.values()} - {str(id(f.fn)) for f in demo.fns.values()} >= set(
         expected.values()

@@ -338,9 +338,7 @@ SAFE = r"\<img src=x\>!\[x\](y)\*.png"
 
 def handlers_of(app: ModuleType) -> Callable[[list[str]], Iterator]:
     """What takes files on the page."""
-    if app.name == "mimax":
-        return app.take
-    return app.handlers.take if app.name == "artminer" else app.handlers.name_them
+    return app.offer_names if app.name == "ransac_flow" else app.take
 
 
 def test_a_page_shows_names_of_visitors_as_text_and_few_of_them(app: ModuleType, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
 from artmodels.errors import UnsafeFormat
 from artmodels.hub import catalogue
+from artmodels.progress import result_of
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import FeedForward, Graph
 from artmodels.training import Recipe, Sources, fit
@@ -140,7 +141,7 @@ def template(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "read", lambda: (catalogue.Method(id="toy", class_name="Toy"),))
         sources = Sources(root / "data", root / "teachers", root / "weights")
-        recipes.build(folder, folder, sources, work=root / ".weights-work" / "toy")
+        result_of(recipes.stream_build(folder, folder, sources, work=root / ".weights-work" / "toy"))
     return root
 
 
@@ -255,6 +256,14 @@ def test_build_writes_the_four_files_of_a_hub_repository(place, invoke) -> None:
     }
     assert table["metrics"].keys() == {"squared error", "constant"}
     assert len(unseen) == 6 - len(train) > 0
+
+
+def test_comments_survive_a_build(place, toy, invoke) -> None:
+    path = toy / "recipe.toml"
+    before = path.read_bytes() + b"# Better than the last time.\n"
+    path.write_bytes(before)
+    assert invoke("build", "toy").code == 0
+    assert path.read_bytes() == before
 
 
 def test_the_first_steps_are_the_parameters_after_20_steps(place, toy) -> None:
@@ -372,7 +381,6 @@ def test_a_trial_never_replaces_the_checkpoint(toy, invoke, place) -> None:
         ("toy.train:", "no_such_module:", ["no_such_module", "cannot be found"]),
         ("ToyRecipe", "Toyrecipe", ["toy.train:Toyrecipe", "cannot be found"]),
         ("ToyRecipe", "Toy", ["toy.train:Toy", "is not a subclass of artmodels.training.Recipe"]),
-        ('limits = "All."', 'limits = "All."\n[metrics]\na = 1', ["[result] or [metrics] of its own"]),
     ],
 )
 def test_a_wrong_recipe_is_explained(place, invoke, old, new, parts) -> None:

@@ -1,15 +1,17 @@
 """What every converter does with files: opening what a user made of a published one, and saving what it became."""
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from artmodels.errors import MissingWeights, UnsafeFormat
+from artmodels.errors import MissingWeights, UnsafeFormat, WeightsMismatch, some
+from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import read_tensors
 from artmodels.hub.pretrained import Pretrained
 
-__all__ = ["save", "tensors_of"]
+__all__ = ["check", "save", "tensors_of"]
 
 
 def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
@@ -34,14 +36,36 @@ def tensors_of(source: Path, command: str) -> dict[str, Tensor]:
     return read_tensors(source)
 
 
-def save(model: Pretrained, source: Path, folder: Path, *, title: str = "") -> None:
+def check(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        state: Tensor by name.
+        wanted: Shape by name.
+        what: The network, for the message.
+
+    Raises:
+        WeightsMismatch: Names or shapes differ, or values are no numbers.
+    """
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    faults = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if faults:
+        raise WeightsMismatch(
+            f"The file does not hold {what}: missing, unexpected or of another shape are {some(faults)}. Fetch the "
+            "published file, and make .safetensors of all of it."
+        )
+    bad = [key for key, value in state.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise WeightsMismatch(f"{some(bad)} hold values that are no numbers: fetch the file again.")
+
+
+def save(model: Pretrained[Any], source: Path, folder: Path, *, title: str = "") -> None:
     """Save a model that was made of a file, with a card that says so.
 
     Raises:
         ConfigError: The folder is not empty.
         WeightsError: It cannot be written.
     """
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    words = f"Converted from `{source.name}`, sha256 {digest}, by `python -m weights convert {model.method}`."
+    made_by = f"`python -m weights convert {model.method}`"
+    words = f"Converted from `{source.name}`, sha256 {sha256_of(source)}, by {made_by}."
     model.save_pretrained(folder, card=f"# {title or folder.name}\n\n{words}\n")

@@ -27,7 +27,7 @@ from torch import Tensor
 from artmodels.errors import ConfigError, WeightsMismatch
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.ransac_flow.model import FineConfig, FineNetwork
-from weights.convert.files import tensors_of
+from weights.convert.files import check, tensors_of
 
 __all__ = ["COMMAND", "PUBLISHED", "convert", "convert_file"]
 
@@ -40,7 +40,6 @@ COMMAND = (
 PUBLISHED = FineConfig(encoder="published", width=64, heads=(512, 256, 128), corners=True)
 PARTS = {"netFeatCoarse": "encoder", "netFlowCoarse": "flow", "netMatch": "matchability"}
 FILTERS = {"maxpool.1.filt": 64, "layer2.0.downsample.0.filt": 64, "layer3.0.downsample.0.filt": 128}  # channels
-SHOWN = 5
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,21 +60,11 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         wanted[f"{names[part]}.{rest}"] = tuple(value.shape)
     filters = {f"netFeatCoarse.{key}": (channels, 1, 3, 3) for key, channels in FILTERS.items()}
     wanted |= filters
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    faults = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if faults:
-        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise WeightsMismatch(
-            "The file does not hold the network of RANSAC-Flow as published: missing, unexpected or of another shape "
-            f"are {', '.join(faults[:SHOWN])}{more}. Fetch the file again, and make .safetensors of all of it."
-        )
+    check(state, wanted, "the network of RANSAC-Flow as published")
     line = torch.tensor([1.0, 2.0, 1.0]) / 4
     for key in filters:
         if not torch.equal(state[key].float(), (line[:, None] * line).expand(filters[key])):
             raise WeightsMismatch(f"{key} is not the binomial filter 1 2 1 of the published network: fetch it again.")
-    bad = [key for key, value in state.items() if not bool(value.isfinite().all())]
-    if bad:
-        raise WeightsMismatch(f"{', '.join(bad[:SHOWN])} hold values that are no numbers: fetch the file again.")
     renamed = {}
     for key, value in state.items():
         if key not in filters and value.is_floating_point():

@@ -31,13 +31,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artmodels.errors import HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch
+from artmodels.errors import HashMismatch, MissingWeights, UnsafeFormat
 from artmodels.files import sha256_of
 from artmodels.hub.checkpoints import PICKLES, read_tensors
 from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, SCALES
 from artmodels.methods.region_features.model import RATIOS, RegionFeaturesConfig
 from artmodels.methods.region_features.pipeline import RegionFeatures, make_network
-from weights.convert.files import save
+from weights.convert.files import check, save
 
 __all__ = ["convert_file", "from_tensorflow", "from_torchvision", "read"]
 
@@ -59,7 +59,6 @@ _SEQUENCES = (
 )
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _UNUSED = ("cls_score/", "bbox_pred/")  # of the second stage
-SHOWN = 5
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> Converted:
@@ -77,7 +76,7 @@ def from_torchvision(state: Mapping[str, Tensor]) -> Converted:
     config = RegionFeaturesConfig(network="fasterrcnn_resnet50_fpn_v2" if second else "fasterrcnn_resnet50_fpn")
     with torch.device("meta"):
         wanted = make_network(config).stored.state_dict()
-    _check(renamed, {key: tuple(value.shape) for key, value in wanted.items()}, f"torchvision's {config.network}")
+    check(renamed, {key: tuple(value.shape) for key, value in wanted.items()}, f"torchvision's {config.network}")
     return config, renamed
 
 
@@ -103,7 +102,7 @@ def from_tensorflow(state: Mapping[str, Tensor], *, network: C4 | None = None) -
             shape = (2 * len(RATIOS) * len(SCALES), *shape[1:])
         shapes[names[key]] = (*shape[2:], *shape[1::-1]) if len(shape) == 4 else shape
     used = {key: value for key, value in state.items() if not key.removeprefix(SCOPE).startswith(_UNUSED)}
-    _check(used, shapes, "the Faster R-CNN with ResNet-152 of TensorFlow")
+    check(used, shapes, "the Faster R-CNN with ResNet-152 of TensorFlow")
     tensors = {}
     for key, name in names.items():
         value = state[name]
@@ -130,20 +129,6 @@ def _variable(key: str) -> str:
         layer = "shortcut" if parts[-1] == "shortcut_norm" else parts[-1].replace("norm", "conv")
         return f"{prefix}{layer}/BatchNorm/{_NORM[kind]}"
     return f"{prefix}{parts[-1]}/weights"
-
-
-def _check(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    faults = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if faults:
-        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise WeightsMismatch(
-            f"The file does not hold {what}: missing, unexpected or of another shape are "
-            f"{', '.join(faults[:SHOWN])}{more}. Fetch the published file."
-        )
-    bad = [key for key, value in state.items() if not bool(torch.isfinite(value.float()).all())]
-    if bad:
-        raise WeightsMismatch(f"{', '.join(bad[:SHOWN])} hold values that are no numbers: fetch the file again.")
 
 
 def read(file: Path) -> Converted:

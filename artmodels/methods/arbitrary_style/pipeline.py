@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 from artmodels import images
 from artmodels.errors import ConfigError, one_of
 from artmodels.images.colour import linearly_matched, luminance, with_chroma
-from artmodels.images.inputs import at_size, check_size, each, picture
-from artmodels.images.resampling import resized
+from artmodels.images.resampling import at_size, check_size, list_or_none, picture, resized
 from artmodels.images.results import ImageResult
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleStatistics, StyleTransformer
@@ -45,7 +44,7 @@ class StyleCode:
 Style = images.Source | StyleCode
 
 
-class ArbitraryStyle(FeedForward):
+class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
     """Repaint pictures in the manner of any other picture, or of a blend of several.
 
     Ghiasi, Lee, Kudlur, Dumoulin and Shlens 2017, "Exploring the structure of a real-time, arbitrary neural artistic
@@ -59,7 +58,6 @@ class ArbitraryStyle(FeedForward):
     method = "arbitrary_style"
     main = "transformer"
     config_class = ArbitraryStyleConfig
-    config: ArbitraryStyleConfig
 
     @classmethod
     def _network(cls, config: ArbitraryStyleConfig) -> Graph:
@@ -171,7 +169,7 @@ class ArbitraryStyle(FeedForward):
             seen.append(one)
         options = {"style_weights": shares, "strength": strength, "colour": colour, "style_size": style_size}
         fixed = None if colour == "transfer" else self._blend(seen, shares, style_size)
-        many = each(image)
+        many = list_or_none(image)
         if many is not None:
             bar = tqdm(many, disable=not progress, unit="image")
             return [self._one(source, seen, fixed, size, options) for source in bar]
@@ -227,14 +225,13 @@ class ArbitraryStyle(FeedForward):
         # A small picture is padded to what the predictor takes.
         reduced, _ = self.companions[PREDICTOR].requirements.pad(_bounded(pixels, style_size))
         vector = self._companion(PREDICTOR, reduced)[0]
-        return StyleCode(vector=vector, model=self._entry.name if self._entry else None)
+        return StyleCode(vector=vector, model=self._name)
 
     def _check_code(self, code: StyleCode) -> None:
-        own = self._entry.name if self._entry else None
-        if code.model != own or tuple(code.vector.shape) != (self.config.description,):
+        if code.model != self._name or tuple(code.vector.shape) != (self.config.description,):
             raise ConfigError(
                 f"the StyleCode is of the model {code.model!r} with {code.vector.numel()} numbers, and this one is "
-                f"{own!r} with {self.config.description}: let this one describe the style again"
+                f"{self._name!r} with {self.config.description}: let this one describe the style again"
             )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from platformdirs import user_cache_path
+
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.files import write_whole
@@ -110,16 +112,10 @@ def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, p
         raise ConfigError(f"{folder} is not a folder: name one with pictures")
     if store is None:
         key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
-        store = _cache() / "artmodels" / "collections" / key
+        store = user_cache_path("artmodels", appauthor=False) / "collections" / key
     held = Collection.open_or_create(store, miner)
     held.add(root, miner, progress=progress)
     gone = [name for name in held.files if not (root / name).is_file()]
     if gone:
         held.remove(gone)
     return held
-
-
-def _cache() -> Path:
-    """Where this user keeps what can be computed again."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path.home() / ".cache"

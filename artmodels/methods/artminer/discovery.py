@@ -11,7 +11,7 @@ By default distances are in cells of the reference, the same along both axes. Th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from artmodels.errors import ConfigError
 from artmodels.methods.artminer.consensus import Matches, plausible, refitted, scores, surviving
 from artmodels.runtime.devices import generator
 
-__all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "View", "discover", "discover_many", "inner_saliency", "strongest"]
+__all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "discover", "discover_many", "inner_saliency"]
 
 CANDIDATES = 4  # matches that must agree on a translation
 LEAST = 1e-6  # similarity of a match: that of cells in uniform areas, which weigh nothing, is rounding
@@ -142,13 +142,6 @@ class Match:
     def target_mask(self, height: int, width: int) -> NDArray[np.float32]:
         """Where the target shows it, as `reference_mask`."""
         return _mask(self.target_cells, self.target_shape, height, width)
-
-
-class View(NamedTuple):
-    """A picture in both roles: its map [D, R, C] as a reference, and its maps [D, R_k, C_k] as a target."""
-
-    reference: Tensor
-    target: Sequence[Tensor]
 
 
 def inner_saliency(features: Tensor) -> Tensor:
@@ -344,7 +337,8 @@ def discover_many(
 ) -> list[Match]:
     """Match one reference with many targets; each result is exactly that of `discover`.
 
-    The score is asymmetric: see `strongest`. Beside the maps, memory is bounded whatever the number of targets.
+    The score of (a, b) is not that of (b, a): `ArtMiner.compare` keeps the better one, as published. Beside the
+    maps, memory is bounded whatever the number of targets.
 
     Args:
         reference: [D, R, C] with its margin, each cell of length 1; usually 40 cells on the longer side.
@@ -370,14 +364,3 @@ def discover_many(
 def discover(reference: Tensor, target: Sequence[Tensor], config: DiscoveryConfig | None = None) -> Match:
     """Match a reference with one target: `discover_many` for one."""
     return discover_many(reference, [target], config)[0]
-
-
-def strongest(first: View, second: View, config: DiscoveryConfig | None = None) -> tuple[Match, bool]:
-    """The better of both directions, as published, for the score of (a, b) is not that of (b, a).
-
-    Returns:
-        The match with the larger score, and whether `first` is its reference. Of equal ones, `first` is.
-    """
-    there = discover(first.reference, second.target, config)
-    back = discover(second.reference, first.target, config)
-    return (there, True) if there.score >= back.score else (back, False)

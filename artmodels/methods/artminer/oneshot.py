@@ -130,13 +130,13 @@ def window_cosine(target: Tensor, kernels: Tensor) -> Tensor:
         kernels: [Q, D, a, b]; those of one size at a time, with a <= R and b <= C.
 
     Returns:
-        [Q, R - a + 1, C - b + 1] in [-1, 1].
+        [Q, R - a + 1, C - b + 1] in [-1, 1]; 0 where a window is all zeros.
     """
-    flat = kernels.flatten(1)
-    scaled = (flat / flat.norm(dim=1, keepdim=True).clamp(min=EPSILON)).view_as(kernels)
-    energy = target.square().sum(0, keepdim=True)[None]
-    length = F.conv2d(energy, energy.new_ones(1, 1, *kernels.shape[2:])).clamp(min=EPSILON**2).sqrt()
-    return (F.conv2d(target[None], scaled) / length)[0]
+    products = F.conv2d(target[None], kernels)[0] / kernels.flatten(1).norm(dim=1).clamp_min(EPSILON)[:, None, None]
+    # The sum of squares over channels first: one plane is convolved, not D.
+    energy = F.conv2d(target.square().sum(0)[None, None], target.new_ones(1, 1, *kernels.shape[2:]))[0, 0]
+    cosines: Tensor = products / energy.clamp_min(0).sqrt().clamp_min(EPSILON)
+    return cosines
 
 
 def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Tensor:

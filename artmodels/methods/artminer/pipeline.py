@@ -1,8 +1,6 @@
 """Collections in, repeated details out."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from artmodels import features, hub, images, runtime
-from artmodels._version import __version__
 from artmodels.correspondence.cells import Describer, Pyramid
 from artmodels.correspondence.views import VIEWS, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
+from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import Array, LoadedImage
 from artmodels.images.results import ImageResult
 from artmodels.methods.artminer.collection import shortlist
@@ -82,7 +80,7 @@ class PairProgress(Progress):
     pair: Pair | None = None
 
 
-class ArtMiner(hub.Pretrained):
+class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     """Find a detail in other pictures, or whatever pictures of a collection share, unprompted.
 
     Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature
@@ -102,7 +100,6 @@ class ArtMiner(hub.Pretrained):
 
     method = "artminer"
     config_class = ArtMinerConfig
-    config: ArtMinerConfig
 
     def __init__(
         self,
@@ -137,24 +134,15 @@ class ArtMiner(hub.Pretrained):
         self.scales, self.views = (*self.config.scales, *extra), self.config.views
 
     @classmethod
-    def _build(
-        cls,
-        config: ArtMinerConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        if dtype not in (None, torch.float32):
-            raise ConfigError(f"dtype={dtype} is not available for {cls.__name__}, which computes in float32.")
+    def _build(cls, config: ArtMinerConfig, resolved: hub.Resolved, placement: hub.Placement) -> Self:
+        placement.require_float32(cls.__name__)
         if not config.tuned:
             if config.dims is not None:
                 raise ConfigError(f"dims={config.dims} is for tuned checkpoints, which hold a projection: leave it out")
             backbone = features.load(
-                config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
+                config.backbone, local_files_only=placement.local_files_only, padding=config.padding, until=config.tap
             )
-            return cls(config, backbone=backbone, device=device)
+            return cls(config, backbone=backbone, device=placement.device)
         backbone = features.build(config.backbone, padding=config.padding, until=config.tap)
         expected = backbone.state_dict()  # of a network that we name: no configuration makes it large
         if config.dims is not None:
@@ -162,7 +150,7 @@ class ArtMiner(hub.Pretrained):
         tensors = resolved.load(expected)
         projection = tensors.pop("projection", None)
         backbone.load_state_dict(tensors)
-        return cls(config, backbone=backbone, projection=projection, device=device)
+        return cls(config, backbone=backbone, projection=projection, device=placement.device)
 
     def _tensors(self) -> dict[str, Tensor]:
         if not self.config.tuned:
@@ -189,9 +177,8 @@ class ArtMiner(hub.Pretrained):
         described = self.describe(dict(zip(("first", "second"), pictures, strict=True)))
         (pair,) = self.compare("first", ["second"], described)
         nothing = (f"Nothing is found that both show: {pair.match.reason}.",) if pair.match.reason else ()
-        about: dict[str, object] = {"score": pair.match.score, "view": pair.view}
-        settings: dict[str, object] = {"method": self.method, "artmodels_version": __version__}
-        settings |= {"model": self._entry.name if self._entry else None, **dataclasses.asdict(self.config), **about}
+        about: dict[str, object] = {"model": self._name, "score": pair.match.score, "view": pair.view}
+        settings = self._record(dataclasses.asdict(self.config) | about)
         return Compared(
             tensor=_pale(pictures[0], _shared_part(pair, "first", pictures[0])),
             settings=settings,
@@ -212,12 +199,8 @@ class ArtMiner(hub.Pretrained):
     def fingerprint(self) -> str:
         """The sha256 of what decides the features: settings and weights. The same one, the same features."""
         chosen = {name: getattr(self.config, name) for name in ("backbone", "tap", "dims", "padding")}
-        total = hashlib.sha256(json.dumps(chosen | {"scales": self.scales}, sort_keys=True).encode())
         tensors = self.backbone.state_dict() | ({} if self.projection is None else {"projection": self.projection})
-        for key, value in sorted(tensors.items()):
-            total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
-            total.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()
+        return fingerprint(chosen | {"scales": self.scales}, tensors)
 
     @torch.inference_mode()
     def pyramids(self, image: images.Source) -> dict[str, Pyramid]:

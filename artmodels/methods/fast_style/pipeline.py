@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from artmodels import images
 from artmodels.errors import ConfigError
-from artmodels.images.inputs import at_size, check_size, each, picture
+from artmodels.images.resampling import at_size, check_size, list_or_none, picture
 from artmodels.images.results import ImageResult
 from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.feedforward import FeedForward, Graph
@@ -15,7 +15,7 @@ from artmodels.runtime.feedforward import FeedForward, Graph
 __all__ = ["FastStyle"]
 
 
-class FastStyle(FeedForward):
+class FastStyle(FeedForward[FastStyleConfig]):
     """Repaint pictures in the manner of the painting that the weights were trained on.
 
     Johnson, Alahi and Fei-Fei 2016, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution"
@@ -27,7 +27,6 @@ class FastStyle(FeedForward):
 
     method = "fast_style"
     config_class = FastStyleConfig
-    config: FastStyleConfig
 
     @classmethod
     def _network(cls, config: FastStyleConfig) -> Graph:
@@ -70,7 +69,7 @@ class FastStyle(FeedForward):
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise ConfigError(f"strength={strength!r} must be from 0 (the picture itself) to 1 (all style)")
         check_size(size)
-        many = each(image)
+        many = list_or_none(image)
         if many is not None:
             return [self._one(source, strength, size) for source in tqdm(many, disable=not progress, unit="image")]
         return self._one(image, strength, size)  # type: ignore[arg-type]

@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import hub, images
-from artmodels._version import __version__
 from artmodels.data.bags import Bags
 from artmodels.data.labelled import LabelledSet
 from artmodels.data.reading import Extraction, listed
@@ -29,7 +28,7 @@ from artmodels.detections import drawing
 from artmodels.detections.annotations import Detections, plain
 from artmodels.detections.boxes import clip, nms_per_class
 from artmodels.errors import ConfigError, DatasetError, WeightsError
-from artmodels.images.inputs import each
+from artmodels.images.resampling import list_or_none
 from artmodels.images.results import ImageResult
 from artmodels.methods.mimax.labels import folds_of
 from artmodels.methods.mimax.pipeline import MIMax, MIMaxConfig, MIMaxStep
@@ -82,7 +81,7 @@ class Detected(ImageResult):
         return drawing.heat_over(self.picture, heat, low=0.0, high=max(float(heat.max()), FAINT))
 
 
-class Detector(hub.Pretrained):
+class Detector(hub.Pretrained[MIMaxConfig]):
     """Draw boxes around what images show, after learning from labels of whole images alone.
 
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569): the regions of an image
@@ -293,7 +292,7 @@ class Detector(hub.Pretrained):
             ConfigError: The detector is not fitted, or a setting is out of range.
             ImageError: The image cannot be read.
         """
-        many = each(image)
+        many = list_or_none(image)
         if many is None:
             return self._one(image, threshold, overlap, limit)  # type: ignore[arg-type]
         return [
@@ -318,15 +317,15 @@ class Detector(hub.Pretrained):
         drawn = drawing.boxes_over(picture, found, classes=self.classes)
         return Detected(
             tensor=images.load(drawn).tensor(),
-            settings={
-                "method": self.method,
-                "artmodels_version": __version__,
-                "model": None if self._entry is None else self._entry.name,
-                "threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
-                "overlap": overlap,
-                "limit": limit,
-                "objects": plain([found])["images"][0]["objects"],
-            },
+            settings=self._record(
+                {
+                    "model": self._name,
+                    "threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
+                    "overlap": overlap,
+                    "limit": limit,
+                    "objects": plain([found])["images"][0]["objects"],
+                }
+            ),
             seconds=time.perf_counter() - start,
             notes=regions.notes,
             found=found,
@@ -394,13 +393,12 @@ class Detector(hub.Pretrained):
     # --- Storage
 
     @property
-    def config(self) -> MIMaxConfig:
+    def config(self) -> MIMaxConfig:  # type: ignore[override]  # fitting changes it
         """The classifier's, with the names of the classes and the regions that it needs."""
-        entry = self.regions._entry
         return dataclasses.replace(
             self.classifier.config,
             names=self.classes,
-            regions="" if entry is None else entry.name,
+            regions=self.regions._name or "",
             regions_sha256=self.regions.fingerprint,
             calibration=self._calibration,
         )
@@ -409,22 +407,16 @@ class Detector(hub.Pretrained):
         return self.classifier._tensors()
 
     @classmethod
-    def _build(
-        cls,
-        config: MIMaxConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
+    def _build(cls, config: MIMaxConfig, resolved: hub.Resolved, placement: hub.Placement) -> Self:
         if not config.names or not config.regions:
             raise ConfigError(
                 f"{resolved.name} does not say what its classes and regions are: load it with artmodels.MIMax, or make "
                 "a Detector of your RegionFeatures and fit it"
             )
-        classifier = MIMax._build(config, resolved, device=device, dtype=dtype, local_files_only=local_files_only)
-        regions = RegionFeatures.from_pretrained(config.regions, device=device, local_files_only=local_files_only)
+        classifier = MIMax._build(config, resolved, placement)
+        regions = RegionFeatures.from_pretrained(
+            config.regions, device=placement.device, local_files_only=placement.local_files_only
+        )
         if regions.fingerprint != config.regions_sha256:
             raise WeightsError(
                 f"{resolved.name} was trained on other weights of {config.regions!r} than these: train it again"

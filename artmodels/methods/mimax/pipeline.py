@@ -142,7 +142,7 @@ class MIMaxStep(Progress):
     loss: float
 
 
-class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type: ignore[misc]  # scikit-learn has no types
+class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfig]):  # type: ignore[misc]  # scikit-learn has no types
     """Learn what the positive bags have in common and the negative ones lack; then point at it.
 
     Gonthier et al. 2018 (arXiv:1810.02569), linear, and 2020 (arXiv:2008.01178), polyhedral.
@@ -381,7 +381,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
     # --- Storage
 
     @property
-    def config(self) -> MIMaxConfig:
+    def config(self) -> MIMaxConfig:  # type: ignore[override]  # fitting changes it
         """Settings and what it was fitted to, as `save_pretrained` writes them."""
         check_is_fitted(self)
         return MIMaxConfig(
@@ -398,22 +398,13 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained):  # type:
         return {"weights": torch.from_numpy(self.coef_), "bias": torch.from_numpy(self.intercept_)}
 
     @classmethod
-    def _build(
-        cls,
-        config: MIMaxConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        if dtype not in (None, torch.float32):
-            raise ConfigError(f"MIMax computes in float32, not in {dtype}: leave dtype out")
+    def _build(cls, config: MIMaxConfig, resolved: hub.Resolved, placement: hub.Placement) -> Self:
+        placement.require_float32(cls.__name__)
         outputs = len(config.classes) if config.multilabel else 1
         shape = (outputs, config.planes)
         tensors = resolved.load({"weights": (*shape, config.n_features), "bias": shape}, dtype=torch.float32)
         settings = {name: getattr(config, name) for name in cls().get_params() if hasattr(config, name)}
-        model = cls(**settings | {"device": device})
+        model = cls(**settings | {"device": placement.device})
         classes = None if config.multilabel else np.asarray(config.classes)
         model._fitted(tensors["weights"].float(), tensors["bias"].float(), classes, config.uses_objectness)
         return model

@@ -32,7 +32,7 @@ USUAL_ELSEWHERE = 2048
 CONTENT_LAYERS = ("relu4_2", "layer3")  # Gatys et al. 2016; the ResNet layer of the same stride
 
 
-class NeuralStyle(FeatureMatching):
+class NeuralStyle(FeatureMatching[StyleConfig]):
     """Repaint a picture in the style of others by descending a content and a style loss (Gatys et al. 2016).
 
     The losses of texture synthesis measure style; `neural_style.model` has those of content. The default needs no
@@ -41,8 +41,6 @@ class NeuralStyle(FeatureMatching):
 
     method: ClassVar[str] = "neural_style"
     config_class: ClassVar[type] = StyleConfig
-
-    config: StyleConfig
 
     def stream(
         self,
@@ -82,7 +80,7 @@ class NeuralStyle(FeatureMatching):
             ConfigError: A setting, a weight or the size is wrong.
             DeadlineExceeded: The time passed before the first step.
         """
-        config: StyleConfig = self._overridden(overrides)
+        config = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(content)
         sources: list[images.Source] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]

@@ -64,6 +64,11 @@ class Group:
     means: Mapping[Stage, Mean]
 
     @property
+    def aligned(self) -> dict[str, Alignment]:
+        """The alignments that were found."""
+        return {name: alignment for name, alignment in self.alignments.items() if alignment.found}
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """Names of the pictures that could not be aligned."""
         return tuple(name for name, alignment in self.alignments.items() if not alignment.found)

@@ -9,19 +9,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import features, hub, images, runtime
-from artmodels._version import __version__
 from artmodels.correspondence import geometry
 from artmodels.correspondence.geometry import Model
 from artmodels.correspondence.ransac import RansacConfig, log_nfa
 from artmodels.correspondence.views import VIEWS, check_views
 from artmodels.errors import ConfigError, MissingWeights, at_most
-from artmodels.hub.outline import Outline
 from artmodels.images.decoding import LoadedImage
-from artmodels.images.inputs import picture
+from artmodels.images.resampling import picture
 from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, DescribedPicture, cells_of
 from artmodels.methods.ransac_flow.fine import Fine, Moved
 from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork
@@ -146,7 +144,7 @@ class Prepared:
     described: DescribedPicture
 
 
-class RansacFlow(FeedForward):
+class RansacFlow(FeedForward[RansacFlowConfig]):
     """Bring one picture of a thing onto another: transforms that most cells agree on, then each pixel by itself.
 
     Shen, Darmon, Efros and Aubry 2020, "RANSAC-Flow: generic two-stage image alignment" (arXiv:2004.01526).
@@ -161,7 +159,6 @@ class RansacFlow(FeedForward):
     method = "ransac_flow"
     config_class = RansacFlowConfig
     formats = (".png", ".npz", ".gif", ".mp4")
-    config: RansacFlowConfig
 
     def __init__(
         self,
@@ -189,22 +186,14 @@ class RansacFlow(FeedForward):
         if backbone is None:
             backbone = features.load(self.config.backbone, padding=self.config.padding, until=self.config.tap)
         self._coarse = Coarse(backbone.to(self.device), self.config.tap, self.config.coarse)
-        self._fine = Fine(self.runner, self.config.passes, self.config.matchable, self.demands.requirements)
+        self._fine = Fine(self.runner, self.config.passes, self.config.matchable, self.graph.requirements)
 
     @classmethod
     def _network(cls, config: RansacFlowConfig) -> FineNetwork:
         return FineNetwork(config)
 
     @classmethod
-    def _build(
-        cls,
-        config: RansacFlowConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
+    def _build(cls, config: RansacFlowConfig, resolved: hub.Resolved, placement: hub.Placement) -> Self:
         if resolved.origin == "built-in":
             raise MissingWeights(
                 f"{resolved.name} is not fetched by itself: its authors publish it as a .pth, which can run code when "
@@ -213,19 +202,20 @@ class RansacFlow(FeedForward):
                 "how to make safetensors of it and converts that; then load the folder "
                 f"'my-{resolved.name}'. Without any download, 'ransac-flow' does the same."
             )
-        with Outline():
-            expected = _published(cls._network(config))
-        tensors = resolved.load(expected, dtype=cls._computed(config, device, dtype))
-        network = cls._network(config)
-        network.load_state_dict(tensors)
-        backbone = features.load(
-            config.backbone, local_files_only=local_files_only, padding=config.padding, until=config.tap
+        network = resolved.fill(
+            lambda: cls._network(config),
+            lambda network: network,
+            dtype=cls._computed(config, placement.device, placement.dtype),
+            counters=False,
         )
-        return cls(config, network=network, backbone=backbone, device=device, dtype=dtype)
+        backbone = features.load(
+            config.backbone, local_files_only=placement.local_files_only, padding=config.padding, until=config.tap
+        )
+        return cls(config, network=network, backbone=backbone, device=placement.device, dtype=placement.dtype)
 
     def _tensors(self) -> dict[str, Tensor]:
-        kept = super()._tensors()
-        return {key: kept[key] for key in _published(self.demands)}
+        # Without the counters of normalisation, which does without.
+        return {key: value for key, value in super()._tensors().items() if value.is_floating_point()}
 
     def prepare(self, image: "images.Source | Prepared") -> Prepared:
         """Read a picture to align it with several; what is computed of it is kept.
@@ -281,11 +271,8 @@ class RansacFlow(FeedForward):
         notes = (*one.picture.notes, *other.picture.notes)
         if reason:
             notes = (*notes, f"No alignment was found: {reason}. This is the target, pale.")
-        settings = {
-            "method": self.method,
-            "artmodels_version": __version__,
-            "model": self._entry.name if self._entry else None,
-            **dataclasses.asdict(self.config),
+        about = {
+            "model": self._name,
             "fine": fine,
             "view": first.view if warp else "",
             "found": warp is not None,
@@ -295,7 +282,7 @@ class RansacFlow(FeedForward):
         }
         return Alignment(
             tensor=made,
-            settings=settings,
+            settings=self._record(dataclasses.asdict(self.config) | about),
             seconds=time.perf_counter() - start,
             notes=notes,
             pictures=(one.picture, other.picture),
@@ -321,7 +308,7 @@ class RansacFlow(FeedForward):
     def _working_size(self, target: LoadedImage) -> tuple[int, int]:
         """Height and width that the fine stage sees: about those of the coarse stage, in multiples of its stride."""
         rows, columns = self._coarse.cells(target.width, target.height)
-        least = self.demands.requirements.size
+        least = self.graph.requirements.size
         stride = self._coarse.describer.stride // STRIDE * STRIDE
         return least(rows * stride, columns * stride)
 
@@ -393,11 +380,6 @@ class RansacFlow(FeedForward):
         """
         new = (trust >= self.config.matchable) & (matchable < self.config.matchable) & unused
         return large(new, self.config.accepted)
-
-
-def _published(network: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds: not the counters of normalisation, which does without."""
-    return {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
 
 
 def large(mask: Tensor, share: float) -> Tensor:

@@ -1,8 +1,6 @@
 """Images in, regions out."""
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,10 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import features, hub, images, runtime
-from artmodels.errors import ConfigError, MissingWeights
-from artmodels.hub.outline import Outline
+from artmodels.errors import MissingWeights
+from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import LoadedImage
-from artmodels.images.inputs import each
+from artmodels.images.resampling import list_or_none
 from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, FPNDetector
 from artmodels.methods.region_features.model import ArtRegions, RegionFeaturesConfig, RegionNetwork
 
@@ -52,7 +50,7 @@ class Regions:
         return len(self.boxes)
 
 
-class RegionFeatures(hub.Pretrained):
+class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
     """Propose up to K regions of an image, and describe each: the bags of multiple-instance learning.
 
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569), section 3.1. The regions
@@ -68,7 +66,6 @@ class RegionFeatures(hub.Pretrained):
 
     method = "region_features"
     config_class = RegionFeaturesConfig
-    config: RegionFeaturesConfig
 
     def __init__(
         self,
@@ -90,28 +87,15 @@ class RegionFeatures(hub.Pretrained):
         self.batch = 1 if self.device.type == "cpu" else BATCH
 
     @classmethod
-    def _build(
-        cls,
-        config: RegionFeaturesConfig,
-        resolved: hub.Resolved,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        local_files_only: bool,
-    ) -> Self:
-        if dtype not in (None, torch.float32):
-            raise ConfigError(f"dtype={dtype} is not available for {cls.__name__}, which computes in float32.")
+    def _build(cls, config: RegionFeaturesConfig, resolved: hub.Resolved, placement: hub.Placement) -> Self:
+        placement.require_float32(cls.__name__)
         if resolved.origin == "built-in":
             raise MissingWeights(how_to_get(resolved.name, config.network))
         backbone = None
         if config.network == "art-regions":
-            backbone = features.load(config.backbone, local_files_only=local_files_only)
-        with Outline():
-            expected = make_network(config, backbone).stored.state_dict()
-        tensors = resolved.load(expected)
-        network = make_network(config, backbone)
-        network.stored.load_state_dict(tensors)
-        return cls(config, network=network, device=device)
+            backbone = features.load(config.backbone, local_files_only=placement.local_files_only)
+        network = resolved.fill(lambda: make_network(config, backbone), lambda network: network.stored)
+        return cls(config, network=network, device=placement.device)
 
     def _tensors(self) -> dict[str, Tensor]:
         half = self.config.network == "art-regions"  # as it is published; the others keep what was converted
@@ -129,11 +113,7 @@ class RegionFeatures(hub.Pretrained):
         # Settings that are the default are left out: a later version may have more of them.
         usual = dataclasses.asdict(RegionFeaturesConfig())
         chosen = {name: value for name, value in dataclasses.asdict(self.config).items() if value != usual[name]}
-        total = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-        for key, value in sorted(self.network.state_dict().items()):
-            total.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
-            total.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()
+        return fingerprint(chosen, self.network.state_dict())
 
     @overload
     def __call__(self, image: list[images.Source], *, progress: bool = ...) -> list[Regions]: ...
@@ -156,7 +136,7 @@ class RegionFeatures(hub.Pretrained):
             ImageError: The image cannot be read.
             ImageTooLarge: It has more pixels than `images.LIMIT`.
         """
-        many = each(image)
+        many = list_or_none(image)
         if many is None:
             return self._together([images.load(image)])[0]  # type: ignore[arg-type]
         found = list[Regions]()

@@ -87,12 +87,9 @@ class FeatureStore:
             DatasetError: There is no store, it is of another version, or it is damaged; the message says what to do.
         """
         found = cls(Store(Path(folder).expanduser(), KIND))
-        found._store.check_sizes()
-        if verify:
-            for image in found._store.images:
-                found._store.check(image)
-            found.verified = True
-        else:
+        found._store.verify(numbers=verify)
+        found.verified = verify
+        if not verify:
             logger.warning("%r", found)
         return found
 

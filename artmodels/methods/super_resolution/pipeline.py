@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from artmodels import images
 from artmodels.errors import ConfigError, ImageTooLarge
 from artmodels.images.decoding import Array
-from artmodels.images.inputs import each
+from artmodels.images.resampling import list_or_none
 from artmodels.images.results import ImageResult
 from artmodels.methods.super_resolution.model import SuperResolutionConfig, make_network
 from artmodels.runtime.feedforward import FeedForward, Graph
@@ -80,7 +80,7 @@ class Upscaled(ImageResult):
         return whole.astype(np.uint8 if bits == 8 else np.uint16)
 
 
-class SuperResolution(FeedForward):
+class SuperResolution(FeedForward[SuperResolutionConfig]):
     """Enlarge pictures by the factor of the checkpoint.
 
     SRVGG of Wang et al. 2021, "Real-ESRGAN" (arXiv:2107.10833), or RRDB of Wang et al. 2018, "ESRGAN"
@@ -92,7 +92,6 @@ class SuperResolution(FeedForward):
 
     method = "super_resolution"
     config_class = SuperResolutionConfig
-    config: SuperResolutionConfig
 
     @classmethod
     def _usual_dtype(cls, config: SuperResolutionConfig, device: torch.device) -> torch.dtype | None:
@@ -137,7 +136,7 @@ class SuperResolution(FeedForward):
         """
         if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
-        many = each(image)
+        many = list_or_none(image)
         if many is not None:
             return [self._one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
         return self._one(image, tile)  # type: ignore[arg-type]

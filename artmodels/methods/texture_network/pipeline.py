@@ -20,7 +20,7 @@ MOST = 64  # textures a call
 SEEDS = 2**63
 
 
-class TextureNetwork(FeedForward):
+class TextureNetwork(FeedForward[TextureNetworkConfig]):
     """Make new samples of the one texture that the weights were trained on.
 
     Ulyanov et al. 2016, "Texture Networks: Feed-forward Synthesis of Textures and Stylized Images" (arXiv:1603.03417),
@@ -32,7 +32,6 @@ class TextureNetwork(FeedForward):
 
     method = "texture_network"
     config_class = TextureNetworkConfig
-    config: TextureNetworkConfig
     tile = 1024
 
     @classmethod
@@ -86,11 +85,11 @@ class TextureNetwork(FeedForward):
 
     def _one(self, size: tuple[int, int], seed: int, tileable: bool) -> ImageResult:
         start = time.perf_counter()
-        multiple = self.demands.requirements.multiple_of
+        multiple = self.graph.requirements.multiple_of
         if tileable:
             made = tuple(max(multiple, multiple * ((side + multiple // 2) // multiple)) for side in size)
         else:
-            made = self.demands.requirements.size(*size)
+            made = self.graph.requirements.size(*size)
         texture = self.texture_of(torch.rand(1, NOISE, *made, generator=generator(seed)))
         notes = []
         if tileable and made != size:
@@ -115,7 +114,7 @@ class TextureNetwork(FeedForward):
         Raises:
             ConfigError: The noise has another shape.
         """
-        multiple = self.demands.requirements.multiple_of
+        multiple = self.graph.requirements.multiple_of
         if (
             noise.dim() != 4
             or noise.shape[:2] != (1, NOISE)
@@ -126,7 +125,7 @@ class TextureNetwork(FeedForward):
                 f"the noise has shape {tuple(noise.shape)}; give [1, {NOISE}, H, W], both sides multiples of {multiple}"
             )
         height, width = noise.shape[-2:]
-        margin = multiple * -(-self.demands.context // multiple)
+        margin = multiple * -(-self.graph.context // multiple)
         if max(height, width) <= self.tile + 2 * margin:
             return self._infer(noise)
         texture = torch.empty(1, 3, height, width)

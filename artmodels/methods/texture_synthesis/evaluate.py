@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import Tensor
@@ -22,11 +22,11 @@ from torch.nn import functional
 from artmodels import images
 from artmodels.data.folders import image_files
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
-from artmodels.files import write_whole
+from artmodels.files import read_object, write_whole
 from artmodels.methods.texture_synthesis import copying, metrics
-from artmodels.progress import Progress
+from artmodels.progress import Progress, result_of
 
-__all__ = ["PUBLISHED", "TextureScores", "evaluate", "main", "stream_folder", "table"]
+__all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "stream_evaluate_folder", "table"]
 
 PUBLISHED: Mapping[str, float] = MappingProxyType(
     {
@@ -171,7 +171,7 @@ def _align(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def stream_folder(
+def stream_evaluate_folder(
     synthesise: Synthesise,
     folder: Path,
     *,
@@ -211,25 +211,34 @@ def stream_folder(
     if json_file is not None:
         # A file that cannot be written is known now, not after the first long synthesis.
         _write(json_file, settings, known.values())
-    left = [key for key in files if key not in known]
-    before = len(files) - len(left)
-    if before:
-        yield Progress(before, len(files), f"{before} of {len(files)} are in {json_file} already.")
-    for done, key in enumerate(left, before + 1):
+    done = len(known.keys() & files.keys())
+    if done:
+        yield Progress(done, len(files), f"{done} of {len(files)} are in {json_file} already.")
+    for key in [key for key in files if key not in known]:
         try:
             exemplar = _central_square(images.load(files[key]).tensor(), size).to(device)
-            scores = evaluate(synthesise, key, exemplar, seed=seed)
+            known[key] = evaluate(synthesise, key, exemplar, seed=seed)
         except ImageError as error:
-            yield Progress(done, len(files), f"{key}: skipped: {error}")
-            continue
-        known[key] = scores
-        if json_file is not None:
-            _write(json_file, settings, known.values())
-        yield Progress(done, len(files), f"{key}: synthesised in {scores.seconds:.1f} s")
+            line = f"{key}: skipped: {error}"
+        else:
+            line = f"{key}: synthesised in {known[key].seconds:.1f} s"
+            if json_file is not None:
+                _write(json_file, settings, known.values())
+        done += 1
+        yield Progress(done, len(files), line)
     rows = [known[key] for key in files if key in known]
     if not rows:
-        raise DatasetError(f"None of the {len(files)} images in {folder} can be used; the lines above say why.")
+        raise DatasetError(f"None of the {len(files)} images in {folder} can be used; give others.")
     yield rows
+
+
+def evaluate_folder(
+    synthesise: Synthesise, folder: Path, *, name: str, progress: bool = False, **options: Any
+) -> list[TextureScores]:
+    """The rows that `stream_evaluate_folder` gives last; `progress` shows a bar."""
+    return result_of(
+        stream_evaluate_folder(synthesise, folder, name=name, **options), progress=progress, unit="exemplar"
+    )
 
 
 def _central_square(pixels: Tensor, size: int) -> Tensor:
@@ -249,7 +258,7 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureSco
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_object(file)
         found, rows = content["settings"], [TextureScores(**row) for row in content["rows"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         names = ", ".join(field.name for field in fields(TextureScores))
@@ -289,18 +298,17 @@ def _command(
             result: Tensor = synthesizer(exemplar, size=(height, width), seed=seed).tensor
             return result
 
-        rows = list[TextureScores]()
-        for step in stream_folder(
+        stream = stream_evaluate_folder(
             synthesise, folder, name=name, size=size, seed=seed, json_file=json_file, device=device
-        ):
+        )
+        for step in stream:
             if isinstance(step, Progress):
                 typer.echo(step.what, err=True)
             else:
-                rows = step
+                typer.echo(table(step))
     except ArtModelsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(table(rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

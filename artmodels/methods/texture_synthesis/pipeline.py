@@ -72,7 +72,7 @@ class TextureConfig(MatchingConfig):
             raise ConfigError(f"tile={self.tile} must be at least {SMALLEST} px, better 512, or None for no tiles")
 
 
-class TextureSynthesizer(FeatureMatching):
+class TextureSynthesizer(FeatureMatching[TextureConfig]):
     """Synthesise textures from an exemplar by matching its statistics.
 
     Source: Gatys et al. 2015 and its successors; see `texture_synthesis.model` for the losses and
@@ -81,8 +81,6 @@ class TextureSynthesizer(FeatureMatching):
 
     method: ClassVar[str] = "texture_synthesis"
     config_class: ClassVar[type] = TextureConfig
-
-    config: TextureConfig
 
     def stream(
         self,
@@ -114,7 +112,7 @@ class TextureSynthesizer(FeatureMatching):
             ConfigError: A setting or the size is wrong.
             DeadlineExceeded: The time passed before the first step.
         """
-        config: TextureConfig = self._overridden(overrides)
+        config = self._overridden(overrides)
         limit = Deadline(deadline)
         loaded = images.load(exemplar)
         target = loaded.tensor().to(self.device)

@@ -1,15 +1,19 @@
 """A picture on which one draws a box, with a mouse, a pen or a finger."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from artmodels.detections.boxes import Box
+from artmodels.errors import ConfigError
 from artmodels.ui.server.pictures import data_url
 
-__all__ = ["box_canvas", "opened"]
+__all__ = ["box_canvas", "corners", "opened"]
 
 LONGEST = 1200  # px: side of what the page gets; boxes are in pixels of the picture itself
+SMALLEST = 2  # px: sides of a box
 
 TEMPLATE = """
 <div class="sheet" role="img" aria-label="Draw a box around a detail, or type its numbers below">
@@ -127,3 +131,26 @@ def opened(picture: Image.Image, box: list[int] | None = None) -> dict[str, Any]
     small = picture.copy()
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     return {"src": data_url(small, 88), "width": picture.width, "height": picture.height, "box": box}
+
+
+def corners(box: Sequence[float | None], size: tuple[int, int]) -> Box:
+    """Check the numbers of a box, and give left, top, right and bottom.
+
+    Args:
+        box: x, y, width and height in pixels, None where nothing was typed.
+        size: Width and height of the picture.
+
+    Raises:
+        ConfigError: A number is missing, or the box is not at least `SMALLEST` pixels a side inside the picture.
+    """
+    if any(value is None for value in box):
+        raise ConfigError("There is no box yet: draw one around a detail, or type x, y, width and height.")
+    x, y, width, height = (float(value or 0) for value in box)
+    if min(width, height) < SMALLEST:
+        raise ConfigError(f"The box is {width:g} x {height:g} px: draw one of at least {SMALLEST} x {SMALLEST} px.")
+    wide, high = size
+    if min(x + width, wide) - max(x, 0) < SMALLEST or min(y + height, high) - max(y, 0) < SMALLEST:
+        raise ConfigError(
+            f"The box at x {x:g}, y {y:g} lies outside the picture, which has {wide} x {high} px: draw it inside."
+        )
+    return x, y, x + width, y + height

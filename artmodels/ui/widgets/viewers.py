@@ -1,6 +1,6 @@
 """What one looks at pictures with: on top of each other, a place beside its match, pictures with captions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from artmodels.ui.controls import run_folder
 from artmodels.ui.server.pictures import data_url, picture_url
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "TABLE_STYLE",
     "choices",
     "figures",
+    "gallery",
+    "gallery_tiles",
     "html",
     "overlay",
     "points",
@@ -32,6 +35,29 @@ def html(style: str, value: str = "", *, name: str | None = None) -> Any:
         name: Class by which the page's own style sheet finds it.
     """
     return gr.HTML(value, css_template=style, js_on_load=None, apply_default_css=False, elem_classes=name)
+
+
+def gallery(label: str, name: str, **options: Any) -> Any:
+    """Add pictures to click, which do not open by themselves.
+
+    Args:
+        label: For people.
+        name: Class by which the page's own style sheet finds it.
+        options: Further ones of `gr.Gallery`.
+    """
+    return gr.Gallery(
+        label=label, elem_classes=name, allow_preview=False, format="jpeg", interactive=False, buttons=[], **options
+    )
+
+
+def gallery_tiles(pictures: Iterable[tuple[Image.Image, str]], quality: int = 88) -> list[tuple[str, str]]:
+    """Write pictures with captions as JPEG files, which a `gr.Gallery` shows without encoding them again."""
+    folder, tiles = run_folder(), list[tuple[str, str]]()
+    for number, (picture, caption) in enumerate(pictures):
+        file = folder / f"{number:03}.jpg"
+        picture.save(file, quality=quality)
+        tiles.append((str(file), caption))
+    return tiles
 
 
 # --- examples

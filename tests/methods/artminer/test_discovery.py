@@ -18,11 +18,9 @@ from artmodels.methods.artminer.consensus import Matches, best_of_each, plausibl
 from artmodels.methods.artminer.discovery import (
     PUBLISHED,
     DiscoveryConfig,
-    View,
     discover,
     discover_many,
     inner_saliency,
-    strongest,
 )
 
 literal = load_script(Path(__file__).parents[3] / "benchmarks" / "artminer_literal.py")
@@ -135,11 +133,6 @@ def test_float16_maps_and_many_targets_give_what_each_gives() -> None:
     assert together[0].score > 0 and discover_many(reference, []) == []
 
 
-def test_the_seed_decides_the_samples() -> None:
-    found = [draw(80, 3, 1000, seed).numpy().tobytes() for seed in (0, 0, 1)]
-    assert found[0] == found[1] == draw(80, 3, 1000, 0).numpy().tobytes() != found[2]
-
-
 # --- what is found
 
 
@@ -201,30 +194,7 @@ def test_noise_gives_next_to_nothing() -> None:
     assert max(match.score for match in found) < 0.005
 
 
-def test_the_stronger_direction_is_kept() -> None:
-    small, large = field(30, 40, seed=6), field(30, 40, seed=7)
-    large[:, 5:20, 5:25] = brought(small, 15, 20)
-    views = View(small, pyramid(small)), View(large, pyramid(large))
-    there, back = discover(small, views[1].target), discover(large, views[0].target)
-    assert there.score != back.score
-    for pair, forward in ((views, True), (views[::-1], False)):
-        match, first = strongest(*pair)
-        assert match.score == max(there.score, back.score) and first == (forward == (there.score > back.score))
-
-
 # --- consensus
-
-
-def test_samples_are_distinct_and_uniform() -> None:
-    for count, size in ((4, 4), (10, 3), (19, 3), (30, 2), (49, 4), (49, 3)):
-        samples = draw(count, size, 1000, 0)
-        assert len({tuple(sorted(sample)) for sample in samples.tolist()}) == min(math.comb(count, size), 1000)
-        assert all(len(set(sample)) == size and max(sample) < count for sample in samples.tolist())
-    for size in (2, 3, 4):
-        samples = draw(50, size, 60_000, 1)
-        assert (samples.sort(1).values.diff(dim=1) > 0).all() and samples.min() == 0 and samples.max() == 49
-        for column in samples.T:  # 1200 expected, with a deviation of 34
-            assert (torch.bincount(column, minlength=50) - 1200).abs().max() < 5 * 35
 
 
 @pytest.mark.parametrize("model", list(SAMPLE))
@@ -375,7 +345,7 @@ def test_votes_of_translations_by_hand() -> None:
         ({"tolerance": 0}, "tolerance=0 is not a number of cells above 0 and up to 16"),
         ({"tolerance": math.nan}, "tolerance=nan is not"),
         ({"tolerance": "2"}, "tolerance='2' is not"),
-        ({"model": "rigid"}, "model='rigid' is not one of affine, scaling, similarity, homography"),
+        ({"model": "rigid"}, "model='rigid' is not one of homography, affine, similarity, scaling"),
         ({"seed": -1}, "seed=-1 is not"),
     ],
 )

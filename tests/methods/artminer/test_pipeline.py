@@ -7,6 +7,7 @@ from PIL import Image
 
 from artmodels import features, images
 from artmodels.errors import ConfigError, ImageError, WeightsMismatch
+from artmodels.methods.artminer.discovery import discover
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
 
 SMALL = ArtMinerConfig(scales=(30, 20), reference=30, views=("",))
@@ -129,6 +130,10 @@ def test_pairs_and_searches_tell_where_they_are_and_what_they_have(miner: ArtMin
 def test_the_better_direction_is_kept(miner: ArtMiner, described) -> None:
     (forward,), (back,) = miner.compare("first", ["second"], described), miner.compare("second", ["first"], described)
     assert forward.match.score == back.match.score and (forward.first, forward.second) == (back.first, back.second)
+    ends = described.pyramid("first"), described.pyramid("second")
+    scores = [discover(a.at(30), b.maps, miner.config.discovery).score for a, b in (ends, ends[::-1])]
+    assert forward.match.score == max(scores) > min(scores)
+    assert (forward.first == "first") == (scores[0] > scores[1])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 10), (300, 4)])

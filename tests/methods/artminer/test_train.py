@@ -18,8 +18,9 @@ from artmodels import features
 from artmodels.correspondence.cells import Describer, Pyramid, grid
 from artmodels.correspondence.views import VIEWS
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.artminer.oneshot import window_cosine
 from artmodels.methods.artminer.tuning import mining, objective, train
-from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchMatches, PatchPlaces, window_cosines
+from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchMatches, PatchPlaces
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.methods.artminer.tuning.tune import stream_tune, tune
@@ -56,7 +57,7 @@ def rows(places: PatchPlaces) -> list[tuple[int, ...]]:
 
 def test_windows_by_convolution_are_those_by_hand() -> None:
     kernels, found = torch.randn(5, 8, 2, 3, generator=generator(1)), torch.randn(8, 6, 7, generator=generator(2))
-    cosines = window_cosines(kernels, found)
+    cosines = window_cosine(found, kernels)
     assert cosines.shape == (5, 5, 5)
     for p, r, c in itertools.product(range(5), range(5), range(5)):
         one, other = kernels[p].double().numpy().ravel(), found[:, r : r + 2, c : c + 3].double().numpy().ravel()
@@ -66,10 +67,10 @@ def test_windows_by_convolution_are_those_by_hand() -> None:
 
 def test_a_window_is_found_at_its_own_place() -> None:
     found = unit(16, 12, 11)
-    cosines = window_cosines(found[None, :, 4:6, 7:9], found)[0]
+    cosines = window_cosine(found, found[None, :, 4:6, 7:9])[0]
     assert float(cosines[4, 7]) == pytest.approx(1.0, abs=1e-5)
     assert int(cosines.argmax()) == 4 * 10 + 7
-    assert not window_cosines(found[None, :, :2, :2], torch.zeros(16, 3, 3)).any()
+    assert not window_cosine(torch.zeros(16, 3, 3), found[None, :, :2, :2]).any()
 
 
 # --- mining

@@ -12,16 +12,14 @@ from artmodels.correspondence.ransac import log_nfa
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.ransac_flow.evaluation.evaluate import (
-    BENCHMARKS,
-    PUBLISHED,
     Example,
     Truth,
     endpoint_errors,
     evaluate,
     pck,
-    published_table,
     stream_evaluate,
 )
+from artmodels.methods.ransac_flow.evaluation.published import BENCHMARKS, PUBLISHED, published_table
 from artmodels.methods.ransac_flow.results.alignment import Alignment, Warp
 from artmodels.progress import Progress
 

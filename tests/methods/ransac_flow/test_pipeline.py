@@ -205,8 +205,11 @@ def test_places_flow_and_homographies_agree(pair: tuple[Alignment, Tensor]) -> N
     assert found.inside.all() and (found.matchability > 0.3).all()
     centre = geometry.apply(alignment.matrices[0], torch.tensor([[200.0, 150.0]], dtype=torch.float64))[0]
     assert (centre - torch.tensor([200.0, 150.0]) - flow[150, 200]).norm() < 12  # but for the bend
-    with pytest.raises(ConfigError, match="must lie in the target"):
+    with pytest.raises(ConfigError, match="A point lies outside the target: give x from 0 to 400 and y from 0 to 300"):
         alignment.places(torch.tensor([[401.0, 3.0]]))
+    light = alignment.without_pixels()
+    assert light.sizes == alignment.sizes and light.tensor.numel() == 3
+    assert torch.equal(light.places(points).source, found.source), "places need no pixels"
 
 
 def test_the_grid_does_not_depend_on_how_it_is_cut(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from artmodels.correspondence.geometry import from_pixels
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.images import png16
+from artmodels.images.loading import encode_png16
 from artmodels.methods.ransac_flow.evaluation.evaluate import evaluate
 from artmodels.methods.ransac_flow.evaluation.protocols import (
     SPARSE_LIMITS,
@@ -133,7 +133,7 @@ def flow_file(path: Path, flow: np.ndarray, known: np.ndarray) -> None:
     """Red and green are the flow, blue whether it is known."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.concatenate([np.where(known[..., None], flow * 64 + 2**15, 0), known[..., None]], 2)
-    path.write_bytes(png16.encode(pixels.round().astype(np.uint16), {}))
+    path.write_bytes(encode_png16(pixels.round().astype(np.uint16), {}))
 
 
 @pytest.fixture

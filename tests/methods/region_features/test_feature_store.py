@@ -322,19 +322,19 @@ def test_damage_is_refused_and_the_way_out_said(folder: Path, tmp_path: Path, ca
     afresh()
     spoil(store / "store.db", (store / "store.db").read_bytes().rindex(b"sub/1.png"))
     for call in (lambda: FeatureStore.open(store), lambda: FeatureStore.extract(folder, Toy(), store)):
-        with pytest.raises(DatasetError, match=r"store.db has rows .* is damaged: remove that folder"):
+        with pytest.raises(DatasetError, match=r"store.db is damaged: its rows are not those .*; remove that folder"):
             call()
     afresh()
     os.truncate(store / ARRAYS[0], 50)
     for call in (lambda: FeatureStore.open(store), lambda: FeatureStore.extract(folder, Toy(), store)):
-        with pytest.raises(DatasetError, match="has 50 bytes and .* are in store.db"):
+        with pytest.raises(DatasetError, match="has 50 bytes, and .* are in store.db"):
             call()
     afresh()
     (store / ARRAYS[1]).unlink()
-    with pytest.raises(DatasetError, match=r"regions.0000.f32 has 0 bytes and 320 are in store.db: it is damaged"):
+    with pytest.raises(DatasetError, match=r"regions.0000.f32 is damaged: it has 0 bytes, and 320 are in store.db"):
         FeatureStore.open(store)
     (store / "store.db").write_text("{" * 1000)
-    with pytest.raises(DatasetError, match=r"store.db \(file is not a database\) is damaged"):
+    with pytest.raises(DatasetError, match=r"store.db is damaged \(file is not a database\); remove that folder"):
         FeatureStore.open(store)
 
 

@@ -664,7 +664,7 @@ def test_a_name_without_weights_says_where_they_are() -> None:
     with pytest.raises(
         MissingWeights, match=r"fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth(.|\n)*weights convert region_feat"
     ):
-        RegionFeatures._build(config, resolved, device=None, dtype=None, local_files_only=True)
+        RegionFeatures._build(config, resolved, hub.Placement(local_files_only=True))
 
 
 # --- Training

@@ -142,7 +142,7 @@ def test_wrong_settings():
 )
 def test_tiles_do_not_show(config):
     upscale = method(config)
-    least = 8 * upscale.demands.context
+    least = 8 * upscale.graph.context
     x = picture(least + 41, least + 77)
     whole = upscale(x, tile=2048).tensor
     pieces = upscale(x, tile=32).tensor

@@ -18,7 +18,6 @@ from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageErr
 from artmodels.methods.texture_synthesis import evaluate as protocol
 from artmodels.methods.texture_synthesis import metrics
 from artmodels.methods.texture_synthesis.copying import displacement_score, nearest_patches
-from artmodels.progress import result_of
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -477,7 +476,7 @@ def test_folder_skips_bad_files_and_goes_on(folder: Path) -> None:
         seen.append(tuple(exemplar.shape))
         return exemplar
 
-    *steps, rows = protocol.stream_folder(synthesise, folder, name="copy", size=60)
+    *steps, rows = protocol.stream_evaluate_folder(synthesise, folder, name="copy", size=60)
     assert [(step.done, step.total) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [row.name for row in rows] == ["b.png", "deep/a.PNG"]
     assert seen == [(1, 3, 60, 60), (1, 3, 30, 30), (1, 3, 60, 60)]
@@ -505,7 +504,7 @@ def test_folder_resumes_from_its_file(folder: Path, tmp_path: Path) -> None:
         return exemplar
 
     with pytest.raises(KeyboardInterrupt):
-        result_of(protocol.stream_folder(stopped, folder, name="copy", size=60, json_file=file))
+        protocol.evaluate_folder(stopped, folder, name="copy", size=60, json_file=file)
     assert [row["name"] for row in json.loads(file.read_text())["rows"]] == ["b.png"]
 
     synthesised: list[Tensor] = []
@@ -516,7 +515,7 @@ def test_folder_resumes_from_its_file(folder: Path, tmp_path: Path) -> None:
 
     def run() -> list[protocol.TextureScores]:
         synthesised.clear()
-        return result_of(protocol.stream_folder(synthesise, folder, name="copy", size=60, json_file=file))
+        return protocol.evaluate_folder(synthesise, folder, name="copy", size=60, json_file=file)
 
     first = run()
     assert [row.name for row in first] == ["b.png", "deep/a.PNG"]
@@ -531,7 +530,7 @@ def test_file_of_scores_of_other_settings_or_damaged(folder: Path, tmp_path: Pat
 
     def run(**settings: object) -> None:
         options = {"name": "copy", "size": 60} | settings
-        result_of(protocol.stream_folder(copying, folder, json_file=file, **options))
+        protocol.evaluate_folder(copying, folder, json_file=file, **options)
 
     run()
     before = file.read_bytes()
@@ -550,17 +549,17 @@ def test_file_of_scores_that_cannot_be_written_is_known_before_the_work(folder: 
         raise AssertionError("synthesised although the scores cannot be kept")
 
     with pytest.raises(ArtModelsError, match="could not write"):
-        next(protocol.stream_folder(never, folder, name="copy", json_file=tmp_path / "absent" / "scores.json"))
+        next(protocol.stream_evaluate_folder(never, folder, name="copy", json_file=tmp_path / "absent" / "scores.json"))
 
 
 def test_folders_without_usable_images(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
-        next(protocol.stream_folder(copying, tmp_path / "absent", name="copy"))
+        next(protocol.stream_evaluate_folder(copying, tmp_path / "absent", name="copy"))
     with pytest.raises(DatasetError, match="holds no image"):
-        next(protocol.stream_folder(copying, tmp_path, name="copy"))
+        next(protocol.stream_evaluate_folder(copying, tmp_path, name="copy"))
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="None of the 1 images"):
-        result_of(protocol.stream_folder(copying, tmp_path, name="copy"))
+        protocol.evaluate_folder(copying, tmp_path, name="copy")
 
 
 class FakeSynthesizer:

@@ -197,10 +197,7 @@ class Collection:
             DatasetError: There is none, it is of another version, or it is damaged; the message says what to do.
         """
         found = cls(Store(Path(folder).expanduser(), KIND), verify=verify)
-        found._store.check_sizes()
-        if verify:
-            for image in found._store.images:
-                found._store.check(image)
+        found._store.verify(numbers=bool(verify))
         logger.log(logging.WARNING if verify is False else logging.INFO, "%r", found)
         return found
 

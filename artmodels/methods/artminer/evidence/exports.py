@@ -22,11 +22,13 @@ from artmodels.detections.boxes import Box, clip
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
 from artmodels.methods.artminer.discovery import Match
+from artmodels.methods.artminer.groups.clusters import Cluster
 from artmodels.methods.artminer.groups.pairtable import Pair, mapped
 from artmodels.methods.artminer.groups.propagation import Propagated
 from artmodels.methods.artminer.oneshot import Hit
 
 __all__ = [
+    "clusters_csv",
     "hits_annotations",
     "hits_csv",
     "hits_json",
@@ -231,6 +233,11 @@ def pairs_annotations(
         grouped.setdefault(pair.first, []).append((pair.second + note, first, pair_score(pair)))
         grouped.setdefault(pair.second, []).append((pair.first + note, second, pair_score(pair)))
     return _pages(grouped, sizes, canvas, page)
+
+
+def clusters_csv(clusters: Sequence[Cluster]) -> str:
+    """A table (RFC 4180) with one row a picture of a cluster: the number of the cluster, from 1, and the picture."""
+    return _table(("cluster", "image"), [(n, name) for n, group in enumerate(clusters, 1) for name in group.images])
 
 
 def pair_score(pair: Pair | Propagated) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from artmodels.detections.boxes import Box
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.images.decoding import Array
 from artmodels.methods.artminer.groups.pairtable import Pair
@@ -179,7 +180,7 @@ class Calibration:
 
 
 def calibrate(
-    scores: Mapping[tuple[str, str], float],
+    scores: Mapping[tuple[str, str], float] | Mapping[tuple[str, str, Box], float],
     verdicts: Iterable[Verdict],
     *,
     method: Literal["logistic", "isotonic"] = "logistic",
@@ -191,8 +192,9 @@ def calibrate(
     Both kinds count alike, however many there are of each: what is judged is chosen, not drawn.
 
     Args:
-        scores: By the names of two pictures, in either order.
-        verdicts: The current ones; those on pairs without a score are left out.
+        scores: By the names of two pictures, in either order; or, of details, by the picture with the detail, the one
+            where it was found, and the box of the detail.
+        verdicts: The current ones; those on what has no score are left out.
         method: "logistic" regression, for few verdicts, or "isotonic", which only assumes that a higher score is not
             worse, for some hundred.
         precision: Probability that the threshold is to have.
@@ -207,8 +209,10 @@ def calibrate(
         raise ConfigError(f"method={method!r} must be 'logistic' or 'isotonic'")
     if not 0 < precision < 1:
         raise ConfigError(f"precision={precision} must be in (0, 1)")
-    known = {tuple(sorted(pair)): float(score) for pair, score in scores.items()}
-    rated = [(known[pair], v.verdict) for v in verdicts if (pair := tuple(sorted((v.first, v.second)))) in known]
+    known = dict[tuple[object, ...], float]()
+    for about, score in scores.items():
+        known[tuple(sorted(about)) if len(about) == 2 else about] = float(score)
+    rated = [(known[verdict.subject], verdict.verdict) for verdict in verdicts if verdict.subject in known]
     yes = {"same", "similar"} if similar else {"same"}
     x = np.array([score for score, _ in rated], np.float64)
     y = np.array([verdict in yes for _, verdict in rated], bool)

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from artmodels.correspondence.cells import EPSILON, Pyramid
+from artmodels.correspondence.cells import Pyramid
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.artminer.oneshot import window_cosine
 
 __all__ = [
     "PatchMatches",
@@ -32,7 +32,6 @@ __all__ = [
     "proposals",
     "validated",
     "votes",
-    "window_cosines",
 ]
 
 MERGED = 64  # pictures whose hits are merged into the best at a time
@@ -169,24 +168,6 @@ class Pairs:
         return cls(PatchPlaces(*columns[:4]), PatchPlaces(*columns[4:8]), columns[8])
 
 
-def window_cosines(kernels: Tensor, features: Tensor) -> Tensor:
-    """Cosine of each kernel with each window of a map: the cells of a window are one long vector.
-
-    Args:
-        kernels: [P, D, a, b], of any length.
-        features: [D, R, C], R at least a and C at least b.
-
-    Returns:
-        [P, R - a + 1, C - b + 1] in [-1, 1]; 0 where a window is all zeros.
-    """
-    lengths = kernels.flatten(1).norm(dim=1).clamp_min(EPSILON)
-    products = F.conv2d(features[None], kernels)[0] / lengths[:, None, None]
-    # The sum of squares over channels first: one plane is convolved, not D.
-    energy = F.conv2d(features.square().sum(0)[None, None], features.new_ones(1, 1, *kernels.shape[2:]))[0, 0]
-    cosines: Tensor = products / energy.clamp_min(0).sqrt().clamp_min(EPSILON)
-    return cosines
-
-
 def perimeter(side: int) -> Tensor:
     """Rows and columns [4 side - 4, 2] of the outermost cells of a region, from the place in its middle."""
     offsets = torch.cartesian_prod(*2 * [torch.arange(side) - (side // 2 - 1)])
@@ -265,7 +246,7 @@ def _best_in(pyramid: Pyramid, kernels: Tensor, config: MiningConfig) -> tuple[T
         across = inner.shape[2] - config.patch + 1
         cells = (inner.shape[1] - config.patch + 1) * across
         parts = [
-            window_cosines(part, inner).flatten(1).max(1)
+            window_cosine(inner, part).flatten(1).max(1)
             for part in torch.split(kernels, max(1, config.memory // 4 // cells))
         ]
         score, at = (torch.cat(each).cpu() for each in zip(*parts, strict=True))

@@ -49,7 +49,7 @@ VERIFIED = 50  # pairs of held-out pictures, for the report
 
 @dataclass(frozen=True, kw_only=True)
 class ArtMinerSettings:
-    """What the recipe can be told. Defaults are those for some hundred pictures on one core of a CPU.
+    """Settings of the recipe. The defaults are for some hundred pictures on one core of a CPU.
 
     Attributes:
         backbone: Checkpoint to start from, a name that `artmodels.features` knows.

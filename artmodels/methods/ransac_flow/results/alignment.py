@@ -4,7 +4,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -209,6 +209,11 @@ class Alignment(ImageResult):
         source, target = self.pictures
         return images.to_pil(plain.read(source.tensor(), target.height, target.width)[0])
 
+    def without_pixels(self) -> "Alignment":
+        """The same without the pixels of its pictures: small enough to be kept, and enough for sizes and `places`."""
+        blank = (LoadedImage(np.broadcast_to(np.uint8(0), (height, width, 3))) for width, height in self.sizes)
+        return replace(self, pictures=(next(blank), next(blank)), tensor=self.tensor[..., :1, :1].clone())
+
     def grid(self, height: int | None = None, width: int | None = None) -> Tensor:
         """Relative source coordinates [H, W, 2] of each pixel of a target of any size; None takes its own."""
         return self.sound.grid(height or self.sizes[1][1], width or self.sizes[1][0])
@@ -232,7 +237,8 @@ class Alignment(ImageResult):
         warp, size = self.sound, torch.tensor(self.sizes[1])
         points = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
         if bool(((points < 0) | (points > size)).any()):
-            raise ConfigError(f"points must lie in the target, which is {size[0]} x {size[1]} px")
+            bounds = f"x from 0 to {size[0]} and y from 0 to {size[1]}"
+            raise ConfigError(f"A point lies outside the target: give {bounds}, in pixels of the target.")
         relative = points / size * 2 - 1
         found = warp.at(relative)
         trust = F.grid_sample(

@@ -1,0 +1,210 @@
+"""Why two places are said to show the same: pictures of one size, cells that correspond, and what there is to say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from artmodels.correspondence.views import IN_WORDS, from_view, turned
+from artmodels.detections.boxes import Box
+from artmodels.images.decoding import Array, LoadedImage
+from artmodels.methods.artminer.evidence.exports import pair_boxes
+from artmodels.methods.artminer.evidence.report import agrees, aligned
+from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated
+from artmodels.methods.artminer.oneshot import Hit
+
+__all__ = [
+    "Proof",
+    "cluster_rows",
+    "counterpart",
+    "facts",
+    "fitted",
+    "hit_of_pair",
+    "link_rows",
+    "proof",
+    "side_by_side",
+]
+
+SIDE, WHOLE, LIT = 440, 900, 300  # px: longest side of a detail, of a whole picture, and of one in a row of a cluster
+RED, WHITE, CELL = (178, 34, 40), (255, 255, 255), (255, 214, 64)
+GAP = 6  # px between two pictures
+
+
+Row = tuple[str, list[tuple[str, Image.Image]]]
+"""Words, and names and pictures that they are about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What one has to see to judge a hit, or a pair of pictures.
+
+    Attributes:
+        detail: The detail, or the first of the pair.
+        found: The place that was found, as large as `detail`; warped onto it where the match agrees with the box.
+        how: How `found` is shown, in words: "aligned with it", "as it is", "mirrored", ...
+        wholes: Name and picture, with the place framed and the cells that correspond in yellow: of the place that was
+            found, and before it of the first of a pair.
+        cells: Whether any cell is marked.
+    """
+
+    detail: Image.Image
+    found: Image.Image
+    how: str
+    wholes: tuple[tuple[str, Image.Image], ...]
+    cells: bool
+
+
+def proof(query: LoadedImage, box: Box | None, image: LoadedImage, hit: Hit, *, name: str) -> Proof:
+    """Make the pictures that show why.
+
+    Args:
+        query: The picture with the detail, or the first of a pair.
+        box: Of the detail, left, top, right, bottom in pixels; None for a pair of whole pictures.
+        image: The picture in which it was found, or the second of the pair.
+        hit: The place; of a pair see `hit_of_pair`.
+        name: Of the first picture.
+    """
+    place = box or (0, 0, query.width, query.height)
+    frame = fitted((place[2] - place[0], place[3] - place[1]), SIDE)
+    found, warped = counterpart(image, hit, frame, trust=box is None)
+    match = hit.match
+    cells, shape = (None, (1, 1)) if match is None else (match.target_cells, match.target_shape)
+    wholes = [(hit.image, _marked(image, hit.box, cells, shape, hit.view))]
+    if box is None and match is not None:
+        wholes.insert(0, (name, _marked(query, None, match.reference_cells, match.reference_shape)))
+    detail = _crop(query, place).resize(frame, Image.Resampling.LANCZOS)
+    how = "aligned with it" if warped else IN_WORDS[hit.view]
+    return Proof(detail, found, how, tuple(wholes), cells is not None and len(cells) > 0)
+
+
+def counterpart(
+    image: LoadedImage, hit: Hit, frame: tuple[int, int], *, trust: bool = False
+) -> tuple[Image.Image, bool]:
+    """The place of a hit beside the detail: warped into its frame where the match agrees with the box.
+
+    Args:
+        image: The picture of the hit.
+        hit: The place.
+        frame: Width and height of the detail in the pixels that are wanted.
+        trust: Whether to warp whatever the box is, as for two whole pictures.
+
+    Returns:
+        A picture of that size, and whether it was warped.
+    """
+    if trust or agrees(image, hit):
+        warped = aligned(image, hit, frame)
+        if warped is not None:
+            return warped, True
+    return _crop(image, hit.box, hit.view).resize(frame, Image.Resampling.LANCZOS), False
+
+
+def hit_of_pair(pair: Pair, sizes: Mapping[str, tuple[int, int]]) -> Hit:
+    """The second picture of a pair as a hit for the whole of the first.
+
+    Args:
+        pair: With at least one cell.
+        sizes: Width and height of each picture in pixels.
+    """
+    _, box = pair_boxes(pair, sizes)
+    return Hit(pair.second, box, pair.match.score, pair.view, pair.match)
+
+
+def facts(hit: Hit, *, pair: bool = False) -> dict[str, str]:
+    """What there is to say of a hit, or of a pair of pictures, in words and numbers."""
+    match = hit.match
+    found = {} if pair else {"Score": f"{hit.score:.3f}"}
+    if match is None:
+        found["Correspondences"] = "not looked into: this picture has a better place"
+    elif len(match.reference_cells):
+        found["Discovery score"] = f"{match.score:.4f}"
+        found["Correspondences"] = f"{len(match.reference_cells)} cells"
+    else:
+        found["Correspondences"] = f"none: {match.reason}"
+    box = ", ".join(f"{value:.0f}" for value in hit.box)
+    return found | {"Box": f"{box} px", "Compared": IN_WORDS[hit.view]}
+
+
+def cluster_rows(groups: Sequence[Cluster], picture: Callable[[str], Image.Image]) -> list[Row]:
+    """Each cluster as a heading, and its pictures, at most `LIT` pixels a side, dark and grey where nothing is shared.
+
+    Args:
+        groups: The clusters.
+        picture: Gives a picture, of any size, of a name.
+    """
+    rows = []
+    for number, group in enumerate(groups, 1):
+        masks = group.masks()
+        heading = f"{number}. {len(group.images)} pictures, mean score {group.score:.4f}"
+        rows.append((heading, [(name, _lit(picture(name), masks[name])) for name in group.images]))
+    return rows
+
+
+def link_rows(links: Sequence[Propagated], picture: Callable[[str], Image.Image]) -> list[Row]:
+    """Each propagated link as a sentence, and what it is about of both pictures; arguments as in `cluster_rows`."""
+    rows = []
+    for link in links:
+        parts = []
+        for name, box in ((link.first, link.first_box), (link.second, link.second_box)):
+            whole = picture(name)
+            left, top, right, bottom = (value * side for value, side in zip(box, whole.size * 2, strict=True))
+            large = (right - left) * (bottom - top) >= 4
+            part = whole.crop((round(left), round(top), round(right), round(bottom))) if large else whole
+            parts.append((name, part.resize(fitted(part.size, LIT), Image.Resampling.LANCZOS)))
+        rows.append((f"via {link.via}, score {link.score:.4f}: a proposal, to be judged by looking", parts))
+    return rows
+
+
+def _lit(picture: Image.Image, mask: Array) -> Image.Image:
+    """A small picture that is dark and grey where a mask [R, C] is low."""
+    small = picture.resize(fitted(picture.size, LIT), Image.Resampling.LANCZOS)
+    light = Image.fromarray((np.clip(mask / max(float(mask.max()), 1e-6), 0, 1) * 255).astype(np.uint8))
+    dark = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size), 0.55)
+    return Image.composite(small, dark, light.resize(small.size, Image.Resampling.BILINEAR))
+
+
+def side_by_side(first: Image.Image, second: Image.Image, height: int) -> Image.Image:
+    """Two pictures beside each other, so many pixels high."""
+    parts = [each.resize((max(1, round(each.width * height / each.height)), height)) for each in (first, second)]
+    both = Image.new("RGB", (parts[0].width + GAP + parts[1].width, height), WHITE)
+    both.paste(parts[0], (0, 0))
+    both.paste(parts[1], (parts[0].width + GAP, 0))
+    return both
+
+
+def fitted(size: tuple[float, float], longest: int) -> tuple[int, int]:
+    """A size of the same shape with so many pixels on the longer side."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _crop(image: LoadedImage, box: Sequence[float], view: str = "") -> Image.Image:
+    """What is inside a box, turned as a view shows it."""
+    left, top, right, bottom = (round(value) for value in box)
+    edges = max(left, 0), max(top, 0), min(max(right, left + 1), image.width), min(max(bottom, top + 1), image.height)
+    return turned(LoadedImage(np.asarray(image.pil().crop(edges))), view).pil()
+
+
+def _marked(
+    image: LoadedImage, box: Box | None, cells: Tensor | None, shape: tuple[int, int], view: str = ""
+) -> Image.Image:
+    """A whole picture with the cells [n, 2] of a view of it that correspond, and a box, drawn on it."""
+    scale = min(1, WHOLE / max(image.width, image.height))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    picture = image.pil().resize(size, Image.Resampling.LANCZOS)
+    if cells is not None and len(cells):
+        low = cells.double().numpy()[:, ::-1] / (shape[1], shape[0])
+        ends = np.stack([low, low + (1 / shape[1], 1 / shape[0])], 1)  # [n, 2, 2] relative, of the view
+        ends = np.concatenate([ends, np.ones((*ends.shape[:2], 1))], 2) @ from_view(view).double().numpy().T
+        glass = Image.new("L", size)
+        draw = ImageDraw.Draw(glass)
+        for corners in ends[..., :2] * size:
+            draw.rectangle((*corners.min(0), *corners.max(0)), fill=105)
+        picture.paste(CELL, mask=glass)
+    if box is not None:
+        left, top, right, bottom = (value * scale for value in box)
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle((left, top, right, bottom), outline=WHITE, width=5)
+        draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=RED, width=3)
+    return picture
