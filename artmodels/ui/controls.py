@@ -1,19 +1,15 @@
 """Controls of a page: what takes pictures and choices, what shows results, and the models behind them."""
 
-import importlib.util
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gradio as gr
 
-from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 from artmodels.images.examples import example
 from artmodels.methods import load
@@ -31,7 +27,6 @@ __all__ = [
     "SEEDS",
     "Panel",
     "Update",
-    "beside",
     "blocks",
     "example_file",
     "examples",
@@ -195,17 +190,6 @@ def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | N
 
 
 # --- files
-
-
-def beside(app: str, name: str, *, space: str) -> ModuleType:
-    """Load a file of a Space by its path; goes when no Space has more than one file."""
-    spec = importlib.util.spec_from_file_location(f"{space}_space_{name}", Path(app).resolve().parent / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{name}.py of {space} cannot be loaded: install artmodels again.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @cache
