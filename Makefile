@@ -52,7 +52,7 @@ bench: $(VENV)/.dev ## measure the claims of the README and print their tables
 	done
 
 .PHONY: readme
-readme: $(VENV)/.dev ## write the generated tables of README.md again
+readme: $(VENV)/.dev ## write the generated tables of the READMEs again
 	@$(PY) benchmarks/readme.py
 
 .PHONY: clean
