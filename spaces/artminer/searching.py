@@ -152,7 +152,7 @@ def compare(work: "Work") -> Iterator[str]:
         DatasetError: There is nothing to compare.
     """
     from artmodels.methods.artminer.collection.shortlist import candidates, index_regions
-    from artmodels.search.exact import ExactIndex
+    from artmodels.search.index import ExactIndex
 
     enough(work)
     yield from describe(work)

@@ -24,7 +24,7 @@ from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discove
 from artmodels.methods.artminer.evidence.comparison import Compared, pale, shared_part
 from artmodels.methods.artminer.groups.pairtable import Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
-from artmodels.search.exact import Index
+from artmodels.search.index import Index
 
 __all__ = ["ArtMiner", "ArtMinerConfig"]
 
