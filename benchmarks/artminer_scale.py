@@ -42,7 +42,7 @@ from artmodels.methods.artminer.collection.regions import RegionConfig
 from artmodels.methods.artminer.collection.shortlist import Candidates, candidates, index_regions, region_index
 from artmodels.methods.artminer.discovery import discover
 from artmodels.runtime.devices import generator
-from artmodels.search.exact import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
+from artmodels.search.index import ExactIndex, FaissConfig, Index, WhitenedIndex, Whitening
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - there, nothing waits for a disk
 SCALES = (36, 20)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.search.exact import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening, load_index
+from artmodels.search.index import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening, load_index
 
 faiss = pytest.importorskip("faiss")
 
@@ -96,8 +96,8 @@ def test_exact_search_is_the_same_in_blocks_however_it_was_filled(monkeypatch: p
     whole = ExactIndex(16)
     whole.add(np.arange(500), base)
     expected = whole.search(queries, 20)
-    monkeypatch.setattr("artmodels.search.exact.BLOCK", 64)
-    monkeypatch.setattr("artmodels.search.exact.QUERIES", 10)
+    monkeypatch.setattr("artmodels.search.index.BLOCK", 64)
+    monkeypatch.setattr("artmodels.search.index.QUERIES", 10)
     at_once, parts = ExactIndex(16), ExactIndex(16)
     at_once.add(np.arange(500), base)
     for start in range(0, 500, 37):

@@ -28,7 +28,7 @@ from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discove
 from artmodels.methods.artminer.groups.pairtable import Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
 from artmodels.progress import Progress, result_of
-from artmodels.search.exact import Index
+from artmodels.search.index import Index
 
 __all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
 

@@ -27,7 +27,7 @@ from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.collection import Collection
 from artmodels.methods.artminer.collection.regions import RegionConfig, describe_regions
 from artmodels.methods.artminer.collection.shortlist import candidates, index_regions, region_index
-from artmodels.search.exact import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening
+from artmodels.search.index import ExactIndex, FaissConfig, FaissIndex, WhitenedIndex, Whitening
 
 ROOT = Path(__file__).parents[3]
 ARRAYS = ("maps.0000.f16", "regions.0000.f16", "windows.0000.f32")
@@ -457,6 +457,25 @@ def test_after_a_compaction_numbers_are_compared_anew(folder: Path, tmp_path: Pa
     for each in (collection, reader):
         with pytest.raises(DatasetError, match="the collection is damaged"):
             each.pyramid("sub/0.png")
+
+
+def test_a_call_that_fails_takes_up_what_another_process_has_changed(folder: Path, tmp_path: Path) -> None:
+    collection = made(folder, tmp_path / "store")
+    other = Collection.open(tmp_path / "store")
+    other.remove(["sub/0.png", "sub/2.png"])
+    other.compact()
+    with pytest.raises(DatasetError, match="no features of gone.png"):
+        collection.remove(["gone.png"])
+    assert collection.names == other.names and np.array_equal(collection.spans(), other.spans())
+    assert all(right(collection, name, folder / name) for name in collection.names)
+
+
+def test_a_collection_of_an_earlier_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "collection.json").write_text('{"format": 1}')
+    for begin in (Collection.open, lambda store: Collection.open_or_create(store, Toy())):
+        with pytest.raises(DatasetError, match="of an earlier version, .*; remove that folder, or name another one"):
+            begin(tmp_path / "old")
 
 
 def test_opening_reads_the_rows_once_and_no_numbers(

@@ -9,7 +9,7 @@ from artmodels.errors import ConfigError
 from artmodels.methods.artminer.collection import shortlist
 from artmodels.methods.artminer.collection.collection import Collection
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
-from artmodels.search.exact import ExactIndex
+from artmodels.search.index import ExactIndex
 
 
 @pytest.fixture

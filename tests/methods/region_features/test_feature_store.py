@@ -357,6 +357,10 @@ def test_another_extractor_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "occupied" / "thesis.doc").write_text("precious")
     with pytest.raises(ConfigError, match=r"holds thesis.doc: name a new or empty folder"):
         FeatureStore.extract(folder, Toy(), tmp_path / "occupied")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "store.json").write_text("{}")
+    with pytest.raises(DatasetError, match="of an earlier version, .*, and extract the images again"):
+        FeatureStore.extract(folder, Toy(), tmp_path / "old")
     with pytest.raises(ConfigError, match="The store of features cannot be in .*thesis.doc: File exists"):
         FeatureStore.extract(folder, Toy(), tmp_path / "occupied" / "thesis.doc")
 

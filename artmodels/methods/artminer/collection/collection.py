@@ -10,6 +10,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,12 +22,12 @@ from torch import Tensor
 from artmodels.correspondence.cells import Pyramid
 from artmodels.correspondence.views import check_views, sideways
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
-from artmodels.data.store import ImageRow, Store, StoreKind
+from artmodels.data.store import ImageRow, Store, StoreKind, StoreWriter
 from artmodels.errors import ConfigError, DatasetError, ImageError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
 from artmodels.progress import result_of
-from artmodels.search.vectors import Array
+from artmodels.search.index import Array
 
 __all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout", "Views"]
 
@@ -383,22 +384,19 @@ class Collection:
         files = listed(source)
         self._check_describer(describer)
         store, skipped = self._store, 0
-        try:
-            with store.writing() as writer:
-                found = read_ahead(files, store.number)
-                for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, found, strict=True), 1):
-                    try:
-                        if isinstance(loaded, str):
-                            raise ImageError(loaded)
-                        kept = {} if loaded is None or sha in store.number else self._described(name, loaded, describer)
-                        self._check_name(name, sha, path)
-                        writer.add(name, sha, path=str(path.resolve()), **kept)
-                    except ImageError as error:
-                        writer.skip(name, str(error))
-                        skipped += 1
-                    yield Extraction(done, len(files), name, skipped)
-        finally:
-            self._take()
+        with self._writing() as writer:
+            found = read_ahead(files, store.number)
+            for done, ((_, path), (name, sha, loaded)) in enumerate(zip(files, found, strict=True), 1):
+                try:
+                    if isinstance(loaded, str):
+                        raise ImageError(loaded)
+                    kept = {} if loaded is None or sha in store.number else self._described(name, loaded, describer)
+                    self._check_name(name, sha, path)
+                    writer.add(name, sha, path=str(path.resolve()), **kept)
+                except ImageError as error:
+                    writer.skip(name, str(error))
+                    skipped += 1
+                yield Extraction(done, len(files), name, skipped)
         yield self
 
     def remove(self, names: Iterable[str | os.PathLike[str]]) -> None:
@@ -408,13 +406,12 @@ class Collection:
             DatasetError: One is not in the collection; then none is removed.
             ConfigError: Another process is writing.
         """
-        with self._store.writing() as writer:
+        with self._writing() as writer:
             called = list(dict.fromkeys(map(name_of, names)))
             for name in called:
-                if name not in self._store.skipped:
-                    self._store.image(name)
+                if name not in self._store.files:
+                    self._store.image(name)  # says so
             writer.remove(called)
-        self._take()
 
     def compact(self) -> None:
         """Write the numbers of the images that have files into new files, and delete the old ones.
@@ -426,10 +423,18 @@ class Collection:
             ConfigError: Another process is writing.
             ArtModelsError: The disk is full or fails.
         """
-        with self._store.writing() as writer:
-            self._take()
+        with self._writing() as writer:
             writer.compact([self._store.images[number] for number in self._holders], next=self._next)
-        self._take()
+
+    @contextmanager
+    def _writing(self) -> Iterator[StoreWriter]:
+        """Write to the store, and take up what it holds before and after."""
+        try:
+            with self._store.writing() as writer:
+                self._take()
+                yield writer
+        finally:
+            self._take()
 
     @property
     def _next(self) -> int:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from artmodels.correspondence.views import VIEWS, sideways
 from artmodels.errors import ConfigError
-from artmodels.search.exact import ExactIndex, FaissConfig, FaissIndex, Index, WhitenedIndex, Whitening
-from artmodels.search.vectors import Array
+from artmodels.search.index import Array, ExactIndex, FaissConfig, FaissIndex, Index, WhitenedIndex, Whitening
 
 if TYPE_CHECKING:
     from artmodels.methods.artminer.collection.collection import Collection
