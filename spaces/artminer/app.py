@@ -494,7 +494,7 @@ def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
 
 def compare(work: Investigation) -> Iterator[str]:
     """Compare all pairs of a small collection, of a larger one those that a shortlist of similar regions names."""
-    from artmodels.search.exact import ExactIndex
+    from artmodels.search.index import ExactIndex
 
     several(work)
     features = yield from described(work)
