@@ -13,7 +13,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -100,7 +100,7 @@ def main(
         if (folder is None) != (other is None):
             raise typer.BadParameter(f"a folder of pictures and --{needed} belong together: give both")
     console = Console(width=160)
-    options = {"scales": SCALES, "reference": 40} if paper else {}
+    options: dict[str, Any] = {"scales": SCALES, "reference": 40} if paper else {}
     miner = ArtMiner.from_pretrained(weights, views=("",), **options)
 
     def show(benchmark: str, ours: Ours) -> None:

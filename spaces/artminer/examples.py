@@ -254,8 +254,11 @@ class Scene:
         """Hills across the picture, up to a height above a level, both parts of the picture's."""
         x = np.linspace(0, self.width, 60)
         rise = sum(
-            (0.5 + 0.5 * np.sin(x / self.width * 2 * math.pi * turns * rough + self.rng.uniform(0, 7))) / turns
-            for turns in (0.7, 1.9, 4.3)
+            (
+                (0.5 + 0.5 * np.sin(x / self.width * 2 * math.pi * turns * rough + self.rng.uniform(0, 7))) / turns
+                for turns in (0.7, 1.9, 4.3)
+            ),
+            start=np.zeros_like(x),
         )
         line = [(float(a), float((level - height * b / 2) * self.height)) for a, b in zip(x, rise, strict=True)]
         self.polygon([(0, self.height), *line, (self.width, self.height)], fill)

@@ -103,8 +103,7 @@ def neural_style() -> None:
 
 
 if __name__ == "__main__":
-    methods = fast_style, arbitrary_style, super_resolution, texture_synthesis, texture_network, neural_style, mimax
-    methods = *methods, artminer, ransac_flow
-    made = {function.__name__: function for function in methods}
+    styles, textures = (fast_style, arbitrary_style, neural_style), (texture_synthesis, texture_network)
+    made = {make.__name__: make for make in (*styles, super_resolution, *textures, mimax, artminer, ransac_flow)}
     for name in sys.argv[1:] or made:
         made[name]()

@@ -83,13 +83,15 @@ def _background(rng: np.random.Generator, width: int, height: int, horizon: floa
         length, phase, slope = rng.uniform(40, 200), rng.uniform(0, 2 * math.pi), rng.uniform(-0.4, 0.4)
         wave = np.sin((rows * rng.uniform(1.5, 4) + columns * slope) / length * 2 * math.pi + phase)
         pixels += (wave * rng.uniform(3, 9))[..., None]
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    sky_and_sea: np.ndarray = pixels.clip(0, 255).astype(np.uint8)
+    return sky_and_sea
 
 
 def _hills(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, horizon: float) -> None:
     steps = np.linspace(0, width, 40)
     heights = sum(
-        rng.uniform(10, 60) * (1 + np.sin(steps / rng.uniform(120, 400) + rng.uniform(0, 6))) for _ in range(3)
+        (rng.uniform(10, 60) * (1 + np.sin(steps / rng.uniform(120, 400) + rng.uniform(0, 6))) for _ in range(3)),
+        start=np.zeros_like(steps),
     )
     colour = _colour(rng, 40, 130)
     line = [(float(x), float(horizon - rise)) for x, rise in zip(steps, heights, strict=True)]
