@@ -186,7 +186,7 @@ def read_object(file: Path) -> dict[str, Any]:
         value = json.loads(
             data.decode("utf-8"),
             parse_constant=_refused,
-            parse_int=_whole,
+            parse_int=_parse_int,
             parse_float=_finite,
             object_pairs_hook=_once,
         )
@@ -240,7 +240,7 @@ def _refused(word: str) -> float:
     raise ValueError(f"{word} is not a JSON number")
 
 
-def _whole(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
         raise ValueError(f"{short(digits)} does not fit 64 bits")
     return int(digits)

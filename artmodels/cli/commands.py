@@ -59,7 +59,7 @@ def info() -> None:
 
     facts = runtime.versions() | {
         "package": str(_PACKAGE),
-        "weights": str(_beside("weights") or "none in this install"),
+        "weights": str(_folder_of("weights") or "none in this install"),
         "cache": constants.HF_HUB_CACHE,
         "hub": constants.ENDPOINT,
         "namespace": os.environ.get("ARTMODELS_NAMESPACE", "not set"),
@@ -99,7 +99,7 @@ def gallery(
 
     if find_spec("gradio") is None:
         raise ConfigError("The gallery needs gradio, which is not installed: pip install 'artmodels[demo]'")
-    spaces = _beside("spaces")
+    spaces = _folder_of("spaces")
     if spaces is None:
         raise ConfigError(f"The Spaces are missing from {_PACKAGE}: install artmodels again.")
     os.environ |= {
@@ -121,7 +121,7 @@ def weights_text(entry: Entry) -> str:
     return "converted by you" if entry.converted else "none needed"
 
 
-def _beside(folder: str) -> Path | None:
+def _folder_of(folder: str) -> Path | None:
     """Find a folder that a checkout has beside the package, and a wheel inside it."""
     checkout = _PACKAGE.parent
     # Installed, the parent is site-packages, whose "spaces" would be someone else's.

@@ -484,7 +484,7 @@ class StoreWriter:
         store = self._store
         texts = json.dumps(store.about), json.dumps(store.about | about)
         total = store._total + sum(map(_crc, [*new, texts[1]])) - sum(map(_crc, [*gone, texts[0]]))
-        with self._kept():
+        with self._rolled_back_on_failure():
             self._database.execute("BEGIN IMMEDIATE")
             for row in gone:
                 self._database.execute(DELETE[type(row)], row[:1])
@@ -504,7 +504,7 @@ class StoreWriter:
                 del store.files[row.name]
 
     def _append(self, path: Path, blocks: Iterable[bytes]) -> None:
-        with self._kept(), path.open("ab", buffering=0) as file:
+        with self._rolled_back_on_failure(), path.open("ab", buffering=0) as file:
             for block in blocks:
                 rest = memoryview(block)
                 while rest:
@@ -512,7 +512,7 @@ class StoreWriter:
             os.fsync(file.fileno())
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _rolled_back_on_failure(self) -> Iterator[None]:
         """Whatever fails inside, what was complete before stays, and nothing else."""
         try:
             yield

@@ -209,7 +209,7 @@ class OnnxRunner:
         self.exported = Exported.read(folder)
         asked = None if device is None else pick_device(device)
         onnxruntime = _import()
-        wanted = _wanted(provider, asked, onnxruntime.get_available_providers())
+        wanted = _choose_provider(provider, asked, onnxruntime.get_available_providers())
         index = (asked.index if asked else None) or 0
         self.session, self.provider = _open(onnxruntime, self.exported, wanted, index)
         # Where PyTorch has no CUDA, ONNX Runtime copies to the device and back.
@@ -271,7 +271,7 @@ def _import() -> ModuleType:
     return module
 
 
-def _wanted(provider: str | None, device: torch.device | None, available: Sequence[str]) -> str:
+def _choose_provider(provider: str | None, device: torch.device | None, available: Sequence[str]) -> str:
     """Name the provider that is asked for, or the best that is built in."""
     here = [name for name in _ORDER if PROVIDERS[name] in available]
     if provider is None and device is None:

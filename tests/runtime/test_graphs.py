@@ -232,7 +232,7 @@ ALL = list(PROVIDERS.values())
 def test_the_provider_follows_what_is_asked(
     provider: str | None, device: str | None, available: list[str], wanted: str
 ) -> None:
-    assert graphs._wanted(provider, torch.device(device) if device else None, available) == wanted
+    assert graphs._choose_provider(provider, torch.device(device) if device else None, available) == wanted
 
 
 @pytest.mark.parametrize(
@@ -250,13 +250,13 @@ def test_a_provider_that_cannot_be_is_refused(
     provider: str | None, device: str | None, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        graphs._wanted(provider, torch.device(device) if device else None, [CPU])
+        graphs._choose_provider(provider, torch.device(device) if device else None, [CPU])
 
 
 def test_cuda_that_only_pytorch_has_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     graphs._warn_once.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [graphs._wanted(None, None, [CPU]) for _ in range(3)] == ["cpu"] * 3
+    assert [graphs._choose_provider(None, None, [CPU]) for _ in range(3)] == ["cpu"] * 3
     assert len(caplog.messages) == 1 and "built without CUDA" in caplog.text
 
 

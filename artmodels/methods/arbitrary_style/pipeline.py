@@ -172,10 +172,10 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
         many = list_or_none(image)
         if many is not None:
             bar = tqdm(many, disable=not progress, unit="image")
-            return [self._one(source, seen, fixed, size, options) for source in bar]
-        return self._one(image, seen, fixed, size, options)  # type: ignore[arg-type]
+            return [self._run_one(source, seen, fixed, size, options) for source in bar]
+        return self._run_one(image, seen, fixed, size, options)  # type: ignore[arg-type]
 
-    def _one(
+    def _run_one(
         self,
         source: images.Source,
         styles: list[StyleCode | images.LoadedImage],

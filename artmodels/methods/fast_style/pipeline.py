@@ -71,10 +71,10 @@ class FastStyle(FeedForward[FastStyleConfig]):
         check_size(size)
         many = list_or_none(image)
         if many is not None:
-            return [self._one(source, strength, size) for source in tqdm(many, disable=not progress, unit="image")]
-        return self._one(image, strength, size)  # type: ignore[arg-type]
+            return [self._run_one(source, strength, size) for source in tqdm(many, disable=not progress, unit="image")]
+        return self._run_one(image, strength, size)  # type: ignore[arg-type]
 
-    def _one(self, source: images.Source, strength: float, size: tuple[int, int] | None) -> ImageResult:
+    def _run_one(self, source: images.Source, strength: float, size: tuple[int, int] | None) -> ImageResult:
         start = time.perf_counter()
         loaded = picture(source)
         content = at_size(loaded, size)

@@ -294,12 +294,13 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         """
         many = list_or_none(image)
         if many is None:
-            return self._one(image, threshold, overlap, limit)  # type: ignore[arg-type]
+            return self._detect_one(image, threshold, overlap, limit)  # type: ignore[arg-type]
         return [
-            self._one(source, threshold, overlap, limit) for source in tqdm(many, disable=not progress, unit="image")
+            self._detect_one(source, threshold, overlap, limit)
+            for source in tqdm(many, disable=not progress, unit="image")
         ]
 
-    def _one(
+    def _detect_one(
         self, source: images.Source, threshold: float | Mapping[str, float], overlap: float, limit: int
     ) -> Detected:
         start = time.perf_counter()

@@ -169,14 +169,14 @@ class MIMaxObjective:
 
     def on(self, bags: Bags) -> "MIMaxObjective":
         """The same problems on other bags, such as those with the instances that matter."""
-        return self._like(bags, self.coefficients, None)
+        return self._with_bags(bags, self.coefficients, None)
 
     def batch(self, chosen: Tensor) -> "MIMaxObjective":
         """The same problems on some of the bags [B'], which stand for all: the regulariser keeps its weight."""
         share = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
-        return self._like(self.bags, share, chosen)
+        return self._with_bags(self.bags, share, chosen)
 
-    def _like(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "MIMaxObjective":
+    def _with_bags(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "MIMaxObjective":
         return MIMaxObjective(
             bags,
             coefficients,

@@ -138,16 +138,16 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
         """
         many = list_or_none(image)
         if many is None:
-            return self._together([images.load(image)])[0]  # type: ignore[arg-type]
+            return self._batch([images.load(image)])[0]  # type: ignore[arg-type]
         found = list[Regions]()
         with tqdm(total=len(many), disable=not progress, unit="image") as bar:
             for start in range(0, len(many), self.batch):
-                found += self._together([images.load(source) for source in many[start : start + self.batch]])
+                found += self._batch([images.load(source) for source in many[start : start + self.batch]])
                 bar.update(len(found) - bar.n)
         return found
 
     @torch.inference_mode()
-    def _together(self, loaded: list[LoadedImage]) -> list[Regions]:
+    def _batch(self, loaded: list[LoadedImage]) -> list[Regions]:
         groups = defaultdict[tuple[int, int], list[int]](list)
         for number, image in enumerate(loaded):
             groups[self.network.size(image.height, image.width)].append(number)

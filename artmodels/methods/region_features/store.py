@@ -207,7 +207,7 @@ class FeatureStore:
                     elif sha in found._store.number:
                         writer.add(name, sha)
                     else:
-                        writer.add(name, sha, **found._kept(name, regions[sha]))
+                        writer.add(name, sha, **found._as_row(name, regions[sha]))
                 # Only now: what was given has been kept.
                 for name, _, image in group:
                     done, skipped = done + 1, skipped + isinstance(image, str)
@@ -230,7 +230,7 @@ class FeatureStore:
             )
         return found
 
-    def _kept(self, name: str, regions: Regions) -> dict[str, Any]:
+    def _as_row(self, name: str, regions: Regions) -> dict[str, Any]:
         """What is kept of an image, as `StoreWriter.add` takes it."""
         features = regions.features.half().numpy()
         if features.shape != (len(regions), self.features) or not len(regions):

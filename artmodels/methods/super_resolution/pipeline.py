@@ -138,10 +138,10 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
         many = list_or_none(image)
         if many is not None:
-            return [self._one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
-        return self._one(image, tile)  # type: ignore[arg-type]
+            return [self._run_one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
+        return self._run_one(image, tile)  # type: ignore[arg-type]
 
-    def _one(self, source: images.Source, tile: int | None) -> Upscaled:
+    def _run_one(self, source: images.Source, tile: int | None) -> Upscaled:
         start = time.perf_counter()
         loaded = images.load(source, background=None)
         scale = self.config.scale

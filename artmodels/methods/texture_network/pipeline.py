@@ -69,21 +69,21 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
         checked = self._checked(size)
         if not isinstance(tileable, bool):
             raise ConfigError(f"tileable={tileable!r} must be True or False")
-        if not _whole(count, 1, MOST):
+        if not _is_int_between(count, 1, MOST):
             raise ConfigError(f"count={count!r} must be a whole number from 1 to {MOST}")
         generator(seed)  # refuses what is no seed, before its successors are counted
         if seed + count > SEEDS:
             raise ConfigError(f"seed={seed} leaves no seeds for count={count}: use one below {SEEDS - count + 1}")
-        results = [self._one(checked, each, tileable) for each in range(seed, seed + count)]
+        results = [self._run_one(checked, each, tileable) for each in range(seed, seed + count)]
         return results if count > 1 else results[0]
 
     def _checked(self, size: object) -> tuple[int, int]:
         sides = tuple(size) if isinstance(size, tuple | list) else ()
-        if len(sides) != 2 or not all(_whole(side, SMALLEST, LARGEST) for side in sides):
+        if len(sides) != 2 or not all(_is_int_between(side, SMALLEST, LARGEST) for side in sides):
             raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
         return sides
 
-    def _one(self, size: tuple[int, int], seed: int, tileable: bool) -> ImageResult:
+    def _run_one(self, size: tuple[int, int], seed: int, tileable: bool) -> ImageResult:
         start = time.perf_counter()
         multiple = self.graph.requirements.multiple_of
         if tileable:
@@ -139,5 +139,5 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
         return texture
 
 
-def _whole(value: object, least: int, most: int) -> bool:
+def _is_int_between(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

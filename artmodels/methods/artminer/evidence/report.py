@@ -91,7 +91,7 @@ def html_report(
         detail=_data(piece),
         frame=piece,
         size=f"{place[2] - place[0]:.0f} × {place[3] - place[1]:.0f} px at ({place[0]:.0f}, {place[1]:.0f})",
-        query=_whole(whole, place, f"The picture {name} with the detail marked"),
+        query=_picture_with_box(whole, place, f"The picture {name} with the detail marked"),
         count=count,
         model=model,
         parameters={
@@ -161,7 +161,7 @@ def _hit(rank: int, hit: Hit, read: Callable[[str], LoadedImage], frame: tuple[i
         image = read(hit.image)
     except ImageError as error:
         return found | {"error": str(error)}
-    whole = _whole(image, hit.box, f"Hit {rank}: {hit.image}, the whole picture with the place marked")
+    whole = _picture_with_box(image, hit.box, f"Hit {rank}: {hit.image}, the whole picture with the place marked")
     warped, corners = (aligned(image, hit, frame), _frame(hit)) if agrees(image, hit) else (None, None)
     if warped is None or corners is None:
         crop, how = _resized(_turned_crop(image, hit), max(frame)), hit.view or "as it is"
@@ -214,7 +214,7 @@ def _data(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _whole(image: LoadedImage, box: Sequence[float], alt: str) -> dict[str, object]:
+def _picture_with_box(image: LoadedImage, box: Sequence[float], alt: str) -> dict[str, object]:
     """A whole picture, with a box in its pixels as a path in a picture of 1 x 1."""
     small = _resized(image.pil(), min(WHOLE, max(image.width, image.height)))
     left, right = (min(max(value / image.width, 0), 1) for value in (box[0], box[2]))

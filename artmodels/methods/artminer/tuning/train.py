@@ -217,7 +217,7 @@ class ArtMinerRecipe(Recipe):
         copies = round(settings.copies * settings.batch) if len(known) else settings.batch
         chosen = torch.randint(max(1, len(known)), (settings.batch - copies,), generator=rng)
         terms = [self._copy(rng) for _ in range(copies)]
-        terms += [self._found(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
+        terms += [self._features_of(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
         alike, wrong = zip(*terms, strict=True)
         if self.rejected:
             wrong += tuple(self._judged(rng) for _ in range(settings.judged))
@@ -248,7 +248,7 @@ class ArtMinerRecipe(Recipe):
         )
         return self._contrast(maps[0], maps[1], at, there)
 
-    def _found(self, pair: Pairs) -> tuple[Tensor, Tensor]:
+    def _features_of(self, pair: Pairs) -> tuple[Tensor, Tensor]:
         """The loss of one mined pair: both pictures whole, at the scale of each place."""
         maps, cells = [], []
         for place in (pair.first, pair.second):

@@ -53,7 +53,7 @@ def _picture(file: Path) -> images.Source:
         return images.load(opened)
 
 
-def _there(files: list[Path], folder: Path, what: str) -> None:
+def _check_exist(files: list[Path], folder: Path, what: str) -> None:
     missing = [str(file.relative_to(folder)) for file in files if not file.is_file()]
     if missing:
         raise DatasetError(f"{len(missing)} of {len(files)} files are not in {folder}: {some(missing)}. {what}")
@@ -111,7 +111,7 @@ def read_hpatches(folder: Path, *, kind: str = "v") -> tuple[HPatchesPair, ...]:
         *(sequence / f"{number}.ppm" for sequence in sequences for number in range(1, 7)),
         *(sequence / f"H_1_{number}" for sequence in sequences for number in numbers),
     ]
-    _there(wanted, folder, "Unpack the full sequences again.")
+    _check_exist(wanted, folder, "Unpack the full sequences again.")
     return tuple(
         HPatchesPair(
             sequence.name,
@@ -195,7 +195,7 @@ def read_kitti(folder: Path) -> tuple[KittiPair, ...]:
         )
         for file in flows
     ]
-    _there(
+    _check_exist(
         [file for each in pairs for file in (each.source, each.target, each.noc)], folder, "Unpack KITTI 2015 again."
     )
     return tuple(pairs)
@@ -291,7 +291,7 @@ def _sparse(row: Mapping[str, str], folder: Path, table: Path, number: int) -> S
     if len({len(column) for column in columns}) > 1 or not all(np.isfinite(column).all() for column in columns):
         raise DatasetError(f"{where}: XA, YA, XB and YB must be as many numbers each, and finite; check the file")
     files = [folder / ("" if scene == "/" else scene) / name for name in named]
-    _there(files, folder, f"{where} names them: copy them there.")
+    _check_exist(files, folder, f"{where} names them: copy them there.")
     return SparsePair(files[0], files[1], np.stack(columns[:2], 1), np.stack(columns[2:], 1))
 
 
@@ -332,7 +332,7 @@ def read_poses(file: Path, folder: Path) -> tuple[PosePair, ...]:
         rotation = turned @ turned_there.T
         translation = shift - rotation @ shift_there
         found.append(PosePair(folder / one, folder / other, camera, camera_there, rotation, translation))
-    _there([folder / name for pair in pairs for name in pair], folder, f"{file} names them: copy them there.")
+    _check_exist([folder / name for pair in pairs for name in pair], folder, f"{file} names them: copy them there.")
     return tuple(found)
 
 
