@@ -16,9 +16,28 @@ from artmodels.detections.boxes import as_boxes
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.decoding import Array
 
-__all__ = ["boxes_over", "class_colour", "heat_colours", "heat_over", "score_map"]
+__all__ = ["boxes_over", "class_colour", "heat_colours", "heat_over", "in_a_row", "score_map"]
 
 Colour = tuple[int, int, int]
+
+
+def in_a_row(pictures: Sequence[Image.Image], *, height: int | None = None, gap: int = 8) -> Image.Image:
+    """Lay pictures side by side on white, aligned at the top.
+
+    Args:
+        pictures: From left to right; at least one.
+        height: Of all of them, in pixels, keeping their shapes; None leaves each as it is.
+        gap: Pixels between two.
+    """
+    if height is not None:
+        pictures = [item.resize((max(1, round(item.width * height / item.height)), height)) for item in pictures]
+    width = sum(picture.width + gap for picture in pictures) - gap
+    sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
 
 
 def class_colour(label: str, classes: Sequence[str] = ()) -> Colour:

@@ -533,7 +533,8 @@ def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]]
 
 def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str, str]], str]:
     """Give clusters as rows, pairs as pictures, and a sentence."""
-    from artmodels.methods.artminer.evidence.proof import cluster_rows, link_rows, side_by_side
+    from artmodels.detections.drawing import in_a_row
+    from artmodels.methods.artminer.evidence.proof import cluster_rows, link_rows
 
     def small(name: str) -> Image.Image:
         with Image.open(work.thumbnail(name)) as picture:
@@ -545,7 +546,7 @@ def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str,
     for pair in (work.findings.pairs or [])[:SHOWN]:
         mark = MARKS[work.findings.verdict_on(pair.first, pair.second)]
         caption = f"{mark}{pair.match.score:.4f}  {pair.first} – {pair.second}"
-        shown.append((side_by_side(small(pair.first), small(pair.second), TILE), caption))
+        shown.append((in_a_row([small(pair.first), small(pair.second)], height=TILE, gap=6), caption))
     counted = count(len(groups), "group"), count(len(further), "link")
     text = f"**{counted[0]} of pictures that share something**, {counted[1]} propagated."
     return rows, gallery_tiles(shown), text

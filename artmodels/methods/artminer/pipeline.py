@@ -17,6 +17,7 @@ from artmodels import features, hub, images, runtime
 from artmodels.correspondence.cells import Describer, Pyramid
 from artmodels.correspondence.views import VIEWS, turned, unturned
 from artmodels.detections.boxes import Box
+from artmodels.detections.drawing import in_a_row
 from artmodels.errors import ConfigError
 from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import Array, LoadedImage
@@ -35,7 +36,6 @@ __all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
 OUTSIDE = 100 / 255  # of the strength of what is not shared; the rest is white, as in the released code
-GAP = 8  # px between two pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,7 @@ class Compared(ImageResult):
 
     def side_by_side(self) -> Image.Image:
         """Both, on white, aligned at the top."""
-        one, other = self.image, self.other
-        sheet = Image.new("RGB", (one.width + GAP + other.width, max(one.height, other.height)), "white")
-        sheet.paste(one, (0, 0))
-        sheet.paste(other, (one.width + GAP, 0))
-        return sheet
+        return in_a_row([self.image, self.other])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,12 +24,10 @@ __all__ = [
     "hit_of_pair",
     "link_rows",
     "proof",
-    "side_by_side",
 ]
 
 SIDE, WHOLE, LIT = 440, 900, 300  # px: longest side of a detail, of a whole picture, and of one in a row of a cluster
 RED, WHITE, CELL = (178, 34, 40), (255, 255, 255), (255, 214, 64)
-GAP = 6  # px between two pictures
 
 
 Row = tuple[str, list[tuple[str, Image.Image]]]
@@ -162,15 +160,6 @@ def _lit(picture: Image.Image, mask: Array) -> Image.Image:
     light = Image.fromarray((np.clip(mask / max(float(mask.max()), 1e-6), 0, 1) * 255).astype(np.uint8))
     dark = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size), 0.55)
     return Image.composite(small, dark, light.resize(small.size, Image.Resampling.BILINEAR))
-
-
-def side_by_side(first: Image.Image, second: Image.Image, height: int) -> Image.Image:
-    """Two pictures beside each other, so many pixels high."""
-    parts = [each.resize((max(1, round(each.width * height / each.height)), height)) for each in (first, second)]
-    both = Image.new("RGB", (parts[0].width + GAP + parts[1].width, height), WHITE)
-    both.paste(parts[0], (0, 0))
-    both.paste(parts[1], (parts[0].width + GAP, 0))
-    return both
 
 
 def fitted(size: tuple[float, float], longest: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torchvision.utils import flow_to_image
 from artmodels import images
 from artmodels.correspondence import geometry
 from artmodels.detections.boxes import Box
-from artmodels.detections.drawing import heat_over
+from artmodels.detections.drawing import heat_over, in_a_row
 from artmodels.errors import ConfigError
 from artmodels.images.colour import luminance
 from artmodels.images.resampling import resized
@@ -33,7 +33,6 @@ __all__ = [
     "transferred",
 ]
 
-GAP = 8  # px between pictures on a sheet
 EVEN = 0.01  # deviation of lightness in a window below which there is no structure to compare
 
 
@@ -72,13 +71,7 @@ def side_by_side(alignment: Alignment, *, height: int = 480) -> Image.Image:
     shown = [picture.pil() for picture in alignment.pictures]
     if alignment.found:
         shown += [alignment.image, chequered(alignment)]
-    tiles = [picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown]
-    sheet = Image.new("RGB", (sum(tile.width + GAP for tile in tiles) - GAP, height), "white")
-    left = 0
-    for tile in tiles:
-        sheet.paste(tile, (left, 0))
-        left += tile.width + GAP
-    return sheet
+    return in_a_row(shown, height=height)
 
 
 def flow_picture(alignment: Alignment, *, fine: bool = False, height: int | None = None) -> Image.Image:
