@@ -1,30 +1,18 @@
 """What every test stands on: no network, no cache of the user's, small pictures, running apps, and a browser."""
 
-import contextlib
-import importlib.util
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import anyio
 import pytest
+from support import CHROMIUM, ROOT, WIDTHS, launched, load_script
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-IN_BROWSER = [
-    pytest.mark.browser,
-    # gradio opens an example that is clicked, and leaves closing it to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
-]
-WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
-ROOT = Path(__file__).parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="artmodels-tests-"))
 
 # huggingface_hub and gradio read these once, when they are imported: set them before any test module is.
@@ -132,30 +120,6 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load_script(path: Path) -> ModuleType:
-    """Import a file that belongs to no package, such as a Space's `app.py`, by its path."""
-    name = "_".join(path.relative_to(ROOT).with_suffix("").parts)
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-@contextlib.contextmanager
-def launched(demo: Any, options: dict[str, Any]) -> Iterator[str]:
-    """Serve a page as its own file would do it, and give its address."""
-    # anyio imports its parts when they are used, pytest rewrites them, and Python 3.11 must not parse in two threads.
-    for name in dir(anyio):
-        getattr(anyio, name)
-    _, url, _ = demo.launch(**options | {"prevent_thread_lock": True, "quiet": True, "inbrowser": False})
-    try:
-        yield url
-    finally:
-        demo.close()
-
-
 @pytest.fixture(scope="session")
 def gallery_url() -> Iterator[str]:
     """The address of `spaces/gallery/app.py`."""
@@ -208,8 +172,3 @@ def page(request: pytest.FixtureRequest, browser: Any, site: str, tmp_path: Path
     page.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
     page.close()
     assert faults == []
-
-
-def overflow(page: Any) -> int:
-    """Pixels by which a page is wider than its window."""
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

@@ -110,8 +110,8 @@ class Inverter(FeedForward):
         return Net(config)
 
     @classmethod
-    def _build(cls, config, resolved, *, device, dtype, local_files_only):
-        return cls(config, device=device, dtype=dtype)
+    def _build(cls, config, resolved, placement):
+        return cls(config, device=placement.device, dtype=placement.dtype)
 
     def __call__(self, image: images.Source, *, strength: float = 1.0) -> ImageResult:
         """Invert a picture.

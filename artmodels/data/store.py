@@ -137,12 +137,16 @@ class Store:
             if self.exists(folder):
                 raise self._damaged(f"{folder} is of an earlier version, and this one does not read it")
             raise DatasetError(f"{folder} is no {kind.name}: it has no {FILE}. Check the path, or begin one there.")
-        # SQLite makes files of its own to read beside a writer. Where none can be made nobody writes either, and unless
-        # a writer was interrupted there, the database alone says all.
+        # SQLite makes files of its own to read beside a writer. Where none can be made (a folder that may not be written
+        # to, a full disk) nobody writes either: unless a writer was interrupted there, the database alone says all.
         log = folder / f"{FILE}-wal"
-        frozen = not os.access(folder, os.W_OK) and not (log.exists() and log.stat().st_size)
-        with self._database("mode=ro&immutable=1" if frozen else "mode=ro") as database:
-            self._take(database)
+        complete = not (log.exists() and log.stat().st_size)
+        try:
+            self._read(alone=complete and not os.access(folder, os.W_OK))
+        except DatasetError as error:
+            if not complete or not isinstance(error.__cause__, sqlite3.OperationalError):
+                raise
+            self._read(alone=True)
 
     @classmethod
     def create(
@@ -233,6 +237,11 @@ class Store:
         self.about, self._total, self.images = about, total, images
         self.number = {row.sha256: row.number for row in images}
         self.files = {row.name: row for row in files}
+
+    def _read(self, *, alone: bool) -> None:
+        """Take the rows up from the database and what is beside it, or from the database alone."""
+        with self._database(f"mode=ro{'&immutable=1' if alone else ''}") as database:
+            self._take(database)
 
     @contextmanager
     def _database(self, options: str) -> Iterator[sqlite3.Connection]:

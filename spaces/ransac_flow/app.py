@@ -79,7 +79,6 @@ GONE = (
     "Nothing is aligned yet: upload two pictures, and align them.",
     "The result was deleted, as everything is after an hour: align the pictures again.",
 )
-NOTHING: Any = gr.update(value=None, interactive=False)  # of a button that downloads
 INTRODUCTION = (
     "# Align two pictures\n"
     "A painting and its engraving, a copy, an X-ray, an old photograph: give two pictures of the same thing, and the "
@@ -207,7 +206,7 @@ with ui.blocks("Align two pictures") as demo:
         """Align: pair, results, stage, slider, overlay, points, table, maps, downloads, status."""
         from artmodels.methods.ransac_flow.results.maps import explained_maps
 
-        hidden: ui.Update = (None, gr.update(visible=False), *[gr.skip()] * 6, *[NOTHING] * len(FILES))
+        hidden: ui.Update = (None, gr.update(visible=False), *[gr.skip()] * 6, *nothing(len(FILES)))
         yield *hidden, "Aligning: this takes some seconds…"
         result = ui.MODELS(MODEL)(*loaded(source, target))
         if not result.found:
@@ -219,7 +218,7 @@ with ui.blocks("Align two pictures") as demo:
         text = "  \n".join([verdict(result), f"{names}.", *result.notes])
         both = {name: data_url(shown[name]) for name in ("source", "target")}
         sizes = {f"{name}_size": list(size) for name, size in zip(both, result.sizes, strict=True)}
-        written = [NOTHING] * len(FILES)
+        written = nothing(len(FILES))
         yield (
             pair,
             gr.update(visible=True),
@@ -291,7 +290,7 @@ with ui.blocks("Align two pictures") as demo:
         """Align several pictures: figures, download, status."""
         if not paths:
             raise ImageError("There are no pictures: upload two or more, or a ZIP file of them, or take the example.")
-        yield "", NOTHING, "Preparing…"
+        yield "", *nothing(1), "Preparing…"
         gathered = yield from reported(gather(paths), others=2)
         group = yield from reported(aligned(gathered, reference), others=2)
         _, archive = packed(group, gathered)
@@ -457,6 +456,11 @@ def write_about(pair: AlignedPair, found: list[dict[str, Any]]) -> dict[str, Any
     about = pair.about | {"points": found}
     (pair.folder / "alignment.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     return about
+
+
+def nothing(count: int) -> list[Any]:
+    """Buttons with nothing to download; one update each, since gradio takes the value out of an update that it uses."""
+    return [gr.update(value=None, interactive=False) for _ in range(count)]
 
 
 def layers(pair: AlignedPair, stage: str) -> tuple[tuple[str, str], Any]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from PIL import Image
+from support import ROOT
 
 SPACE = ROOT / "spaces" / "mimax"  # the one that brings files of its own, and needs most
 

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from conftest import IN_BROWSER, overflow
 from gradio_client import Client, handle_file
 from PIL import Image
+from support import IN_BROWSER, overflow
 
 import artmodels
 from artmodels import images, ui

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import IN_BROWSER, ROOT, overflow
+from support import IN_BROWSER, ROOT, overflow
 
 pytestmark = IN_BROWSER
 TRUTH = json.loads((ROOT / "spaces" / "artminer" / "examples" / "boxes.json").read_text(encoding="utf-8"))

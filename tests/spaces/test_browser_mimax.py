@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import IN_BROWSER, ROOT, launched, load_script, overflow
+from support import IN_BROWSER, ROOT, launched, load_script, overflow
 
 from artmodels import ui
 

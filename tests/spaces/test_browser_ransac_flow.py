@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import IN_BROWSER, ROOT, launched, load_script, overflow
 from PIL import Image
+from support import IN_BROWSER, ROOT, launched, load_script, overflow
 
 import artmodels
 from artmodels import ui

@@ -15,10 +15,10 @@ from types import ModuleType, SimpleNamespace
 import gradio as gr
 import networkx as nx
 import pytest
-from conftest import ROOT, load_script
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
+from support import ROOT, load_script
 
 import artmodels
 from artmodels import ui

@@ -11,10 +11,10 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launched, load_script
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
+from support import ROOT, launched, load_script
 
 import artmodels
 from artmodels import ui

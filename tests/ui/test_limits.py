@@ -23,10 +23,10 @@ from types import SimpleNamespace
 import gradio as gr
 import httpx
 import pytest
-from conftest import IN_BROWSER, launched
 from gradio import route_utils
 from gradio_client import Client
 from PIL import Image
+from support import IN_BROWSER, launched
 
 import artmodels
 from artmodels import ui

@@ -13,9 +13,9 @@ from types import ModuleType
 
 import gradio as gr
 import pytest
-from conftest import ROOT, launched
 from gradio_client import Client, handle_file
 from PIL import Image
+from support import ROOT, launched
 
 from artmodels import ui
 from artmodels.errors import DatasetError, ImageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
+from support import load_script
 from torch.nn import functional as F
 
 from artmodels.correspondence.geometry import SAMPLE, minimal

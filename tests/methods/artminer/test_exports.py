@@ -13,9 +13,9 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import CHROMIUM
 from PIL import Image, ImageOps
 from sklearn.isotonic import IsotonicRegression
+from support import CHROMIUM
 
 from artmodels.correspondence.views import VIEWS, from_view
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import typer
-from conftest import load_script
 from PIL import Image, ImageOps
+from support import load_script
 
 from artmodels import features
 from artmodels.errors import ConfigError, DatasetError

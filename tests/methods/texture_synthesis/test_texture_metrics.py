@@ -553,7 +553,7 @@ def test_file_of_scores_that_cannot_be_written_is_known_before_the_work(folder: 
 
 
 def test_folders_without_usable_images(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not a folder"):
+    with pytest.raises(DatasetError, match="There is no folder"):
         next(protocol.stream_evaluate_folder(copying, tmp_path / "absent", name="copy"))
     with pytest.raises(DatasetError, match="holds no image"):
         next(protocol.stream_evaluate_folder(copying, tmp_path, name="copy"))

@@ -10,7 +10,6 @@ from scipy import ndimage
 from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import flow_to_image
 
 from artmodels import images
 from artmodels.correspondence import geometry
@@ -85,6 +84,8 @@ def flow_picture(alignment: Alignment, *, fine: bool = False, height: int | None
     Raises:
         ConfigError: There is no alignment.
     """
+    from torchvision.utils import flow_to_image  # takes longer to import than all the rest
+
     warp, (width, full) = alignment.sound, alignment.sizes[1]
     rows = height or full
     columns = max(1, round(width * rows / full))
@@ -103,6 +104,8 @@ def flow_wheel(side: int = 160) -> Image.Image:
     Raises:
         ConfigError: The side is below 8 pixels.
     """
+    from torchvision.utils import flow_to_image
+
     if side < 8:
         raise ConfigError(f"side={side} must be at least 8 px")
     places = geometry.identity(side, side).permute(2, 0, 1)
