@@ -137,8 +137,8 @@ class Store:
             if self.exists(folder):
                 raise self._damaged(f"{folder} is of an earlier version, and this one does not read it")
             raise DatasetError(f"{folder} is no {kind.name}: it has no {FILE}. Check the path, or begin one there.")
-        # SQLite makes files of its own to read beside a writer. Where none can be made (a folder that may not be written
-        # to, a full disk) nobody writes either: unless a writer was interrupted there, the database alone says all.
+        # SQLite makes files of its own to read beside a writer. Where none can be made (a full disk, a folder that may
+        # not be written to) nobody writes either: unless a writer was interrupted, the database alone says all.
         log = folder / f"{FILE}-wal"
         complete = not (log.exists() and log.stat().st_size)
         try:
