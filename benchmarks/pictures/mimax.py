@@ -1,6 +1,6 @@
 """Write the example collection: small seascapes, painted by our own fast styles, some with a ship, a tower or a bird.
 
-    python spaces/mimax/examples.py
+    python benchmarks/pictures/mimax.py
 
 Nothing in it is anyone else's. `examples/labels.csv` says what each picture shows, `examples/boxes.json` where: the
 boxes are for tests, the page never reads them.
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import artmodels
 
-FOLDER = Path(__file__).parent / "examples"
+FOLDER = Path(__file__).parents[2] / "spaces" / "mimax" / "examples"
 COUNT, WIDTH, HEIGHT, SCALE = 36, 384, 288, 3  # drawn three times as large, then reduced: smooth edges
 STYLES = ("starry-night", "city-rises", "haymaking", "ink", "scream")
 

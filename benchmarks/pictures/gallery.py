@@ -1,6 +1,6 @@
 """Make the landing page's thumbnails: a result of each method, with its input, if it has one, in the corner.
 
-`python spaces/gallery/thumbnails.py` makes all, `python spaces/gallery/thumbnails.py fast_style` only one.
+`python benchmarks/pictures/gallery.py` makes all, `python benchmarks/pictures/gallery.py fast_style` only one.
 """
 
 import sys
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 import artmodels
 from artmodels.images.examples import example
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2] / "spaces" / "gallery"
 SIZE = 480, 300  # width, height
 
 

@@ -1,6 +1,6 @@
 """Write the example collection: painted scenes in which a few details return, larger, smaller, mirrored, restyled.
 
-    python spaces/artminer/examples.py
+    python benchmarks/pictures/artminer.py
 
 Nothing in it is anyone else's. `examples/boxes.json` says where each detail is: for tests, the page never reads it.
 """
@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 import artmodels
 
-FOLDER = Path(__file__).parent / "examples"
+FOLDER = Path(__file__).parents[2] / "spaces" / "artminer" / "examples"
 SCALE = 2  # pictures are drawn twice as large: smooth edges
 SPRITE = 900  # px: side of the square that a detail is drawn on
 

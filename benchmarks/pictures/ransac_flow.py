@@ -1,6 +1,6 @@
 """Write the examples: a painting, and what other hands and other days made of it.
 
-    python spaces/ransac_flow/examples.py
+    python benchmarks/pictures/ransac_flow.py
 
 The painting is one that the neighbouring Space draws by code; nothing in it is anyone else's. Every other picture is
 bent, seen askew and reduced in a way of its own, so that no two lie on each other.
@@ -18,7 +18,7 @@ from artmodels import images
 from artmodels.correspondence.redrawing import engraved
 from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, Warper
 
-FOLDER = Path(__file__).parent / "examples"
+FOLDER = Path(__file__).parents[2] / "spaces" / "ransac_flow" / "examples"
 DRAWN = FOLDER.parent.parent / "artminer" / "examples"
 WARP = WarpConfig(bend=9.0, ripple=0.0, corners=34.0, covered=0.0)
 
