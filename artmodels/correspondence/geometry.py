@@ -146,7 +146,7 @@ def _extents(points: Tensor, model: Model) -> Tensor:
 
 def _bases(target: Tensor, source: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Homographies [n, 3, 3] of four points [n, 4, 2], whose last depth is 1, with the areas [n, 4] of `_triangles`."""
-    points, images = (F.pad(each[:, :3], (0, 1), value=1.0) for each in (target, source))
+    points, images = (F.pad(corners[:, :3], (0, 1), value=1.0) for corners in (target, source))
     crossed = torch.linalg.cross(points.roll(-1, 1), points.roll(-2, 1))  # p_j x p_k, [n, 3, 3]
     matrix = (images * (after / before)[:, :3, None]).mT @ crossed
     last, largest = matrix[:, 2:, 2:], matrix.abs().amax((1, 2), keepdim=True)

@@ -164,10 +164,10 @@ class ExactIndex:
                 waiting.append(piece)
                 first, held = first + len(piece), held + len(piece)
                 if held == BLOCK:
-                    yield start, torch.cat([_tensor_of(each) for each in waiting])
+                    yield start, torch.cat([_tensor_of(vectors) for vectors in waiting])
                     waiting, held, start = [], 0, start + BLOCK
         if held:
-            yield start, torch.cat([_tensor_of(each) for each in waiting])
+            yield start, torch.cat([_tensor_of(vectors) for vectors in waiting])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it into a folder."""

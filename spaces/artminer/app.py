@@ -566,7 +566,7 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
     query, image = (ui.read(str(work.picture(name))) for name in (first, hit.image))
     made, model = proof(query, box, image, hit, name=first), miner()
     settings = {name: getattr(model.config, name) for name in ("scales", "views", "iterations", "seed")}
-    told = facts(hit, pair=box is None) | {
+    known = facts(hit, pair=box is None) | {
         "Verdict": work.findings.verdict_on(first, hit.image, box) or "none yet",
         "Model": f"{MODEL}, sha256 {model.fingerprint[:16]}…",
         "Parameters": ", ".join(f"{key} {value}" for key, value in settings.items()),
@@ -576,7 +576,7 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
         (f"{what} {first}", made.detail),
         (f"{where} {hit.image}, {made.how}", made.found),
         made.wholes,
-        told,
+        known,
         note=" Yellow: the cells that correspond." if made.cells else "",
     )
 

@@ -200,7 +200,7 @@ with ui.blocks("Align two pictures") as demo:
     def example(event: gr.EventData) -> Updates:
         """Take an example: source, target, status."""
         name = list(PAIRS)[int(event.index)]
-        yield *(str(EXAMPLES / f"{each}.jpg") for each in (name, "painting")), "An example is ready: press Align."
+        yield *(str(EXAMPLES / f"{stem}.jpg") for stem in (name, "painting")), "An example is ready: press Align."
 
     def align(source: str | None, target: str | None) -> Updates:
         """Align: pair, results, stage, slider, overlay, points, table, maps, downloads, status."""
@@ -432,7 +432,7 @@ def page_pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
     from artmodels.methods.ransac_flow.results.maps import thumbnail
 
     result.coarse.save(folder / "aligned-coarse.png", compress_level=3)
-    source, target = (each.pil() for each in result.pictures)
+    source, target = (picture.pil() for picture in result.pictures)
     made = {}
     for name, shown in {"source": source, "target": target, "fine": result.image, "coarse": result.coarse}.items():
         made[name] = folder / f"{name}.jpg"
@@ -478,7 +478,7 @@ def marked(pair: AlignedPair, points: Sequence[tuple[float, float]]) -> tuple[An
     found = correspondences(pair.alignment, points)
     pair.points = list(points)
     write_about(pair, found)
-    marks = [each | {"sure": each["inside"] and each["matchability"] >= TRUSTED} for each in found]
+    marks = [point | {"sure": point["inside"] and point["matchability"] >= TRUSTED} for point in found]
     return gr.update(marks=marks), viewers.table(found, TRUSTED)
 
 

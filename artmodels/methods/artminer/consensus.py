@@ -110,7 +110,7 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
     moved[:, :2] = (moved[:, :2] - origin[:, None] * moved[:, 2:]) / matches.tolerance
     weight = matches.similarity[order].to(device)
     projective = bool((transforms[:, 2, :2] != 0).any())
-    known, points, moved = (each.to(device, torch.float32) for each in (known, points, moved))
+    known, points, moved = (tensor.to(device, torch.float32) for tensor in (known, points, moved))
     if not projective:  # T x2 - x1 is one product
         known = torch.cat([points, known])  # [5, m]
         minus = torch.tensor([[-1.0, 0.0], [0.0, -1.0]], device=device).expand(len(moved), 2, 2)
@@ -125,7 +125,7 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
             x, y = ((part[:, axis] @ points).div_(depth).sub_(known[axis]) for axis in (0, 1))
             distance = x.square_().addcmul_(y, y).masked_fill_(depth <= HORIZON, math.inf)
         else:
-            x, y = (each[start : start + rows] @ known for each in moved)
+            x, y = (coordinate[start : start + rows] @ known for coordinate in moved)
             distance = x.square_().addcmul_(y, y)
         # Of far more than 1 the exponential would be a denormal number, which takes three times as long.
         value = distance.clamp_(max=2).neg_().exp_()

@@ -236,7 +236,7 @@ class _Reference:
     def mutual(self, target: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Nearest cells and similarities [K, n1], on the CPU."""
         found = [_mutual(self.cells, features.flatten(1)) for features in target]
-        nearest, similarity = (torch.stack(each).cpu() for each in zip(*found, strict=True))
+        nearest, similarity = (torch.stack(blocks).cpu() for blocks in zip(*found, strict=True))
         return nearest, similarity
 
     def matches(self, target: Sequence[Tensor]) -> tuple[Matches, Tensor, Tensor]:

@@ -219,7 +219,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
             searched = self.describer.pyramid(picture, self.config.scales, least=CELLS)
             more = self.scales[len(self.config.scales) :]
             maps = *searched.maps, *self.describer.pyramid(picture, more).maps
-            found[view] = dataclasses.replace(searched, maps=tuple(each.cpu() for each in maps))
+            found[view] = dataclasses.replace(searched, maps=tuple(cells.cpu() for cells in maps))
         return found
 
     def describe(self, pictures: Mapping[str, images.Source]) -> InMemory:

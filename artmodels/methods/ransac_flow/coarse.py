@@ -231,8 +231,8 @@ class Coarse:
             mask = unexplained.to(seen.device)
             wanted = (mask.flip(1) if mirrored else mask).rot90(quarters, (0, 1)).flatten()
         maps = [self.map(source, "", factor) for factor in factors or self.factors]
-        first, second, similarity = mutual([each.flatten(1) for each in maps], seen.flatten(1)[:, wanted])
-        every = torch.cat([_places(*each.shape[1:]) for each in maps])
+        first, second, similarity = mutual([cells.flatten(1) for cells in maps], seen.flatten(1)[:, wanted])
+        every = torch.cat([_places(*cells.shape[1:]) for cells in maps])
         found = CellMatches(places[wanted.cpu()][second.cpu()], every[first.cpu()], similarity.cpu(), cells)
         return found if unused is None else found.among(unused)
 
@@ -363,7 +363,7 @@ def mutual(source: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor, Te
     second, partner, start = torch.arange(count, device=target.device), list[Tensor](), 0
     if not count:
         return nearest, second, best
-    for block in (part for each in source for part in torch.split(each, max(1, BLOCK // (4 * count)), 1)):
+    for block in (part for cells in source for part in torch.split(cells, max(1, BLOCK // (4 * count)), 1)):
         similarity = block.T @ target  # [b, m]
         partner.append(similarity.argmax(1))
         value, row = similarity.max(0)

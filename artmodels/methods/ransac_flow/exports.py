@@ -32,7 +32,7 @@ def summary(alignment: Alignment) -> dict[str, Any]:
         steps = (np.arange(LATTICE) + 0.5) / LATTICE
         points = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2) * alignment.sizes[1]
         found = correspondences(alignment, points.tolist())
-        lattice = [each for each in found if each["inside"] and each["matchability"] >= TRUSTED]
+        lattice = [point for point in found if point["inside"] and point["matchability"] >= TRUSTED]
     return _facts(alignment) | {
         "source_size": list(alignment.sizes[0]),
         "target_size": list(alignment.sizes[1]),

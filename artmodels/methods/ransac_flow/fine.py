@@ -77,7 +77,7 @@ class Fine:
             size: (height, width) that the passes are relative to.
         """
         sizes = [self.requirements.size(round(size[0] * factor), round(size[1] * factor)) for factor in self.passes]
-        return [resized(target, each).clamp(0, 1) for each in sizes]
+        return [resized(target, size).clamp(0, 1) for size in sizes]
 
     def __call__(
         self,

@@ -283,7 +283,7 @@ class ArtRegionsRecipe(Recipe):
         logits = torch.cat([level[0] for level in levels], 1)
         deltas = torch.cat([level[1] for level in levels], 1)
         grounds = [settings.unlabelled] * count + [1.0] * (settings.batch - count)
-        parts = [self._loss(*each, anchors) for each in zip(scenes, grounds, logits, deltas, strict=True)]
+        parts = [self._loss(*scene, anchors) for scene in zip(scenes, grounds, logits, deltas, strict=True)]
         objectness, boxes = (torch.stack(terms).mean() for terms in zip(*parts, strict=True))
         return {"objectness": objectness, "boxes": settings.box_weight * boxes}
 

@@ -214,6 +214,6 @@ def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
 def _filled(colour: Tensor, weight: Tensor) -> Tensor:
     if float(weight.min()) == 1 or max(weight.shape[2:]) == 1:
         return colour
-    known, share = (F.avg_pool2d(each, 2, ceil_mode=True) for each in (colour * weight, weight))
+    known, share = (F.avg_pool2d(plane, 2, ceil_mode=True) for plane in (colour * weight, weight))
     coarse = _filled(known / share.clamp_min(LEAST), (4 * share).clamp(max=1))
     return torch.lerp(F.interpolate(coarse, weight.shape[2:], mode="bilinear"), colour, weight)

@@ -74,7 +74,7 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
         generator(seed)  # refuses what is no seed, before its successors are counted
         if seed + count > SEEDS:
             raise ConfigError(f"seed={seed} leaves no seeds for count={count}: use one below {SEEDS - count + 1}")
-        results = [self._run_one(checked, each, tileable) for each in range(seed, seed + count)]
+        results = [self._run_one(checked, number, tileable) for number in range(seed, seed + count)]
         return results if count > 1 else results[0]
 
     def _checked(self, size: object) -> tuple[int, int]:

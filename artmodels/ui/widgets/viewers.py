@@ -246,13 +246,13 @@ def table(found: Sequence[dict[str, Any]], trusted: float) -> str:
     rows = ""
     for number, point in enumerate(found, 1):
         if not point["inside"]:
-            said = "outside the source"
+            verdict = "outside the source"
         else:
-            said = "sure" if point["matchability"] >= trusted else "unsure: the source may not show this"
+            verdict = "sure" if point["matchability"] >= trusted else "unsure: the source may not show this"
         numbers = (*point["target"], *point["source"])
         cells = "".join(f"<td>{value:.1f}</td>" for value in numbers)
-        rows += f"<tr><td>{number}</td>{cells}<td>{point['matchability']:.2f}</td><td>{said}</td></tr>"
-    head = "".join(f"<th>{each}</th>" for each in ("", "Target x", "y", "Source x", "y", "Matchability", ""))
+        rows += f"<tr><td>{number}</td>{cells}<td>{point['matchability']:.2f}</td><td>{verdict}</td></tr>"
+    head = "".join(f"<th>{title}</th>" for title in ("", "Target x", "y", "Source x", "y", "Matchability", ""))
     return f'<div class="frame"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 

@@ -54,7 +54,7 @@ class RegionConfig:
     def of(cls, scales: Sequence[int]) -> Self:
         """The usual windows, of those scales that are nearest to the usual ones."""
         usual = cls().scales
-        return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - each)) for each in usual)))
+        return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - wanted)) for wanted in usual)))
 
     def at(self, scales: Sequence[int]) -> None:
         """Check that a collection has these scales.
@@ -101,7 +101,7 @@ def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -
         for size in config.sizes:
             sides = [min(size, length) for length in cells.shape[1:]]
             starts = [_starts(length, side) for length, side in zip(cells.shape[1:], sides, strict=True)]
-            down, across = (_means(*each) for each in zip(starts, cells.shape[1:], sides, strict=True))
+            down, across = (_means(*axis) for axis in zip(starts, cells.shape[1:], sides, strict=True))
             means = (down @ weighted @ across.T).flatten(1)
             pick = torch.cartesian_prod(*starts)
             centres = (pick.float() + torch.tensor(sides) / 2) / torch.tensor(cells.shape[1:])

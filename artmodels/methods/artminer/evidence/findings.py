@@ -105,7 +105,7 @@ class Findings:
             )
         when = datetime.now(UTC).isoformat(timespec="seconds")
         self.verdict_file.add(Verdict(first=claim.first, second=hit.image, verdict=verdict, when=when, box=box))
-        given = [each.verdict for each in self.verdicts if (each.box is None) == (box is None)]
+        given = [recorded.verdict for recorded in self.verdicts if (recorded.box is None) == (box is None)]
         return given.count("same"), len(given) - given.count("same")
 
     def bring(self, path: str | PathLike[str], among: Iterable[str]) -> tuple[int, int]:

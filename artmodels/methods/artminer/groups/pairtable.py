@@ -116,7 +116,7 @@ class PairTable:
         """
         shapes = np.array([s for p in self.pairs for s in (p.match.reference_shape, p.match.target_shape)], np.int64)
         cells = [c for pair in self.pairs for c in (pair.match.reference_cells, pair.match.target_cells)]
-        starts = np.concatenate([[0], np.cumsum([each.size(0) for each in cells], dtype=np.int64)])
+        starts = np.concatenate([[0], np.cumsum([part.size(0) for part in cells], dtype=np.int64)])
         flat = torch.cat(cells).numpy() if cells else np.zeros((0, 2), np.int64)
         place = {view: number for number, view in enumerate(VIEWS)}
         views = np.zeros(2 * len(self), np.int64)

@@ -249,7 +249,7 @@ def _best_in(pyramid: Pyramid, kernels: Tensor, config: MiningConfig) -> tuple[T
             window_cosine(inner, part).flatten(1).max(1)
             for part in torch.split(kernels, max(1, config.memory // 4 // cells))
         ]
-        score, at = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+        score, at = (torch.cat(blocks).cpu() for blocks in zip(*parts, strict=True))
         here = torch.stack([torch.full_like(at, scale), at // across + edge, at % across + edge], 1)
         better = score > best
         best, place = torch.where(better, score, best), torch.where(better[:, None], here, place)

@@ -133,7 +133,7 @@ def taken(
         refused: By the numbers among all.
     """
     found = torch.zeros(len(pairs.votes), dtype=torch.bool)
-    shapes = torch.tensor([[list(each.shape[1:]) for each in pyramid.maps] for pyramid in pyramids])
+    shapes = torch.tensor([[list(cells.shape[1:]) for cells in pyramid.maps] for pyramid in pyramids])
     for pair in refused:
         low, high = torch.tensor(pair.box).view(2, 2)
         for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):

@@ -83,7 +83,7 @@ class HPatchesPair:
     def example(self, side: int = 240) -> Example:
         """Read it; errors count in pixels of side x side where the truth is inside, under the number as difficulty."""
         source, target = (images.load(_picture(file)) for file in (self.source, self.target))
-        sizes = [(each.width, each.height) for each in (target, source)]
+        sizes = [(picture.width, picture.height) for picture in (target, source)]
         back = geometry.from_pixels(torch.linalg.inv(self.matrix), *sizes)
         places = geometry.identity(side, side).flatten(0, 1)
         truth = geometry.apply(back, places.double())
@@ -196,7 +196,7 @@ def read_kitti(folder: Path) -> tuple[KittiPair, ...]:
         for file in flows
     ]
     _check_exist(
-        [file for each in pairs for file in (each.source, each.target, each.noc)], folder, "Unpack KITTI 2015 again."
+        [file for pair in pairs for file in (pair.source, pair.target, pair.noc)], folder, "Unpack KITTI 2015 again."
     )
     return tuple(pairs)
 
@@ -252,7 +252,7 @@ class SparsePair:
             size = np.array([picture.width, picture.height])
             kept &= ((points > 0) & (points < size)).all(1)
             relative.append(torch.from_numpy((2 * points + 1) / size - 1))
-        places, truth = (each[torch.from_numpy(kept)] for each in relative)
+        places, truth = (points[torch.from_numpy(kept)] for points in relative)
         groups = {"all": torch.ones(len(truth), dtype=torch.bool)}
         return Example(source, target, Truth(places, truth, scaled(source.width, source.height, side), groups))
 

@@ -204,7 +204,7 @@ def _unlike(first: Tensor, second: Tensor, window: int) -> Tensor:
         padded = F.pad(x, (window // 2,) * 4, mode="replicate")
         return F.avg_pool2d(F.avg_pool2d(padded, (1, window), stride=1), (window, 1), stride=1)
 
-    means = [mean(each) for each in (first, second)]
+    means = [mean(side) for side in (first, second)]
     spreads = [(mean(each**2) - m**2).clamp_min(0) for each, m in zip((first, second), means, strict=True)]
     together = mean(first * second) - means[0] * means[1]
     # Two even places are alike, an even one and a structured one are not.
@@ -240,7 +240,7 @@ def transferred(
     _ = alignment.sound
     target, moved = alignment.pictures[1].tensor(), alignment.tensor
     if colours_only:
-        light, colours = (rgb2lab(each[0].permute(1, 2, 0).numpy()) for each in (target, moved))
+        light, colours = (rgb2lab(picture[0].permute(1, 2, 0).numpy()) for picture in (target, moved))
         made = np.concatenate([light[..., :1], colours[..., 1:]], -1)
         with warnings.catch_warnings():
             # Colours of a bright place at the lightness of a dark one may be none; they are clipped.

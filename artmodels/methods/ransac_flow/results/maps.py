@@ -26,7 +26,7 @@ def explained_maps(alignment: Alignment, longest: int) -> list[tuple[str, Image.
     differs, height = evidence.changes(alignment), min(alignment.sizes[1][1], FLOW)
     count = len(differs.boxes)
     regions = "1 region differs" if count == 1 else f"{count} regions differ"
-    source, target = (images.load(thumbnail(each.pil(), longest)) for each in alignment.pictures)
+    source, target = (images.load(thumbnail(picture.pil(), longest)) for picture in alignment.pictures)
     small = images.load(thumbnail(alignment.image, longest)).tensor()
     coloured = evidence.transferred(replace(alignment, pictures=(source, target), tensor=small))
     return [

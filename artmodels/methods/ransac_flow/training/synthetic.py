@@ -72,7 +72,7 @@ class WarpedPairs:
 
     def to(self, device: torch.device) -> "WarpedPairs":
         """The same on a device."""
-        return WarpedPairs(*(each.to(device) for each in (self.source, self.target, self.grid, self.seen)))
+        return WarpedPairs(*(tensor.to(device) for tensor in (self.source, self.target, self.grid, self.seen)))
 
 
 def _lattice(points: int) -> Tensor:
