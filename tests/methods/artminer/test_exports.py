@@ -92,6 +92,31 @@ def test_a_torn_last_line_is_passed_over_and_does_not_swallow_the_next(tmp_path:
     assert file.history() == [verdict(), verdict("c", "d")], "only the end of the line was missing"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"first": "a", "second": "b", "verdict": "no", "box": [1e999, 1, 2, 3]}',
+        b'{"first": "a", "second": "b", "verdict": "no", "box": [1' + b"0" * 400 + b", 1, 2, 3]}",
+    ],
+)
+def test_a_hostile_line_is_passed_over_or_refused(tmp_path: Path, line: bytes) -> None:
+    file = VerdictFile(tmp_path / "verdicts.jsonl")
+    file.path.write_bytes(line + b"\n")
+    if line.startswith(b"["):
+        assert file.history() == []
+    else:
+        with pytest.raises(DatasetError, match="line 1 is no verdict"):
+            file.history()
+
+
+def test_torn_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = VerdictFile(tmp_path / "verdicts.jsonl")
+    file.path.write_bytes(b"x\n" * 5000)
+    assert file.history() == []
+    assert len(caplog.records) == 1 and "line 1 is torn and 4999 more" in caplog.text
+
+
 def _write_many(path: str, name: str) -> None:
     file = VerdictFile(path)
     for number in range(100):

@@ -68,6 +68,9 @@ def test_verdicts_of_another_day_are_taken_up(findings: Findings, tmp_path: Path
         other.add(Verdict(first="a.png", second=second, verdict="no"))
     assert findings.bring(other.path, ["a.png", "b.png"]) == (1, 1)
     assert findings.verdict_on("b.png", "a.png") == "no"
+    other.path.write_bytes(b"\n" * (2**21 + 1))
+    with pytest.raises(DatasetError, match="has more than 2 MiB"):
+        findings.bring(other.path, ["a.png", "b.png"])
 
 
 def test_what_was_found_is_packed(findings: Findings, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from artmodels import images
 from artmodels.detections.boxes import Box
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence import exports, report
 from artmodels.methods.artminer.evidence.verdicts import Calibration, Verdict, VerdictFile, calibrate, judged
 from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated, communities, propagate
@@ -19,6 +19,7 @@ from artmodels.methods.artminer.oneshot import Hit, Searched
 
 __all__ = ["Claim", "Findings"]
 
+LARGEST = 2 * 2**20  # bytes of a file of verdicts: some 10 000, each of which is written to the disk by itself
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 
 
@@ -120,8 +121,12 @@ class Findings:
 
         Raises:
             ArtModelsError: They cannot be written.
-            DatasetError: The file cannot be read.
+            DatasetError: The file cannot be read, or is larger than 2 MiB.
         """
+        if Path(path).stat().st_size > LARGEST:
+            raise DatasetError(
+                f"{path} has more than {LARGEST >> 20} MiB, too many verdicts: bring those on this collection."
+            )
         given, names = VerdictFile(path).history(), set(among)
         known = [verdict for verdict in given if {verdict.first, verdict.second} <= names]
         for verdict in known:

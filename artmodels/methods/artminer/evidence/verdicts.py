@@ -125,20 +125,23 @@ class VerdictFile:
             return []
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read: {error.strerror}. Check its permissions.") from error
-        found = list[Verdict]()
+        found, torn = list[Verdict](), list[int]()
         for number, line in enumerate(data.split(b"\n"), 1):
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 if line.strip():
-                    logger.warning("%s, line %d is torn and passed over: %r", self.path, number, line[:80])
+                    torn.append(number)
                 continue
             try:
                 found.append(Verdict(**record))
-            except (TypeError, ConfigError) as error:
+            except (TypeError, ValueError, OverflowError, ConfigError) as error:
                 raise DatasetError(
                     f"{self.path}, line {number} is no verdict: {error}. Correct it or take it out."
                 ) from error
+        if torn:
+            more = f" and {len(torn) - 1} more" if len(torn) > 1 else ""
+            logger.warning("%s, line %d is torn%s, and passed over.", self.path, torn[0], more)
         return found
 
     def current(self) -> list[Verdict]:
