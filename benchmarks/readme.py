@@ -18,6 +18,7 @@ from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
+from artmodels.settings import helps
 
 METHODS = Path(__file__).parent.parent / "artmodels" / "methods"
 
@@ -63,16 +64,17 @@ def knobs(method: str, name: str) -> str:
         explained = getattr(explained, part)
     rows = []
     if isinstance(explained, type) and dataclasses.is_dataclass(explained):
-        helps = {key: text for kind in reversed(explained.__mro__) for key, text in _paragraphs(kind).items()}
+        texts = {key: text for kind in reversed(explained.__mro__) for key, text in _paragraphs(kind).items()}
+        texts |= helps(explained)
         for field in dataclasses.fields(explained):
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
-            rows.append((field.name, default, field.metadata.get("help") or helps[field.name]))
+            rows.append((field.name, default, texts[field.name]))
     else:
-        helps = _paragraphs(vars(explained)["__init__"] if isinstance(explained, type) else explained)
+        texts = _paragraphs(vars(explained)["__init__"] if isinstance(explained, type) else explained)
         for parameter in inspect.signature(explained).parameters.values():
             if parameter.default is not parameter.empty and parameter.name != "progress":
-                rows.append((parameter.name, parameter.default, helps[parameter.name]))
+                rows.append((parameter.name, parameter.default, texts[parameter.name]))
     return table(
         ["setting", "default", "what it does"], ([f"`{key}`", f"`{value!r}`", text] for key, value, text in rows)
     )

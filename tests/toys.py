@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from unittest import mock
 
 import torch
@@ -14,11 +14,11 @@ from safetensors.torch import save
 from torch import nn
 
 from artmodels import hub
-from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry, Method, Weights
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.feedforward import FeedForward, Graph
+from artmodels.settings import Count, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToyConfig:
-    width: int = 4
+class ToyConfig(Settings):
+    width: Annotated[Count, "Channels."] = 4
     gain: float = 1.0
     exact: bool = False
     mode: Literal["soft", "hard"] = "soft"
@@ -37,10 +37,6 @@ class ToyConfig:
     span: tuple[int, float] = (1, 2.0)
     scores: Mapping[str, float] = field(default_factory=dict)
     sizes: Sizes = Sizes()
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ConfigError(f"width must be at least 1, not {self.width}.")
 
 
 def shapes(width=4):

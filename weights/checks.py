@@ -22,8 +22,9 @@ from artmodels.errors import (
 from artmodels.features.networks import TRAINED
 from artmodels.files import sha256_of
 from artmodels.hub import catalogue
-from artmodels.hub.checkpoints import WEIGHTS, config_from, read_config
+from artmodels.hub.checkpoints import WEIGHTS, read_config
 from artmodels.methods import class_of
+from artmodels.settings import config_from
 from artmodels.training import Sources
 from weights import cards, manifest, recipes
 from weights.recipes import RecipeFile, Result

@@ -20,7 +20,8 @@ from torch import Tensor
 from artmodels.data.folders import fingerprint
 from artmodels.errors import ConfigError, MissingWeights, WeightsError, suggest
 from artmodels.files import put_back, replacing, write_whole
-from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from
+from artmodels.hub.checkpoints import CONFIG, WEIGHTS
+from artmodels.settings import config_from
 from artmodels.training import STATE, Recipe, Sources, TrainingConfig, TrainingProgress, fit
 from weights import cards
 from weights.cards import Card

@@ -21,6 +21,7 @@ from artmodels.errors import ArtModelsError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Method
 from artmodels.methods import class_of
+from artmodels.settings import helps
 
 __all__ = ["Methods"]
 
@@ -89,12 +90,12 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
     hints, texts = typing.get_type_hints(model_class.config_class), {}
     for base in reversed(model_class.config_class.__mro__):
         texts |= _described(base.__doc__)
+    texts |= helps(model_class.config_class)
     settings = [field for field in fields(model_class.config_class) if field.name not in names]
     for field in settings:
-        text = field.metadata.get("help", texts.get(field.name))
-        if text:
+        if field.name in texts:
             # Without a default to show: each model has its own.
-            parameters.append(_option(field.name, hints[field.name], None, text, panel=PANEL))
+            parameters.append(_option(field.name, hints[field.name], None, texts[field.name], panel=PANEL))
 
     def run(**given: Any) -> None:
         given = {name: value for name, value in given.items() if value is not None}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, suggest
-from artmodels.hub.checkpoints import config_from
+from artmodels.settings import config_from
 
 __all__ = [
     "Bound",

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import torch
 
@@ -16,18 +16,14 @@ from artmodels.features.extractor import FeatureExtractor
 from artmodels.hub import catalogue
 from artmodels.images.results import ImageResult
 from artmodels.progress import result_of
+from artmodels.settings import Count, Settings
 
-__all__ = ["FeatureMatching", "MatchingConfig", "knob", "run_to_the_end"]
+__all__ = ["FeatureMatching", "MatchingConfig", "run_to_the_end"]
 
 P = ParamSpec("P")
 
 FIXED = ("features", "pooling", "padding")  # what the extractor is made with
 PATCHES = "patches"  # features that need no extractor
-
-
-def knob(default: Any, help_: str) -> Any:  # noqa: ANN401 - as dataclasses.field itself
-    """A setting with its plain-language help, which the README's tables and the command line show."""
-    return field(default=default, metadata={"help": help_})
 
 
 def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callable[P, ImageResult]:
@@ -50,30 +46,35 @@ def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callabl
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig:
+class MatchingConfig(Settings):
     """Settings that every such method has; each sets defaults of its own."""
 
-    features: str = knob(PATCHES, "What the loss looks at: patches (no network), random-filters, vgg19, ...")
-    layers: tuple[str, ...] | None = knob(None, "Taps for terms that name none; None: those of the features' paper.")
-    optimiser: OptimiserName = knob("momentum", "momentum for patches, adam for sampled losses, lbfgs for exact ones.")
-    steps: int = knob(100, "Steps at each level. Time grows in proportion.")
-    rate: float = knob(1.0, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others.")
-    rate_end: float = knob(0.1, "What remains of the rate at the end of a level; small values remove noise.")
-    momentum: float = knob(0.8, "Share of the last step carried on.")
-    average: float = knob(0.0, "Weight of the past in the average of iterates that is shown; 0 shows the last one.")
-    refresh_every: int = knob(1, "Steps that share random directions; lbfgs needs 20 or more on sliced losses.")
-    per_octave: int = knob(2, "Levels per halving of the size; 1 is the paper's, 2 keeps structure better.")
-    pooling: str = knob("avg", "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015).")
-    padding: str = knob("reflect", "How networks see borders: reflect, zeros, replicate, circular.")
-    checkpoint: bool = knob(False, "Compute activations twice instead of keeping them: less memory, a third slower.")
+    features: Annotated[str, "What the loss looks at: patches (no network), random-filters, vgg19, ..."] = PATCHES
+    layers: Annotated[tuple[str, ...] | None, "Taps for terms that name none; None: those of the features' paper."] = (
+        None
+    )
+    optimiser: Annotated[OptimiserName, "momentum for patches, adam for sampled losses, lbfgs for exact ones."] = (
+        "momentum"
+    )
+    steps: Annotated[Count, "Steps at each level. Time grows in proportion."] = 100
+    rate: Annotated[float, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = 1.0
+    rate_end: Annotated[float, "What remains of the rate at the end of a level; small values remove noise."] = 0.1
+    momentum: Annotated[float, "Share of the last step carried on."] = 0.8
+    average: Annotated[float, "Weight of the past in the average of iterates that is shown; 0 shows the last one."] = (
+        0.0
+    )
+    refresh_every: Annotated[int, "Steps that share random directions; lbfgs needs 20 or more on sliced losses."] = 1
+    per_octave: Annotated[Count, "Levels per halving of the size; 1 is the paper's, 2 keeps structure better."] = 2
+    pooling: Annotated[str, "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015)."] = "avg"
+    padding: Annotated[str, "How networks see borders: reflect, zeros, replicate, circular."] = "reflect"
+    checkpoint: Annotated[bool, "Compute activations twice instead of keeping them: less memory, a third slower."] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
+        super().__post_init__()
         self.descent()
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps} must be at least 1")
-        if self.per_octave < 1:
-            raise ConfigError(f"per_octave={self.per_octave} must be at least 1")
 
     def descent(self) -> Optimiser:
         """The optimiser these settings describe."""

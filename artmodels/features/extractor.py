@@ -31,8 +31,9 @@ from artmodels.features.networks import (
     randomise,
 )
 from artmodels.features.stages import Padding, Pooling, Window
-from artmodels.hub.checkpoints import check_numbers, config_from
+from artmodels.hub.checkpoints import check_numbers
 from artmodels.runtime.devices import generator, pick_device
+from artmodels.settings import config_from
 
 __all__ = [
     "CAFFE",

@@ -6,16 +6,13 @@ a look at the numbers costs less than the hash of their bytes.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-import re
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any
 
 import torch
 from huggingface_hub import constants
@@ -32,7 +29,6 @@ from artmodels.errors import (
     clipped,
     short,
     some,
-    suggest,
 )
 from artmodels.files import read_object
 
@@ -42,7 +38,6 @@ __all__ = [
     "WEIGHTS",
     "Expected",
     "check_numbers",
-    "config_from",
     "fault_of",
     "fingerprint",
     "load_tensors",
@@ -63,75 +58,7 @@ _HEADER = 2**22  # bytes: room for some 40 000 tensors
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _COUNTER = "num_batches_tracked"  # of batch normalisation, which does without when it is not trained
 
-_Config = TypeVar("_Config")
-
-
 # --- Configuration
-
-
-def config_from(cls: type[_Config], mapping: Mapping[str, object]) -> _Config:
-    """Build a config dataclass from a JSON object, strictly.
-
-    Args:
-        cls: A dataclass whose fields are annotated with int, float, bool, str, None, Literal, tuple, Mapping,
-            unions of these, or other such dataclasses.
-        mapping: Values by field name; JSON lists become tuples, integers are accepted as floats.
-
-    Raises:
-        ConfigError: A key is unknown (near misses are named), a field is missing or a type is wrong.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    for key in mapping:
-        if key not in fields:
-            hint = suggest(key, fields)
-            raise ConfigError(f"{cls.__name__} has no setting {short(key)}.{hint} It has: {', '.join(fields)}.")
-    for name, field in fields.items():
-        if (
-            name not in mapping
-            and field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        ):
-            raise ConfigError(f"{cls.__name__} needs a value for {name!r}.")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in mapping.items():
-        try:
-            values[key] = _typed(value, hints[key])
-        except (TypeError, OverflowError):  # of an integer that is no float
-            wanted = re.sub(r"\btyping\.|<class '(\w+)'>", r"\1", str(hints[key]))
-            raise ConfigError(f"{cls.__name__}.{key} must be {wanted}, not {short(value)}.") from None
-    return cls(**values)
-
-
-def _typed(value: object, hint: Any) -> object:  # noqa: ANN401 - an annotation can be any object
-    """Return `value` as the annotation asks, or raise TypeError."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        for argument in arguments:
-            try:
-                return _typed(value, argument)
-            except TypeError:
-                continue
-    elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in arguments):
-            return value
-    elif origin is tuple and isinstance(value, list | tuple):
-        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        if len(kinds) == len(value):
-            return tuple(_typed(item, kind) for item, kind in zip(value, kinds, strict=True))
-    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {_typed(key, arguments[0]): _typed(item, arguments[1]) for key, item in value.items()}
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return config_from(hint, value)
-    elif hint is float and type(value) in (int, float):
-        return float(typing.cast(float, value))
-    elif hint in (int, bool, str, types.NoneType) and type(value) is hint:  # bool is an int: no isinstance
-        return value
-    elif isinstance(hint, type) and hint not in (int, float, bool, str) and isinstance(value, hint):
-        return value
-    raise TypeError
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

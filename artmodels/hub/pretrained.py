@@ -26,8 +26,9 @@ from artmodels.errors import ConfigError, WeightsError, short
 from artmodels.files import replacing
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
-from artmodels.hub.checkpoints import CONFIG, WEIGHTS, config_from, fault_of, load_tensors, read_config
+from artmodels.hub.checkpoints import CONFIG, WEIGHTS, fault_of, load_tensors, read_config
 from artmodels.hub.resolving import LIBRARY, REPO, Placement, Resolved, resolve
+from artmodels.settings import config_from
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -149,7 +149,7 @@ def test_options_of_the_call_and_of_the_settings_reach_them(invoke, pictures: Pa
     stored = json.loads(images.read_metadata(pictures / "a.png")["artmodels"])
     assert (stored["tileable"], stored["texture"]) == (False, "toast")
     done = invoke("run", "fast_style", "photo.jpg", "--kernel", "4", "-o", "b.png")
-    assert (done.code, done.err) == (1, "artmodels: kernel=4 must be odd and at least 3")
+    assert (done.code, done.err) == (1, "artmodels: kernel=4 must be at least 3, at most 128 and odd")
 
 
 def test_several_images_go_into_a_folder(invoke, pictures: Path) -> None:

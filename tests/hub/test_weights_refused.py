@@ -182,7 +182,7 @@ DEEP: dict[str, dict[str, object]] = {
 def test_huge_widths_take_no_memory(tmp_path: Path, reader: str) -> None:
     folder, load = copied(reader, tmp_path)
     reconfigured(folder, **WIDE[reader])
-    with Allocations() as made, pytest.raises(ConfigError, match="must be at most 16384") as caught:
+    with Allocations() as made, pytest.raises(ConfigError, match="must be .*at most 16384") as caught:
         load(folder)
     assert str(folder / "config.json") in str(caught.value) and made.largest < 10**5
     # As wide as may be asked for: the file is of another network.
@@ -201,7 +201,7 @@ def test_huge_widths_take_no_memory(tmp_path: Path, reader: str) -> None:
 def test_huge_counts_are_refused_before_anything_is_made(tmp_path: Path, reader: str) -> None:
     folder, load = copied(reader, tmp_path)
     reconfigured(folder, **DEEP[reader])
-    with Allocations() as made, pytest.raises(ConfigError, match=r"config\.json does not do: .* must be at most"):
+    with Allocations() as made, pytest.raises(ConfigError, match=r"config\.json does not do: .* must be .*at most"):
         load(folder)
     assert made.largest < 10**5
 

@@ -233,7 +233,7 @@ def _config(tensors: Mapping[str, Tensor], blocks: int, layout: Layout, style: s
     try:
         return FastStyleConfig(
             style=style,
-            widths=tuple(shape[0] for shape in shapes),
+            widths=(shapes[0][0], shapes[1][0], shapes[2][0]),
             kernel=shapes[0][-1],
             blocks=blocks,
             layout=layout,

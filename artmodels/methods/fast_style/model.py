@@ -8,60 +8,56 @@ normalisation (Ulyanov et al. 2016, arXiv:1607.08022) instead of batch normalisa
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError, at_most, one_of
+from artmodels.errors import ConfigError
 from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings, odd
 
 __all__ = ["FastStyleConfig", "TransformerNet"]
 
 Layout = Literal["resize", "torch7"]
 Output = Literal["sigmoid", "linear", "tanh"]
 Padding = Literal["reflect", "zeros", "valid"]
+Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastStyleConfig:
-    """Shape of a network: the paper's widths by default.
+class FastStyleConfig(Settings):
+    """Shape of a network: the paper's widths by default."""
 
-    Attributes:
-        style: What the network paints like, for people: a title and an artist.
-        widths: Channels after the first, second and third convolution; the last is also that of the blocks.
-        kernel: Side of the first and the last convolution.
-        blocks: Residual blocks.
-        early: Whether the first convolution halves the size already, and the third is left out: a quarter of the work.
-        layout: "resize" as described above; "torch7" reflects the border of the image once, takes Caffe's mean colour
-            off, and has zero-padded and transposed convolutions, and blocks without padding.
-        output: What the last convolution's y becomes: "sigmoid" of it, itself ("linear"), or 150 tanh(y) plus Caffe's
-            mean colour on a scale of 255 ("tanh"); the last two cut to the range of images.
-    """
-
-    style: str = ""
-    widths: tuple[int, ...] = (32, 64, 128)
-    kernel: int = 9
-    blocks: int = 5
-    early: bool = False
-    layout: Layout = "resize"
-    output: Output = "sigmoid"
+    style: Annotated[str, "What the network paints like, for people: a title and an artist."] = ""
+    widths: Annotated[
+        tuple[Width, Width, Width],
+        "Channels after the first, second and third convolution; the last is also that of the blocks.",
+    ] = (32, 64, 128)
+    kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
+    blocks: Annotated[int, Interval(ge=1, le=MOST_BLOCKS), "Residual blocks."] = 5
+    early: Annotated[
+        bool,
+        "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",
+    ] = False
+    layout: Annotated[
+        Layout,
+        '"resize" as described above; "torch7" reflects the border of the image once, takes Caffe\'s mean colour off, '
+        "and has zero-padded and transposed convolutions, and blocks without padding.",
+    ] = "resize"
+    output: Annotated[
+        Output,
+        'What the last convolution\'s y becomes: "sigmoid" of it, itself ("linear"), or 150 tanh(y) plus Caffe\'s mean '
+        'colour on a scale of 255 ("tanh"); the last two cut to the range of images.',
+    ] = "sigmoid"
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if len(self.widths) != 3 or min(self.widths) < 1:
-            raise ConfigError(f"widths={self.widths!r} must be three numbers of at least 1")
-        if self.kernel < 3 or self.kernel % 2 == 0:
-            raise ConfigError(f"kernel={self.kernel} must be odd and at least 3")
-        if self.blocks < 1:
-            raise ConfigError(f"blocks={self.blocks} must be at least 1")
-        at_most(WIDEST, widths=self.widths)
-        at_most(MOST_BLOCKS, kernel=self.kernel, blocks=self.blocks)
-        one_of("layout", self.layout, get_args(Layout))
-        one_of("output", self.output, get_args(Output))
+        super().__post_init__()
         if self.early and self.layout == "torch7":
             raise ConfigError("early=True goes with layout='resize' only: leave one of the two out")
 

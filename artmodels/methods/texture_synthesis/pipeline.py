@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
 from torch import Tensor
 
 from artmodels import images
 from artmodels.descent import algebra
-from artmodels.descent.method import FeatureMatching, MatchingConfig, knob, run_to_the_end
+from artmodels.descent.method import FeatureMatching, MatchingConfig, run_to_the_end
 from artmodels.descent.multiscale import DescentState, Level, coarse_to_fine, coloured_noise
 from artmodels.descent.objective import TextureObjective
 from artmodels.descent.optimise import Deadline, Step, levels
@@ -18,6 +19,7 @@ from artmodels.errors import ConfigError, ImageError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
+from artmodels.settings import Count
 
 __all__ = ["TextureConfig", "TextureSynthesizer"]
 
@@ -37,24 +39,29 @@ class TextureConfig(MatchingConfig):
     """Settings of texture synthesis. The defaults are those of patches; the catalogue's entries set others."""
 
     # Nearest patches alone blur and repeat; sliced Wasserstein alone mixes what belongs together.
-    loss: str = knob(
-        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein",
-        "What must agree: a loss, or a sum such as gram + 0.1 * spectrum.",
+    loss: Annotated[str, "What must agree: a loss, or a sum such as gram + 0.1 * spectrum."] = (
+        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein"
     )
-    finish: str | None = knob(
-        None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
-    )
-    finish_steps: int = knob(40, "How many those are.")
-    steps: int = knob(14, "Steps at each level. Time grows in proportion.")
-    rate: float = knob(0.9, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others.")
-    rate_end: float = knob(0.2, "What remains of the rate at the end of a level; small values remove noise.")
-    momentum: float = knob(0.0, "Share of the last step carried on.")
-    halvings: int | None = knob(None, "K of multi-resolution: K halvings, coarse to fine. None: from the size.")
-    exemplar_side: int | None = knob(
-        1024, "An exemplar with a longer side is reduced to it, and the result says so. None: never."
-    )
-    tileable: bool = knob(False, "Make the result repeat without a seam (patches always do).")
-    tile: int | None = knob(1024, "Images larger than this are measured tile by tile, exactly, in bounded memory.")
+    finish: Annotated[
+        str | None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
+    ] = None
+    finish_steps: Annotated[Count, "How many those are."] = 40
+    steps: Annotated[Count, "Steps at each level. Time grows in proportion."] = 14
+    rate: Annotated[float, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = 0.9
+    rate_end: Annotated[float, "What remains of the rate at the end of a level; small values remove noise."] = 0.2
+    momentum: Annotated[float, "Share of the last step carried on."] = 0.0
+    halvings: Annotated[
+        int | None, Ge(0), "K of multi-resolution: K halvings, coarse to fine. None: from the size."
+    ] = None
+    exemplar_side: Annotated[
+        int | None,
+        Ge(SMALLEST),
+        "An exemplar with a longer side is reduced to it, and the result says so. None: never.",
+    ] = 1024
+    tileable: Annotated[bool, "Make the result repeat without a seam (patches always do)."] = False
+    tile: Annotated[
+        int | None, Ge(SMALLEST), "Images larger than this are measured tile by tile, exactly, in bounded memory."
+    ] = 1024
 
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
@@ -62,14 +69,6 @@ class TextureConfig(MatchingConfig):
         algebra.parse(self.loss, TERMS)
         if self.finish is not None:
             algebra.parse(self.finish, TERMS)
-            if self.finish_steps < 1:
-                raise ConfigError(f"finish_steps={self.finish_steps} must be at least 1, or finish=None for none")
-        if self.halvings is not None and self.halvings < 0:
-            raise ConfigError(f"halvings={self.halvings} must be 0 or more, or None to choose from the size")
-        if self.exemplar_side is not None and self.exemplar_side < SMALLEST:
-            raise ConfigError(f"exemplar_side={self.exemplar_side} must be at least {SMALLEST}, or None")
-        if self.tile is not None and self.tile < SMALLEST:
-            raise ConfigError(f"tile={self.tile} must be at least {SMALLEST} px, better 512, or None for no tiles")
 
 
 class TextureSynthesizer(FeatureMatching[TextureConfig]):

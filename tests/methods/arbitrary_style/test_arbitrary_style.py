@@ -18,10 +18,10 @@ from artmodels.errors import ConfigError, ImageError, ImageTooLarge
 from artmodels.features import teachers
 from artmodels.features.extractor import moments
 from artmodels.features.networks import art_vgg_nodes, convolutions, layout
-from artmodels.hub.checkpoints import config_from
 from artmodels.methods.arbitrary_style import ArbitraryStyle, ArbitraryStyleConfig, StyleCode
 from artmodels.methods.arbitrary_style.model import StyleStatistics, StyleTransformer, cholesky, coloured
 from artmodels.methods.arbitrary_style.train import ArbitraryStyleRecipe, ArbitraryStyleSettings
+from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
 TINY = {"predictor": "statistics", "bottleneck": 5, "hidden": 7, "widths": (4, 6, 8), "kernel": 3, "blocks": 1}

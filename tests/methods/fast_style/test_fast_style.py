@@ -13,10 +13,10 @@ from verbs import picture
 
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, MissingWeights, WeightsMismatch
 from artmodels.features import teachers
-from artmodels.hub.checkpoints import config_from
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
 from artmodels.methods.fast_style.model import TransformerNet
 from artmodels.methods.fast_style.train import STYLE_TAPS, FastStyleRecipe, FastStyleSettings, StyleObjective, flatness
+from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
 SMALL = (4, 6, 8)
@@ -34,13 +34,13 @@ def seeded(seed: int = 0, **settings: object) -> FastStyle:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": (4, 8)}, "must be three numbers of at least 1"),
-        ({"widths": (4, 0, 8)}, "must be three numbers of at least 1"),
-        ({"kernel": 4}, "kernel=4 must be odd"),
-        ({"kernel": 1}, "kernel=1 must be odd and at least 3"),
+        ({"widths": (4, 8)}, "must be 3 values"),
+        ({"widths": (4, 0, 8)}, "must be values of which each is at least 1"),
+        ({"kernel": 4}, "kernel=4 must be at least 3, at most 128 and odd"),
+        ({"kernel": 1}, "kernel=1 must be at least 3"),
         ({"blocks": 0}, "blocks=0 must be at least 1"),
-        ({"layout": "torch"}, "Unknown layout 'torch'. Did you mean 'torch7'"),
-        ({"output": "relu"}, "Unknown output 'relu'.*'sigmoid', 'linear', 'tanh'"),
+        ({"layout": "torch"}, "layout='torch' must be one of 'resize', 'torch7'.* Did you mean 'torch7'"),
+        ({"output": "relu"}, "output='relu' must be one of .*'sigmoid', 'linear', 'tanh'"),
         ({"layout": "torch7", "early": True}, "early=True goes with layout='resize' only"),
     ],
 )

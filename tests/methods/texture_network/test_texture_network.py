@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from artmodels import images, training
 from artmodels.errors import ArtModelsError, ConfigError, WeightsMismatch
 from artmodels.hub import catalogue
-from artmodels.hub.checkpoints import config_from
 from artmodels.methods.texture_network import TextureNetwork, TextureNetworkConfig, train
 from artmodels.methods.texture_network.model import PyramidGenerator
 from artmodels.methods.texture_network.train import (
@@ -23,6 +22,7 @@ from artmodels.methods.texture_network.train import (
     calibrated,
 )
 from artmodels.runtime.devices import generator
+from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig
 
 ROOT = Path(__file__).parents[3]

@@ -202,7 +202,7 @@ def test_wrong_sizes_are_refused(patches: TextureSynthesizer, size: object) -> N
         ({"loss": "gram"}, "gram needs features, and raw patches have none"),
         ({"optimiser": "lbgfs"}, "optimiser"),
         ({"rate": -1.0}, "rate=-1.0"),
-        ({"halvings": -1}, "halvings=-1 must be 0 or more"),
+        ({"halvings": -1}, "halvings=-1 must be at least 0"),
         ({"halvings": 3}, "halvings=3 would begin with less than 8 px.*shortest side.* is 32 px: use at most 2"),
         ({"halvings": 10**6}, "use at most 2"),
         ({"per_octave": 0}, "per_octave=0"),
