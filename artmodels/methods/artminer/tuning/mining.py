@@ -21,20 +21,7 @@ from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.oneshot import window_cosine
 from artmodels.settings import Count, Settings
 
-__all__ = [
-    "PatchMatches",
-    "MiningConfig",
-    "Pairs",
-    "PatchPlaces",
-    "Pyramids",
-    "candidates",
-    "corners",
-    "mine",
-    "perimeter",
-    "proposals",
-    "validated",
-    "votes",
-]
+__all__ = ["MiningConfig", "Pairs", "PatchMatches", "PatchPlaces", "Pyramids", "corners", "mine"]
 
 MERGED = 64  # pictures whose hits are merged into the best at a time
 REACH = 1  # cells by which a vote may miss its place, and a positive be away from it
@@ -130,10 +117,9 @@ class Pairs:
 
     def table(self) -> Tensor:
         """All of it as int64 [n, 9]: image, scale, row, column of first and second, and votes."""
-        both = [
-            getattr(places, name) for places in (self.first, self.second) for name in PatchPlaces.__dataclass_fields__
-        ]
-        return torch.stack([*both, self.votes], 1)
+        both = (self.first, self.second)
+        columns = [column for places in both for column in (places.image, places.scale, places.row, places.column)]
+        return torch.stack([*columns, self.votes], 1)
 
     @classmethod
     def of(cls, table: Tensor) -> "Pairs":

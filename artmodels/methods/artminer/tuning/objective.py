@@ -37,6 +37,7 @@ def contrast(
     Returns:
         Means of both terms.
     """
+    at, there = at.to(first.device), there.to(first.device)
     forth, near = _cosines(first, at, second, there)
     back, near_back = _cosines(second, there, first, at)
     alike = forth.masked_fill(~near, -torch.inf).amax(1)

@@ -35,14 +35,11 @@ class Rejected:
 def find_rejected(verdicts: Iterable[Verdict], root: Path, files: Sequence[Path], *, read: int) -> list[Rejected]:
     """Find the pairs, and details and pictures, that were judged "no" among the pictures of a folder.
 
-    Args:
-        verdicts: All that were given, in their order, on pictures named by their path inside the folder.
-        root: The folder.
-        files: The pictures, in the order of their numbers.
-        read: How many of them could be read: the others have no number.
+    Verdicts, all that were given and in their order, name pictures by their path inside the folder `root`. The files
+    are in the order of their numbers; `read` of them could be read, and the others have no number.
 
     Raises:
-        DatasetError: There are some, and all are about other pictures.
+        DatasetError: There are verdicts "no", and all are about other pictures.
     """
     refused = hard_negatives(verdicts)
     if not refused:

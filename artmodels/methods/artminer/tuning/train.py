@@ -187,22 +187,15 @@ class ArtMinerRecipe(Recipe):
         copies = round(settings.copies * settings.batch) if len(known) else settings.batch
         chosen = torch.randint(max(1, len(known)), (settings.batch - copies,), generator=rng)
         terms = [self._copy(rng) for _ in range(copies)]
-        terms += [self._features_of(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
+        terms += [self._mined(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
         alike, wrong = zip(*terms, strict=True)
         if self.rejected:
             wrong += tuple(self._judged(rng) for _ in range(settings.judged))
         return {"alike": torch.stack(alike).mean(), "apart": torch.stack(wrong).mean()}
 
-    def _contrast(self, first: Tensor, second: Tensor, at: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        return contrast(
-            first,
-            second,
-            at.to(self.device),
-            there.to(self.device),
-            negatives=self.settings.negatives,
-            threshold=self.settings.threshold,
-            masked=self.settings.masked,
-        )
+    def _contrast(self, *pair: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self.settings
+        return contrast(*pair, negatives=settings.negatives, threshold=settings.threshold, masked=settings.masked)
 
     def _copy(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The loss of a crop and a view of it."""
@@ -221,15 +214,15 @@ class ArtMinerRecipe(Recipe):
         at, there = (
             torch.stack([cells // settings.cells, cells % settings.cells], 1) for cells in (number, grid_there[number])
         )
-        return self._contrast(maps[0], maps[1], at, there)
+        return self._contrast(*maps, at, there)
 
-    def _features_of(self, pair: Pairs) -> tuple[Tensor, Tensor]:
+    def _mined(self, pair: Pairs) -> tuple[Tensor, Tensor]:
         """The loss of one mined pair: both pictures whole, at the scale of each place."""
-        maps, cells = [], []
-        for place in (pair.first, pair.second):
-            maps.append(self._described(int(place.image), int(place.scale)))
-            cells.append(torch.stack([place.row, place.column], 1) + corners(self.settings.mining.corners))
-        return self._contrast(*maps, *cells)
+        places = (pair.first, pair.second)
+        first, second = (self._described(int(place.image), int(place.scale)) for place in places)
+        square = corners(self.settings.mining.corners)
+        at, there = (torch.stack([place.row, place.column], 1) + square for place in places)
+        return self._contrast(first, second, at, there)
 
     def _judged(self, rng: torch.Generator) -> Tensor:
         """The loss of one pair that an expert rejected, each picture at a scale of its own."""
