@@ -89,6 +89,11 @@ class Sources:
     teachers: Path
     weights: Path
 
+    def checkpoint(self, name: str) -> str:
+        """The folder of a checkpoint in `weights`, if it is there; else its name, which the catalogue may know."""
+        folder = self.weights / name
+        return str(folder) if folder.is_dir() else name
+
 
 class Recipe(ABC):
     """What is trained, on what, to what end. A subclass is a method's whole training, less the loop.

@@ -247,7 +247,7 @@ class ArtRegionsRecipe(Recipe):
         self.composites = Composites(
             things=ImageSet.load(things, side=400), grounds=ImageSet.load(grounds, side=400), size=settings.crop
         )
-        self.detector = ArtRegions(settings.network, features.load(_place(sources, settings.network.backbone)))
+        self.detector = ArtRegions(settings.network, features.load(sources.checkpoint(settings.network.backbone)))
         self.network = self.detector.head
         draw = generator(seed)
         for name, value in self.network.named_parameters():
@@ -326,9 +326,3 @@ def recall(proposals: list[Tensor], boxes: tuple[Tensor, ...], count: int, thres
         if len(wanted)
     ]
     return float(torch.cat(hits).float().mean())
-
-
-def _place(sources: Sources, backbone: str) -> str:
-    """The folder of a backbone among the recipe's weights, if it is there; else its name."""
-    folder = sources.weights / backbone
-    return str(folder) if folder.is_dir() else backbone

@@ -174,7 +174,7 @@ class ArtMinerRecipe(Recipe):
                 "out: details repeat among two or more."
             )
         backbone = features.load(
-            _place(sources, settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
+            sources.checkpoint(settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
         )
         self.describer = Describer(backbone, settings.tap)
         if settings.dims > self.describer.dims:
@@ -358,12 +358,6 @@ class ArtMinerRecipe(Recipe):
         inner = originals[..., :edge, :edge]
         found["turned"] = [(inner, ""), *((_turned(inner, view), view) for view in self.settings.views)]
         return {what: batches for what, batches in found.items() if len(batches) > 1}
-
-
-def _place(sources: Sources, backbone: str) -> str:
-    """The folder of a backbone beside the recipe's own, where there is one, or its name."""
-    folder = sources.weights / backbone
-    return str(folder) if folder.is_dir() else backbone
 
 
 def _let_learn(backbone: FeatureExtractor, tap: str) -> None:

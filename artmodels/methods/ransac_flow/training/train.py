@@ -201,8 +201,7 @@ class RansacFlowRecipe(Recipe):
         self.gentle = Warper(replace(settings.warp, **little), settings.size, settings.size)
         self.network = _Learning(FineNetwork(settings.fine, seed=seed)).train()
         if settings.backbone:
-            folder = sources.weights / settings.backbone
-            backbone = features.load(str(folder) if folder.is_dir() else settings.backbone, until="layer2")
+            backbone = features.load(sources.checkpoint(settings.backbone), until="layer2")
             self.network.fine.encoder.load_state_dict(backbone.state_dict())
         self.network.requires_grad_(True)
         if isinstance(self.network.fine.encoder, features.FeatureExtractor):
