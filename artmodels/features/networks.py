@@ -8,9 +8,10 @@ Random Filters".
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated, get_args
 
 import torch
+from annotated_types import Interval
 
 from artmodels.errors import ConfigError, one_of
 from artmodels.features.stages import (
@@ -28,6 +29,7 @@ from artmodels.features.stages import (
 __all__ = [
     "CAFFE",
     "CENTRED",
+    "Depth",
     "NETWORKS",
     "MOST_BLOCKS",
     "NONE",
@@ -39,6 +41,7 @@ __all__ = [
     "Node",
     "Preprocessing",
     "WIDEST",
+    "Width",
     "art_resnet_nodes",
     "art_vgg_nodes",
     "checkpoint_layout",
@@ -97,6 +100,8 @@ FILTER_SIZES = {
 
 WIDEST = 2**14  # channels of a layer that a configuration may ask for: networks have some thousands
 MOST_BLOCKS = 128  # of a network, likewise
+Width = Annotated[int, Interval(ge=1, le=WIDEST)]
+Depth = Annotated[int, Interval(ge=1, le=MOST_BLOCKS)]
 
 ART_VGG = "art-vgg"
 ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))

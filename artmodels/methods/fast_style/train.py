@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.images.resampling import resized
 from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
@@ -35,30 +36,20 @@ STYLE_TAPS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.5, "relu4_1": 1.5, "r
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastStyleSettings:
-    """What the recipe can be told.
+class FastStyleSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        style: The picture to paint like, below the folder of data.
-        title: What to call it.
-        style_side: Shorter side to which it is reduced: larger gives larger strokes.
-        start: Checkpoint to start from instead of random weights: a style is reached much sooner from another.
-        network: Fields of `FastStyleConfig`.
-        batch: Crops a step.
-        crop: Side of a crop in pixels.
-        style_weight: Against 1 for content.
-        tv_weight: Of total variation where the content is flat: skies stay skies.
-    """
-
-    style: str
-    title: str
-    style_side: int = 320
-    start: str = ""
+    style: Annotated[str, "The picture to paint like, below the folder of data."]
+    title: Annotated[str, "What to call it."]
+    style_side: Annotated[Count, "Shorter side to which it is reduced: larger gives larger strokes."] = 320
+    start: Annotated[
+        str, "Checkpoint to start from instead of random weights: a style is reached much sooner from another."
+    ] = ""
     network: FastStyleConfig = FastStyleConfig(widths=(12, 24, 48), kernel=7, early=True)
-    batch: int = 2
-    crop: int = 192
-    style_weight: float = 1.0
-    tv_weight: float = 1.0
+    batch: Annotated[Count, "Crops a step."] = 2
+    crop: Annotated[Count, "Side of a crop in pixels."] = 192
+    style_weight: Annotated[Weight, "Against 1 for content."] = 1.0
+    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
 
 
 class StyleObjective:

@@ -331,7 +331,7 @@ def test_stylised_views_are_painted(arbitrary: float) -> None:
 
 
 def test_settings_out_of_range_are_refused(sources: Sources) -> None:
-    with pytest.raises(ConfigError, match="crop=100 and margin=16 must be multiples of 16"):
+    with pytest.raises(ConfigError, match="crop=100 must be at least 1 and a multiple of 16"):
         ArtResNetSettings(crop=100)
     with pytest.raises(ConfigError, match="temperature=0 must be above 0"):
         ArtResNetSettings(temperature=0)

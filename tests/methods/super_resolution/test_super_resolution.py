@@ -120,7 +120,7 @@ def test_the_radius_is_exact(config):
 def test_wrong_settings():
     for settings, message in (
         ({"architecture": "swin"}, "architecture='swin' must be"),
-        ({"scale": 3}, "scale=3 must be 2 or 4"),
+        ({"scale": 3}, "scale=3 must be one of 2, 4"),
         ({"base": "linear"}, "base='linear' must be"),
         ({"convs": 0}, "convs=0 must be at least 1"),
     ):
@@ -667,9 +667,9 @@ def test_settings_that_cannot_be_trained(data):
     with pytest.raises(DatasetError, match="No image is as large as a crop, 100 px"):
         recipe(data, crop=50)
     for wrong, message in (
-        ({"clean": 1.5}, "clean=1.5 must be from 0 to 1"),
+        ({"clean": 1.5}, "clean=1.5 must be at least 0 and at most 1"),
         ({"network": NARROW}, "Only SRVGG is trained"),
-        ({"batch": 0}, "batch=0 and crop=48"),
+        ({"batch": 0}, "batch=0 must be at least 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             SuperResolutionSettings(**wrong)
