@@ -86,14 +86,12 @@ class Recipe(ABC):
     settings_class: ClassVar[type]
     network: nn.Module
     """Holds every parameter that is trained."""
+    files: list[Path]
+    """The images that are trained on, in order."""
 
     @abstractmethod
     def __init__(self, settings: Any, sources: Sources, *, seed: int) -> None:  # noqa: ANN401 - each has its own
         """Load the data and make the network, seeded; nothing is trained yet."""
-
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """The images that are trained on, in order."""
 
     @abstractmethod
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:

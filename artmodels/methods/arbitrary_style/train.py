@@ -69,7 +69,7 @@ class ArbitraryStyleRecipe(Recipe):
         self.extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
-        self._files = photographs + styles
+        self.files = photographs + styles
         self.photographs = ImageSet.load(photographs, side=400)
         self.styles = ImageSet.load(styles, side=400)
         self.content_crops = Crops(size=settings.crop, smallest=0.4)
@@ -102,10 +102,6 @@ class ArbitraryStyleRecipe(Recipe):
         self.predictor.centre.copy_(found.mean(0))
         self.predictor.spread.copy_(found.std(0).clamp_min(1e-3))
         self.objective.set_floors([self.objective.style_of(batch) for batch in batches], FLOOR)
-
-    def files(self) -> list[Path]:
-        """Contents and styles that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Content, style and flatness; contents are photographs and, a third of the time, paintings."""

@@ -11,7 +11,6 @@ borders.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -113,8 +112,8 @@ class ArtResNetRecipe(Recipe):
         """Read teacher, styles and images, draw the weights."""
         self.settings, self.sources = settings, sources
         self.teacher = teachers.load(teachers.RESNET, sources.teachers)
-        self._train, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -146,10 +145,6 @@ class ArtResNetRecipe(Recipe):
         for layer in self.layers:
             layer.requires_grad_(True)
         self.network = nn.ModuleDict({"stages": self.student.stages, "heads": self.heads})
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Relative squared error of features, and divergence of cosines, one term a tap."""

@@ -7,7 +7,6 @@ Gram matrices (Gatys et al. 2015). The heads are then folded into square ones, s
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -58,8 +57,8 @@ class ArtVGGRecipe(Recipe):
         self.normalised = teachers.load(teachers.NORMALISED, sources.teachers)
         self.compressed = teachers.load(teachers.COMPRESSED, sources.teachers)
         # What ships is a checkpoint that anyone may repeat on CC0 and public-domain images alone.
-        self._train, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.unseen = ImageSet.load(self._held_out, side=settings.side)
         self.crops = Crops(size=settings.crop, smallest=0.3, jitter=0.3)
 
@@ -84,10 +83,6 @@ class ArtVGGRecipe(Recipe):
         layers = nn.ModuleDict({key: conv for key, conv in self.plain.items() if not key.startswith("head")})
         layers.requires_grad_(True)
         self.network = nn.ModuleDict({"layers": layers, "heads": self.heads})
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Relative squared error of features and of Gram matrices, one term a tap."""

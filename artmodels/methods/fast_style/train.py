@@ -9,7 +9,6 @@ published weights learn from the compressed VGG-19 of Wang et al. 2020.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -134,7 +133,7 @@ class FastStyleRecipe(Recipe):
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         paintings, _ = folders.split(folders.image_files(sources.data, ["paintings"]))
-        self._files = photographs + paintings
+        self.files = photographs + paintings
         self.photographs = ImageSet.load(photographs, side=400)
         self.paintings = ImageSet.load(paintings, side=256)
         self.crops = Crops(size=settings.crop, smallest=0.4)
@@ -154,10 +153,6 @@ class FastStyleRecipe(Recipe):
                     torch.nn.init.kaiming_normal_(value, generator=draw)
                 elif name == "last.bias":
                     value.data.zero_()
-
-    def files(self) -> list[Path]:
-        """The contents that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Content, style and flatness on photographs and, a third of the time, paintings."""

@@ -243,7 +243,7 @@ class ArtRegionsRecipe(Recipe):
         self.annotated = Annotated.load(icons, self.annotations)
         things, _ = folders.split(folders.image_files(sources.data, THINGS))
         grounds, _ = folders.split(folders.image_files(sources.data, GROUNDS))
-        self._files = icons + sorted({*things, *grounds})
+        self.files = icons + sorted({*things, *grounds})
         self.composites = Composites(
             things=ImageSet.load(things, side=400), grounds=ImageSet.load(grounds, side=400), size=settings.crop
         )
@@ -263,10 +263,6 @@ class ArtRegionsRecipe(Recipe):
         for name, tap in zip(("fine", "coarse"), taps, strict=True):
             self.network.get_parameter(f"{name}.weight").data /= tap.square().mean().sqrt()
         self.network.get_parameter("objectness.bias").data.fill_(-4.0)  # few anchors show anything
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Objectness and boxes on annotated crops and composites."""

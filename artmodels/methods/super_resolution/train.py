@@ -10,7 +10,6 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -112,18 +111,14 @@ class SuperResolutionRecipe(Recipe):
         """Read the images and draw the first weights."""
         self.settings = settings
         self.data = sources.data
-        self._files, self.unseen = split(image_files(sources.data, settings.folders))
-        self.images = ImageSet.load(self._files, side=NATIVE)
+        self.files, self.unseen = split(image_files(sources.data, settings.folders))
+        self.images = ImageSet.load(self.files, side=NATIVE)
         self.side = settings.crop * settings.network.scale
         self.usable = [pixels for pixels in self.images.images if min(pixels.shape[-2:]) >= self.side]
         if not self.usable:
             raise DatasetError(f"No image is as large as a crop, {self.side} px: use larger images or a smaller crop.")
         self.network = SRVGG(settings.network)
         self.network.randomise(generator(seed))
-
-    def files(self) -> list[Path]:
-        """The pictures that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """The Charbonnier loss of a batch of crops."""

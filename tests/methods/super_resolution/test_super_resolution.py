@@ -638,7 +638,7 @@ def test_it_learns_and_what_it_learns_is_saved(data, tmp_path):
     list(fit(training, TrainingConfig(steps=120, rate=4e-3, warmup=5)))
     after = training.evaluate()
     assert after["gain (photos)"] > 0.4 and after["ssim (photos)"] > before["ssim (photos)"]
-    assert set(training.files()).isdisjoint(training.unseen) and training.unseen
+    assert set(training.files).isdisjoint(training.unseen) and training.unseen
     config, tensors = training.checkpoint()
     folder = tmp_path / "checkpoint"
     folder.mkdir()
