@@ -59,10 +59,7 @@ Source: TypeAlias = Union[File, Image.Image, Array, "torch.Tensor", LoadedImage]
 
 
 def load(
-    source: Source,
-    *,
-    max_pixels: int = LIMIT,
-    background: tuple[int, int, int] | None = (255, 255, 255),
+    source: Source, *, max_pixels: int = LIMIT, background: tuple[int, int, int] | None = (255, 255, 255)
 ) -> LoadedImage:
     """Load an image from wherever it is; nothing is ever fetched from the network.
 

@@ -82,13 +82,7 @@ def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, 
 
 
 def tiled(
-    fn: ImageFunction,
-    x: torch.Tensor,
-    *,
-    tile: int,
-    overlap: int,
-    scale: int = 1,
-    multiple_of: int = 1,
+    fn: ImageFunction, x: torch.Tensor, *, tile: int, overlap: int, scale: int = 1, multiple_of: int = 1
 ) -> torch.Tensor:
     """Run `fn` on overlapping tiles and blend them with raised-cosine ramps.
 
