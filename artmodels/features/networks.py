@@ -95,7 +95,6 @@ FILTER_SIZES = {
 WIDEST = 2**14  # channels of a layer that a configuration may ask for: networks have some thousands
 Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 MOST_BLOCKS = 128  # of a network, likewise
-Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 Depth = Annotated[int, Interval(ge=1, le=MOST_BLOCKS)]
 
 ART_VGG = "art-vgg"
