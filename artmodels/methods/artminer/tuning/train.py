@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -32,8 +31,8 @@ from artmodels.features.stages import Convolution
 from artmodels.methods.art_resnet.retrieval import recall, squares, stylised
 from artmodels.methods.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views
-from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.evidence.verdicts import Verdict
+from artmodels.methods.artminer.pipeline import ArtMinerConfig
 from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, corners, mine
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.rejected import cells_inside, find_rejected, is_rejected, rejected_hinge
@@ -137,15 +136,15 @@ class ArtMinerRecipe(Recipe):
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
-        self._train, self._held_out = split(image_files(sources.data, settings.folders))
-        if len(self._train) < 2:
+        self.files, self._held_out = split(image_files(sources.data, settings.folders))
+        if len(self.files) < 2:
             raise DatasetError(
-                f"{sources.data} leaves {len(self._train)} pictures to train on, {len(self._held_out)} being held "
+                f"{sources.data} leaves {len(self.files)} pictures to train on, {len(self._held_out)} being held "
                 "out: details repeat among two or more."
             )
-        beside = sources.weights / settings.backbone
-        place = str(beside) if beside.is_dir() else settings.backbone
-        backbone = features.load(place, padding=settings.padding, until=settings.tap, device="cpu")
+        backbone = features.load(
+            sources.checkpoint(settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
+        )
         self.describer = Describer(backbone, settings.tap)
         if settings.dims > self.describer.dims:
             raise ConfigError(f"dims={settings.dims} is more than the {self.describer.dims} of {settings.tap!r}")
@@ -153,8 +152,8 @@ class ArtMinerRecipe(Recipe):
             raise ConfigError(
                 f"cells={settings.cells} of {self.describer.stride} pixels must make a multiple of {BLOCK}"
             )
-        self.images = ImageSet.load(self._train, side=settings.side)
-        self.rejected = find_rejected(verdicts, sources.data, self._train, read=len(self.images.images))
+        self.images = ImageSet.load(self.files, side=settings.side)
+        self.rejected = find_rejected(verdicts, sources.data, self.files, read=len(self.images.images))
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -171,10 +170,6 @@ class ArtMinerRecipe(Recipe):
     def device(self) -> torch.device:
         """Where the backbone is."""
         return self.network.updates.device
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Both terms of the hinge on copies and on mined pairs, which are mined first where it is time."""

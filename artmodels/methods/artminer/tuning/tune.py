@@ -54,7 +54,7 @@ def stream_tune(
     # Checkpoints are found by their names.
     recipe = ArtMinerRecipe(chosen, Sources(data=folder, teachers=Path(), weights=Path()), seed=seed, verdicts=given)
     work = work or out.with_name(f".{out.name}.tuning")
-    data = folders.fingerprint(recipe.files())
+    data = folders.fingerprint(recipe.files)
     identity: dict[str, object] = {"settings": dataclasses.asdict(chosen), "data_sha256": data}
     if recipe.rejected:
         identity["rejected"] = [dataclasses.asdict(pair) for pair in recipe.rejected]
