@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.files import FileLock
+from artmodels.files import locked
 
 __all__ = ["FileRow", "ImageRow", "Store", "StoreKind", "StoreWriter"]
 
@@ -167,7 +167,7 @@ class Store:
         text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
+            with locked(folder / LOCK, f"the {kind.name} {folder}"):
                 for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
                     path.unlink()
                 found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
@@ -381,7 +381,7 @@ class Store:
             ArtModelsError: The disk is full or fails.
         """
         with (
-            FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}"),
+            locked(self.folder / LOCK, f"the {self.kind.name} {self.folder}"),
             self._database("mode=rw") as database,
         ):
             database.execute("PRAGMA synchronous=FULL")
