@@ -118,8 +118,8 @@ def fit(
 ) -> Iterator[TrainingProgress]:
     """Train `recipe.network`, step by step; when the iterator ends it holds the result.
 
-    A folder keeps `metrics.jsonl` and the state, so that an interrupted run can be taken up again; the state is replaced
-    whole or not at all. Training stops after step `until` of the schedule as if it was interrupted there.
+    A folder keeps `metrics.jsonl` and the state, so that an interrupted run can be taken up again; the state is
+    replaced whole or not at all. Training stops after step `until` of the schedule as if it was interrupted there.
 
     Raises:
         ConfigError: The folder holds the state of a training with other settings.

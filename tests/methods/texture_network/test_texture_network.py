@@ -70,8 +70,8 @@ def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": (8, 8)}, r"widths=\(8, 8\) must be 6 numbers"),
-        ({"widths": (8, 8, 8, 0, 8, 8)}, r"widths=.* must be 6 numbers of at least 1"),
+        ({"widths": (8, 8)}, r"widths=\(8, 8\) must be 6 values"),
+        ({"widths": (8, 8, 8, 0, 8, 8)}, r"widths=.* must be values of which each is at least 1"),
         ({"noise_width": 0}, "noise_width=0 must be at least 1"),
     ],
 )

@@ -30,8 +30,8 @@ from artmodels.features.stages import Convolution
 from artmodels.methods.art_resnet.retrieval import recall, squares, stylised
 from artmodels.methods.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views
-from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.evidence.verdicts import Verdict
+from artmodels.methods.artminer.pipeline import ArtMinerConfig
 from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchPlaces, corners, mine
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.rejected import apart, inside, rejected, taken
