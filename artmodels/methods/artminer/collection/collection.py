@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
 import torch
+from annotated_types import MinLen, Predicate
 from torch import Tensor
 
 from artmodels.correspondence.cells import Pyramid
@@ -28,6 +29,7 @@ from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
 from artmodels.progress import result_of
 from artmodels.search.index import Array
+from artmodels.settings import Count, Settings, config_from, distinct
 
 __all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout", "Views"]
 
@@ -35,6 +37,7 @@ KIND = StoreKind(name="collection", content="features", verb="add")
 MAPS, DESCRIPTORS, WINDOWS = "maps", "regions", "windows"
 REFERENCE = 40  # cells of the longer side of the map that others are compared with
 
+File = str | os.PathLike[str]
 Views = Mapping[str, Pyramid]
 
 logger = logging.getLogger(__name__)
@@ -80,8 +83,8 @@ class Described(Protocol):
 class InMemory:
     """A few described pictures."""
 
-    def __init__(self, pictures: Mapping[str, tuple[tuple[int, int], Views]]) -> None:
-        """Take the size and the views of each."""
+    def __init__(self, pictures: Mapping[str, Views]) -> None:
+        """Take the views of each."""
         self._pictures = pictures
 
     @property
@@ -91,51 +94,30 @@ class InMemory:
 
     def size(self, name: str) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self._pictures[name][0]
+        upright = self._pictures[name][""]
+        return upright.width, upright.height
 
     def pyramid(self, name: str, view: str = "") -> Pyramid:
         """Features of one."""
-        return self._pictures[name][1][view]
+        return self._pictures[name][view]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What a collection was begun with.
+class Layout(Settings):
+    """What a collection was begun with."""
 
-    Attributes:
-        fingerprint: Of what described its images.
-        dims: D, numbers of a cell.
-        scales: Cells of the longer side of each map.
-        views: Ways in which each picture was turned before it was described.
-        regions: How regions were chosen.
-    """
-
-    fingerprint: str
-    dims: int
-    scales: tuple[int, ...]
-    views: tuple[str, ...]
-    regions: RegionConfig
+    fingerprint: str  # of what described its images
+    dims: Count  # D, numbers of a cell
+    scales: Annotated[tuple[Count, ...], MinLen(1), Predicate(distinct)]  # cells of the longer side of each map
+    views: tuple[str, ...]  # ways in which each picture was turned before it was described
+    regions: RegionConfig  # how regions were chosen
 
     def __post_init__(self) -> None:
-        """Check.
-
-        Raises:
-            ConfigError: Values that no collection can have.
-        """
+        """Check the values."""
+        super().__post_init__()
         if "" not in check_views(self.views):
             raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
-        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales) or self.dims < 1:
-            raise ConfigError(f"scales={self.scales}, dims={self.dims}: give different scales and dims above 0")
         self.regions.at(self.scales)
-
-    @classmethod
-    def read(cls, about: Mapping[str, Any]) -> Self:
-        """From the JSON that `asdict` gives."""
-
-        def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-        return cls(**(tuples(about) | {"regions": RegionConfig(**tuples(about["regions"]))}))
 
 
 class Collection:
@@ -149,7 +131,7 @@ class Collection:
     def __init__(self, store: Store, *, verify: bool | None = None) -> None:
         """Use `open` or `create`."""
         self._store, self._verify = store, verify
-        self.folder, self.layout = store.folder, Layout.read(store.about["layout"])
+        self.folder, self.layout = store.folder, config_from(Layout, store.about["layout"])
         self._take()
 
     def __repr__(self) -> str:
@@ -158,13 +140,13 @@ class Collection:
 
     @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], describe: CollectionDescriber, *, regions: RegionConfig | None = None
+        cls, folder: File, describe: CollectionDescriber, *, regions: RegionConfig | None = None
     ) -> "Collection":
-        """Begin a collection in a new or empty folder.
+        """Begin a collection in a new or empty folder, whose images `describe` is to describe.
 
         Args:
             folder: Where.
-            describe: What is to describe its images.
+            describe: An `ArtMiner`, or what else has its `pyramids`.
             regions: Which regions are described for the shortlist; None for the usual ones, see `RegionConfig.of`.
 
         Raises:
@@ -183,7 +165,7 @@ class Collection:
         return cls(Store.create(Path(folder).expanduser(), KIND, arrays, about))
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> "Collection":
+    def open(cls, folder: File, *, verify: bool | None = None) -> "Collection":
         """Open a collection; one that is being written to shows what is complete so far.
 
         By default the numbers of an image are compared with their checksum when `pyramid`, `reference` or `regions`
@@ -203,12 +185,8 @@ class Collection:
         return found
 
     @classmethod
-    def open_or_create(cls, folder: str | os.PathLike[str], describe: CollectionDescriber) -> "Collection":
-        """Open the collection of a folder, or begin one there.
-
-        Raises:
-            ArtModelsError: See `open` and `create`.
-        """
+    def open_or_create(cls, folder: File, describe: CollectionDescriber) -> "Collection":
+        """Open the collection of a folder, or begin one there; see `open` and `create`, also for errors."""
         return cls.open(folder) if Store.exists(Path(folder).expanduser()) else cls.create(folder, describe)
 
     # --- Reading
@@ -244,7 +222,7 @@ class Collection:
         """Files that could not be read, and why."""
         return self._store.skipped
 
-    def name_of_bytes(self, file: str | os.PathLike[str]) -> str | None:
+    def name_of_bytes(self, file: File) -> str | None:
         """The name of the image that a file, anywhere, holds; None if it is not in the collection.
 
         Raises:
@@ -258,7 +236,7 @@ class Collection:
         """Names of files that have the same bytes, a group for each such image."""
         return [names for names in self._holders.values() if len(names) > 1]
 
-    def size(self, name: str | os.PathLike[str]) -> tuple[int, int]:
+    def size(self, name: File) -> tuple[int, int]:
         """Width and height in pixels of the image of a file.
 
         Raises:
@@ -267,16 +245,12 @@ class Collection:
         width, height = self._store.image(name_of(name)).details["size"]
         return width, height
 
-    def path(self, name: str | os.PathLike[str]) -> Path:
-        """Where a file was when it was added, as an absolute path.
-
-        Raises:
-            DatasetError: See `size`.
-        """
+    def path(self, name: File) -> Path:
+        """Where a file was when it was added, as an absolute path; errors are those of `size`."""
         self._store.image(name_of(name))
         return Path(self._store.files[name_of(name)].path)
 
-    def pyramid(self, name: str | os.PathLike[str], view: str = "") -> Pyramid:
+    def pyramid(self, name: File, view: str = "") -> Pyramid:
         """The maps of an image in one view: float16, read from their file as they are needed.
 
         Raises:
@@ -298,21 +272,12 @@ class Collection:
         maps = tuple(part.view(dims, *shape) for part, shape in zip(parts, shapes, strict=True))
         return Pyramid(maps, width, height)
 
-    def reference(self, name: str | os.PathLike[str]) -> Tensor:
-        """The map [D, R, C] of an image as it is whose longer side has 40 cells.
-
-        Raises:
-            DatasetError: See `size`.
-            ConfigError: 40 is not among the scales.
-        """
+    def reference(self, name: File) -> Tensor:
+        """The map [D, R, C] of an image as it is whose longer side has 40 cells; errors are those of `pyramid`."""
         return self.pyramid(name).at(REFERENCE)
 
-    def regions(self, name: str | os.PathLike[str]) -> CellRegions:
-        """The regions of an image, of all its views.
-
-        Raises:
-            DatasetError: See `pyramid`.
-        """
+    def regions(self, name: File) -> CellRegions:
+        """The regions of an image, of all its views; errors are those of `pyramid`."""
         image = self._image(name)
         found = [torch.from_numpy(self._store.map(array, *image.span(array))) for array in (DESCRIPTORS, WINDOWS)]
         return CellRegions(*found)
@@ -331,7 +296,7 @@ class Collection:
         """Where they are, [T, 5] float32; see `CellRegions`, and `open` for checksums."""
         return self._store.map(WINDOWS)
 
-    def _image(self, name: str | os.PathLike[str]) -> ImageRow:
+    def _image(self, name: File) -> ImageRow:
         """The row of an image whose numbers are going to be read."""
         image = self._store.image(name_of(name))
         return image if self._verify is False else self._store.check(image)
@@ -348,7 +313,7 @@ class Collection:
 
     def add(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        source: File | Sequence[File],
         describer: CollectionDescriber,
         *,
         progress: bool = False,
@@ -374,13 +339,8 @@ class Collection:
         """
         return result_of(self.stream_add(source, describer), progress=progress, unit="image")
 
-    def stream_add(
-        self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], describer: CollectionDescriber
-    ) -> Iterator[Extraction | Self]:
-        """As `add`, file by file: gives where it is after each file, and this collection last.
-
-        Whoever stops taking steps ends it: what was given before has been kept.
-        """
+    def stream_add(self, source: File | Sequence[File], describer: CollectionDescriber) -> Iterator[Extraction | Self]:
+        """As `add`, as a stream: a step for each file, which has been kept by then, and this collection last."""
         files = listed(source)
         self._check_describer(describer)
         store, skipped = self._store, 0
@@ -399,7 +359,7 @@ class Collection:
                 yield Extraction(done, len(files), name, skipped)
         yield self
 
-    def remove(self, names: Iterable[str | os.PathLike[str]]) -> None:
+    def remove(self, names: Iterable[File]) -> None:
         """Forget files; an image whose last file goes is gone, and its numbers with the next `compact`.
 
         Raises:
@@ -444,12 +404,7 @@ class Collection:
         return int(max(ends + [self._store.about["next"]]))
 
     def _described(self, name: str, loaded: LoadedImage, describer: CollectionDescriber) -> dict[str, Any]:
-        """What is kept of a new image, as `StoreWriter.add` takes it.
-
-        Raises:
-            ImageError: The describer refuses it.
-            DatasetError: The numbers are not as the describer promised, or not finite in float16.
-        """
+        """What is kept of a new image, as `StoreWriter.add` takes it."""
         views, size = describer.pyramids(loaded), (loaded.width, loaded.height)
         cells = _promised(name, views, size, self.layout)
         maps, tables, descriptors = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -465,11 +420,7 @@ class Collection:
         return {"parts": parts, "about": {"size": size, "cells": cells, "first": self._next}}
 
     def _check_name(self, name: str, sha: str, path: Path) -> None:
-        """Check that a file does not take the place of another one of its name: of two folders, the second might.
-
-        Raises:
-            DatasetError: It does.
-        """
+        """Check that a file does not take the place of another one of its name: of two folders, the second might."""
         known = self._store.files.get(name)
         other = known is not None and known.sha256 not in (None, sha) and Path(known.path) != path.resolve()
         if known is not None and other and Path(known.path).is_file():
