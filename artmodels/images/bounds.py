@@ -172,19 +172,19 @@ def _tags_fit(file: BinaryIO, size: int) -> bool:
             return False
         entries = file.read(count * entry.size)
         for tag, kind, values, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
-            taken = values * _TYPES.get(kind, 0)
-            if taken > most:
-                if value + taken > size:
+            length = values * _TYPES.get(kind, 0)
+            if length > most:
+                if value + length > size:
                     continue  # decoders read nothing of it
-                left["bytes"] -= taken
+                left["bytes"] -= length
             if kind not in _BYTES and kind in _TYPES:
                 left["numbers"] -= values
             if kind in _FRACTIONS:
                 left["fractions"] -= values
             if min(left.values()) < 0 or (tag in _PIECES and values > PIECES):
                 return False
-            if tag in _DIRECTORIES and depth < _DEPTH and values == 1 and 0 < taken <= most:
+            if tag in _DIRECTORIES and depth < _DEPTH and values == 1 and 0 < length <= most:
                 # A value that is shorter than its field stands at the start of it.
-                value = value & (1 << 8 * taken) - 1 if order == "<" else value >> 8 * (most - taken)
+                value = value & (1 << 8 * length) - 1 if order == "<" else value >> 8 * (most - length)
                 directories.append((value, depth + 1))
     return True

@@ -207,9 +207,9 @@ def composed(
             if background is not None and int(opacity.min()) < full:
                 transparent = True
                 # 65535 * 65535 + 32767 still fits uint32.
-                over = opacity[..., None].astype(np.uint32)
-                under = np.array(background, np.uint32) * (full // 255)
-                colour = (colour * over + under * (full - over) + full // 2) // full
+                weight = opacity[..., None].astype(np.uint32)
+                behind = np.array(background, np.uint32) * (full // 255)
+                colour = (colour * weight + behind * (full - weight) + full // 2) // full
         turn(pixels)[top:bottom] = colour
     if transparent:
         notes.append("Transparent pixels were composited on the background.")

@@ -85,7 +85,7 @@ class DecodingProcesses:
         }
         worker = self._idle.get()
         try:
-            if worker is not None and worker.ended:
+            if worker is not None and worker.process.poll() is not None:  # it has ended meanwhile
                 self._end(worker)
                 worker = None
             if worker is None:
@@ -104,7 +104,7 @@ class DecodingProcesses:
         slots = 0
         while slots < self._count:  # those at work come back when their processes are gone
             for worker in tuple(self._live):
-                worker.kill()
+                worker.process.kill()
             with contextlib.suppress(queue.Empty):
                 idle = self._idle.get(timeout=0.1)
                 slots += 1
@@ -134,20 +134,15 @@ class _Worker:
         """Start it: this interpreter, with this very package, whatever folder the program stands in."""
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *(path for path in sys.path if path)])
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "artmodels.images.decoding_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **_THREADS, "PYTHONPATH": paths},
         )
-        self._send = cast(IO[bytes], self._process.stdin)
-        self._receive = cast(IO[bytes], self._process.stdout)
+        self._send = cast(IO[bytes], self.process.stdin)
+        self._receive = cast(IO[bytes], self.process.stdout)
         self.ready = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
 
     def ask(self, request: dict[str, Any], wall_seconds: float) -> LoadedImage:
         """Send a request and wait for its answer; where it takes too long or is none, `load` says what is raised."""
@@ -157,7 +152,7 @@ class _Worker:
 
         def end() -> None:
             late.set()
-            self._process.kill()
+            self.process.kill()
 
         timer = threading.Timer(wall_seconds, end)
         timer.daemon = True
@@ -166,7 +161,7 @@ class _Worker:
             _write(self._send, request)
             answer = _answer(self._receive, request["max_pixels"], request["background"])
         except (OSError, EOFError):
-            code = self._process.wait()
+            code = self.process.wait()
             if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
                 raise ImageTooLarge(
                     f"{name} takes too long to decode, more than {request['cpu_seconds']:g} seconds; save it again, as "
@@ -183,17 +178,13 @@ class _Worker:
             raise answer
         return answer
 
-    def kill(self) -> None:
-        """End the process, at work or not."""
-        self._process.kill()
-
     def close(self) -> None:
         """End the process, and leave nothing of it."""
-        self.kill()
+        self.process.kill()
         for pipe in (self._send, self._receive):
             with contextlib.suppress(OSError):  # it has ended with a request in the pipe
                 pipe.close()
-        self._process.wait()
+        self.process.wait()
 
 
 def _write(file: IO[bytes], header: dict[str, Any]) -> None:
