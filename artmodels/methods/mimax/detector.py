@@ -45,6 +45,7 @@ UNNAMED = "image"
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Labels = Mapping[str, Iterable[str]]
+Threshold = float | Mapping[str, float]  # for all classes, or by class
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -248,19 +249,19 @@ class Detector(hub.Pretrained[MIMaxConfig]):
 
     @overload
     def __call__(
-        self, image: list[images.Source], *, threshold: float | Mapping[str, float] = ..., overlap: float = ...,
+        self, image: list[images.Source], *, threshold: Threshold = ..., overlap: float = ...,
         limit: int = ..., progress: bool = ...,
     ) -> list[Detected]: ...  # fmt: skip
     @overload
     def __call__(
-        self, image: images.Source, *, threshold: float | Mapping[str, float] = ..., overlap: float = ...,
+        self, image: images.Source, *, threshold: Threshold = ..., overlap: float = ...,
         limit: int = ..., progress: bool = ...,
     ) -> Detected: ...  # fmt: skip
     def __call__(
         self,
         image: images.Source | list[images.Source],
         *,
-        threshold: float | Mapping[str, float] = THRESHOLD,
+        threshold: Threshold = THRESHOLD,
         overlap: float = OVERLAP,
         limit: int = LIMIT,
         progress: bool = False,
@@ -286,9 +287,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             for source in tqdm(many, disable=not progress, unit="image")
         ]
 
-    def _detect_one(
-        self, source: images.Source, threshold: float | Mapping[str, float], overlap: float, limit: int
-    ) -> Detected:
+    def _detect_one(self, source: images.Source, threshold: Threshold, overlap: float, limit: int) -> Detected:
         start = time.perf_counter()
         loaded = images.load(source)
         (regions,) = self.regions([loaded])
@@ -323,11 +322,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         )
 
     def collection(
-        self,
-        *,
-        threshold: float | Mapping[str, float] = THRESHOLD,
-        overlap: float = OVERLAP,
-        limit: int = LIMIT,
+        self, *, threshold: Threshold = THRESHOLD, overlap: float = OVERLAP, limit: int = LIMIT
     ) -> list[Detections]:
         """Detect in every image of `files`, labelled or not, from the regions that are kept; see `__call__`.
 
@@ -350,13 +345,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         return torch.from_numpy(self.classifier.instance_scores(bag)).view(len(regions), len(self.classes))
 
     def _found(
-        self,
-        regions: Regions,
-        scores: Tensor,
-        name: str,
-        threshold: float | Mapping[str, float],
-        overlap: float,
-        limit: int,
+        self, regions: Regions, scores: Tensor, name: str, threshold: Threshold, overlap: float, limit: int
     ) -> Detections:
         if limit < 1:
             raise ConfigError(f"limit={limit} must be at least 1")
@@ -431,7 +420,7 @@ def _checked(
     return given, names
 
 
-def _thresholds(threshold: float | Mapping[str, float], classes: Sequence[str]) -> list[float]:
+def _thresholds(threshold: Threshold, classes: Sequence[str]) -> list[float]:
     by_class = threshold if isinstance(threshold, Mapping) else dict.fromkeys(classes, threshold)
     wrong = sorted(set(by_class) ^ set(classes))
     if wrong:

@@ -124,8 +124,7 @@ class MIMaxObjective:
         strength: Tensor,  # [P], C
         *,
         scaling: Scaling,
-        epsilon: float
-        | None = None,  # added to the objectness, a factor of the scores; None leaves it out (eq. 1)
+        epsilon: float | None = None,  # added to the objectness, a factor of scores; None leaves it out (eq. 1)
         loss: LossName = "tanh",  # or "hinge": sum_i |c_i| max(0, 1 - y_i max_k ...)
         device: torch.device | str = "cpu",
         memory: int | None = None,  # bytes that may be taken beside the bags; None for 1 GiB. A bag at a time always is
@@ -195,14 +194,14 @@ class MIMaxObjective:
             if factor is not None:
                 slope = slope * factor[best]
             # Only instances that are the best of some problem have a gradient: few rows, shared by the problems.
+            used = slope != 0
             matters = torch.zeros(len(x), dtype=torch.bool, device=self.device)
-            matters[best[slope != 0]] = True
+            matters[best[used]] = True
             place = matters.cumsum(0) - 1
             column = torch.arange(problems, device=self.device).expand_as(best)
             if plane is not None:
                 column = column * planes + plane.gather(0, best)
             share = x.new_zeros(int(matters.sum()), problems * planes)
-            used = slope != 0
             share[place[best[used]], column[used]] = slope[used]  # a bag has instances of its own: no pair twice
             to_weights += share.T @ x[matters]
             to_offset += share.sum(0)
@@ -378,16 +377,15 @@ def score(
     Weights [C, J, M] and bias [C, J] are for instances as they come; the rest is as in `MIMaxObjective`.
     """
     outputs, planes, width = weights.shape
-    scores = torch.empty(len(bags.instances), outputs)
-    for start, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
+    scores = []
+    for _, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
         x = part.instances.to(weights.device, weights.dtype)
         values = torch.addmm(bias.reshape(-1), x, weights.reshape(-1, width).T)
         values = values.view(-1, outputs, planes).amax(2)
         if epsilon is not None and part.objectness is not None:
             values *= (part.objectness.to(values) + epsilon)[:, None]
-        first = int(bags.offsets[start])
-        scores[first : first + len(x)] = values.cpu()
-    return scores
+        scores.append(values.cpu())
+    return torch.cat(scores)
 
 
 class ScoringHead(nn.Module):
@@ -405,16 +403,10 @@ class ScoringHead(nn.Module):
         self.epsilon, self.squash = epsilon, squash
 
     def forward(self, features: Tensor, objectness: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Score regions and images.
+        """Scores of regions [N, K, C], and of images [N, C].
 
-        Args:
-            features: [N, K, M].
-            objectness: [N, K] in [0, 1].
-            mask: [N, K] boolean; false is padding.
-
-        Returns:
-            Scores of regions [N, K, C], the lowest there is (-1, or -inf without tanh) for padding, and of images
-            [N, C].
+        Features are [N, K, M], objectness is [N, K] in [0, 1], and the mask [N, K] is false for padding, whose score is
+        the lowest there is: -1, or -inf without tanh.
         """
         outputs, planes, width = self.weights.shape
         scores = features @ self.weights.reshape(outputs * planes, width).T + self.bias.reshape(-1)
