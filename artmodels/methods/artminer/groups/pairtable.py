@@ -285,7 +285,7 @@ def components(count: int, one: Array, other: Array) -> Array:
 
 
 def triangles(low: Array, high: Array, count: int) -> Iterator[Array]:
-    """All triangles of a graph of so many nodes, whose edges lead from `low` [m] to `high` [m], each once.
+    """All triangles of a graph of so many nodes, whose edges lead from smaller ones [m] to larger ones [m], each once.
 
     Gives [t, 3]: numbers of the edges u-v, v-w and u-w, where u comes before v before w in the order of degrees, so
     that no node has many triangles that start at it.

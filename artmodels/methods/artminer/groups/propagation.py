@@ -41,8 +41,8 @@ def propagate(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, overlap: f
     count = len(table.names)
     place = {name: number for number, name in enumerate(table.names)}
     no = [(place[p.first], place[p.second]) for p in pairs if p.accepted is False and {p.first, p.second} <= set(place)]
-    judged = np.concatenate([table.ends, np.array(no, np.int64).reshape(-1, 2)])
-    known = np.unique(judged.min(1, initial=count) * count + judged.max(1, initial=0))
+    settled = np.concatenate([table.ends, np.array(no, np.int64).reshape(-1, 2)])
+    known = np.unique(settled.min(1, initial=count) * count + settled.max(1, initial=0))
     # Rows: key of the two pictures, score, B, entry of A's pair in B, entry of C's.
     best, waiting = np.zeros((0, 5)), list[Array]()
     for picture in range(count):
