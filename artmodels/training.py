@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from artmodels.files import write_whole
 from artmodels.hub.checkpoints import fault_of
 from artmodels.progress import Progress
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Positive, Settings, Share
 
 __all__ = ["TrainingProgress", "Recipe", "Sources", "TrainingConfig", "fit"]
 
@@ -30,43 +32,23 @@ STATE = "training.safetensors"
 METRICS = "metrics.jsonl"
 SAVE_SECONDS = 60.0
 
+Memory = Annotated[float, Interval(ge=0, lt=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long and how fast.
+class TrainingConfig(Settings):
+    """How long and how fast."""
 
-    Attributes:
-        steps: Updates of the weights.
-        rate: Adam's learning rate after the warm-up.
-        rate_end: What remains of it at the end, on a half cosine.
-        warmup: Steps over which the rate rises from zero.
-        momentum: Weight of the past in Adam's average of gradients.
-        clip: Longest gradient, as a Euclidean norm over all weights.
-        average: Weight of the past in the average of weights that is the result; 0 takes the last ones.
-        seed: Of the initial weights and of every batch.
-    """
-
-    steps: int
-    rate: float = 1e-3
-    rate_end: float = 0.01
-    warmup: int = 50
-    momentum: float = 0.9
-    clip: float = 1.0
-    average: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps} must be at least 1")
-        if not 0 < self.rate < math.inf or not 0 <= self.rate_end <= 1:
-            raise ConfigError(f"rate={self.rate} must be above 0, and rate_end={self.rate_end} from 0 to 1")
-        if not self.clip > 0 or self.warmup < 0:
-            raise ConfigError(f"clip={self.clip} must be above 0, and warmup={self.warmup} not below it")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum={self.momentum} must be from 0 to below 1")
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"average={self.average} must be from 0 to below 1")
+    steps: Annotated[Count, "Updates of the weights."]
+    rate: Annotated[Positive, "Adam's learning rate after the warm-up."] = 1e-3
+    rate_end: Annotated[Share, "What remains of it at the end, on a half cosine."] = 0.01
+    warmup: Annotated[int, Ge(0), "Steps over which the rate rises from zero."] = 50
+    momentum: Annotated[Memory, "Weight of the past in Adam's average of gradients."] = 0.9
+    clip: Annotated[float, Gt(0), "Longest gradient, as a Euclidean norm over all weights."] = 1.0
+    average: Annotated[
+        Memory, "Weight of the past in the average of weights that is the result; 0 takes the last ones."
+    ] = 0.0
+    seed: Annotated[int, "Of the initial weights and of every batch."] = 0
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -89,6 +71,11 @@ class Sources:
     teachers: Path
     weights: Path
 
+    def checkpoint(self, name: str) -> str:
+        """The folder of a checkpoint in `weights`, if it is there; else its name, which the catalogue may know."""
+        folder = self.weights / name
+        return str(folder) if folder.is_dir() else name
+
 
 class Recipe(ABC):
     """What is trained, on what, to what end. A subclass is a method's whole training, less the loop.
@@ -99,14 +86,12 @@ class Recipe(ABC):
     settings_class: ClassVar[type]
     network: nn.Module
     """Holds every parameter that is trained."""
+    files: list[Path]
+    """The images that are trained on, in order."""
 
     @abstractmethod
     def __init__(self, settings: Any, sources: Sources, *, seed: int) -> None:  # noqa: ANN401 - each has its own
         """Load the data and make the network, seeded; nothing is trained yet."""
-
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """The images that are trained on, in order."""
 
     @abstractmethod
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.descent.algebra import Bound, Context, Loss, Moments, Term, shrunk
+from artmodels.descent.algebra import Bound, Context, Loss, Moments, Sampled, Term, shrunk
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.runtime.devices import generator
@@ -34,20 +34,14 @@ def gaussian_reduced(x: Tensor, *, circular: bool) -> Tensor:
 class Target:
     """What some or all pixels of the image must agree with, and how.
 
-    Attributes:
-        loss: How agreement is measured.
-        exemplar: [1, 3, h, w] in [0, 1].
-        weight: Factor of the loss.
-        region: Share [1, 1, H, W] in [0, 1] that each pixel of the image has in the measurement; None for all of them
-            alike. The loss is then also multiplied by its mean, so that pixels weigh the same in regions of any size.
-        layers: The taps that terms use when they name none; None for those of the objective.
+    The loss in a region is also multiplied by the region's mean, so that pixels weigh the same in regions of any size.
     """
 
     loss: Loss
-    exemplar: Tensor
+    exemplar: Tensor  # [1, 3, h, w] in [0, 1]
     weight: float = 1.0
-    region: Tensor | None = None
-    layers: tuple[str, ...] | None = None
+    region: Tensor | None = None  # [1, 1, H, W] in [0, 1], the share that each pixel has in the loss; None: all alike
+    layers: tuple[str, ...] | None = None  # for terms that name none; None for those of the objective
 
 
 @dataclass
@@ -82,22 +76,11 @@ class MatchingObjective:
         tile: int | None = 1024,
         checkpoint: bool = False,
     ) -> None:
-        """Bind the losses.
+        """Bind the losses to an image of `size` (H, W).
 
-        Args:
-            targets: The losses and their exemplars.
-            extractor: Where features come from; None when no term needs any.
-            layers: The taps that terms use when they name none.
-            size: (H, W) of the image.
-            circular: Treat the image as a torus, so that the result tiles.
-            seed: Of the random draws.
-            tile: Side in pixels above which features are gathered tile by tile, exactly, in bounded memory; None:
-                never. Only losses that need no more than moments can be tiled.
-            checkpoint: Recompute activations in the backward instead of keeping them.
-
-        Raises:
-            ConfigError: A term needs features and there are none.
-            ImageError: The exemplar or the size is too small for a layer.
+        `layers` are for terms that name none. On a torus (`circular`) the result tiles. Where the image has a side
+        above `tile` px, features are gathered tile by tile, exactly, in bounded memory: losses that need no more than
+        moments can be; None: never. `checkpoint` recomputes activations in the backward instead of keeping them.
         """
         self.extractor = extractor
         self.circular = circular
@@ -135,8 +118,8 @@ class MatchingObjective:
                 region = None if region is None else shrunk(region, size)
             context = Context(size=size, layers=layers, circular=self.circular, region=region)
             weighted = by_octave.get(number, [])
-            taps = _merged(term.taps(context) for _, term in weighted)
-            moment_taps = _merged(term.moment_taps(context) for _, term in weighted)
+            taps = _merged(term.taps(context) for _, term in weighted if term.needs_maps)
+            moment_taps = _merged(term.taps(context) for _, term in weighted if not term.needs_maps)
             if number and not self._large_enough((*exemplar.shape[-2:], *size), taps + moment_taps):
                 logger.info("the pyramid stops at %d octaves: the next is too small for the features", number)
                 break
@@ -145,7 +128,13 @@ class MatchingObjective:
             if number == len(self.octaves):
                 self.octaves.append(_Octave())
             at = self.octaves[number]
-            at.bound += [(factor * w, term.bind(exemplar, features, moments, context), key) for w, term in weighted]
+            for weight, term in weighted:
+                if term.needs_whole and region is not None:
+                    raise ConfigError(
+                        f"{term.name} measures the image as a whole and cannot be kept to a region: leave out the "
+                        "masks, or choose gram, gaussian_wasserstein, sliced_wasserstein or patch_sliced_wasserstein"
+                    )
+                at.bound.append((factor * weight, term.bind(exemplar, features, moments, context), key))
             at.taps = _merged([at.taps, taps])
             if moment_taps:
                 at.moment_taps[key] = _merged([at.moment_taps.get(key, ()), moment_taps])
@@ -153,9 +142,7 @@ class MatchingObjective:
 
     def refresh(self, round_: int) -> None:
         """Draw new random directions; the same round draws the same."""
-        drawing = [
-            term for octave in self.octaves for _, term, _ in octave.bound if type(term).refresh is not Bound.refresh
-        ]
+        drawing = [term for octave in self.octaves for _, term, _ in octave.bound if isinstance(term, Sampled)]
         if not drawing:
             return
         self.round = round_

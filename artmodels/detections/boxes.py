@@ -44,16 +44,10 @@ def clip(boxes: Tensor, width: float, height: float) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
-    """Intersection over union of boxes side by side: [..., 4] and [..., 4], which broadcast, to [...].
+    """Intersection over union of boxes side by side: [..., 4] and [..., 4], which broadcast, to [...] in [0, 1].
 
-    Args:
-        a: Boxes.
-        b: Boxes.
-        plus_one: Read right and bottom as the numbers of the last pixels inside, as Pascal VOC does: a side is
-            longer by one. Otherwise they are where the box ends.
-
-    Returns:
-        Values in [0, 1]; 0 where both boxes are empty.
+    It is 0 where both boxes are empty. With `plus_one` right and bottom are the numbers of the last pixels inside, as
+    in Pascal VOC, and a side is longer by one; otherwise they are where the box ends.
     """
     extra = 1.0 if plus_one else 0.0
 

@@ -19,17 +19,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from artmodels.errors import (
-    ConfigError,
-    HashMismatch,
-    MissingWeights,
-    UnsafeFormat,
-    WeightsError,
-    WeightsMismatch,
-    clipped,
-    short,
-    some,
-)
+from artmodels.errors import ConfigError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch, clipped, some
 from artmodels.files import read_object
 
 __all__ = [
@@ -64,9 +54,8 @@ _COUNTER = "num_batches_tracked"  # of batch normalisation, which does without w
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the object in a checkpoint's `config.json`.
 
-    Raises:
-        MissingWeights: The file is not there.
-        ConfigError: It is not a regular file within the folder, too large, or not a plain JSON object.
+    MissingWeights says that the file is not there, a ConfigError that it is not a regular file within the folder, too
+    large, or not a plain JSON object.
     """
     file = Path(folder) / CONFIG
     try:
@@ -151,13 +140,7 @@ def fingerprint(settings: Mapping[str, object], tensors: Mapping[str, Tensor]) -
 def read_tensors(file: str | os.PathLike[str], *, unused: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
     """Read whatever a safetensors file holds, as converters do, which know the names later.
 
-    Args:
-        file: The `.safetensors` file.
-        unused: Keys that are left out, whatever they are.
-
-    Raises:
-        MissingWeights: There is no such file.
-        WeightsMismatch: A tensor is not of a floating type or not finite, or the file is damaged.
+    Keys that are `unused` are left out, whatever they are. It raises what `load_tensors` does.
     """
     file = Path(file)
     with _opened(file) as tensors:
@@ -198,11 +181,7 @@ def _opened(file: Path, sha256: str | None = None) -> Iterator[Any]:
 
 
 def check_numbers(file: str | os.PathLike[str], tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> None:
-    """Check that weights can be computed with, see `fault_of`.
-
-    Raises:
-        WeightsMismatch: They cannot; the message names the file and the first tensor.
-    """
+    """Raise WeightsMismatch about a file whose weights cannot be computed with, see `fault_of`."""
     fault = fault_of(tensors, *types)
     if fault is not None:
         raise WeightsMismatch(
@@ -213,29 +192,25 @@ def check_numbers(file: str | os.PathLike[str], tensors: Mapping[str, Tensor], *
 def fault_of(tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> str | None:
     """What is wrong with the first tensor that holds NaN, infinity or a negative variance; None if none does.
 
-    One pass over each tensor, which is not copied: its extremes tell all, and NaN is both of them.
-
-    Args:
-        tensors: By key.
-        types: What they are then converted to, one after the other, and must fit; None changes nothing.
+    One pass over each tensor, which is not copied: its extremes tell all, and NaN is both of them. `types` are what the
+    tensors are then converted to, one after the other, and must fit; None changes nothing.
     """
     for key, tensor in tensors.items():
         if not tensor.numel() or not tensor.is_floating_point():
             continue
+        name = clipped(key)
         extremes = torch.stack(torch.aminmax(tensor.detach()))
         if not bool(extremes.isfinite().all()):
-            return f"{clipped(key)} holds values that are not finite"
+            return f"{name} holds values that are not finite"
         # torchvision's name, and the end of MXNet's: the root of a negative one would be no number.
         if key.endswith("running_var") and extremes[0] < 0:
-            return f"{clipped(key)} holds a negative variance, {float(extremes[0]):g}"
+            return f"{name} holds a negative variance, {float(extremes[0]):g}"
         largest = float(extremes.abs().max())
         for kind in types:
             if kind is not None and kind.is_floating_point:
                 extremes = extremes.to(kind)
                 if not bool(extremes.isfinite().all()):
-                    return (
-                        f"{clipped(key)} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
-                    )
+                    return f"{name} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
     return None
 
 
@@ -254,29 +229,27 @@ def _check_kinds(file: Path, kinds: Mapping[str, str]) -> None:
 
 
 def _check_shapes(file: Path, actual: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing = sorted(expected.keys() - actual.keys())
-    extra = sorted(actual.keys() - expected.keys())
-    wrong = [
-        f"{clipped(key)} is {short(list(actual[key]))}, not {list(expected[key])}"
-        for key in sorted(expected.keys() & actual.keys())
-        if actual[key] != tuple(expected[key])
-    ]
-    faults = [
-        f"{len(items)} {title}: {some(items)}"
-        for title, items in (("missing", missing), ("unexpected", extra), ("of the wrong shape", wrong))
-        if items
-    ]
-    if faults:
+    faults = {
+        "missing": sorted(expected.keys() - actual.keys()),
+        "unexpected": sorted(actual.keys() - expected.keys()),
+        "of the wrong shape": [
+            f"{clipped(key)} is {clipped(str(list(actual[key])))}, not {list(expected[key])}"
+            for key in sorted(expected.keys() & actual.keys())
+            if actual[key] != tuple(expected[key])
+        ],
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{len(items)} {title}: {some(items)}" for title, items in faults.items() if items)
         raise WeightsMismatch(
-            f"{file} does not fit this architecture: {'; '.join(faults)}. Load the checkpoint that was made "
-            "for it, or change the config to match."
+            f"{file} does not fit this architecture: {found}. Load the checkpoint that was made for it, or change the "
+            "config to match."
         )
 
 
 # --- Messages
 
 
-def missing_file(where: str, filename: str, names: Sequence[str]) -> WeightsError:
+def missing_file(where: str, filename: str, names: Sequence[str]) -> UnsafeFormat | MissingWeights:
     """Return the error for a file that is not among `names`: UnsafeFormat if pickle-based weights are."""
     unsafe = [name for name in names if name.endswith(PICKLES)]
     if unsafe and not any(name.endswith(".safetensors") for name in names):

@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -39,16 +32,7 @@ from artmodels._version import __version__
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsError
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
-from artmodels.hub.checkpoints import (
-    CONFIG,
-    PICKLES,
-    WEIGHTS,
-    Expected,
-    load_tensors,
-    missing_file,
-    pickle_text,
-    read_config,
-)
+from artmodels.hub.checkpoints import CONFIG, PICKLES, WEIGHTS, Expected, load_tensors, missing_file, read_config
 from artmodels.hub.outline import Outline
 
 __all__ = ["LIBRARY", "PACKAGE", "REPO", "Placement", "Resolved", "is_checkpoint_folder", "resolve"]
@@ -71,13 +55,7 @@ Accept: TypeAlias = Callable[[str, object], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a model is to compute, in what, and whether its parts may be fetched.
-
-    Attributes:
-        device: None picks CUDA, then MPS, then CPU.
-        dtype: None picks what is fast and exact enough on the device.
-        local_files_only: Never use the network.
-    """
+    """Where a model is to compute, in what, and whether its parts may be fetched; see `from_pretrained`."""
 
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
@@ -91,23 +69,14 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Where a checkpoint was found.
+    """Where a checkpoint was found."""
 
-    Attributes:
-        name: What was asked for.
-        origin: `"folder"`, `"package"`, `"built-in"` (no files), `"cache"`, `"hub"` or `"upstream"`.
-        folder: Where its files lie; None when built in.
-        entry: Its catalogue entry, if the name is in the catalogue.
-        repo: The Hub repository it comes from, if any.
-        revision: The commit it comes from, if any.
-    """
-
-    name: str
-    origin: str
-    folder: Path | None = None
-    entry: Entry | None = None
-    repo: str | None = None
-    revision: str | None = None
+    name: str  # what was asked for
+    origin: str  # "folder", "package", "built-in" (no files), "cache", "hub" or "upstream"
+    folder: Path | None = None  # where its files lie; None when built in
+    entry: Entry | None = None  # if the name is in the catalogue
+    repo: str | None = None  # the Hub repository it comes from, if any
+    revision: str | None = None  # the commit it comes from, if any
 
     def config(self) -> dict[str, Any]:
         """Return the catalogue's configuration for a catalogue name, otherwise what `config.json` says.
@@ -125,12 +94,7 @@ class Resolved:
 
     @property
     def weights_file(self) -> Path:
-        """The safetensors file.
-
-        Raises:
-            UnsafeFormat: There are only pickle-based weights.
-            MissingWeights: There are none.
-        """
+        """The safetensors file; UnsafeFormat where there are only pickle-based weights, MissingWeights where none."""
         if self.folder is None:
             raise MissingWeights(f"{self.name} is built in: it has no weights to load.")
         pinned = self.entry.weights if self.entry else None
@@ -153,11 +117,7 @@ class Resolved:
         return declared if _SHA256.fullmatch(declared) else None
 
     def load(
-        self,
-        expected: Expected,
-        *,
-        wanted: Callable[[str], bool] | None = None,
-        dtype: torch.dtype | None = None,
+        self, expected: Expected, *, wanted: Callable[[str], bool] | None = None, dtype: torch.dtype | None = None
     ) -> dict[str, torch.Tensor]:
         """Load the weights file with its hash checked; see `load_tensors`."""
         return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted, dtype=dtype)
@@ -170,16 +130,10 @@ class Resolved:
         dtype: torch.dtype | None = None,
         counters: bool = True,
     ) -> _T:
-        """Make networks and load their weights.
+        """Make the networks that a configuration describes, and load their weights, of which the file holds a part.
 
         A configuration may ask for networks of any size: they are first made without memory, and compared with what the
-        file holds.
-
-        Args:
-            make: Makes the networks that the configuration describes.
-            stored: Which part of them the file holds.
-            dtype: What is to be computed in: values must fit it too.
-            counters: Whether the file has the counters of batch normalisation.
+        file holds. `counters` says whether that has the counters of batch normalisation; `dtype` as in `load_tensors`.
         """
         with Outline():
             expected = stored(make()).state_dict()
@@ -235,15 +189,13 @@ def resolve(
 def is_checkpoint_folder(name: str) -> bool:
     """Whether a name is that of a local folder, and not of an entry of the catalogue or a repository.
 
-    Raises:
-        UnsafeFormat: It is a pickle-based file.
-        ConfigError: It is another file.
+    A file is refused: a pickle-based one as UnsafeFormat, another as a ConfigError.
     """
     path = Path(os.path.expanduser(name))
     is_path = "/" in name or os.sep in name or name in (".", "..", "~")
     if path.is_file() and (is_path or path.suffix in (".safetensors", *PICKLES)):
         if path.suffix in PICKLES:
-            raise UnsafeFormat(pickle_text(str(path), [path.name]))
+            raise missing_file(str(path), CONFIG, [path.name])
         raise ConfigError(f"{name} is a file: give the folder that holds it and its {CONFIG}.")
     if not name or not path.is_dir():
         return False
@@ -262,7 +214,7 @@ def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
     names = _names(path)
     if CONFIG not in names and WEIGHTS not in names:
         raise missing_file(str(path), CONFIG, names)
-    if catalogue.find(name) is not None:
+    if catalogue.find(name):
         logger.warning("The local folder %s hides the catalogue's checkpoint of that name.", path.absolute())
     return Resolved(name=name, origin="folder", folder=path)
 

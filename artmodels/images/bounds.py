@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from artmodels.errors import ImageTooLarge, UndecodableImage
 
-__all__ = ["check_structure", "usable_exif"]
+__all__ = ["check_structure", "undecodable", "usable_exif"]
 
 SCANS = 32
 """Scans of a JPEG of `max_pixels`, and as many more of a smaller one; encoders write 10 to 18."""
@@ -53,10 +53,7 @@ _DEPTH = 3
 def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
     """Check that a JPEG, PNG or TIFF file does not ask for more work than any encoder's file of its kind.
 
-    Args:
-        file: Open for reading; it is left at its start. Other formats pass.
-        name: What messages call it.
-        max_pixels: The limit that the picture itself has to keep.
+    The picture itself has to keep `max_pixels`. Other formats pass; the file is left at its start.
 
     Raises:
         ImageTooLarge: It asks for more.
@@ -79,6 +76,13 @@ def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
     file.seek(0)
 
 
+def undecodable(name: str, reason: object) -> UndecodableImage:
+    """The error about a file that a decoder gives up, for a reason."""
+    return UndecodableImage(
+        f"{name} cannot be decoded ({reason}); it is damaged or incomplete: save or download it again"
+    )
+
+
 def usable_exif(data: bytes) -> bool:
     """Tell whether EXIF data, with or without its prefix, can be read with bounded work."""
     while data.startswith(b"Exif\0\0"):
@@ -96,10 +100,7 @@ def _check_jpeg(file: BinaryIO, name: str, max_pixels: int) -> None:
         if scans == 0:
             stray += found.start() if found else len(block)
             if stray > _STRAY:
-                raise UndecodableImage(
-                    f"{name} cannot be decoded (its segments do not follow each other); it is damaged or incomplete: "
-                    "save or download it again"
-                )
+                raise undecodable(name, "its segments do not follow each other")
         if not found:
             if len(block) < _BLOCK:
                 break

@@ -19,13 +19,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 
 from artmodels import errors, images
-from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
-from artmodels.images.decoding import Array, LoadedImage
+from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge
+from artmodels.images.decoding import Array, LoadedImage, undecodable
 
 __all__ = ["CPU_SECONDS", "DecodingProcesses"]
 
@@ -41,6 +41,8 @@ _LONGEST = 2**16  # bytes of a header: a few notes, or a message
 _FORMATS = (None, "PNG", "JPEG", "WEBP", "TIFF")
 _KINDS = ("ImageError", "ImageTooLarge", "UndecodableImage", "ConfigError")
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+Room = TypeVar("Room", bytearray, Array)
 
 
 class DecodingProcesses:
@@ -79,12 +81,12 @@ class DecodingProcesses:
             ImageError: As there.
             ConfigError: As there.
         """
-        name = repr(os.fspath(path))
         request = {
             "folder": os.getcwd(),  # to which a path may be relative; a program may move after the worker started
             "path": os.fspath(path),
             "max_pixels": max_pixels,
             "background": background,
+            "cpu_seconds": self._cpu_seconds,
         }
         worker = self._idle.get()
         try:
@@ -94,25 +96,13 @@ class DecodingProcesses:
             if worker is None:
                 worker = _Worker()
                 self._live.add(worker)
-            answer = worker.ask(request, self._cpu_seconds, self._wall_seconds)
-        except _Late:
-            raise ImageTooLarge(
-                f"{name} takes too long to decode, more than {self._cpu_seconds:g} seconds; save it again, as PNG or "
-                "baseline JPEG, or make it smaller"
-            ) from None
-        except _Broken as error:
-            raise UndecodableImage(
-                f"{name} cannot be decoded ({error}); it is damaged or incomplete: save or download it again"
-            ) from None
+            return worker.ask(request, self._wall_seconds)
         finally:
             # Whatever happened, a worker that is not ready for the next file is replaced by none.
             if worker is not None and not worker.ready:
                 self._end(worker)
                 worker = None
             self._idle.put(worker)
-        if isinstance(answer, ArtModelsError):
-            raise answer
-        return answer
 
     def close(self) -> None:
         """End the workers at once, whatever they do; a later `load` starts new ones."""
@@ -142,16 +132,8 @@ class DecodingProcesses:
         self.close()
 
 
-class _Late(Exception):  # noqa: N818 - it never leaves this module
-    """A file took longer than it may."""
-
-
-class _Broken(Exception):  # noqa: N818
-    """The worker ended, or gave no proper answer."""
-
-
 class _Worker:
-    """A process that decodes, seen from outside."""
+    """A process that decodes, seen from outside; it is `ready` once it has answered all that it was asked."""
 
     def __init__(self) -> None:
         """Start it: this interpreter, with this very package, whatever folder the program stands in."""
@@ -163,21 +145,18 @@ class _Worker:
             stdout=subprocess.PIPE,
             env={**os.environ, **_THREADS, "PYTHONPATH": paths},
         )
+        self._send = cast(IO[bytes], self._process.stdin)
+        self._receive = cast(IO[bytes], self._process.stdout)
         self.ready = False
-        """Whether it has answered all that it was asked."""
 
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
 
-    def ask(self, request: dict[str, Any], cpu_seconds: float, wall_seconds: float) -> LoadedImage | ArtModelsError:
-        """Send a request and wait for its answer.
-
-        Raises:
-            _Late: It took too long, and the process is being killed.
-            _Broken: The process ended, or the answer is not one.
-        """
+    def ask(self, request: dict[str, Any], wall_seconds: float) -> LoadedImage:
+        """Send a request and wait for its answer; where it takes too long or is none, `load` says what is raised."""
+        name = repr(request["path"])
         self.ready = False
         late = threading.Event()
 
@@ -189,22 +168,24 @@ class _Worker:
         timer.daemon = True
         timer.start()
         try:
-            send, receive = self._process.stdin, self._process.stdout
-            if send is None or receive is None:
-                raise _Broken("no pipes")
-            _write(send, {**request, "cpu_seconds": cpu_seconds})
-            answer = _answer(receive, request["max_pixels"], request["background"])
-        except (OSError, EOFError) as error:
+            _write(self._send, request)
+            answer = _answer(self._receive, request["max_pixels"], request["background"])
+        except (OSError, EOFError):
             code = self._process.wait()
             if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
-                raise _Late from error
-            raise _Broken(f"its decoder ended with code {code}") from error
-        except ValueError as error:
-            raise _Broken("its decoder gave no proper answer") from error
+                raise ImageTooLarge(
+                    f"{name} takes too long to decode, more than {request['cpu_seconds']:g} seconds; save it again, as "
+                    "PNG or baseline JPEG, or make it smaller"
+                ) from None
+            raise undecodable(name, f"its decoder ended with code {code}") from None
+        except (ValueError, RecursionError):
+            raise undecodable(name, "its decoder gave no proper answer") from None
         finally:
             timer.cancel()
             timer.join()  # it may kill the process until then, and must not later
         self.ready = not late.is_set()
+        if isinstance(answer, ArtModelsError):
+            raise answer
         return answer
 
     def kill(self) -> None:
@@ -214,10 +195,9 @@ class _Worker:
     def close(self) -> None:
         """End the process, and leave nothing of it."""
         self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # it has ended with a request in the pipe
-                    pipe.close()
+        for pipe in (self._send, self._receive):
+            with contextlib.suppress(OSError):  # it has ended with a request in the pipe
+                pipe.close()
         self._process.wait()
 
 
@@ -228,22 +208,11 @@ def _write(file: IO[bytes], header: dict[str, Any]) -> None:
 
 
 def _read(file: IO[bytes]) -> dict[str, Any]:
-    """Read a header.
-
-    Raises:
-        EOFError: The other side has ended.
-        ValueError: It is not one.
-    """
-    start = file.read(_HEADER.size)
-    if len(start) < _HEADER.size:
-        raise EOFError
-    (length,) = _HEADER.unpack(start)
-    if length > _LONGEST:
-        raise ValueError("too long")
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError
-    header = json.loads(data)
+    """Read a header; raise EOFError where the other side has ended, ValueError where it is none."""
+    (length,) = _HEADER.unpack(_exactly(file, bytearray(_HEADER.size)))
+    if not 0 < length <= _LONGEST:
+        raise ValueError("no header is of that length")
+    header = json.loads(_exactly(file, bytearray(length)))
     if not isinstance(header, dict):
         raise ValueError("not an object")
     return header
@@ -252,12 +221,7 @@ def _read(file: IO[bytes]) -> dict[str, Any]:
 def _answer(
     file: IO[bytes], max_pixels: int, background: tuple[int, int, int] | None = (255, 255, 255)
 ) -> LoadedImage | ArtModelsError:
-    """Read an answer, and believe nothing of it.
-
-    Raises:
-        EOFError: The other side has ended.
-        ValueError: It is not one.
-    """
+    """Read an answer, and believe nothing of it; raise what `_read` does."""
     header = _read(file)
     kind, message = header.get("error"), header.get("message")
     if kind is not None:
@@ -278,20 +242,17 @@ def _answer(
     ):
         raise ValueError("not an image")
     dtype = np.uint8 if depth == 8 else np.uint16
-    pixels = _values(file, (*size, 3), dtype)
-    alpha = _values(file, tuple(size), dtype) if header.get("alpha") is True else None
+    pixels = _exactly(file, np.empty((*size, 3), dtype))
+    alpha = _exactly(file, np.empty(size, dtype)) if header.get("alpha") is True else None
     return LoadedImage(pixels, alpha, format, tuple(notes), background)
 
 
-def _values(file: IO[bytes], shape: tuple[int, ...], dtype: type[np.uint8] | type[np.uint16]) -> Array:
-    values: Array = np.empty(shape, dtype)
-    rest = values.data.cast("B")
-    while rest:
-        count = file.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return values
+def _exactly(file: IO[bytes], room: Room) -> Room:
+    """Fill an array or a buffer from a file that waits for all bytes; raise EOFError where it ends before."""
+    data = memoryview(room.data if isinstance(room, np.ndarray) else room).cast("B")
+    if file.readinto(data) < len(data):  # type: ignore[attr-defined]
+        raise EOFError
+    return room
 
 
 # --- the worker -----------------------------------------------------------------------------------

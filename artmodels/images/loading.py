@@ -3,8 +3,6 @@
 Every image enters through `load`: PNG, JPEG, WebP and TIFF files, PIL images, arrays and tensors. The size
 is read from the header before anything is decoded, EXIF orientation is applied, colours become sRGB, 16-bit
 grey keeps its range, alpha is composited and kept beside, and `LoadedImage.notes` says what was done.
-
-Anything that cannot be used raises `ImageError` or one of its two kinds.
 """
 
 import io
@@ -25,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
 from artmodels.files import write_whole
 from artmodels.images.bounds import check_structure
-from artmodels.images.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
+from artmodels.images.decoding import FLOATS, Array, LoadedImage, check_size, composed, decode, decoding, to_uint16
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -61,10 +59,7 @@ Source: TypeAlias = Union[File, Image.Image, Array, "torch.Tensor", LoadedImage]
 
 
 def load(
-    source: Source,
-    *,
-    max_pixels: int = LIMIT,
-    background: tuple[int, int, int] | None = (255, 255, 255),
+    source: Source, *, max_pixels: int = LIMIT, background: tuple[int, int, int] | None = (255, 255, 255)
 ) -> LoadedImage:
     """Load an image from wherever it is; nothing is ever fetched from the network.
 
@@ -287,26 +282,27 @@ def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int] 
         raise ImageError(f"{name} is of type {array.dtype}; give uint8, uint16, or float in [0, 1]")
     dtype = np.uint16 if floats or depth == 2 else np.uint8
     values = array[..., None] if array.ndim == 2 else array
-    canvas = Canvas((array.shape[1], array.shape[0]), dtype, background)
-    for top, bottom in strips(array.shape[0], array.shape[1]):
+
+    def read(top: int, bottom: int) -> tuple[Array, Array | None]:
         strip = values[top:bottom]
         if floats:
             strip = to_uint16(strip, name)
         elif kind == "b":
             strip = strip.astype(np.uint8) * 255
-        canvas.write(top, strip[..., :3], strip[..., 3] if strip.shape[2] == 4 else None)
-    return canvas.finish(None, ["Float values in [0, 1] became 16-bit."] if floats else [])
+        return strip[..., :3], strip[..., 3] if strip.shape[2] == 4 else None
+
+    return composed((array.shape[1], array.shape[0]), dtype, read, background, [FLOATS] if floats else [])
 
 
 def _from_tensor(tensor: "torch.Tensor", max_pixels: int) -> LoadedImage:
     values = _single(tensor).permute(1, 2, 0)
     height, width = values.shape[:2]
     check_size(width, height, max_pixels, "the tensor")
-    canvas = Canvas((width, height), np.uint16, (255, 255, 255))
-    for top, bottom in strips(height, width):
-        strip = values[top:bottom].to("cpu").float().numpy()
-        canvas.write(top, to_uint16(strip, "the tensor"), None)
-    return canvas.finish(None, ["Float values in [0, 1] became 16-bit."])
+
+    def read(top: int, bottom: int) -> tuple[Array, Array | None]:
+        return to_uint16(values[top:bottom].to("cpu").float().numpy(), "the tensor"), None
+
+    return composed((width, height), np.uint16, read, (255, 255, 255), [FLOATS])
 
 
 def _single(tensor: "torch.Tensor") -> "torch.Tensor":

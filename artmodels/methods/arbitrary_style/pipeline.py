@@ -223,7 +223,7 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
 
     def _code(self, pixels: Tensor, style_size: int) -> StyleCode:
         # A small picture is padded to what the predictor takes.
-        reduced, _ = self.companions[PREDICTOR].requirements.pad(_bounded(pixels, style_size))
+        reduced = self.companions[PREDICTOR].requirements.pad(_bounded(pixels, style_size))
         vector = self._companion(PREDICTOR, reduced)[0]
         return StyleCode(vector=vector, model=self._name)
 

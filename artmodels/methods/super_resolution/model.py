@@ -8,16 +8,16 @@ enlargement instead of repeated pixels, a small network need not learn to interp
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError, at_most
-from artmodels.features.networks import MOST_BLOCKS, WIDEST
+from artmodels.features.networks import Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings
 
 __all__ = ["RRDB", "SRVGG", "SuperResolutionConfig", "make_network"]
 
@@ -25,41 +25,20 @@ FARTHEST = 32  # px that tiles of RRDB see to each side, see RRDB
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolutionConfig:
-    """Which network, and how large: the published compact one by default.
+class SuperResolutionConfig(Settings):
+    """Which network, and how large: the published compact one by default."""
 
-    Attributes:
-        architecture: "srvgg" or "rrdb".
-        scale: Height and width of the result over those of the picture: 2 or 4.
-        channels: Width of the layers.
-        convs: Hidden convolutions of SRVGG, without the first and the last.
-        base: What SRVGG adds to: the picture with repeated pixels ("nearest", as published), or enlarged by the cubic
-            kernel of Keys 1981 with a = -0.5 ("bicubic").
-        blocks: Residual-in-residual dense blocks of RRDB.
-        growth: Channels that each layer of a dense block adds.
-    """
-
-    architecture: Literal["srvgg", "rrdb"] = "srvgg"
-    scale: Literal[2, 4] = 4
-    channels: int = 64
-    convs: int = 16
-    base: Literal["nearest", "bicubic"] = "nearest"
-    blocks: int = 23
-    growth: int = 32
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.architecture not in ("srvgg", "rrdb"):
-            raise ConfigError(f"architecture={self.architecture!r} must be 'srvgg' or 'rrdb'")
-        if self.scale not in (2, 4):
-            raise ConfigError(f"scale={self.scale!r} must be 2 or 4")
-        if self.base not in ("nearest", "bicubic"):
-            raise ConfigError(f"base={self.base!r} must be 'nearest' or 'bicubic'")
-        for name in ("channels", "convs", "blocks", "growth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        at_most(WIDEST, channels=self.channels, growth=self.growth)
-        at_most(MOST_BLOCKS, convs=self.convs, blocks=self.blocks)
+    architecture: Annotated[Literal["srvgg", "rrdb"], '"srvgg" or "rrdb".'] = "srvgg"
+    scale: Annotated[Literal[2, 4], "Height and width of the result over those of the picture: 2 or 4."] = 4
+    channels: Annotated[Width, "Width of the layers."] = 64
+    convs: Annotated[Depth, "Hidden convolutions of SRVGG, without the first and the last."] = 16
+    base: Annotated[
+        Literal["nearest", "bicubic"],
+        'What SRVGG adds to: the picture with repeated pixels ("nearest", as published), or enlarged by the cubic '
+        'kernel of Keys 1981 with a = -0.5 ("bicubic").',
+    ] = "nearest"
+    blocks: Annotated[Depth, "Residual-in-residual dense blocks of RRDB."] = 23
+    growth: Annotated[Width, "Channels that each layer of a dense block adds."] = 32
 
 
 def make_network(config: SuperResolutionConfig) -> "SRVGG | RRDB":

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from artmodels.ui.controls import status_line
 from artmodels.ui.server.pictures import data_url
 from artmodels.ui.widgets.viewers import html
 
@@ -71,7 +72,7 @@ def judging(verdicts: Mapping[str, str]) -> tuple[Any, dict[str, Any], Any]:
         place = html(COMPARISON_STYLE, name="evidence")
         with gr.Row(elem_classes="verdicts"):
             buttons = {verdict: gr.Button(words, min_width=100) for verdict, words in verdicts.items()}
-        return place, buttons, gr.Markdown("", elem_classes="status")
+        return place, buttons, status_line("")
 
 
 def comparison(

@@ -364,7 +364,7 @@ def test_mined_pairs_are_of_training_pictures_that_share_a_piece(trained) -> Non
     recipe, _ = trained
     pairs = recipe.network.mined[recipe.network.mined[:, 0] >= 0]
     assert 3 <= len(pairs) and (pairs[:, 8] >= 3).all()
-    numbers = [int(path.stem) for path in recipe.files()]
+    numbers = [int(path.stem) for path in recipe.files]
     best = pairs[0]
     assert numbers[best[0]] // 2 == numbers[best[4]] // 2 and numbers[best[0]] != numbers[best[4]]
 
@@ -428,7 +428,7 @@ def test_cells_of_a_turned_copy_are_known(sources, monkeypatch, view) -> None:
 def test_held_out_pictures_are_not_trained_on_and_are_measured(trained) -> None:
     recipe, _ = trained
     held_out = {path.name for path in recipe._held_out}
-    assert held_out and held_out.isdisjoint(path.name for path in recipe.files())
+    assert held_out and held_out.isdisjoint(path.name for path in recipe.files)
     report = recipe.evaluate()
     whos = ("", ", 16 dimensions", ", before")
     assert set(report) == {f"recall, {what}{who}" for what in ("unseen styles", "turned") for who in whos}

@@ -21,21 +21,13 @@ REMEMBERED = "from memory, unverified: not quoted"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFigure:
-    """One figure of the literature.
+    """One figure of the literature."""
 
-    Attributes:
-        benchmark: One of `BENCHMARKS`.
-        features: What describes the pictures.
-        method: How they are compared.
-        value: In per cent; None where it is known from memory alone.
-        note: What a reader must know of it.
-    """
-
-    benchmark: str
-    features: str
-    method: str
-    value: float | None
-    note: str = ""
+    benchmark: str  # one of `BENCHMARKS`
+    features: str  # what describes the pictures
+    method: str  # how they are compared
+    value: float | None  # in per cent; None where it is known from memory alone
+    note: str = ""  # what a reader must know of it
 
 
 def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[PublishedFigure, ...]:
@@ -88,13 +80,8 @@ def published_table(
 ) -> str:
     """A table in Markdown: the published figures of a benchmark, and ours.
 
-    A figure of ours stands beside the published one where features and method have its names, in a row of its own
-    otherwise.
-
-    Args:
-        benchmark: One of `BENCHMARKS`.
-        ours: Shares in [0, 1] by (features, method), such as `OneShotScores.category_mean`.
-        network: The network and weights that our figures come from, to be given with `ours`.
+    Ours are shares in [0, 1] by (features, method), such as `OneShotScores.category_mean`, and come with the name of
+    the network and weights. One stands beside the published figure of these names, or else in a row of its own.
 
     Raises:
         ConfigError: The benchmark is unknown, a figure is no share, or one of `ours` and `network` is missing.
@@ -116,15 +103,15 @@ def published_table(
     for row in PUBLISHED:
         if row.benchmark == benchmark:
             mine = left.pop((row.features, row.method), None)
-            value = "-" if row.value is None else str(row.value)
-            lines.append(_line(row.features, row.method, value, *_ours(mine, network), row.note))
-    lines += [_line(*key, "-", *_ours(value, network), "") for key, value in left.items()]
+            lines.append(_line(row, mine, network))
+    for (features, method), mine in left.items():
+        row = PublishedFigure(benchmark=benchmark, features=features, method=method, value=None)
+        lines.append(_line(row, mine, network))
     return "\n".join(lines) + "\n"
 
 
-def _ours(value: float | None, network: str | None) -> tuple[str, str]:
-    return ("-", "-") if value is None else (f"{100 * value:.1f}", str(network))
-
-
-def _line(*cells: str) -> str:
+def _line(row: PublishedFigure, ours: float | None, network: str | None) -> str:
+    published = "-" if row.value is None else str(row.value)
+    mine = ("-", "-") if ours is None else (f"{100 * ours:.1f}", str(network))
+    cells = (row.features, row.method, published, *mine, row.note)
     return f"| {' | '.join(cell or ' ' for cell in cells)} |"

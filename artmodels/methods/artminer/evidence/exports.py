@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -40,7 +41,8 @@ __all__ = [
     "values_of",
 ]
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # width and height of a picture in pixels
+Noted = list[tuple[str, Box, float]]  # label, box in pixels and score of what is on a picture
 
 HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
 PAIR_COLUMNS = (
@@ -62,14 +64,7 @@ def hits_csv(hits: Sequence[Hit]) -> str:
     return _table(HIT_COLUMNS, rows)
 
 
-def hits_json(
-    hits: Sequence[Hit],
-    *,
-    query: str,
-    box: Box,
-    model: str,
-    parameters: Mapping[str, object] | object = None,
-) -> dict[str, Any]:
+def hits_json(hits: Sequence[Hit], *, query: str, box: Box, model: str, parameters: object = None) -> dict[str, Any]:
     """A document for `artmodels.detections.annotations.save`.
 
     Args:
@@ -102,7 +97,7 @@ def hits_annotations(
 
     Args:
         hits: Best first.
-        sizes: Width and height of each picture in pixels.
+        sizes: Of each picture.
         label: What is on the place that was found, such as the name of the detail.
         canvas: Gives the URI of a picture's canvas from its name.
         page: Gives the URI of its page.
@@ -114,10 +109,10 @@ def hits_annotations(
         ConfigError: The size of a picture is missing, or a URI is not absolute.
         DatasetError: A box is none, or the label cannot be written.
     """
-    grouped = dict[str, list[tuple[str, Box, float]]]()
+    notes = defaultdict[str, Noted](list)
     for hit in hits:
-        grouped.setdefault(hit.image, []).append((label, hit.box, hit.score))
-    return _pages(grouped, sizes, canvas, page)
+        notes[hit.image].append((label, hit.box, hit.score))
+    return _pages(notes, sizes, canvas, page)
 
 
 # --- Pairs
@@ -126,22 +121,16 @@ def hits_annotations(
 def pair_boxes(pair: Pair | Propagated, sizes: Mapping[str, Size]) -> tuple[Box, Box]:
     """What of each picture takes part, as boxes in its pixels: around the surviving cells, or the shared region.
 
-    Args:
-        pair: With at least one cell.
-        sizes: Width and height of each picture in pixels.
-
     Raises:
         ConfigError: The size of a picture is missing, or no cell survived.
     """
     if isinstance(pair, Propagated):
         relative = np.array([pair.first_box, pair.second_box])
     else:
-        relative = np.stack(
-            [
-                _around(pair, pair.match.reference_cells, pair.match.reference_shape, ""),
-                _around(pair, pair.match.target_cells, pair.match.target_shape, pair.view),
-            ]
-        )
+        match = pair.match
+        first = _around(pair, match.reference_cells, match.reference_shape, "")
+        second = _around(pair, match.target_cells, match.target_shape, pair.view)
+        relative = np.stack([first, second])
     first, second = relative * np.array([_size(name, sizes) * 2 for name in (pair.first, pair.second)], np.float64)
     return tuple(first.tolist()), tuple(second.tolist())
 
@@ -164,11 +153,7 @@ def pairs_csv(pairs: Sequence[Pair | Propagated], sizes: Mapping[str, Size]) -> 
 
 
 def pairs_json(
-    pairs: Sequence[Pair | Propagated],
-    sizes: Mapping[str, Size],
-    *,
-    model: str,
-    parameters: Mapping[str, object] | object = None,
+    pairs: Sequence[Pair | Propagated], sizes: Mapping[str, Size], *, model: str, parameters: object = None
 ) -> dict[str, Any]:
     """A document for `annotations.save`; found pairs also keep their cells. Arguments as in `hits_json`.
 
@@ -191,18 +176,13 @@ def pairs_graphml(
     pairs: Sequence[Pair | Propagated],
     *,
     model: str,
-    parameters: Mapping[str, object] | object = None,
+    parameters: object = None,
     clusters: Mapping[str, int] | None = None,
 ) -> str:
     """A graph of pictures for Gephi, Cytoscape or networkx: an edge a pair, with its facts; `weight` is the score.
 
-    Two pictures may have several edges. Characters that XML has no place for become U+FFFD.
-
-    Args:
-        pairs: Found and propagated ones.
-        model: Fingerprint of what described the pictures.
-        parameters: As in `hits_json`.
-        clusters: A number for each picture, kept as the node's `cluster`.
+    Two pictures may have several edges. Characters that XML has no place for become U+FFFD. `clusters` are numbers of
+    pictures, kept as `cluster` of the nodes; for the other arguments see `hits_json`.
 
     Raises:
         ConfigError: A parameter cannot be written as JSON.
@@ -214,7 +194,7 @@ def pairs_graphml(
             number = (clusters or {}).get(name)
             graph.add_node(_xml(name), **({} if number is None else {"cluster": int(number)}))
         facts = {key: _xml(value) if isinstance(value, str) else value for key, value in _facts(pair).items()}
-        graph.add_edge(_xml(pair.first), _xml(pair.second), weight=float(pair_score(pair)), **facts)
+        graph.add_edge(_xml(pair.first), _xml(pair.second), weight=_score(pair), **facts)
     return "\n".join(nx.generate_graphml(graph)) + "\n"
 
 
@@ -226,13 +206,13 @@ def pairs_annotations(
     page: Callable[[str], str],
 ) -> dict[str, dict[str, Any]]:
     """An annotation page for each picture: on each region the name of the other picture. As `hits_annotations`."""
-    grouped = dict[str, list[tuple[str, Box, float]]]()
+    notes = defaultdict[str, Noted](list)
     for pair in pairs:
         note = "" if isinstance(pair, Pair) else f" (propagated via {pair.via})"
         first, second = pair_boxes(pair, sizes)
-        grouped.setdefault(pair.first, []).append((pair.second + note, first, pair_score(pair)))
-        grouped.setdefault(pair.second, []).append((pair.first + note, second, pair_score(pair)))
-    return _pages(grouped, sizes, canvas, page)
+        notes[pair.first].append((pair.second + note, first, _score(pair)))
+        notes[pair.second].append((pair.first + note, second, _score(pair)))
+    return _pages(notes, sizes, canvas, page)
 
 
 def clusters_csv(clusters: Sequence[Cluster]) -> str:
@@ -240,12 +220,7 @@ def clusters_csv(clusters: Sequence[Cluster]) -> str:
     return _table(("cluster", "image"), [(n, name) for n, group in enumerate(clusters, 1) for name in group.images])
 
 
-def pair_score(pair: Pair | Propagated) -> float:
-    """The score of either kind."""
-    return float(pair.match.score if isinstance(pair, Pair) else pair.score)
-
-
-def values_of(parameters: Mapping[str, object] | object) -> dict[str, object]:
+def values_of(parameters: object) -> dict[str, object]:
     """A config, or names and values, or None, as names and values."""
     if is_dataclass(parameters) and not isinstance(parameters, type):
         return asdict(parameters)
@@ -255,12 +230,16 @@ def values_of(parameters: Mapping[str, object] | object) -> dict[str, object]:
 # --- Parts
 
 
+def _score(pair: Pair | Propagated) -> float:
+    return float(pair.match.score if isinstance(pair, Pair) else pair.score)
+
+
 def _facts(pair: Pair | Propagated) -> dict[str, Any]:
-    if isinstance(pair, Pair):
-        facts = (pair.view, pair.verdict, "found", "", len(pair.match.reference_cells))
-    else:
-        facts = ("", "", "propagated", pair.via, 0)
-    return {"score": pair_score(pair)} | dict(zip(("view", "verdict", "origin", "via", "cells"), facts, strict=True))
+    facts = {"score": _score(pair), "view": "", "verdict": "", "origin": "propagated", "via": "", "cells": 0}
+    if isinstance(pair, Propagated):
+        return facts | {"via": pair.via}
+    found = {"view": pair.view, "verdict": pair.verdict, "origin": "found", "cells": len(pair.match.reference_cells)}
+    return facts | found
 
 
 def _evidence(match: Match) -> dict[str, Any]:
@@ -296,15 +275,15 @@ def _size(name: str, sizes: Mapping[str, Size]) -> Size:
 
 
 def _pages(
-    grouped: Mapping[str, Sequence[tuple[str, Box, float]]],
+    notes: Mapping[str, Noted],
     sizes: Mapping[str, Size],
     canvas: Callable[[str], str],
     page: Callable[[str], str],
 ) -> dict[str, dict[str, Any]]:
     pages = {}
-    for name, entries in grouped.items():
+    for name, noted in notes.items():
         width, height = _size(name, sizes)
-        labels, boxes, scores = zip(*entries, strict=True)
+        labels, boxes, scores = zip(*noted, strict=True)
         inside = clip(torch.tensor(boxes, dtype=torch.float32), width, height)
         found = Detections(
             image=name, width=width, height=height, boxes=inside.numpy(), scores=np.array(scores), labels=labels

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,14 +166,14 @@ class ArtMinerRecipe(Recipe):
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
-        self._train, self._held_out = split(image_files(sources.data, settings.folders))
-        if len(self._train) < 2:
+        self.files, self._held_out = split(image_files(sources.data, settings.folders))
+        if len(self.files) < 2:
             raise DatasetError(
-                f"{sources.data} leaves {len(self._train)} pictures to train on, {len(self._held_out)} being held "
+                f"{sources.data} leaves {len(self.files)} pictures to train on, {len(self._held_out)} being held "
                 "out: details repeat among two or more."
             )
         backbone = features.load(
-            _place(sources, settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
+            sources.checkpoint(settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
         )
         self.describer = Describer(backbone, settings.tap)
         if settings.dims > self.describer.dims:
@@ -183,8 +182,8 @@ class ArtMinerRecipe(Recipe):
             raise ConfigError(
                 f"cells={settings.cells} of {self.describer.stride} pixels must make a multiple of {BLOCK}"
             )
-        self.images = ImageSet.load(self._train, side=settings.side)
-        self.rejected = rejected(verdicts, sources.data, self._train, read=len(self.images.images))
+        self.images = ImageSet.load(self.files, side=settings.side)
+        self.rejected = rejected(verdicts, sources.data, self.files, read=len(self.images.images))
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -201,10 +200,6 @@ class ArtMinerRecipe(Recipe):
     def device(self) -> torch.device:
         """Where the backbone is."""
         return self.network.updates.device
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Both terms of the hinge on copies and on mined pairs, which are mined first where it is time."""
@@ -358,12 +353,6 @@ class ArtMinerRecipe(Recipe):
         inner = originals[..., :edge, :edge]
         found["turned"] = [(inner, ""), *((_turned(inner, view), view) for view in self.settings.views)]
         return {what: batches for what, batches in found.items() if len(batches) > 1}
-
-
-def _place(sources: Sources, backbone: str) -> str:
-    """The folder of a backbone beside the recipe's own, where there is one, or its name."""
-    folder = sources.weights / backbone
-    return str(folder) if folder.is_dir() else backbone
 
 
 def _let_learn(backbone: FeatureExtractor, tap: str) -> None:

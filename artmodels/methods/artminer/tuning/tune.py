@@ -56,7 +56,7 @@ def stream_tune(
     work = work or out.with_name(f".{out.name}.tuning")
     identity: dict[str, object] = {
         "settings": dataclasses.asdict(chosen),
-        "data_sha256": folders.fingerprint(recipe.files()),
+        "data_sha256": folders.fingerprint(recipe.files),
     }
     if recipe.rejected:
         identity["rejected"] = [dataclasses.asdict(pair) for pair in recipe.rejected]
