@@ -59,6 +59,7 @@ class DetectorRecipe(Recipe):
         train, held_out = folders.split([item.path for item in everything.items], settings.held_out)
         self.classes = everything.classes
         self.train = _part(everything, train)
+        self.files = [item.path for item in self.train.items]
         self.held_out = _part(_boxed(everything, folder / BOXES), held_out)
         self.regions = RegionFeatures.from_pretrained(sources.weights / settings.regions, device="cpu")
         found = [self.regions(item.path) for item in self.train.items]
@@ -75,10 +76,6 @@ class DetectorRecipe(Recipe):
         vectors, bias = initial(signs.shape[1] * starts, 1, bags.features, deviation=deviation, seed=seed)
         self.vectors, self.bias = nn.Parameter(vectors[:, 0]), nn.Parameter(bias[:, 0])
         self.network = nn.ParameterDict({"vectors": self.vectors, "bias": self.bias})
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return [item.path for item in self.train.items]
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Eq. 2 for all classes and restarts on all images: its data term, and the regulariser."""

@@ -215,12 +215,10 @@ class ArtRegionsRecipe(Recipe):
         self.annotations = sources.data / BOXES
         self.annotated = AnnotatedImages.load(icons, self.annotations)
         things, grounds = (folders.split(folders.image_files(sources.data, part))[0] for part in (THINGS, GROUNDS))
-        self._files = icons + sorted({*things, *grounds})
+        self.files = icons + sorted({*things, *grounds})
         pieces, backs = (ImageSet.load(part, side=400) for part in (things, grounds))
         self.composites = Composites(things=pieces, grounds=backs, size=settings.crop)
-        backbone = settings.network.backbone
-        folder = sources.weights / backbone
-        self.detector = ArtRegions(settings.network, features.load(str(folder) if folder.is_dir() else backbone))
+        self.detector = ArtRegions(settings.network, features.load(sources.checkpoint(settings.network.backbone)))
         self.network = self.detector.head
         draw = generator(seed)
         for name, value in self.network.named_parameters():
@@ -236,10 +234,6 @@ class ArtRegionsRecipe(Recipe):
         for name, tap in zip(("fine", "coarse"), taps, strict=True):
             self.network.get_parameter(f"{name}.weight").data /= tap.square().mean().sqrt()
         self.network.get_parameter("objectness.bias").data.fill_(-4.0)  # few anchors show anything
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Objectness and boxes on annotated crops and composites."""

@@ -788,8 +788,8 @@ def test_what_is_published_loads(sources: Sources, monkeypatch: pytest.MonkeyPat
     assert set(report) == {f"recall@{n} at IoU {t}" for t in (0.5, 0.7) for n in (10, 50, 100, 300)}
     assert all(0 <= value <= 1 for value in report.values())
     # Nothing that is measured on is trained on.
-    assert made.held_out and not set(made.held_out) & set(made.files())
-    assert {path.parent.name for path in made.files()} == {"paintings", "photos", "textures", "valid"}
+    assert made.held_out and not set(made.held_out) & set(made.files)
+    assert {path.parent.name for path in made.files} == {"paintings", "photos", "textures", "valid"}
 
 
 def test_boxes_of_files_end_after_the_last_pixel(sources: Sources) -> None:
