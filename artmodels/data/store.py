@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.files import FileLock
+from artmodels.files import locked
 
 __all__ = ["FileRow", "ImageRow", "Store", "StoreKind", "StoreWriter"]
 
@@ -136,7 +136,7 @@ class Store:
         text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
+            with locked(folder / LOCK, f"the {kind.name} {folder}"):
                 for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
                     path.unlink()
                 found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
@@ -326,7 +326,7 @@ class Store:
 
         A ConfigError says that another process is writing.
         """
-        lock = FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}")
+        lock = locked(self.folder / LOCK, f"the {self.kind.name} {self.folder}")
         with lock, self._database("mode=rw") as database:
             database.execute("PRAGMA synchronous=FULL")
             self._load(database)

@@ -1,15 +1,20 @@
 """Images at the sizes that methods work at: resampled, large enough, one or several."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.loading import LoadedImage, Source, load
 
-__all__ = ["at_size", "check_size", "list_or_none", "picture", "resized"]
+__all__ = ["at_size", "check_size", "list_or_none", "one_or_each", "picture", "resized"]
 
 SMALLEST = 8  # px: fewer hold no picture
+R = TypeVar("R")
 
 
 def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> Tensor:
@@ -53,3 +58,11 @@ def check_size(size: tuple[int, int] | None) -> None:
 def list_or_none(sources: object) -> list[Source] | None:
     """The images of a list or tuple of them; None for a single one."""
     return list(sources) if isinstance(sources, list | tuple) else None
+
+
+def one_or_each(image: Source | Sequence[Source], run: Callable[[Source], R], *, progress: bool) -> R | list[R]:
+    """What `run` makes of an image, or of each of a list or tuple of them; a bar shows how far it is, if `progress`."""
+    many = list_or_none(image)
+    if many is None:
+        return run(image)  # type: ignore[arg-type]
+    return [run(source) for source in tqdm(many, disable=not progress, unit="image")]
