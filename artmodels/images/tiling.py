@@ -69,8 +69,8 @@ def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, 
     """Run `fn` on any image size: pad to what it accepts, run, and crop back.
 
     `fn` takes `[N, C, H, W]` of the sizes that the requirements name, and gives `[N, C', H * scale, W * scale]`; what
-    is returned is that for the size of `x` itself. A ConfigError says that the shape of `x`, `scale`, or the size that
-    `fn` returned is none of these.
+    is returned is that for the size of `x` itself. A ConfigError says that `x` has no such shape, that `scale` is below
+    1, or that `fn` returned another size.
     """
     _at_least(1, scale=scale)
     return _cropped(_run(fn, requirements.pad(x), scale), x, scale)
