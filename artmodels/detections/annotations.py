@@ -151,14 +151,12 @@ def iiif_page(
     Regions are fragments `#xywh=` of the canvas in whole pixels that cover the box; the score is a second body whose
     purpose is "assessing", because neither standard has a word for it.
 
+    `canvas` is the URI of the canvas, or of the image where there is no manifest, and `canvas_size` its width and
+    height where its coordinates are not the image's pixels. The page will be found under the URI `page`; those of the
+    annotations are fragments of it.
+
     Source: https://iiif.io/api/presentation/3.0/#55-annotation-page, https://www.w3.org/TR/annotation-model/,
     https://www.w3.org/TR/media-frags/#naming-space.
-
-    Args:
-        found: What is written.
-        canvas: URI of the canvas, or of the image where there is no manifest.
-        page: URI under which the page will be found; each annotation's is a fragment of it.
-        canvas_size: Width and height of the canvas, where its coordinates are not the image's pixels.
 
     Raises:
         ConfigError: A URI is not absolute or has a fragment, or the size is not positive.

@@ -53,22 +53,13 @@ def class_colour(label: str, classes: Sequence[str] = ()) -> Colour:
 
 
 def boxes_over(
-    image: images.Source,
-    found: Detections,
-    *,
-    threshold: float = -math.inf,
-    classes: Sequence[str] = (),
+    image: images.Source, found: Detections, *, threshold: float = -math.inf, classes: Sequence[str] = ()
 ) -> Image.Image:
     """Draw boxes over an RGB copy of an image, each with its class and score; the highest score lies on top.
 
     Lines and letters grow with the image, so that they can be read when it is shown whole. The font is Pillow's own,
-    which has Latin letters; others become empty squares.
-
-    Args:
-        image: Anything that `images.load` takes.
-        found: The detections in it.
-        threshold: Only scores above it are drawn.
-        classes: All classes, to spread their colours, as in `class_colour`.
+    which has Latin letters; others become empty squares. Only scores above `threshold` are drawn. For `classes` see
+    `class_colour`.
 
     Raises:
         ImageError: The image has not the size that the detections were made at.
@@ -112,12 +103,7 @@ def heat_colours(count: int = 256) -> Array:
 
 
 def heat_over(
-    image: images.Source,
-    scores: Array,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    strength: float = 0.7,
+    image: images.Source, scores: Array, *, low: float | None = None, high: float | None = None, strength: float = 0.7
 ) -> Image.Image:
     """Lay a score map over an RGB copy of an image: where it is low the image shows, where it is high the heat.
 

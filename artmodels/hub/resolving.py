@@ -31,7 +31,7 @@ from torch import nn
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsError
 from artmodels.hub import catalogue
-from artmodels.hub.catalogue import Entry
+from artmodels.hub.catalogue import PACKAGE, Entry
 from artmodels.hub.checkpoints import CONFIG, PICKLES, WEIGHTS, Expected, load_tensors, missing_file, read_config
 from artmodels.hub.outline import Outline
 
@@ -40,7 +40,6 @@ __all__ = ["LIBRARY", "PACKAGE", "REPO", "Placement", "Resolved", "is_checkpoint
 logger = logging.getLogger(__name__)
 
 LIBRARY: dict[str, Any] = {"library_name": "artmodels", "library_version": __version__}
-PACKAGE = Path(__file__).parents[1]
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,8 +48,7 @@ _RETRY_AFTER = (0.5, 1.0, 2.0)
 _RETRY_STATUS = (500, 502, 503, 504)
 
 _T = TypeVar("_T")
-Accept: TypeAlias = Callable[[str, object], None]
-"""Raises an error unless a checkpoint of that name and method is wanted."""
+Accept: TypeAlias = Callable[[str, object], None]  # raises unless a checkpoint of that name and method is wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +155,9 @@ def resolve(
     In this order: a local folder; the package; the Hub's cache; the Hub (for `owner/name`, or for a bare name
     with the owner that ARTMODELS_NAMESPACE in the environment gives); the upstream repository that the
     catalogue pins. A catalogue name stands for one sha256 wherever the file comes from, so a mirror cannot
-    change what loads.
-
-    Args:
-        name_or_path: A folder, a catalogue name, or `owner/name` on the Hub.
-        revision: Branch, tag or commit, for `owner/name` only. A full commit that is cached needs no network.
-        local_files_only: Never use the network.
-        accept: Called with the name and the method, for a name of the catalogue before anything is fetched; what it
-            raises is raised.
+    change what loads. A revision, for `owner/name` only, is a branch, tag or commit; a full commit that is cached needs
+    no network. `accept` is called with the name and the method, for a name of the catalogue before anything is fetched;
+    what it raises is raised.
 
     Raises:
         ConfigError: `revision` was given for something that has no revisions.
@@ -233,13 +226,11 @@ def _from_name(name: str, revision: str | None, local_files_only: bool, accept: 
     if revision is not None and (pinned is None or revision != pinned.revision):
         instead = f": for another, ask for the repository {pinned.repo!r}" if pinned else ""
         raise ConfigError(f"The catalogue decides the revision of {name!r}{instead}; leave revision= out.")
-    if entry.embedded:
-        folder = _embedded(name)
-        if folder is not None:
-            return Resolved(name=name, origin="package", folder=folder, entry=entry)
-        if pinned is None:
-            raise MissingWeights(f"{name} should be inside the package but is not: install artmodels again.")
+    if entry.embedded and (folder := _embedded(name)):
+        return Resolved(name=name, origin="package", folder=folder, entry=entry)
     if pinned is None:
+        if entry.embedded:
+            raise MissingWeights(f"{name} should be inside the package but is not: install artmodels again.")
         return Resolved(name=name, origin="built-in", entry=entry)
     seen = try_to_load_from_cache(pinned.repo, pinned.filename, revision=pinned.revision)
     if mirror and not isinstance(seen, str):
@@ -248,22 +239,21 @@ def _from_name(name: str, revision: str | None, local_files_only: bool, accept: 
         except _NoSuchRepo:
             logger.info("%s: there is no mirror %s, using the upstream source", name, mirror)
         else:
-            return _from_cache(name, file, "cache" if cached else "hub", entry=entry, repo=mirror)
+            return _from_cache(name, file, "cache" if cached else "hub", mirror, entry)
     file, cached = _fetch(pinned.repo, pinned.filename, pinned.revision, local_files_only)
-    return _from_cache(name, file, "cache" if cached else "upstream", entry=entry, repo=pinned.repo)
+    return _from_cache(name, file, "cache" if cached else "upstream", pinned.repo, entry)
 
 
-def _from_cache(name: str, file: Path, origin: str, *, entry: Entry | None = None, repo: str) -> Resolved:
+def _from_cache(name: str, file: Path, origin: str, repo: str, entry: Entry | None = None) -> Resolved:
     # The cache's layout is snapshots/<commit>/<file>.
     return Resolved(name=name, origin=origin, folder=file.parent, entry=entry, repo=repo, revision=file.parent.name)
 
 
 def _embedded(name: str) -> Path | None:
-    checkout = PACKAGE.parent
     folders = [PACKAGE / "_weights" / name]
     # Installed, the parent is site-packages, whose "weights" would be someone else's.
-    if (checkout / "pyproject.toml").is_file():
-        folders.append(checkout / "weights" / name)
+    if (PACKAGE.parent / "pyproject.toml").is_file():
+        folders.append(PACKAGE.parent / "weights" / name)
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
@@ -275,7 +265,7 @@ def _from_repo(name: str, repo: str, revision: str | None, local_files_only: boo
         _, weights_cached = _fetch(repo, WEIGHTS, file.parent.name, local_files_only)
     except _NoSuchFile:  # a checkpoint may be only a configuration: weights_file tells who needs more
         weights_cached = True
-    return _from_cache(name, file, "cache" if cached and weights_cached else "hub", repo=repo)
+    return _from_cache(name, file, "cache" if cached and weights_cached else "hub", repo)
 
 
 # --- Fetching one file

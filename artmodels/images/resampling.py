@@ -33,11 +33,7 @@ def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> 
 
 
 def picture(source: Source, what: str = "picture") -> LoadedImage:
-    """Load a picture to repaint, or to paint like.
-
-    Raises:
-        ImageError: It cannot be read, or is smaller than 8 pixels; the message calls it `what`.
-    """
+    """Load a picture to repaint, or to paint like; an ImageError about `what` says that it is below 8 pixels."""
     loaded = load(source)
     if min(loaded.height, loaded.width) < SMALLEST:
         raise ImageError(
@@ -54,11 +50,7 @@ def at_size(loaded: LoadedImage, size: tuple[int, int] | None) -> Tensor:
 
 
 def check_size(size: tuple[int, int] | None) -> None:
-    """Check what a caller asks for.
-
-    Raises:
-        ConfigError: Not (height, width) of at least 8 pixels each.
-    """
+    """Raise a ConfigError unless a caller asks for (height, width) of at least 8 pixels each, or for nothing."""
     if size is not None and not all(isinstance(side, int) and side >= SMALLEST for side in size):
         raise ConfigError(f"size={size} must be (height, width) of at least {SMALLEST} px each")
 

@@ -197,7 +197,7 @@ def test_both_places_of_a_pair_are_hits_of_one_patch_in_two_pictures() -> None:
     [
         ({"proposals": 0}, "proposals=0"),
         ({"keep": 1}, "keep=1 must be at least 2"),
-        ({"region": 9}, "region=9 must be even"),
+        ({"region": 9}, "region=9 must be at least 2 and a multiple of 2"),
         ({"corners": 14}, "corners=14 reaches beyond the picture"),
         ({"margin": 4}, "corners=12 reaches beyond the picture"),
     ],
@@ -466,7 +466,7 @@ def test_the_checkpoint_is_an_extractor_with_a_projection_and_small(trained) -> 
     ("fields", "text"),
     [
         ({"threshold": 0.4}, "threshold=0.4"),
-        ({"copies": 1.5}, "copies=1.5 is a share"),
+        ({"copies": 1.5}, "copies=1.5 must be at least 0 and at most 1"),
         ({"batch": 0}, "batch=0"),
         ({"scales": (40, 20)}, r"mining.sides=\(34, 28\) must be some of scales=\(40, 20\)"),
         ({"views": ("left",)}, "views="),

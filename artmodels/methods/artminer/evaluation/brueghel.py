@@ -41,8 +41,9 @@ __all__ = [
     "stream_one_shot",
 ]
 
-Floats = npt.NDArray[np.float64]
 By = Literal["cosine", "verified", "discovery"]
+"""What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and the place,
+see `ArtMiner.search`; or the discovery score of the detail and the whole picture."""
 
 PREDICTIONS = 1000
 IOU = 0.3
@@ -105,7 +106,7 @@ class OneShotScores:
     """Average precision of every query."""
 
     categories: tuple[str, ...]  # of each query
-    ap: Floats  # [Q] in [0, 1]
+    ap: npt.NDArray[np.float64]  # [Q] in [0, 1]
 
     @cached_property
     def by_category(self) -> Mapping[str, float]:
@@ -197,22 +198,12 @@ def hold_out(queries: OneShotSet, categories: int | Sequence[str]) -> tuple[OneS
 
 @torch.inference_mode()
 def stream_one_shot(
-    miner: ArtMiner,
-    queries: OneShotSet,
-    among: Described,
-    path: Callable[[str], Path],
-    *,
-    by: By = "cosine",
+    miner: ArtMiner, queries: OneShotSet, among: Described, path: Callable[[str], Path], *, by: By = "cosine"
 ) -> Iterator[Progress | OneShotScores]:
     """Evaluate the search for details, section 5.1 of the paper.
 
-    Args:
-        miner: What describes the queries, and described the pictures.
-        queries: Details in these pictures.
-        among: All pictures, distractors too, by the names of the benchmark.
-        path: Gives the file of a picture.
-        by: What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and
-            the place, see `ArtMiner.search`; or the discovery score of the detail and the whole picture.
+    The miner described all pictures, distractors too, which `among` has by the names of the benchmark; `path` gives the
+    file of one.
 
     Yields:
         A step after each picture, then the average precision of each query.
@@ -269,8 +260,6 @@ def average_precision(
     if len(images) != len(every):
         raise DatasetError(f"{len(images)} image names and {len(every)} boxes; give one name a box")
     found = every[:predictions]
-    if not len(found):
-        return 0.0
     wanted = as_boxes(np.array([place.box for place in truth], np.float64))
     # In float64, where an overlap of exactly 0.3 is not more than 0.3.
     shared = iou(found, wanted).numpy()  # [P, G]
@@ -288,11 +277,7 @@ def average_precision(
 
 
 def score(
-    queries: OneShotSet,
-    predictions: Sequence[Sequence[Hit]],
-    *,
-    overlap: float = IOU,
-    limit: int = PREDICTIONS,
+    queries: OneShotSet, predictions: Sequence[Sequence[Hit]], *, overlap: float = IOU, limit: int = PREDICTIONS
 ) -> OneShotScores:
     """Score the predictions for every query, a list each, in any order; of equal scores the first comes first.
 
@@ -311,8 +296,7 @@ def score(
         if not np.isfinite(scores).all():
             raise DatasetError(f"a score for {query.instance.image} of category {query.category} is not finite")
         ranked = [others[index] for index in np.argsort(-scores, kind="stable")[:limit]]
-        boxes = np.array([hit.box for hit in ranked], np.float64).reshape(-1, 4)
-        names = [hit.image for hit in ranked]
+        names, boxes = [hit.image for hit in ranked], [hit.box for hit in ranked]
         values.append(average_precision(names, boxes, query.truth, overlap=overlap, predictions=limit))
     return OneShotScores(tuple(query.category for query in queries.queries), np.array(values))
 

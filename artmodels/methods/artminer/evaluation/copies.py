@@ -70,17 +70,11 @@ class Difficulty(Settings):
             raise ConfigError(f"scale={self.scale} must rise: the least factor comes first")
 
 
-DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
-    {
-        "easy": Difficulty(
-            scale=(0.85, 1.2), rotation=0, mirrored=0, warp=0, colour=0.15, blend=0.5, engraved=0, restyled=0
-        ),
-        "medium": Difficulty(),
-        "hard": Difficulty(
-            scale=(0.5, 2.0), rotation=8, mirrored=0.5, warp=0.035, colour=0.9, blend=0.85, engraved=0.4, restyled=0.5
-        ),
-    }
+EASY = Difficulty(scale=(0.85, 1.2), rotation=0, mirrored=0, warp=0, colour=0.15, blend=0.5, engraved=0, restyled=0)
+HARD = Difficulty(
+    scale=(0.5, 2.0), rotation=8, mirrored=0.5, warp=0.035, colour=0.9, blend=0.85, engraved=0.4, restyled=0.5
 )
+DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType({"easy": EASY, "medium": Difficulty(), "hard": HARD})
 
 
 class _Detail(NamedTuple):
@@ -104,7 +98,7 @@ def make_benchmark(
     size: tuple[int, int] = (480, 720),
     seed: int = 0,
 ) -> Path:
-    """Write pictures with copied details, and their annotation.
+    """Write pictures with copied details, and their annotation, whose path is returned.
 
     The folder receives `images/*.png`; `queries.json`, of the Brueghel layout; `tuning.json` and `test.json`, the same
     in two parts without a common category; and `instances.json`, which says of each instance where it comes from: its
@@ -122,9 +116,6 @@ def make_benchmark(
         style: Redraws a picture at its size, for example a network; without one nothing is restyled.
         size: Least and largest longer side of the pictures in pixels.
         seed: The same seed, images and settings give the same bytes.
-
-    Returns:
-        The path of `queries.json`.
 
     Raises:
         ConfigError: A setting is out of range, or `style` changes the size.

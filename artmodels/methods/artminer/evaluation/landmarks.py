@@ -3,7 +3,8 @@
 Fernando, Tommasi and Tuytelaars 2015 for LTLL; Philbin, Chum, Isard, Sivic and Zisserman 2007 for Oxford5K. Shen, Efros
 and Aubry 2019 (arXiv:1903.02678, section 5.2) measure on both how well pictures of a landmark are found, by the
 discovery score or by one vector a picture. The vector is the largest value of each feature over the cells of the
-picture's reference map, of unit length.
+picture's reference map, of unit length. What is evaluated is a miner and the pictures that it described, by the names
+of the benchmark; a picture that is missing there is a DatasetError.
 """
 
 from collections import Counter
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 LandmarkBy = Literal["discovery", "pooled"]
+"""What ranks: the discovery score, or the cosine of pooled vectors."""
 
 OXFORD_CELLS, OXFORD_MARGIN = 25, 5  # of the longer side of a query's box, and of its surroundings
 OXFORD = DiscoveryConfig(margin=0, tolerance=2.0, iterations=1000, saliency=False)  # a detail has lost its margin
@@ -88,21 +90,13 @@ def read_ltll(file: Path) -> Ltll:
 def stream_ltll_answers(
     miner: ArtMiner, labels: Ltll, among: Described, *, by: LandmarkBy = "discovery"
 ) -> Iterator[Progress | dict[str, str]]:
-    """The new photograph that is most like each old one.
+    """The new photograph that is most like each old one; landmarks are not looked at.
 
-    Args:
-        miner: What described the pictures. The published score is that of its defaults in one view: margin 3, tolerance
-            2, with saliency, the better of both directions.
-        labels: Names of the pictures; their landmarks are not looked at.
-        among: All pictures, by these names.
-        by: What ranks: the discovery score, or the cosine of pooled vectors.
+    The published score is that of the miner's defaults in one view: margin 3, tolerance 2, with saliency, the better of
+    both directions.
 
     Yields:
         A step after each query; then a name in the database by that of the query. Of equal scores the first counts.
-
-    Raises:
-        ConfigError: `by` is unknown.
-        DatasetError: A picture is missing.
     """
     one_of("way to rank", by, get_args(LandmarkBy))
     database = list(labels.database)
@@ -199,20 +193,14 @@ def stream_oxford_rankings(
     A box is brought to 25 cells on its longer side and described with 5 cells of its surroundings, which are cut off
     again. It is the reference; there is no other direction and no saliency, and the tolerance is 2 cells.
 
-    Args:
-        miner: What described the pictures; they are searched at its scales, in its views.
-        queries: Boxes in these pictures.
-        among: All pictures, by the names of the benchmark.
-        path: Gives the file of a picture.
-        by: What ranks: the discovery score, or the cosine of pooled vectors.
+    Pictures are searched at the miner's scales, in its views; `path` gives the file of one.
 
     Yields:
         A step after each group of pictures; then names by the query's name, among equal scores in the order of `among`.
 
     Raises:
-        ConfigError: `by` is unknown, or a box lies outside its picture.
-        DatasetError: A picture is missing.
-        ImageError: One cannot be read.
+        ConfigError: A box lies outside its picture.
+        ImageError: A picture cannot be read.
     """
     one_of("way to rank", by, get_args(LandmarkBy))
     kernels = list[Tensor]()

@@ -6,6 +6,7 @@ that we only remember are marked and not given.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from artmodels.errors import ConfigError
 
@@ -19,7 +20,7 @@ BENCHMARKS = {
 REMEMBERED = "from memory, unverified: not quoted"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublishedFigure:
     """One figure of the literature."""
 
@@ -30,11 +31,8 @@ class PublishedFigure:
     note: str = ""  # what a reader must know of it
 
 
-def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[PublishedFigure, ...]:
-    return tuple(
-        PublishedFigure(benchmark=benchmark, features=features, method=method, value=value, note=note)
-        for features, method, value, note in rows
-    )
+def _rows(benchmark: str, *rows: tuple[Any, ...]) -> tuple[PublishedFigure, ...]:
+    return tuple(PublishedFigure(benchmark, *row) for row in rows)
 
 
 IMAGENET, CONTEXT = "ResNet-18, ImageNet", "ResNet-18, context prediction (Doersch)"
@@ -47,30 +45,30 @@ OFFICIAL = "the measure is most likely the official one"
 PUBLISHED: tuple[PublishedFigure, ...] = (
     *_rows(
         "Brueghel",
-        (IMAGENET, COSINE, 58.0, ""),
-        (IMAGENET, DISCOVERY, 54.8, ""),
-        (CONTEXT, COSINE, 58.8, ""),
-        (CONTEXT, DISCOVERY, 64.29, ""),
+        (IMAGENET, COSINE, 58.0),
+        (IMAGENET, DISCOVERY, 54.8),
+        (CONTEXT, COSINE, 58.8),
+        (CONTEXT, DISCOVERY, 64.29),
         (f"{TUNED} LTLL", COSINE, None, REMEMBERED),
         (f"{TUNED} LTLL", DISCOVERY, None, REMEMBERED),
-        (f"{TUNED} Brueghel", COSINE, 75.3, ""),
-        (f"{TUNED} Brueghel", DISCOVERY, 76.4, ""),
+        (f"{TUNED} Brueghel", COSINE, 75.3),
+        (f"{TUNED} Brueghel", DISCOVERY, 76.4),
     ),
     *_rows(
         "LTLL",
-        ("Fernando et al.", "", 56.1, ""),
-        (IMAGENET, POOLED, 59.8, ""),
-        (IMAGENET, DISCOVERY, 80.9, ""),
-        (f"{TUNED} LTLL", DISCOVERY, 88.5, ""),
-        (f"{TUNED} Oxford5K", DISCOVERY, 85.6, ""),
+        ("Fernando et al.", "", 56.1),
+        (IMAGENET, POOLED, 59.8),
+        (IMAGENET, DISCOVERY, 80.9),
+        (f"{TUNED} LTLL", DISCOVERY, 88.5),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.6),
     ),
     *_rows(
         "Oxford5K",
         ("Radenovic et al.", "", 87.8, OFFICIAL),
-        (IMAGENET, POOLED, 14.0, ""),
-        (IMAGENET, DISCOVERY, 85.0, ""),
-        (f"{TUNED} LTLL", DISCOVERY, 83.6, ""),
-        (f"{TUNED} Oxford5K", DISCOVERY, 85.7, ""),
+        (IMAGENET, POOLED, 14.0),
+        (IMAGENET, DISCOVERY, 85.0),
+        (f"{TUNED} LTLL", DISCOVERY, 83.6),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.7),
     ),
 )
 
@@ -104,9 +102,7 @@ def published_table(
         if row.benchmark == benchmark:
             mine = left.pop((row.features, row.method), None)
             lines.append(_line(row, mine, network))
-    for (features, method), mine in left.items():
-        row = PublishedFigure(benchmark=benchmark, features=features, method=method, value=None)
-        lines.append(_line(row, mine, network))
+    lines += [_line(PublishedFigure(benchmark, *key, None), value, network) for key, value in left.items()]
     return "\n".join(lines) + "\n"
 
 

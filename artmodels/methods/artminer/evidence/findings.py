@@ -15,6 +15,7 @@ from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence import exports, report
 from artmodels.methods.artminer.evidence.verdicts import Calibration, Verdict, VerdictFile, calibrate, judged
 from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated, communities, propagate
+from artmodels.methods.artminer.groups.pairtable import PairTable
 from artmodels.methods.artminer.oneshot import Hit, Searched
 
 __all__ = ["Claim", "Findings"]
@@ -133,14 +134,13 @@ class Findings:
         label = f"detail of {found.query}"
         pages = exports.hits_annotations(hits, self.sizes, label=label, canvas=_address, page=_page)
         listed = exports.hits_json(hits, query=found.query, box=found.box, model=found.model, parameters=about)
-        query = self.picture(found.query)
-        page = report.html_report(
-            query, found.box, hits, self.picture, name=found.query, model=found.model, parameters=about
-        )
+        whole = self.picture(found.query)
         return {
             "detail/hits.csv": exports.hits_csv(hits),
             "detail/hits.json": json.dumps(listed, indent=1),
-            "detail/report.html": page,
+            "detail/report.html": report.html_report(
+                whole, found.box, hits, self.picture, name=found.query, model=found.model, parameters=about
+            ),
         } | {f"detail/iiif/{name}.json": json.dumps(page, indent=1) for name, page in pages.items()}
 
     def pair_files(self, parameters: Mapping[str, object], *, threshold: float, model: str) -> dict[str, str]:
@@ -149,12 +149,7 @@ class Findings:
         A pair without a verdict is a link above a score of `threshold`, which is added to the parameters.
         """
         groups, further = self.groups(threshold)
-        links: list[Pair | Propagated] = [
-            pair
-            for pair in judged(self.pairs or [], self.verdicts)
-            if pair.accepted or (pair.accepted is None and pair.match.score > threshold)
-        ]
-        links += further
+        links: list[exports.AnyPair] = [*PairTable(judged(self.pairs or [], self.verdicts), threshold).pairs, *further]
         about = {**parameters, "pair_threshold": threshold}
         listed = exports.pairs_json(links, self.sizes, model=model, parameters=about)
         pages = exports.pairs_annotations(links, self.sizes, canvas=_address, page=_page)

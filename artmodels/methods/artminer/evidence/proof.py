@@ -15,15 +15,7 @@ from artmodels.methods.artminer.evidence.report import agrees, aligned, fitted
 from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated
 from artmodels.methods.artminer.oneshot import Hit
 
-__all__ = [
-    "Proof",
-    "cluster_rows",
-    "counterpart",
-    "facts",
-    "hit_of_pair",
-    "link_rows",
-    "proof",
-]
+__all__ = ["Proof", "cluster_rows", "counterpart", "facts", "hit_of_pair", "link_rows", "proof"]
 
 SIDE, WHOLE, LIT = 440, 900, 300  # px: longest side of a detail, of a whole picture, and of one in a row of a cluster
 RED, WHITE, CELL = (178, 34, 40), (255, 255, 255), (255, 214, 64)

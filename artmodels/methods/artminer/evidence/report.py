@@ -56,6 +56,9 @@ def html_report(
 ) -> str:
     """Make a page of the hits of a search: ranked, each beside the detail and on its whole picture.
 
+    Everything that comes from outside is escaped. A picture that cannot be read is named, with the reason, in its
+    place.
+
     Args:
         query: The picture with the detail.
         box: Left, top, right, bottom of the detail in its pixels.
@@ -67,10 +70,6 @@ def html_report(
         parameters: A config, or names and values.
         title: Of the page.
         most: Hits that are shown; the page says how many there are. Each adds some 50 to 100 KB.
-
-    Returns:
-        The page, UTF-8 when written. Everything that comes from outside is escaped. A picture that cannot be read
-        is named, with the reason, in its place.
 
     Raises:
         ConfigError: The box is none inside the query picture, or `most` is below 1.

@@ -209,9 +209,9 @@ def calibrate(
         raise ConfigError(f"method={method!r} must be 'logistic' or 'isotonic'")
     if not 0 < precision < 1:
         raise ConfigError(f"precision={precision} must be in (0, 1)")
-    known = dict[tuple[object, ...], float]()
-    for about, score in scores.items():
-        known[tuple(sorted(about)) if len(about) == 2 else about] = float(score)
+    known: dict[tuple[object, ...], float] = {
+        tuple(sorted(about)) if len(about) == 2 else about: float(score) for about, score in scores.items()
+    }
     rated = [(known[verdict.subject], verdict.verdict) for verdict in verdicts if verdict.subject in known]
     yes = {"same", "similar"} if similar else {"same"}
     x = np.array([score for score, _ in rated], np.float64)
