@@ -120,11 +120,3 @@ def one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ConfigError(f"Unknown {what} {value!r}.{suggest(str(value), choices)} Choose one of {listing(choices)}.")
     return value
-
-
-def at_most(most: int, /, **settings: int | Sequence[int] | None) -> None:
-    """Raise ConfigError unless counts, by name, are small enough: a configuration may come from anybody."""
-    for name, value in settings.items():
-        counts = value if isinstance(value, Sequence) else [value or 0]
-        if max(counts, default=0) > most:
-            raise ConfigError(f"{name}={short(value)} must be at most {most}")

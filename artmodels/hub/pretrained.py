@@ -118,13 +118,7 @@ class Pretrained(ABC, Generic[C]):
 
     @classmethod
     def _from_graph(
-        cls,
-        name_or_path: str | os.PathLike[str] | None,
-        runtime: str,
-        *,
-        device: torch.device | str | None,
-        provider: str | None,
-        fixed: dict[str, object],
+        cls, name_or_path: str | os.PathLike[str] | None, runtime: str, *, fixed: dict[str, object], **place: Any
     ) -> Self:
         """Load an exported graph, if the method has any; `fixed` is what was asked for that a graph cannot change."""
         raise ConfigError(
