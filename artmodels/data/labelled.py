@@ -13,28 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from artmodels.data.folders import image_files
-from artmodels.data.voc import Box, Reader
+from artmodels.data.voc import Annotation, Box, Reader
 from artmodels.errors import DatasetError, some, suggest
 from artmodels.files import text_of
 from artmodels.images.decoding import Array
 
-__all__ = [
-    "READERS",
-    "Box",
-    "Item",
-    "LabelledSet",
-    "annotated_folder",
-    "iconart",
-    "labelled_csv",
-    "peopleart",
-    "read",
-    "voc",
-]
+__all__ = ["READERS", "Box", "Item", "LabelledSet", "annotated_folder", "labelled_csv", "read", "voc"]
 
 ICONART = ("angel", "Child_Jesus", "crucifixion_of_Jesus", "Mary", "nudity", "ruins", "Saint_Sebastien")
 ICONART_V2 = (*ICONART, "beard", "capital", "turban")
@@ -50,15 +40,11 @@ NAME_COLUMNS = ("item", "name_img", "file", "filename", "file_name", "image", "p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One image of a collection."""
+class Item(Annotation):
+    """One image of a collection, with what its annotation says."""
 
     path: Path  # the file, which exists
-    labels: frozenset[str] = frozenset()  # the classes that it shows
-    boxes: tuple[Box, ...] = ()  # where they are; empty for a negative image
-    boxed: bool = True  # whether the boxes are known; if not, there may be objects, but nobody has drawn them
     split: str | None = None  # "train", "val", "test" or another part of the collection; None where there are no parts
-    size: tuple[int, int] | None = None  # width and height in pixels as the annotation gives them
 
 
 @dataclass(frozen=True)
@@ -225,16 +211,13 @@ def labelled_csv(
     names = [row[name_column].strip() for row in rows]
     check_unique(names, str(table))
     paths = Images(Path(images)).find_all(names)
-    items = tuple(
-        Item(
-            path=paths[entry],
-            labels=frozenset(column for column, values in zip(classes, shown, strict=True) if values[number]),
-            boxed=False,
-            split=row.get(split_column, "").strip() or None,
+    items = list[Item]()
+    for entry, row, values in zip(names, rows, zip(*shown, strict=True), strict=True):
+        labels = frozenset(compress(classes, values))
+        items.append(
+            Item(path=paths[entry], labels=labels, boxed=False, split=row.get(split_column, "").strip() or None)
         )
-        for number, (entry, row) in enumerate(zip(names, rows, strict=True))
-    )
-    return LabelledSet(name or Path(table).stem, tuple(classes), items)
+    return LabelledSet(name or Path(table).stem, tuple(classes), tuple(items))
 
 
 def iconart(root: str | os.PathLike[str], *, version: int = 1, clip: bool = False) -> LabelledSet:
@@ -307,10 +290,8 @@ def read(name: str, root: str | os.PathLike[str]) -> LabelledSet:
 
 def _item(reader: Reader, path: Path, file: Path | None, split: str | None) -> Item:
     """An image with what its annotation says; without one it shows nothing."""
-    if file is None or not file.is_file():
-        return Item(path=path, split=split)
-    found = reader.read(file)
-    return Item(path=path, labels=found.labels, boxes=found.boxes, boxed=found.boxed, split=split, size=found.size)
+    found = reader.read(file) if file and file.is_file() else Annotation()
+    return Item(path=path, split=split, **vars(found))
 
 
 # --- lists, tables and folders that they are made of

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.files import FileLock
+from artmodels.files import locked
 
 __all__ = ["FileRow", "ImageRow", "Store", "StoreKind", "StoreWriter"]
 
@@ -136,7 +136,7 @@ class Store:
         text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
+            with locked(folder / LOCK, f"the {kind.name} {folder}"):
                 for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
                     path.unlink()
                 found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
@@ -179,8 +179,8 @@ class Store:
             raise DatasetError(f"The {self.kind.name} {self.folder} has no {self.kind.content} of {name}, which {why}")
         return self.images[self.number[row.sha256]]
 
-    def _take(self, database: sqlite3.Connection) -> None:
-        """Take all rows up, as they are at one moment."""
+    def _load(self, database: sqlite3.Connection) -> None:
+        """Read all rows, as they are at one moment."""
         try:
             database.execute("BEGIN")
             ((text, total),) = database.execute("SELECT about, total FROM store")
@@ -204,9 +204,9 @@ class Store:
         self.files = {row.name: row for row in files}
 
     def _read(self, *, alone: bool) -> None:
-        """Take the rows up from the database and what is beside it, or from the database alone."""
+        """Read the rows from the database and what is beside it, or from the database alone."""
         with self._database(f"mode=ro{'&immutable=1' if alone else ''}") as database:
-            self._take(database)
+            self._load(database)
 
     @contextmanager
     def _database(self, options: str) -> Iterator[sqlite3.Connection]:
@@ -322,14 +322,14 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator["StoreWriter"]:
-        """Take up what is on the disk now, and write to it inside a `with` block.
+        """Read what is on the disk now, and write to it inside a `with` block.
 
         A ConfigError says that another process is writing.
         """
-        lock = FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}")
+        lock = locked(self.folder / LOCK, f"the {self.kind.name} {self.folder}")
         with lock, self._database("mode=rw") as database:
             database.execute("PRAGMA synchronous=FULL")
-            self._take(database)
+            self._load(database)
             yield StoreWriter(self, database)
 
 
@@ -346,7 +346,7 @@ class StoreWriter:
         if last and not store._intact(last):
             logger.warning("The last image in %s was not written completely: it is computed again.", store.folder)
             self._commit([], [last, *(row for row in store.files.values() if row.sha256 == last.sha256)])
-            store._take(database)
+            store._load(database)
         store.verify(numbers=False)
         self._tidy()
 
@@ -398,7 +398,7 @@ class StoreWriter:
             blocks = (block for image in images for block in store._blocks(image, array))
             self._append(store.path(array, later=1), blocks)
         self._commit(moved, store.images, generation=store.about["generation"] + 1, **about)
-        store._take(self._database)
+        store._load(self._database)
         self._tidy()
 
     def _put(self, file: FileRow, images: Sequence[ImageRow]) -> None:

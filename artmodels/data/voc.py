@@ -32,14 +32,14 @@ class Box:
     difficult: bool = False  # whether neither finding it nor missing it counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """What one file says."""
+    """What one file says of an image; without one it shows nothing."""
 
-    labels: frozenset[str]  # the classes that the image shows
-    boxes: tuple[Box, ...]  # where they are
-    boxed: bool  # whether every class has its box
-    size: tuple[int, int] | None  # width and height in pixels
+    labels: frozenset[str] = frozenset()  # the classes that it shows
+    boxes: tuple[Box, ...] = ()  # where they are
+    boxed: bool = True  # whether all boxes are known; if not, there may be objects, but nobody has drawn them
+    size: tuple[int, int] | None = None  # width and height in pixels
 
 
 class Reader:
@@ -65,10 +65,8 @@ class Reader:
         """Read one file.
 
         The box 1, 1, 1, 1 stands for "somewhere", as Inoue et al. 2018 write it: the class counts, the box does not.
-
-        Raises:
-            DatasetError: It is missing, malformed, too large or declares entities; a class is unknown, or a box lies
-                outside the image.
+        A DatasetError says that the file is missing, malformed, too large or declares entities, that a class is
+        unknown, or that a box lies outside the image.
         """
         root = _parsed(file)
         size = _size(root)
@@ -86,7 +84,7 @@ class Reader:
             else:
                 xyxy = self._inside(corners, size, where)
                 boxes.append(Box(xyxy, label, _child(element, "difficult") == "1"))
-        return Annotation(frozenset(labels), tuple(boxes), boxed, size)
+        return Annotation(labels=frozenset(labels), boxes=tuple(boxes), boxed=boxed, size=size)
 
     def _label(self, element: ElementTree.Element, where: str) -> str | None:
         label = _child(element, "name")

@@ -160,13 +160,9 @@ def default(method: str) -> Entry:
 
 
 def list_models(method: str | None = None) -> list[Entry]:
-    """Return the catalogue's entries, in its order.
+    """Return the catalogue's entries in its order: all, or only those of one method, e.g. `"texture_synthesis"`.
 
-    Args:
-        method: Only those of this method, e.g. `"texture_synthesis"`.
-
-    Raises:
-        ConfigError: No entry has this method; the message names near misses.
+    A ConfigError says that no entry has this method, and names near misses.
     """
     entries = sorted((entry for known in read() for entry in known.models), key=lambda entry: entry.order)
     found = [entry for entry in entries if method in (None, entry.method)]

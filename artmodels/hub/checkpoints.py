@@ -9,10 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import constants
@@ -41,7 +40,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 
-Expected: typing.TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
+Expected: TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
 """By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too and its numbers not."""
 
 _HEADER = 2**22  # bytes: room for some 40 000 tensors
@@ -58,16 +57,14 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     large, or not a plain JSON object.
     """
     file = Path(folder) / CONFIG
+    if not _stays(file):
+        raise ConfigError(f"{file} is a link to a file elsewhere: put a copy of that file in its place.")
     try:
-        if not _stays(file):
-            raise ConfigError(f"{file} is a link to a file elsewhere: put a copy of that file in its place.")
         return read_object(file)
     except FileNotFoundError:
         raise MissingWeights(f"{folder} has no {CONFIG}: it is not a checkpoint of artmodels.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}. Mend it or fetch it again.") from None
-    except ConfigError:  # also a ValueError
-        raise
     except ValueError as error:  # also UnicodeDecodeError
         raise ConfigError(f"{file} is not valid JSON: {error}. Mend it or fetch it again.") from None
 
@@ -92,17 +89,9 @@ def load_tensors(
 ) -> dict[str, Tensor]:
     """Load a safetensors file whose bytes, keys and shapes are exactly the expected ones, and its values finite.
 
-    The header is compared before any tensor is read.
-
-    Args:
-        file: The `.safetensors` file.
-        expected: Every tensor that the file must hold, and no other; see `Expected`.
-        sha256: What the file must hash to.
-        wanted: Which of the keys to read; all by default. The others are checked but not read.
-        dtype: What is to be computed in: values must fit it too.
-
-    Returns:
-        Tensors on the CPU, in the types of `expected`; in the file's own where that gives shapes only.
+    The header is compared before any tensor is read. Keys that are not `wanted` are checked but not read; `dtype` is
+    what is to be computed in, and values must fit it, too. The tensors are on the CPU, in the types of `expected`, or
+    in the file's own where that gives shapes only.
 
     Raises:
         MissingWeights: There is no such file.

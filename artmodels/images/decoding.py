@@ -24,18 +24,7 @@ from artmodels.images.bounds import undecodable, usable_exif
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "FLOATS",
-    "Array",
-    "Colour",
-    "LoadedImage",
-    "check_size",
-    "composed",
-    "decode",
-    "decoding",
-    "to_uint16",
-    "undecodable",
-]
+__all__ = ["FLOATS", "Array", "LoadedImage", "check_pixels", "composed", "decode", "decoding", "to_uint16"]
 
 STRIP_PIXELS = 2**20
 
@@ -118,10 +107,10 @@ class LoadedImage:
 
 
 class _Quiet:
-    """Silences Pillow's warnings while any thread decodes: our own limits decide what they are about.
+    """Silences Pillow's warnings while any thread decodes: callers who turn them into errors get the same images.
 
-    `warnings.catch_warnings` alone would leave its filter behind when two threads interleave, so the first one in sets
-    it and the last one out restores it.
+    Our own limits decide what they are about. `warnings.catch_warnings` alone would leave its filter behind when two
+    threads interleave: the first one in sets it, and the last one out restores it.
     """
 
     def __init__(self) -> None:
@@ -167,14 +156,21 @@ def decoding(name: str, head: bytes = b"") -> Iterator[None]:
         raise undecodable(name, str(error) or type(error).__name__) from error
 
 
-def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+def check_pixels(
+    width: int,
+    height: int,
+    most: float,
+    name: str,
+    limit: str = "",
+    advice: str = "make it smaller or raise max_pixels",
+) -> None:
     """Raise ImageTooLarge, or ImageError for an empty image; `name` is what messages call it."""
     if width < 1 or height < 1:
         raise ImageError(f"{name} is empty: {width} x {height} pixels; give at least 1 x 1")
-    if width * height > max_pixels:
+    if width * height > most:
         raise ImageTooLarge(
-            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit is "
-            f"{max_pixels / 1e6:.1f}; make it smaller or raise max_pixels"
+            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit{limit} is "
+            f"{most / 1e6:.1f}; {advice}"
         )
 
 
@@ -211,9 +207,9 @@ def composed(
             if background is not None and int(opacity.min()) < full:
                 transparent = True
                 # 65535 * 65535 + 32767 still fits uint32.
-                over = opacity[..., None].astype(np.uint32)
-                under = np.array(background, np.uint32) * (full // 255)
-                colour = (colour * over + under * (full - over) + full // 2) // full
+                weight = opacity[..., None].astype(np.uint32)
+                behind = np.array(background, np.uint32) * (full // 255)
+                colour = (colour * weight + behind * (full - weight) + full // 2) // full
         turn(pixels)[top:bottom] = colour
     if transparent:
         notes.append("Transparent pixels were composited on the background.")
@@ -241,13 +237,10 @@ def to_uint16(values: Array, name: str) -> Array:
 
 def decode(image: Image.Image, name: str, max_pixels: int, background: Colour | None) -> LoadedImage:
     """Check the header, decode, and convert strip by strip."""
-    width, height = image.size
-    check_size(width, height, max_pixels, name)
-    if image.format == "WEBP" and width * height > _WEBP_SHARE * max_pixels:
-        raise ImageTooLarge(
-            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit for WebP, "
-            f"which takes more memory, is {_WEBP_SHARE * max_pixels / 1e6:.1f}; save it as PNG or JPEG"
-        )
+    check_pixels(*image.size, max_pixels, name)
+    if image.format == "WEBP":
+        limit = " for WebP, which takes more memory,"
+        check_pixels(*image.size, _WEBP_SHARE * max_pixels, name, limit, "save it as PNG or JPEG")
     if isinstance(image, TiffImageFile):
         _check_tiff(image, name, max_pixels)
     notes: list[str] = []

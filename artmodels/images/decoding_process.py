@@ -19,21 +19,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, Self, TypeVar, cast
 
 import numpy as np
 
 from artmodels import errors, images
 from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge
-from artmodels.images.decoding import Array, LoadedImage, undecodable
+from artmodels.images.bounds import undecodable
+from artmodels.images.decoding import Array, LoadedImage
 
 __all__ = ["CPU_SECONDS", "DecodingProcesses"]
 
-CPU_SECONDS = 30.0
-"""Time of the processor for one file: several times what an ordinary one at the default limit takes."""
-WALL_SECONDS = 600.0
-"""Time of the clock for one file: far more, so that a busy machine refuses nothing wrongly."""
-
+CPU_SECONDS = 30.0  # of the processor, for one file: several times what an ordinary one at the default limit takes
+WALL_SECONDS = 600.0  # of the clock: far more, so that a busy machine refuses nothing wrongly
 _MEMORY = 2**30  # of address space, for the interpreter and the libraries
 _MEMORY_PER_PIXEL = 32  # bytes: decoding takes at most 12, and the file itself at most 8
 _HEADER = struct.Struct(">I")
@@ -75,11 +73,8 @@ class DecodingProcesses:
     ) -> LoadedImage:
         """Load an image file as `artmodels.images.load` does; waits while all workers are busy.
 
-        Raises:
-            ImageTooLarge: As there, or it takes longer than its time.
-            UndecodableImage: As there, or the decoder broke down over it.
-            ImageError: As there.
-            ConfigError: As there.
+        Besides what that raises, ImageTooLarge says that the file takes longer than its time, UndecodableImage that the
+        decoder broke down over it.
         """
         request = {
             "folder": os.getcwd(),  # to which a path may be relative; a program may move after the worker started
@@ -90,7 +85,7 @@ class DecodingProcesses:
         }
         worker = self._idle.get()
         try:
-            if worker is not None and worker.ended:
+            if worker is not None and worker.process.poll() is not None:  # it has ended meanwhile
                 self._end(worker)
                 worker = None
             if worker is None:
@@ -109,7 +104,7 @@ class DecodingProcesses:
         slots = 0
         while slots < self._count:  # those at work come back when their processes are gone
             for worker in tuple(self._live):
-                worker.kill()
+                worker.process.kill()
             with contextlib.suppress(queue.Empty):
                 idle = self._idle.get(timeout=0.1)
                 slots += 1
@@ -122,7 +117,7 @@ class DecodingProcesses:
         self._live.discard(worker)
         worker.close()
 
-    def __enter__(self) -> "DecodingProcesses":
+    def __enter__(self) -> Self:
         """Give itself."""
         return self
 
@@ -139,20 +134,15 @@ class _Worker:
         """Start it: this interpreter, with this very package, whatever folder the program stands in."""
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *(path for path in sys.path if path)])
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "artmodels.images.decoding_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **_THREADS, "PYTHONPATH": paths},
         )
-        self._send = cast(IO[bytes], self._process.stdin)
-        self._receive = cast(IO[bytes], self._process.stdout)
+        self._send = cast(IO[bytes], self.process.stdin)
+        self._receive = cast(IO[bytes], self.process.stdout)
         self.ready = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
 
     def ask(self, request: dict[str, Any], wall_seconds: float) -> LoadedImage:
         """Send a request and wait for its answer; where it takes too long or is none, `load` says what is raised."""
@@ -162,7 +152,7 @@ class _Worker:
 
         def end() -> None:
             late.set()
-            self._process.kill()
+            self.process.kill()
 
         timer = threading.Timer(wall_seconds, end)
         timer.daemon = True
@@ -171,7 +161,7 @@ class _Worker:
             _write(self._send, request)
             answer = _answer(self._receive, request["max_pixels"], request["background"])
         except (OSError, EOFError):
-            code = self._process.wait()
+            code = self.process.wait()
             if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
                 raise ImageTooLarge(
                     f"{name} takes too long to decode, more than {request['cpu_seconds']:g} seconds; save it again, as "
@@ -188,17 +178,13 @@ class _Worker:
             raise answer
         return answer
 
-    def kill(self) -> None:
-        """End the process, at work or not."""
-        self._process.kill()
-
     def close(self) -> None:
         """End the process, and leave nothing of it."""
-        self.kill()
+        self.process.kill()
         for pipe in (self._send, self._receive):
             with contextlib.suppress(OSError):  # it has ended with a request in the pipe
                 pipe.close()
-        self._process.wait()
+        self.process.wait()
 
 
 def _write(file: IO[bytes], header: dict[str, Any]) -> None:
@@ -258,40 +244,29 @@ def _exactly(file: IO[bytes], room: Room) -> Room:
 # --- the worker -----------------------------------------------------------------------------------
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Decode what is asked for until the other side ends."""
-    while True:
-        try:
-            request = _read(requests)
-        except EOFError:
-            return
-        _decode(request, answers)
-
-
 def _decode(request: dict[str, Any], answers: IO[bytes]) -> None:
     """Answer one request; nothing of it is kept."""
     with contextlib.suppress(OSError):
         os.chdir(request["folder"])
-    _limit(request["cpu_seconds"], request["max_pixels"])
     background = None if request["background"] is None else tuple(request["background"])
+    arrays = list[Array]()
+    _limit(request["cpu_seconds"], request["max_pixels"])
     try:
         loaded = images.load(request["path"], max_pixels=request["max_pixels"], background=background)
+        arrays = [loaded.pixels] if loaded.alpha is None else [loaded.pixels, loaded.alpha]
+        header = {
+            "size": [loaded.height, loaded.width],
+            "depth": 8 * loaded.pixels.itemsize,
+            "format": loaded.format,
+            "notes": loaded.notes,
+            "alpha": loaded.alpha is not None,
+        }
     except (ImageError, errors.ConfigError) as error:
-        _limit(0, request["max_pixels"])
-        _write(answers, {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]})
-        return
+        header = {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]}
     _limit(0, request["max_pixels"])
-    header = {
-        "size": [loaded.height, loaded.width],
-        "depth": 8 * loaded.pixels.itemsize,
-        "format": loaded.format,
-        "notes": list(loaded.notes),
-        "alpha": loaded.alpha is not None,
-    }
     _write(answers, header)
-    for values in (loaded.pixels, loaded.alpha):
-        if values is not None:
-            answers.write(np.ascontiguousarray(values).data.cast("B"))
+    for values in arrays:
+        answers.write(np.ascontiguousarray(values).data.cast("B"))
     answers.flush()
 
 
@@ -309,13 +284,14 @@ def _limit(cpu_seconds: float, max_pixels: int) -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one, through standard input and output."""
+    """Serve the process that started this one, through standard input and output, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that closes the pipe
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
-    with requests, answers, contextlib.suppress(BrokenPipeError):
-        _serve(requests, answers)
+    with requests, answers, contextlib.suppress(BrokenPipeError, EOFError):
+        while True:
+            _decode(_read(requests), answers)
 
 
 if __name__ == "__main__":

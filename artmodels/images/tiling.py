@@ -23,12 +23,9 @@ ImageFunction = Callable[[torch.Tensor], torch.Tensor]
 class Tiling(StrEnum):
     """Whether a network may be run tile by tile."""
 
-    SUPPORTED = "supported"
-    """Each output pixel depends on its surroundings only."""
-    DISCOURAGED = "discouraged"
-    """Statistics of the whole image matter (instance normalisation): tiles may differ in tone."""
-    INTERNAL = "internal"
-    """The network splits the image itself, or needs it whole: never tile it from outside."""
+    SUPPORTED = "supported"  # each output pixel depends on its surroundings only
+    DISCOURAGED = "discouraged"  # statistics of the whole image matter: tiles may differ in tone
+    INTERNAL = "internal"  # it splits the image itself, or needs it whole: never tile it from outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +69,8 @@ def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, 
     """Run `fn` on any image size: pad to what it accepts, run, and crop back.
 
     `fn` takes `[N, C, H, W]` of the sizes that the requirements name, and gives `[N, C', H * scale, W * scale]`; what
-    is returned is that for the size of `x` itself.
-
-    Raises:
-        ConfigError: `x` has no such shape, `scale` is below 1, or `fn` returned another size.
+    is returned is that for the size of `x` itself. A ConfigError says that `x` has no such shape, that `scale` is below
+    1, or that `fn` returned another size.
     """
     _at_least(1, scale=scale)
     return _cropped(_run(fn, requirements.pad(x), scale), x, scale)
@@ -102,13 +97,9 @@ def tiled(
     plus the input and the output; run it under `torch.inference_mode()`, because autograd would keep every
     tile.
 
-    Args:
-        fn: As in `fit_run`; called once a tile, in reading order. Its result has the type of what it returns.
-        x: Image `[N, C, H, W]`.
-        tile: Side of a tile in input pixels, a multiple of `multiple_of`; a smaller image is one tile.
-        overlap: Least overlap of neighbouring tiles in input pixels, at most `tile - multiple_of`.
-        scale: Whole factor from input to output size.
-        multiple_of: Heights and widths that `fn` accepts are multiples of this.
+    `fn` is as in `fit_run` and called once a tile, in reading order; the result has the type of what it returns. A tile
+    has `tile` input pixels a side, or as many as a smaller image; heights and widths that `fn` accepts are multiples of
+    `multiple_of`.
 
     Raises:
         ConfigError: An argument is out of range, or `fn` returned whole numbers, another size, or not always

@@ -24,8 +24,9 @@ from artmodels.ui.running import calm
 from artmodels.ui.uploads import markdown, reported
 from artmodels.ui.visitors import VisitorPictures, present
 from artmodels.ui.widgets.canvas import box_canvas, corners, opened
-from artmodels.ui.widgets.evidence import JUDGING_STYLE, ROWS_STYLE, SCROLL, comparison, judging, rows_of_groups
-from artmodels.ui.widgets.viewers import gallery, gallery_tiles, html
+from artmodels.ui.widgets.component import html
+from artmodels.ui.widgets.evidence import JUDGING_STYLE, SCROLL, comparison, judging, rows_of_groups
+from artmodels.ui.widgets.viewers import gallery, gallery_tiles
 
 # What computes is imported where it is used: the gallery is to be up before anybody searches.
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
                 0, STRICTEST, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above",
                 info=MEASURED,
             )  # fmt: skip
-            rows = html(ROWS_STYLE, name="clusters")
+            rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
             why_pair, pair_verdicts, pair_status = judging(VERDICTS)

@@ -21,6 +21,7 @@ from artmodels.ui.server.pictures import data_url
 from artmodels.ui.uploads import bullets, markdown, reported, take_in
 from artmodels.ui.visitors import present
 from artmodels.ui.widgets import viewers
+from artmodels.ui.widgets.component import html
 
 # What computes is imported where it is used: the gallery is to be up before anybody aligns.
 if TYPE_CHECKING:
@@ -162,9 +163,9 @@ with ui.blocks("Align two pictures") as demo:
                             place = [gr.Number(None, label=f"Target {name}", min_width=90) for name in "xy"]
                             look = gr.Button("Look up", min_width=100)
                             clear = gr.Button("Clear", min_width=100)
-                        table = viewers.html(viewers.TABLE_STYLE, viewers.NO_POINTS)
+                        table = html("table", viewers.NO_POINTS)
                     with gr.Tab("Maps"):
-                        maps = viewers.html(viewers.FIGURES_STYLE)
+                        maps = html("figures")
                     with gr.Tab("Files"):
                         with gr.Row():
                             downloads = [ui.download_button(title, min_width=150) for title, _ in FILES.values()]
@@ -186,7 +187,7 @@ with ui.blocks("Align two pictures") as demo:
                     )  # fmt: skip
                     run_all, stop = ui.run_and_stop("Align all", (120, 90))
             group_status = ui.status_line("There are no pictures yet.")
-            means = viewers.html(viewers.FIGURES_STYLE)
+            means = html("figures")
             archive = ui.download_button("Download ZIP")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
@@ -199,7 +200,7 @@ with ui.blocks("Align two pictures") as demo:
 
     def align(source: str | None, target: str | None) -> Updates:
         """Align: pair, results, stage, slider, overlay, points, table, maps, downloads, status."""
-        from artmodels.methods.ransac_flow.results.maps import explained_maps
+        from artmodels.methods.ransac_flow.results.evidence import explained_maps
 
         hidden: ui.Update = (None, gr.update(visible=False), *[gr.skip()] * 6, *nothing(len(FILES)))
         yield *hidden, "Aligning: this takes some seconds…"
@@ -424,7 +425,7 @@ def kept(result: "Alignment") -> AlignedPair:
 
 def page_pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
     """Write what the page shows, as JPEGs: source, target, and the source on the target, finely and coarsely."""
-    from artmodels.methods.ransac_flow.results.maps import thumbnail
+    from artmodels.methods.ransac_flow.results.evidence import thumbnail
 
     result.coarse.save(folder / "aligned-coarse.png", compress_level=3)
     source, target = (picture.pil() for picture in result.pictures)

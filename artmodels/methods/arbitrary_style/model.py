@@ -115,11 +115,9 @@ class StyleTransformer(Graph):
         super().__init__()
         self.bottleneck, self.description = config.bottleneck, config.description
         low, middle, high = config.widths
-        if config.early:
-            down = [_Contract(3, middle, config.kernel, 2), _Contract(middle, high, 3, 2)]
-        else:
-            down = [_Contract(3, low, config.kernel, 1), _Contract(low, middle, 3, 2), _Contract(middle, high, 3, 2)]
-        self.down = nn.Sequential(*down)
+        down = [(3, middle, config.kernel, 2)] if config.early else [(3, low, config.kernel, 1), (low, middle, 3, 2)]
+        down.append((middle, high, 3, 2))
+        self.down = nn.Sequential(*(_Contract(*shape) for shape in down))
         layers = [_Conditional(high, high, separable=config.separable) for _ in range(2 * config.blocks)]
         layers += [_Conditional(*pair, separable=config.separable) for pair in ((high, middle), (middle, low))]
         if not config.palette:
@@ -185,11 +183,9 @@ class StyleStatistics(Graph):
         self.blocks = nn.ModuleList()
         inputs = 3
         for row in ART_VGG_WIDTHS:
-            block = nn.ModuleList()
-            for width in row:
-                block.append(nn.Conv2d(inputs, width, 3))
-                inputs = width
-            self.blocks.append(block)
+            pairs = zip((inputs, *row), row, strict=False)
+            self.blocks.append(nn.ModuleList(nn.Conv2d(*pair, 3) for pair in pairs))
+            inputs = row[-1]
         self.features = COLOUR + 2 * sum(row[0] for row in ART_VGG_WIDTHS)
         self.register_buffer("centre", torch.zeros(self.features))
         self.register_buffer("spread", torch.ones(self.features))

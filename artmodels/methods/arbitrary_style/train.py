@@ -146,13 +146,10 @@ class ArbitraryStyleRecipe(Recipe):
 
 def _copy_encoder(predictor: StyleStatistics, file: Path) -> None:
     """Fill the predictor's convolutions with art-vgg's."""
-    names = {
-        f"conv{block}_{layer}": predictor.get_submodule(f"blocks.{block - 1}.{layer - 1}")
-        for block, row in enumerate(ART_VGG_WIDTHS, start=1)
-        for layer in range(1, len(row) + 1)
-    }
     expected = layout(list(convolutions(art_vgg_nodes())))
     tensors = load_tensors(file, expected=expected, wanted=lambda key: key.startswith("conv"), dtype=torch.float32)
-    for name, conv in names.items():
-        for part in ("weight", "bias"):
-            conv.get_parameter(part).data.copy_(tensors[f"{name}.{part}"])
+    for block, row in enumerate(ART_VGG_WIDTHS):
+        for layer in range(len(row)):
+            for part in ("weight", "bias"):
+                value = tensors[f"conv{block + 1}_{layer + 1}.{part}"]
+                predictor.blocks.get_parameter(f"{block}.{layer}.{part}").data.copy_(value)

@@ -22,7 +22,7 @@ from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import ART_RESNET_TAPS, CENTRED, art_resnet_nodes, convolutions, randomise
+from artmodels.features.networks import ART_RESNET_TAPS, CENTRED, art_resnet_nodes, convolutions, folded, randomise
 from artmodels.features.stages import NORM_EPSILON, Convolution, padded
 from artmodels.methods.art_resnet.retrieval import (
     EVERY,
@@ -174,17 +174,12 @@ class ArtResNetRecipe(Recipe):
         return {tap: _inner(value, self.settings.margin // self.teacher.stride(tap)) for tap, value in found.items()}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layers as they are; heads folded, and scaled so that a tap has mean square 1 over its channels."""
+        """Layers as they are; heads folded."""
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
             tensors |= layer.stored()
         for tap in ART_RESNET_TAPS:
-            head = self.heads[tap].get_parameter("weight").detach()[:, :, 0, 0].double()
-            upper = torch.linalg.qr(head, mode="r")[1]
-            # Signs of the rows are the library's choice: make the diagonal positive.
-            upper = upper * upper.diagonal().sign()[:, None]
-            upper *= (head.shape[1] / head.shape[0]) ** 0.5
-            tensors[f"{tap.replace('layer', 'head')}.weight"] = upper[:, :, None, None].half()
+            tensors[f"{tap.replace('layer', 'head')}.weight"] = folded(self.heads[tap])
         return {"architecture": "art-resnet"}, tensors
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import ART_VGG_TAPS, CENTRED, art_vgg_nodes, convolutions, randomise
+from artmodels.features.networks import ART_VGG_TAPS, CENTRED, art_vgg_nodes, convolutions, folded, randomise
 from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
@@ -111,18 +111,13 @@ class ArtVGGRecipe(Recipe):
         return shallow | {tap: deep[name] for tap, name in COMPRESSED_TAPS.items()}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layers as they are; heads folded, and scaled so that a tap has mean square 1 over its channels."""
+        """Layers as they are; heads folded."""
         tensors: dict[str, Tensor] = {}
         for key, conv in self.plain.items():
             if not key.startswith("head"):
                 tensors |= {f"{key}.weight": conv.weight.half(), f"{key}.bias": conv.bias.half()}
         for tap in ART_VGG_TAPS:
-            head = self.heads[tap].get_parameter("weight").detach()[:, :, 0, 0].double()
-            upper = torch.linalg.qr(head, mode="r")[1]
-            # Signs of the rows are the library's choice: make the diagonal positive.
-            upper = upper * upper.diagonal().sign()[:, None]
-            upper *= (head.shape[1] / head.shape[0]) ** 0.5
-            tensors[f"{_head(tap)}.weight"] = upper[:, :, None, None].half()
+            tensors[f"{_head(tap)}.weight"] = folded(self.heads[tap])
         return {"architecture": "art-vgg"}, tensors
 
     @torch.no_grad()

@@ -47,11 +47,7 @@ class FolderSearch:
         return "\n".join([f"{len(hits)} places in {len(self.collection)} pictures", *table])
 
     def save(self, file: str | os.PathLike[str]) -> None:
-        """Write the hits as one HTML file, whole or not at all.
-
-        Raises:
-            ArtModelsError: It cannot be written.
-        """
+        """Write the hits as one HTML file, whole or not at all."""
         page = html_report(
             self.query,
             self.searched.box,

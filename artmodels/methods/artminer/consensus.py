@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from artmodels.correspondence.geometry import Model, least_squares
+from artmodels.images.decoding import Array
 
 __all__ = ["Matches", "best_of_each", "plausible", "refitted", "scores", "surviving"]
 
@@ -144,7 +145,7 @@ def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
     return found
 
 
-def best_of_each(key: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.int64]:
+def best_of_each(key: Array, value: Array) -> NDArray[np.int64]:
     """Positions of the largest value of each key, the first of equal ones; in the order of keys."""
     order = np.lexsort((-value, key))
     return order[np.unique(key[order], return_index=True)[1]]
@@ -169,7 +170,7 @@ def surviving(
     target's shape in cells that are as large as the reference's, and why none is left, or "".
     """
     matrix, second = transform.numpy(), matches.second.numpy()
-    extent, nothing = np.array(matches.extent), np.zeros(0, np.int64)
+    extent = np.array(matches.extent)
     projected = np.c_[second, np.ones(len(second))] @ matrix.T
     with np.errstate(divide="ignore", invalid="ignore"):  # a point on the horizon of a homography is an outlier
         distance = projected[:, :2] / projected[:, 2:] - matches.first.numpy()
@@ -180,7 +181,7 @@ def surviving(
     size = f"{rows:.3g} x {columns:.3g}"
     # NaN and infinity are refused as well.
     if not (0.5 <= rows + EDGE < SIDE - 0.5 and 0.5 <= columns + EDGE < SIDE - 0.5):
-        return nothing, np.zeros((0, 2), np.int64), (0, 0), f"the transform makes the target {size} cells"
+        return np.zeros(0, np.int64), np.zeros((0, 2), np.int64), (0, 0), f"the transform makes the target {size} cells"
     grid = math.floor(rows + 0.5 + EDGE), math.floor(columns + 0.5 + EDGE)
     kept = np.flatnonzero(inlier & (projected[:, 2] > 0))
     cell, similarity = matches.cell.numpy(), matches.similarity.numpy()
@@ -194,4 +195,4 @@ def surviving(
         if large.all():
             return kept, place, grid, ""
         kept, place = kept[large], place[large]
-    return nothing, np.zeros((0, 2), np.int64), grid, f"no patch of {least} cells that touch agrees with the transform"
+    return kept, place, grid, f"no patch of {least} cells that touch agrees with the transform"

@@ -20,7 +20,7 @@ from artmodels.correspondence.views import VIEWS, check_views, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import in_a_row
 from artmodels.errors import ConfigError
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import Width
 from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.results import ImageResult
@@ -50,9 +50,7 @@ class ArtMinerConfig(Settings):
     backbone: Annotated[str, "A name that `artmodels.features` knows."] = "art-resnet"
     tap: Annotated[str, "Of the backbone, at a stride of 16 in the paper."] = "layer3"
     dims: Annotated[
-        int | None,
-        Interval(ge=1, le=WIDEST),
-        "D, numbers of a cell after a projection that the checkpoint holds; None keeps all that the tap has.",
+        Width | None, "D, numbers of a cell after a projection that the checkpoint holds; None keeps all of the tap."
     ] = None
     tuned: Annotated[
         bool, "Whether the checkpoint holds the backbone's weights; otherwise they are those of its name."
@@ -160,11 +158,8 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 
-        Args:
-            config: None takes the defaults.
-            backbone: With the weights that it is to have.
-            projection: [C, D], see `Describer`.
-            device: None picks CUDA, then MPS, then CPU.
+        The backbone has the weights that it is to have, and the projection is [C, D], see `Describer`. By default
+        settings are those of `ArtMinerConfig()`, and the device is CUDA, then MPS, then the CPU.
 
         Raises:
             ConfigError: The projection does not fit the settings or the backbone.
@@ -223,10 +218,9 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         (pair,) = self.compare("first", ["second"], described)
         nothing = (f"Nothing is found that both show: {pair.match.reason}.",) if pair.match.reason else ()
         about: dict[str, object] = {"model": self._name, "score": pair.match.score, "view": pair.view}
-        settings = self._record(dataclasses.asdict(self.config) | about)
         return Compared(
             tensor=_pale(pictures[0], pair, "first"),
-            settings=settings,
+            settings=self._record(dataclasses.asdict(self.config) | about),
             seconds=time.perf_counter() - start,
             notes=(*pictures[0].notes, *pictures[1].notes, *nothing),
             pair=pair,
@@ -346,8 +340,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
         """Where one picture of those looks like details [Q, D, a, b] of one size; for `by`, see `search`.
 
-        Returns:
-            For each detail its hits in all views, best first; of two that overlap the lesser goes.
+        For each detail gives its hits in all views, best first; of two that overlap the lesser goes.
         """
         size = among.size(name)
         found: list[list[Hit]] = [[] for _ in kernels]
@@ -363,8 +356,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
         """Where one picture of those holds a detail [D, a, b] cell by cell: their discovery score.
 
-        Returns:
-            For each view in which there is one, the place that the transform takes the detail to, best first.
+        For each view in which there is one, gives the place that the transform takes the detail to, best first.
         """
         hits = list[Hit]()
         for view in self.views:
@@ -392,15 +384,12 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     def _both_ways(self, first: str, second: str, among: Described) -> Iterator[Pair]:
         for view in self.views:
             for reference, target in ((first, second), (second, first)):
-                maps = self._searched(among.pyramid(target, view))
-                match = discover(self._reference(reference, among), maps, self.config.discovery)
+                cells = among.pyramid(reference).at(self.config.reference).float()
+                match = discover(cells, self._searched(among.pyramid(target, view)), self.config.discovery)
                 yield Pair(first=reference, second=target, match=match, view=view)
 
     def _searched(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         return pyramid.maps[: len(self.config.scales)]
-
-    def _reference(self, name: str, among: Described) -> Tensor:
-        return among.pyramid(name).at(self.config.reference).float()
 
     def stream_pairs(
         self,

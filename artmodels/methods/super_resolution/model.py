@@ -43,9 +43,7 @@ class SuperResolutionConfig(Settings):
 
 def make_network(config: SuperResolutionConfig) -> "SRVGG | RRDB":
     """Make the network that a configuration describes; an SRVGG enlarges as its `base` does until it is trained."""
-    if config.architecture == "srvgg":
-        return SRVGG(config)
-    return HalvedRRDB(config) if config.scale == 2 else RRDB(config)
+    return SRVGG(config) if config.architecture == "srvgg" else RRDB(config)
 
 
 class _Layer(nn.Module):
@@ -62,11 +60,7 @@ class _Layer(nn.Module):
 
 
 class SRVGG(Graph):
-    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at the size of the input.
-
-    Attributes:
-        radius: Pixels of the input, to each side, that a pixel of the output depends on.
-    """
+    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at the size of the input."""
 
     tiling = Tiling.SUPPORTED
 
@@ -83,8 +77,8 @@ class SRVGG(Graph):
         self.kernel: Tensor
         # Not saved: it follows from the configuration.
         self.register_buffer("kernel", kernel.repeat(3, 1, 1, 1), persistent=False)
-        self.radius = max(config.convs + 2, kernel.shape[-1] // 2)
-        self.context = self.radius
+        # Pixels of the input, to each side, that a pixel of the output depends on.
+        self.context = self.radius = max(config.convs + 2, kernel.shape[-1] // 2)
 
     def randomise(self, rng: torch.Generator) -> None:
         """Draw the weights of all layers but the last, which stays zero, so that rectifying keeps their scale."""
@@ -150,23 +144,20 @@ class _Block(nn.Module):
 
 
 class RRDB(Graph):
-    """[N, 3, H, W] in [0, 1] to [N, 3, 4 H, 4 W].
+    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale].
 
+    All its layers enlarge by 4: for twice the size, what was halved by turning 2 x 2 pixels into channels.
     A chain of residual branches, each scaled down by 0.2 twice, depends hardly on what is far off: tiles see at most 32
     pixels beyond what is kept of them, although the layers reach `radius`, which for 23 blocks is 349.
-
-    Attributes:
-        radius: Pixels of the input, to each side, that a pixel of the output depends on.
     """
 
     tiling = Tiling.SUPPORTED
-    inner = 1
-    """Side of the squares of pixels that become channels before the first layer."""
 
     def __init__(self, config: SuperResolutionConfig) -> None:
         """Make it with PyTorch's own random weights."""
         super().__init__()
-        self.scale = config.scale
+        self.scale, self.inner = config.scale, 4 // config.scale  # side of the squares that become channels
+        self.requirements = SizeRequirements(multiple_of=self.inner)
         width = config.channels
         self.first = nn.Conv2d(3 * self.inner**2, width, 3, padding=1)
         self.blocks = nn.Sequential(*(_Block(width, config.growth) for _ in range(config.blocks)))
@@ -187,10 +178,3 @@ class RRDB(Graph):
             y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2.0, mode="nearest")), 0.2)
         image: Tensor = self.last(F.leaky_relu(self.fine(y), 0.2))
         return image.clamp(0, 1)
-
-
-class HalvedRRDB(RRDB):
-    """The same for twice the size: it enlarges by 4 what was halved by turning 2 x 2 pixels into channels."""
-
-    requirements = SizeRequirements(multiple_of=2)
-    inner = 2

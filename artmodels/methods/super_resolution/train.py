@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.data.folders import ImageSet, image_files, split
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced, summary
+from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced
 from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfig
 from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Settings, Share
@@ -160,13 +160,15 @@ class SuperResolutionRecipe(Recipe):
             result: Tensor = self.network(x.to(device)).cpu()
             return result
 
-        reports = {}
+        report: dict[str, float] = {}
         for folder in self.settings.folders:
             files = [path for path in self.unseen if self.data / folder in path.parents]
-            if files:
-                reports[folder] = evaluate(enlarge, files, scale=scale)
-                reports[f"{folder}, JPEG"] = evaluate(enlarge, files, scale=scale, reduce=web_copy)
-        return summary(reports) | {"false grid": grid_score(enlarge, scale)}
+            if not files:
+                continue
+            for group, reduce in ((folder, reduced), (f"{folder}, JPEG", web_copy)):
+                found = evaluate(enlarge, files, scale=scale, reduce=reduce)
+                report |= {f"{name} ({group})": value for name, value in found.items()}
+        return report | {"false grid": grid_score(enlarge, scale)}
 
 
 def web_copy(image: Tensor, scale: int) -> Tensor:

@@ -5,7 +5,6 @@ after view, scale after scale; `regions` [T, D] float16, descriptors of regions;
 these are, see `CellRegions`.
 """
 
-import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -25,20 +24,20 @@ from artmodels.correspondence.views import check_views, sideways
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.data.store import ImageRow, Store, StoreKind, StoreWriter
 from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.files import sha256_of
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
 from artmodels.progress import result_of
 from artmodels.search.index import Array
 from artmodels.settings import Count, Settings, config_from, distinct
 
-__all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout", "Views"]
+__all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout"]
 
 KIND = StoreKind(name="collection", content="features", verb="add")
 MAPS, DESCRIPTORS, WINDOWS = "maps", "regions", "windows"
 REFERENCE = 40  # cells of the longer side of the map that others are compared with
 
 File = str | os.PathLike[str]
-Views = Mapping[str, Pyramid]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Described(Protocol):
 class InMemory:
     """A few described pictures."""
 
-    def __init__(self, pictures: Mapping[str, Views]) -> None:
+    def __init__(self, pictures: Mapping[str, Mapping[str, Pyramid]]) -> None:
         """Take the views of each."""
         self._pictures = pictures
 
@@ -117,7 +116,10 @@ class Layout(Settings):
         super().__post_init__()
         if "" not in check_views(self.views):
             raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
-        self.regions.at(self.scales)
+        missing = [scale for scale in self.regions.scales if scale not in self.scales]
+        if missing:
+            there = ", ".join(map(str, self.scales))
+            raise ConfigError(f"regions are to come from {missing[0]} cells and there are {there}: choose among these")
 
 
 class Collection:
@@ -126,28 +128,33 @@ class Collection:
     Images are known by the sha256 of their bytes: a file that is there twice, or was renamed, is computed once. Each
     different image is called by the first of its files that was looked at; files are called by their path inside the
     folder that was added, or as they were given.
+
+    Whoever asks for a file that is not in the collection, or was skipped, gets a DatasetError; whoever writes while
+    another process does, a ConfigError; and where the disk is full or fails, an ArtModelsError.
+
+    Attributes:
+        folder: Where it is.
+        layout: What it was begun with.
+        names: What each different image is called, in the order in which they were first looked at.
     """
+
+    names: tuple[str, ...]
 
     def __init__(self, store: Store, *, verify: bool | None = None) -> None:
         """Use `open` or `create`."""
         self._store, self._verify = store, verify
         self.folder, self.layout = store.folder, config_from(Layout, store.about["layout"])
-        self._take()
+        self._note_files()
 
     def __repr__(self) -> str:
         """Where it is, how many images it has, and what is compared with checksums."""
         return f"<Collection of {len(self)} images in {self.folder}, {self.verified}>"
 
     @classmethod
-    def create(
-        cls, folder: File, describe: CollectionDescriber, *, regions: RegionConfig | None = None
-    ) -> "Collection":
-        """Begin a collection in a new or empty folder, whose images `describe` is to describe.
+    def create(cls, folder: File, describe: CollectionDescriber, *, regions: RegionConfig | None = None) -> Self:
+        """Begin a collection in a new or empty folder, whose images `describe`, such as an `ArtMiner`, is to describe.
 
-        Args:
-            folder: Where.
-            describe: An `ArtMiner`, or what else has its `pyramids`.
-            regions: Which regions are described for the shortlist; None for the usual ones, see `RegionConfig.of`.
+        Their regions, which the shortlist is made from, are by default the usual ones: see `RegionConfig.of`.
 
         Raises:
             ConfigError: The folder holds something or cannot be written to, or the describer lacks a scale of the
@@ -165,16 +172,12 @@ class Collection:
         return cls(Store.create(Path(folder).expanduser(), KIND, arrays, about))
 
     @classmethod
-    def open(cls, folder: File, *, verify: bool | None = None) -> "Collection":
+    def open(cls, folder: File, *, verify: bool | None = None) -> Self:
         """Open a collection; one that is being written to shows what is complete so far.
 
         By default the numbers of an image are compared with their checksum when `pyramid`, `reference` or `regions`
         first reads them. Those of `descriptors` and `windows`, which are of all images together, are not: the log and
-        `verified` say so.
-
-        Args:
-            folder: Where it is.
-            verify: True compares all numbers now, which reads every byte once; False none, ever.
+        `verified` say so. With `verify=True` all are compared now, which reads every byte once; with False none, ever.
 
         Raises:
             DatasetError: There is none, it is of another version, or it is damaged; the message says what to do.
@@ -185,7 +188,7 @@ class Collection:
         return found
 
     @classmethod
-    def open_or_create(cls, folder: File, describe: CollectionDescriber) -> "Collection":
+    def open_or_create(cls, folder: File, describe: CollectionDescriber) -> Self:
         """Open the collection of a folder, or begin one there; see `open` and `create`, also for errors."""
         return cls.open(folder) if Store.exists(Path(folder).expanduser()) else cls.create(folder, describe)
 
@@ -194,11 +197,6 @@ class Collection:
     def __len__(self) -> int:
         """How many different images there are."""
         return len(self.names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What each different image is called, in the order in which they were first looked at."""
-        return self._names
 
     @property
     def verified(self) -> str:
@@ -228,8 +226,7 @@ class Collection:
         Raises:
             OSError: The file cannot be read.
         """
-        with Path(file).open("rb") as opened:
-            image = self._store.number.get(hashlib.file_digest(opened, "sha256").hexdigest())
+        image = self._store.number.get(sha256_of(Path(file)))
         return self._holders[image][0] if image in self._holders else None
 
     def duplicates(self) -> list[tuple[str, ...]]:
@@ -237,16 +234,12 @@ class Collection:
         return [names for names in self._holders.values() if len(names) > 1]
 
     def size(self, name: File) -> tuple[int, int]:
-        """Width and height in pixels of the image of a file.
-
-        Raises:
-            DatasetError: The file is not in the collection, or was skipped.
-        """
+        """Width and height in pixels of the image of a file."""
         width, height = self._store.image(name_of(name)).details["size"]
         return width, height
 
     def path(self, name: File) -> Path:
-        """Where a file was when it was added, as an absolute path; errors are those of `size`."""
+        """Where a file was when it was added, as an absolute path."""
         self._store.image(name_of(name))
         return Path(self._store.files[name_of(name)].path)
 
@@ -254,7 +247,7 @@ class Collection:
         """The maps of an image in one view: float16, read from their file as they are needed.
 
         Raises:
-            DatasetError: See `size`; the numbers are damaged; or the collection was compacted since it was opened.
+            DatasetError: The numbers are damaged, or the collection was compacted since it was opened.
             ConfigError: It has no such view.
         """
         image, dims = self._image(name), self.layout.dims
@@ -301,41 +294,26 @@ class Collection:
         image = self._store.image(name_of(name))
         return image if self._verify is False else self._store.check(image)
 
-    def _take(self) -> None:
+    def _note_files(self) -> None:
         """Note which files each image has."""
         holders = defaultdict[int, list[str]](list)
         for name, image in self._store.held.items():
             holders[image].append(name)
         self._holders = {image: tuple(holders[image]) for image in sorted(holders)}
-        self._names = tuple(names[0] for names in self._holders.values())
+        self.names = tuple(names[0] for names in self._holders.values())
 
     # --- Writing
 
-    def add(
-        self,
-        source: File | Sequence[File],
-        describer: CollectionDescriber,
-        *,
-        progress: bool = False,
-    ) -> Self:
+    def add(self, source: File | Sequence[File], describer: CollectionDescriber, *, progress: bool = False) -> Self:
         """Add the images of a folder, or files; what is in the collection already is not computed again.
 
         A file whose bytes have changed is another image from then on. The call may be interrupted at any moment, by a
         full disk too: everything complete is kept, and the same call goes on. What cannot be read is in `skipped`.
 
-        Args:
-            source: A folder, whose files are named by their path inside it; or files, named as they are given.
-            describer: The one that the collection was created with, or its equal.
-            progress: Show a bar.
-
-        Returns:
-            This collection.
-
         Raises:
-            ConfigError: Another describer; another process is writing.
+            ConfigError: The describer is not the one that the collection was created with, or its equal.
             DatasetError: No images; two different files of one name; a damaged collection; features that are not as the
                 describer promised.
-            ArtModelsError: The disk is full or fails.
         """
         return result_of(self.stream_add(source, describer), progress=progress, unit="image")
 
@@ -360,12 +338,7 @@ class Collection:
         yield self
 
     def remove(self, names: Iterable[File]) -> None:
-        """Forget files; an image whose last file goes is gone, and its numbers with the next `compact`.
-
-        Raises:
-            DatasetError: One is not in the collection; then none is removed.
-            ConfigError: Another process is writing.
-        """
+        """Forget files, all or none; an image whose last file goes is gone, and its numbers with the next `compact`."""
         with self._writing() as writer:
             called = list(dict.fromkeys(map(name_of, names)))
             for name in called:
@@ -378,10 +351,6 @@ class Collection:
 
         Until the new ones are complete the old ones count, so it takes the room of both. Regions keep their numbers: an
         index stays as it is. Collections that were opened before have to be opened again.
-
-        Raises:
-            ConfigError: Another process is writing.
-            ArtModelsError: The disk is full or fails.
         """
         with self._writing() as writer:
             writer.compact([self._store.images[number] for number in self._holders], next=self._next)
@@ -391,29 +360,28 @@ class Collection:
         """Write to the store, and take up what it holds before and after."""
         try:
             with self._store.writing() as writer:
-                self._take()
+                self._note_files()
                 yield writer
         finally:
-            self._take()
+            self._note_files()
 
     @property
     def _next(self) -> int:
         """The number of the next region: none is given twice."""
-        last = self._store.images[-1:]
-        ends = [image.details["first"] + image.span(DESCRIPTORS)[1] for image in last]
-        return int(max(ends + [self._store.about["next"]]))
+        ends = [image.details["first"] + image.span(DESCRIPTORS)[1] for image in self._store.images[-1:]]
+        return int(max([*ends, self._store.about["next"]]))
 
     def _described(self, name: str, loaded: LoadedImage, describer: CollectionDescriber) -> dict[str, Any]:
         """What is kept of a new image, as `StoreWriter.add` takes it."""
-        views, size = describer.pyramids(loaded), (loaded.width, loaded.height)
-        cells = _promised(name, views, size, self.layout)
-        maps, tables, descriptors = list[Tensor](), list[Tensor](), list[Tensor]()
-        for number, view in enumerate(self.layout.views):
-            regions = describe_regions(views[view], self.layout.regions, view=number)
-            maps += [part.half().reshape(-1, self.layout.dims) for part in views[view].maps]
-            descriptors.append(regions.descriptors.half())
-            tables.append(regions.table)
-        found = {MAPS: maps, DESCRIPTORS: descriptors, WINDOWS: tables}
+        pyramids, size, layout = describer.pyramids(loaded), (loaded.width, loaded.height), self.layout
+        cells = _promised(name, pyramids, size, layout)
+        views = [pyramids[view] for view in layout.views]
+        regions = [describe_regions(pyramid, layout.regions, view=number) for number, pyramid in enumerate(views)]
+        found = {
+            MAPS: [part.half().reshape(-1, layout.dims) for pyramid in views for part in pyramid.maps],
+            DESCRIPTORS: [each.descriptors.half() for each in regions],
+            WINDOWS: [each.table for each in regions],
+        }
         parts = {array: torch.cat(each).cpu().numpy() for array, each in found.items()}
         if not all(np.isfinite(part).all() for part in parts.values()):
             raise DatasetError(f"The features of {name} are not finite in float16: check the weights of the describer.")
@@ -440,7 +408,7 @@ class Collection:
 
 
 def _promised(name: str, found: Mapping[str, Pyramid], size: tuple[int, int], layout: Layout) -> list[tuple[int, int]]:
-    """Rows and columns of the maps as they are, if all are as they have to be."""
+    """Rows and columns of the maps of the upright view, if those of all views are as the describer promised."""
     if set(found) != set(layout.views):
         raise DatasetError(f"The describer gave views {sorted(found)} of {name}, not {sorted(layout.views)}.")
     shapes = [(int(part.shape[-2]), int(part.shape[-1])) for part in found[""].maps]

@@ -12,25 +12,20 @@ from annotated_types import Interval, MinLen
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.correspondence.cells import Pyramid, saliency
-from artmodels.errors import ConfigError
+from artmodels.correspondence.cells import EPSILON, Pyramid, saliency
 from artmodels.settings import Count, Settings
 
 __all__ = ["COLUMNS", "RegionConfig", "CellRegions", "describe_regions"]
 
 COLUMNS = 5
 PARTS = 4  # of a picture along each side, of which each gives its share of the regions
-EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionConfig(Settings):
     """Which windows are described."""
 
-    scales: Annotated[tuple[Count, ...], MinLen(1), "Cells of the longer side of the maps whose windows are taken."] = (
-        36,
-        20,
-    )
+    scales: Annotated[tuple[Count, ...], MinLen(1), "Cells of the longer side of the maps with the windows."] = (36, 20)
     sizes: Annotated[
         tuple[Count, ...], MinLen(1), "Cells of the side of a window; neighbours overlap by half, rounded down."
     ] = (3, 5, 8)
@@ -47,13 +42,6 @@ class RegionConfig(Settings):
         """The usual windows, of those scales that are nearest to the usual ones."""
         usual = cls().scales
         return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - wanted)) for wanted in usual)))
-
-    def at(self, scales: Sequence[int]) -> None:
-        """Check that a collection with so many cells has the scales of the windows."""
-        for scale in self.scales:
-            if scale not in scales:
-                there = ", ".join(map(str, scales))
-                raise ConfigError(f"regions are to come from {scale} cells and there are {there}: choose among these")
 
 
 @dataclass(frozen=True, eq=False)
