@@ -6,6 +6,7 @@ The look is paper, ink and one dark red, in fonts that are already on the visito
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,7 +24,7 @@ from artmodels.ui.server.sessions import Sessions
 
 __all__ = ["CSS", "health", "launch_options", "theme"]
 
-_SERIF = '"Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", "Book Antiqua", Georgia, serif'
+CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _PAPER = gr.themes.Color(
     *("#fdfcfa", "#f7f4ee", "#ebe6dc", "#d9d2c5", "#b4ab9b", "#847b6d", "#665e52", "#4b453c", "#2f2b26"),
     *("#211e1a", "#171512"),
@@ -80,49 +81,6 @@ def theme() -> gr.themes.Base:
         slider_color="*primary_700",
         slider_color_dark="*primary_400",
     )
-
-
-CSS = f"""
-gradio-app > .gradio-container {{ width: 100%; max-width: 1180px !important; margin: 0 auto !important; }}
-.gradio-container h1, .gradio-container h2, .gradio-container h3 {{
-  font-family: {_SERIF}; font-weight: 400; letter-spacing: .005em; line-height: 1.2;
-}}
-.gradio-container h1 {{ font-size: clamp(1.8rem, 4vw, 2.6rem); margin: .6rem 0 .2rem; }}
-.prose p {{ max-width: 68ch; }}
-footer .divider:last-child {{ display: none; }}
-/* Here, because the frames of an animation must not be inside the rules of a component. */
-@keyframes turns {{ 0%, 49% {{ visibility: hidden; }} 50%, 100% {{ visibility: visible; }} }}
-.stacked .wrap {{ flex-direction: column; align-items: stretch; }}
-.status .error {{ display: none; }} /* gradio's badge would hide the sentence that says more */
-.status p {{ min-height: 1.5em; max-width: none; }}
-/* Whose turn is not yet: gradio fades the old text, and hides the place in the queue where a line has no height. */
-.status.block {{ overflow: visible !important; }}
-.status .pending {{ opacity: 1 !important; }}
-.status .pending .md > * {{ display: none; }}
-.status .pending .md::before {{ content: "Waiting for the machine…"; }}
-.status .wrap.minimal {{ inset: 0 0 auto auto !important; height: auto !important; overflow: visible !important; }}
-.status .minimal .progress-text {{ position: static !important; transform: none !important; padding: 0 !important; }}
-.made, .made > div {{ padding: 0 !important; }}
-.made p {{ margin: 0; font-size: .9rem; color: var(--body-text-color-subdued); }}
-.gallery-head {{ padding: 1rem 0 1rem; border-bottom: 1px solid var(--border-color-primary); }}
-.gallery-head p {{ font-size: 1.05rem; color: var(--body-text-color-subdued); max-width: 62ch; }}
-.cards {{
-  display: grid; gap: 1.6rem; padding: 1.6rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr));
-}}
-.cards a {{
-  display: block; padding: 0 !important; overflow: hidden; color: inherit; text-align: left; text-decoration: none;
-  background: var(--block-background-fill);
-  border: 1px solid var(--border-color-primary); transition: border-color .15s, box-shadow .15s;
-}}
-.cards a:hover, .cards a:focus-visible {{
-  border-color: var(--button-primary-background-fill); box-shadow: 0 3px 14px rgb(0 0 0 / .09);
-}}
-.cards img {{ display: block; width: 100%; aspect-ratio: 8 / 5; object-fit: cover; margin: 0; padding: 0; border: 0; }}
-.cards h2 {{ font-size: 1.35rem; margin: 1rem 1.2rem .3rem; }}
-.cards p {{ margin: 0 1.2rem .7rem; line-height: 1.5; }}
-.cards .source {{ font-size: .85rem; color: var(--body-text-color-subdued); padding-bottom: .5rem; }}
-"""
 
 
 def launch_options(**changes: Any) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from artmodels.ui.running import calm
 from artmodels.ui.uploads import markdown, reported
 from artmodels.ui.visitors import VisitorPictures, present
 from artmodels.ui.widgets.canvas import box_canvas, corners, opened
-from artmodels.ui.widgets.evidence import JUDGING_STYLE, ROWS_STYLE, SCROLL, comparison, judging, rows_of_groups
-from artmodels.ui.widgets.viewers import gallery, gallery_tiles, html
+from artmodels.ui.widgets.component import html
+from artmodels.ui.widgets.evidence import JUDGING_STYLE, SCROLL, comparison, judging, rows_of_groups
+from artmodels.ui.widgets.viewers import gallery, gallery_tiles
 
 # What computes is imported where it is used: the gallery is to be up before anybody searches.
 if TYPE_CHECKING:
@@ -104,22 +105,20 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     gr.Markdown(INTRODUCTION)
     state = gr.State(None, time_to_live=3600)
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=1, min_width=300):
             files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
             sample = gr.Button("Take the example collection")
         with gr.Column(scale=2, min_width=320):
             pictures = gallery("Click a picture to open it", "collection", columns=6, height=300)
-    status = gr.Markdown("There is no collection yet.", elem_classes="status")
+    status = ui.status_line("There is no collection yet.")
     with gr.Tabs():
         with gr.Tab("A detail"):
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     canvas, box = box_canvas()
-                    with gr.Row():
-                        run = gr.Button("Find it elsewhere", variant="primary", size="lg", min_width=180)
-                        stop = gr.Button("Stop", size="lg", min_width=90)
-                    search_status = gr.Markdown("", elem_classes="status")
+                    run, stop = ui.run_and_stop("Find it elsewhere", (180, 90))
+                    search_status = ui.status_line("")
                 with gr.Column(scale=1, min_width=320):
                     threshold = gr.Slider(
                         -1, 1, THRESHOLD, step=0.01, label="Show places with a score of at least", info=MEASURED
@@ -128,18 +127,15 @@ with ui.blocks("Find a detail elsewhere") as demo:
                     hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
             why, verdicts, verdict_status = judging(VERDICTS)
         with gr.Tab("Repeats"):
-            with gr.Row():
-                run_all = gr.Button("Find whatever repeats", variant="primary", size="lg", min_width=180)
-                stop_all = gr.Button("Stop", size="lg", min_width=90)
-            pairs_status = gr.Markdown(
-                f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions.",
-                elem_classes="status",
+            run_all, stop_all = ui.run_and_stop("Find whatever repeats", (180, 90))
+            pairs_status = ui.status_line(
+                f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions."
             )
             least = gr.Slider(
                 0, STRICTEST, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above",
                 info=MEASURED,
             )  # fmt: skip
-            rows = html(ROWS_STYLE, name="clusters")
+            rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
             why_pair, pair_verdicts, pair_status = judging(VERDICTS)
@@ -150,20 +146,20 @@ with ui.blocks("Find a detail elsewhere") as demo:
                 "a hard negative: `python -m artmodels.methods.artminer.tuning.tune PICTURES TUNED "
                 "--verdicts verdicts.jsonl`"
             )
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(min_width=300):
                     weigh = gr.Button("Calibrate thresholds from verdicts")
                     save_verdicts = gr.Button("Write verdicts")
-                    verdict_file = gr.DownloadButton("Download verdicts", interactive=False, elem_classes="download")
+                    verdict_file = ui.download_button("Download verdicts")
                     brought = gr.File(label="Verdicts from before (.jsonl)", type="filepath", height=120)
                 with gr.Column(min_width=300):
                     save = gr.Button("Export what was found")
-                    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    download = ui.download_button("Download ZIP")
                     gr.Markdown(
                         "Tables (CSV), everything (JSON), a graph for Gephi or Cytoscape (GraphML), IIIF annotations "
                         "of each picture, and a report (HTML) that opens anywhere."
                     )
-            files_status = gr.Markdown("", elem_classes="status")
+            files_status = ui.status_line("")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
     # --- a collection comes in, and a picture is opened
@@ -207,7 +203,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         ui.on(files.upload, take, [files], everything, lane="collections"),
         ui.on(sample.click, example, [], everything, lane="collections"),
     ]
-    ui.on(pictures.select, choose, [state], [canvas, *box, status], event=True)
+    ui.on(pictures.select, choose, [state], [canvas, *box, status])
 
     # --- a detail is looked for, looked at, and judged
 
@@ -243,7 +239,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     running = ui.working(run, find, [state, *box, threshold], [hits, why, search_status], lane="collections")
     ui.on(threshold.change, browse, [state, threshold], [hits, search_status], trigger_mode="always_last")
-    explaining = ui.on(hits.select, explain, [state], [why, verdict_status], event=True)
+    explaining = ui.on(hits.select, explain, [state], [why, verdict_status])
     explaining.then(None, None, None, js=SCROLL, api_visibility="private")
     kinds = {verdict: gr.State(verdict) for verdict in VERDICTS}
     for verdict, button in verdicts.items():
@@ -285,7 +281,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     comparing = ui.working(run_all, repeat, [state, least], [rows, pairs, why_pair, pairs_status], lane="collections")
     ui.on(least.change, regroup, [state, least], [rows, pairs, pairs_status], trigger_mode="always_last")
-    explaining = ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status], event=True)
+    explaining = ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status])
     explaining.then(None, None, None, js=SCROLL, api_visibility="private")
     for verdict, button in pair_verdicts.items():
         ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
@@ -322,7 +318,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         file = ui.run_folder() / "verdicts.jsonl"
         shutil.copyfile(findings.verdict_file.path, file)
         text = f"{file.name} has {count(len(findings.verdicts), 'verdict')}."
-        yield gr.update(value=str(file), interactive=True), text
+        yield ui.offered(file), text
 
     def bring(work: Investigation | None, path: str | None) -> Updates:
         """Take up verdicts from a file: upload, status."""
@@ -345,7 +341,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
             raise ConfigError("Nothing has been found yet: search for a detail, or for whatever repeats, then export.")
         archive, texts = packed(work, threshold if searched else None, pair_threshold if compared else None)
         names = ", ".join(name for name in texts if "/iiif/" not in name)
-        yield gr.update(value=str(archive), interactive=True), f"{archive.name} has {names} and IIIF annotations."
+        yield ui.offered(archive), f"{archive.name} has {names} and IIIF annotations."
 
     ui.on(weigh.click, calibrate, [state], [threshold, least, files_status])
     ui.on(save_verdicts.click, write_verdicts, [state], [verdict_file, files_status])
@@ -427,7 +423,7 @@ def new_collection(work: Investigation, text: str, box: list[int] | None = None)
     """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
     canvas = opened(ui.read(str(work.picture(work.open))).pil(), box)
-    empty: ui.Update = ([], "", "", [], "", "", "", "", gr.update(value=None, interactive=False))
+    empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
     usual = (
         gr.update(value=THRESHOLD, info=MEASURED),
         gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST),
@@ -514,7 +510,8 @@ def compare(work: Investigation) -> Iterator[str]:
 
 def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]], str]:
     """Give the hits above a threshold as pictures, and a sentence."""
-    from artmodels.methods.artminer.evidence.proof import counterpart, fitted
+    from artmodels.methods.artminer.evidence.proof import counterpart
+    from artmodels.methods.artminer.evidence.report import fitted
 
     findings, found = work.findings, work.findings.last
     above = [hit for hit in found.hits if hit.score >= threshold]

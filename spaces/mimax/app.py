@@ -65,7 +65,7 @@ class MarkedPictures(VisitorPictures):
 
     def detections(self, labels: Sequence[str], threshold: float) -> list[Detections]:
         """Give what was found of some classes in each picture."""
-        from artmodels.methods.mimax.several import detect_together
+        from artmodels.methods.mimax.detector import detect_together
 
         return detect_together([self.detectors[label] for label in labels], threshold=threshold)
 
@@ -243,7 +243,7 @@ def export(work: MarkedPictures | None, sent: object, threshold: float, form: st
     text = f"{markdown(archive.name)} has the boxes and the classifier, {work.learnt_from(label)}."
     if work.learnt[label] != marks.current:
         text += " The marks have changed since: train again to learn from them."
-    yield gr.update(value=str(archive), interactive=True), text
+    yield ui.offered(archive), text
 
 
 # --- for programs, and for tables of labels
@@ -262,7 +262,7 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
         A ZIP file of the detections (JSON, COCO, Pascal VOC, IIIF) and the classifiers, and the detections (JSON).
     """
     start = time.monotonic()
-    yield gr.update(value=None, interactive=False), None, None, "Reading…"
+    yield ui.offered(None), None, None, "Reading…"
     work = yield from reported(collection(photos), others=3)
     try:
         given = labelled_csv(table, work.pictures)
@@ -277,7 +277,7 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
     tiles = [(str(file), name) for name, file, _ in drawn(work, [one for one in found if len(one)])]
     status = f"**Finished after {time.monotonic() - start:.1f} s: {sum(map(len, found))} places.**{work.left_out()}"
     report = annotations.plain(found) | {"skipped": work.skipped}
-    yield gr.update(value=str(archive), interactive=True), report, tiles, status
+    yield ui.offered(archive), report, tiles, status
 
 
 def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Update]:
@@ -309,21 +309,19 @@ with ui.blocks("Find things in a collection") as demo:
     with gr.Tabs():
         with gr.Tab("By clicking"):
             state = gr.State(None, time_to_live=3600)
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                     sample = gr.Button("Take the example collection")
                     wall = marking.wall()
                 with gr.Column(scale=1, min_width=320):
-                    with gr.Row():
-                        run = gr.Button("Train", variant="primary", size="lg", min_width=120)
-                        stop = gr.Button("Stop", size="lg", min_width=120)
-                    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+                    run, stop = ui.run_and_stop("Train")
+                    status = ui.status_line()
                     threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
                     results = marking.found_wall()
                     form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
-                    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    download = ui.download_button("Download ZIP")
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
@@ -337,7 +335,7 @@ with ui.blocks("Find things in a collection") as demo:
             ui.on(save.click, export, [*marks, form], [download, status])
             text = "Stopped. Train again to go on; pictures that were looked at are not looked at again."
             ui.stop_button(stop, [running, *collecting], status, text)
-        with gr.Tab("By a table"), gr.Row(equal_height=False):
+        with gr.Tab("By a table"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photos = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                 table = gr.File(label="Labels: a CSV file", file_count="single", type="filepath", height=120)
@@ -346,7 +344,7 @@ with ui.blocks("Find things in a collection") as demo:
                 panel = ui.batch_results()
                 checks = {"photos": ui.file_list(FILES), "table": a_table}
                 ui.connect(mimax_batch, [photos, table, least], panel, checks)
-        with gr.Tab("One picture"), gr.Row(equal_height=False):
+        with gr.Tab("One picture"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Picture")
                 model = ui.model_choice("mimax", "Trained model")

@@ -18,9 +18,10 @@ from artmodels.hub import catalogue
 from artmodels.progress import Progress
 from artmodels.ui.events import endpoint
 from artmodels.ui.server.pictures import data_url
-from artmodels.ui.uploads import listing, markdown, reported, take_in
+from artmodels.ui.uploads import bullets, markdown, reported, take_in
 from artmodels.ui.visitors import present
 from artmodels.ui.widgets import viewers
+from artmodels.ui.widgets.component import html
 
 # What computes is imported where it is used: the gallery is to be up before anybody aligns.
 if TYPE_CHECKING:
@@ -138,12 +139,12 @@ with ui.blocks("Align two pictures") as demo:
     state = gr.State(None, time_to_live=3600)
     with gr.Tabs():
         with gr.Tab("Two pictures"):
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 source = ui.upload("Source: the picture that is moved", min_width=280)
                 target = ui.upload("Target: the picture it is brought onto", min_width=280)
             samples = viewers.choices([(EXAMPLES / f"{name}.jpg", text) for name, text in PAIRS.items()])
-            run = gr.Button("Align", variant="primary", size="lg")
-            status = gr.Markdown("Nothing has been aligned yet.", elem_classes="status")
+            run = gr.Button("Align", variant="primary")
+            status = ui.status_line("Nothing has been aligned yet.")
             with gr.Column(visible=False, elem_classes="aligned") as results:
                 stage = gr.Radio(
                     list(STAGES.items()), value="fine", label="Show the source as it was moved",
@@ -162,15 +163,12 @@ with ui.blocks("Align two pictures") as demo:
                             place = [gr.Number(None, label=f"Target {name}", min_width=90) for name in "xy"]
                             look = gr.Button("Look up", min_width=100)
                             clear = gr.Button("Clear", min_width=100)
-                        table = viewers.html(viewers.TABLE_STYLE, viewers.NO_POINTS)
+                        table = html("table", viewers.NO_POINTS)
                     with gr.Tab("Maps"):
-                        maps = viewers.html(viewers.FIGURES_STYLE)
+                        maps = html("figures")
                     with gr.Tab("Files"):
                         with gr.Row():
-                            downloads = [
-                                gr.DownloadButton(title, interactive=False, elem_classes="download", min_width=150)
-                                for title, _ in FILES.values()
-                            ]
+                            downloads = [ui.download_button(title, min_width=150) for title, _ in FILES.values()]
                         gr.Markdown("\n".join(f"- **{kind.upper()}**: {text}" for kind, (_, text) in FILES.items()))
         with gr.Tab("Several pictures"):
             gr.Markdown(
@@ -178,7 +176,7 @@ with ui.blocks("Align two pictures") as demo:
                 "mean (the variance of its Laplacian, times 10 000), the better they fit; what cannot be aligned is "
                 "left out, and named."
             )
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     photos = ui.upload_files(f"Pictures or ZIP files, 2 to {PICTURES} pictures")
                 with gr.Column(scale=1, min_width=280):
@@ -187,17 +185,15 @@ with ui.blocks("Align two pictures") as demo:
                         [("Let the page choose", CHOOSE)], value=CHOOSE, label="Reference",
                         info=f"The page chooses among {CHOOSING} pictures at most: all pairs are compared.",
                     )  # fmt: skip
-                    with gr.Row():
-                        run_all = gr.Button("Align all", variant="primary", size="lg", min_width=120)
-                        stop = gr.Button("Stop", size="lg", min_width=90)
-            group_status = gr.Markdown("There are no pictures yet.", elem_classes="status")
-            means = viewers.html(viewers.FIGURES_STYLE)
-            archive = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    run_all, stop = ui.run_and_stop("Align all", (120, 90))
+            group_status = ui.status_line("There are no pictures yet.")
+            means = html("figures")
+            archive = ui.download_button("Download ZIP")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
     # --- two pictures are aligned
 
-    def example(event: gr.EventData) -> Updates:
+    def choose_example(event: gr.EventData) -> Updates:
         """Take an example: source, target, status."""
         name = list(PAIRS)[int(event.index)]
         yield *(str(EXAMPLES / f"{stem}.jpg") for stem in (name, "painting")), "An example is ready: press Align."
@@ -231,14 +227,14 @@ with ui.blocks("Align two pictures") as demo:
             f"{text}  \nWriting files…",
         )
         for index, path in enumerate(files(result, pair)):
-            written[index] = gr.update(value=str(path), interactive=True)
+            written[index] = ui.offered(path)
         yield *[gr.skip()] * 8, *written, text
 
     def restage(pair: AlignedPair | None, stage: str) -> Updates:
         """Show the coarse or the fine stage: slider, overlay, PNG, status."""
         pair = present(pair, *GONE)
         file = pair.folder / ("aligned.png" if stage == "fine" else "aligned-coarse.png")
-        yield *layers(pair, stage), gr.update(value=str(file), interactive=True), gr.skip()
+        yield *layers(pair, stage), ui.offered(file), gr.skip()
 
     def pick(event: gr.EventData, pair: AlignedPair | None) -> Updates:
         """Look up a place that was clicked: x, y, points, table, status."""
@@ -262,8 +258,8 @@ with ui.blocks("Align two pictures") as demo:
     everything = [state, results, stage, slider, overlay, points, table, maps, *downloads, status]
     ui.working(run, align, [source, target], everything, lane="compute")
     ui.on(stage.input, restage, [state, stage], [slider, overlay, downloads[0], status])
-    ui.on(samples.chosen, example, [], [source, target, status], event=True)
-    ui.on(points.picked, pick, [state], [*place, points, table, status], event=True, trigger_mode="multiple")
+    ui.on(samples.chosen, choose_example, [], [source, target, status])
+    ui.on(points.picked, pick, [state], [*place, points, table, status], trigger_mode="multiple")
     ui.on(look.click, look_up, [state, *place], [points, table, status])
     ui.on(clear.click, forget, [state], [points, table, status])
 
@@ -296,7 +292,7 @@ with ui.blocks("Align two pictures") as demo:
         _, archive = packed(group, gathered)
         yield (
             viewers.figures(group_pictures(group)),
-            gr.update(value=str(archive), interactive=True),
+            ui.offered(archive),
             group_verdict(group, gathered),
         )
 
@@ -460,7 +456,7 @@ def write_about(pair: AlignedPair, found: list[dict[str, Any]]) -> dict[str, Any
 
 def nothing(count: int) -> list[Any]:
     """Buttons with nothing to download; one update each, since gradio takes the value out of an update that it uses."""
-    return [gr.update(value=None, interactive=False) for _ in range(count)]
+    return [ui.offered(None) for _ in range(count)]
 
 
 def layers(pair: AlignedPair, stage: str) -> tuple[tuple[str, str], Any]:
@@ -507,7 +503,7 @@ def gather(paths: Sequence[str]) -> Iterator[str | Gathered]:
         made.pictures[taken.name] = picture
     if len(made.pictures) < 2:
         have = "There is one picture" if made.pictures else "There is no picture that can be used"
-        reasons = listing(made.skipped.items())
+        reasons = bullets(made.skipped.items())
         raise DatasetError(f"{have}: a group needs two or more, as PNG, JPEG, WebP or TIFF files.{reasons}")
     yield made
 
@@ -561,7 +557,7 @@ def group_verdict(group: "Group", gathered: Gathered) -> str:
 
 def left_out(gathered: Gathered) -> str:
     """List, as Markdown, the files that cannot be used, and why."""
-    return markdown(listing(gathered.skipped.items(), " cannot be used"))
+    return markdown(bullets(gathered.skipped.items(), " cannot be used"))
 
 
 def group_pictures(group: "Group") -> list[tuple[str, Image.Image, str]]:

@@ -22,7 +22,7 @@ from artmodels.errors import DatasetError, ImageError
 from artmodels.ui import uploads
 from artmodels.ui.batches import show_batch
 from artmodels.ui.events import explain_errors
-from artmodels.ui.uploads import Names, Taken, listing, markdown, take_in
+from artmodels.ui.uploads import Names, Taken, bullets, markdown, take_in
 
 PICTURE = 36  # bytes of what `stored` packs
 
@@ -301,10 +301,10 @@ def test_too_many_pictures_are_refused_and_too_many_bad_ones_are_not_looked_at(t
 
 
 def test_reasons_are_bounded() -> None:
-    text = listing([(f"{number}.png", "it is bad") for number in range(4341)], " is left out")
+    text = bullets([(f"{number}.png", "it is bad") for number in range(4341)], " is left out")
     assert text.startswith("\n- 0.png is left out: it is bad\n- 1.png")
     assert text.count("\n") == 21 and text.endswith("\n- 19.png is left out: it is bad\n- and 4 321 more")
-    assert listing([]) == "" and "more" not in listing([("a.png", "it is bad")] * 20)
+    assert bullets([]) == "" and "more" not in bullets([("a.png", "it is bad")] * 20)
 
 
 def test_markdown_shows_names_as_they_are() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
-from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST
+from artmodels.features.networks import CAFFE, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
 from artmodels.settings import Settings, odd
@@ -26,7 +26,6 @@ __all__ = ["FastStyleConfig", "TransformerNet"]
 Layout = Literal["resize", "torch7"]
 Output = Literal["sigmoid", "linear", "tanh"]
 Padding = Literal["reflect", "zeros", "valid"]
-Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class FastStyleConfig(Settings):
         "Channels after the first, second and third convolution; the last is also that of the blocks.",
     ] = (32, 64, 128)
     kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
-    blocks: Annotated[int, Interval(ge=1, le=MOST_BLOCKS), "Residual blocks."] = 5
+    blocks: Annotated[Depth, "Residual blocks."] = 5
     early: Annotated[
         bool,
         "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",

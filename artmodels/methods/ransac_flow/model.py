@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import features
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import Width
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import Graph
@@ -27,7 +27,6 @@ __all__ = ["STRIDE", "FineConfig", "FineNetwork", "correlation", "enlarged"]
 STRIDE = 8
 TAP = "layer2"  # of art-resnet, at that stride
 LARGEST = 31  # cells of the side of a window: half of a small picture
-Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from artmodels.methods.region_features.model import (
     FoundRegions,
     RegionFeaturesConfig,
     RegionNetwork,
+    by_anchor,
     decoded,
     select,
     unscaled,
@@ -99,12 +100,12 @@ class FPNDetector(RegionNetwork):
         maps = detector.backbone(pictures.tensors)
         logits, deltas = detector.rpn.head(list(maps.values()))
         anchors = detector.rpn.anchor_generator(pictures, list(maps.values()))
+        levels = [by_anchor(*level) for level in zip(logits, deltas, strict=True)]
         found = []
         for number, (image, size) in enumerate(zip(images, pictures.image_sizes, strict=True)):
-            counts = [level[number].numel() for level in logits]
-            scores = [level[number].permute(1, 2, 0).flatten().sigmoid() for level in logits]
-            moves = [level[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4) for level in deltas]
-            boxes = [decoded(move, part) for move, part in zip(moves, anchors[number].split(counts), strict=True)]
+            scores = [logit[number].sigmoid() for logit, _ in levels]
+            places = anchors[number].split([len(score) for score in scores])
+            boxes = [decoded(delta[number], place) for (_, delta), place in zip(levels, places, strict=True)]
             chosen, objectness = select(boxes, scores, height=size[0], width=size[1], config=self.config)
             own = {name: level[number : number + 1] for name, level in maps.items()}
             regions = detector.roi_heads.box_roi_pool(own, [chosen], [size])
@@ -158,14 +159,7 @@ class C4(RegionNetwork):
     def __init__(
         self, config: RegionFeaturesConfig, *, units: Sequence[int] = UNITS, width: int = 64, hidden: int = 512
     ) -> None:
-        """Make it with random weights.
-
-        Args:
-            config: Its settings.
-            units: Of each block; a ResNet-152's by default.
-            width: Of the first block's bottleneck, doubled by each that follows.
-            hidden: Channels of the proposals' own layer.
-        """
+        """Make it with random weights: so many units in each block, a bottleneck that each block doubles."""
         super().__init__()
         self.config = config
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -197,14 +191,13 @@ class C4(RegionNetwork):
         for block in self.blocks[:3]:
             x = block(x)
         y = F.relu(self.proposals(x))
-        logits, deltas = self.objectness(y), self.deltas(y)
+        logits, deltas = by_anchor(self.objectness(y), self.deltas(y))
+        anchors = self.anchors(x)
         # Boxes end at the last pixel in the code of that time.
         right, bottom = (max(1, side - 1) for side in reversed(size))
         found = []
         for number, image in enumerate(images):
-            scores = logits[number].permute(1, 2, 0).flatten().sigmoid()
-            moves = deltas[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-            boxes = decoded(moves, self.anchors(x))
+            boxes, scores = decoded(deltas[number], anchors), logits[number].sigmoid()
             chosen, objectness = select([boxes], [scores], height=bottom, width=right, config=self.config)
             regions = crop_and_resize(x[number : number + 1], chosen / STRIDE, CELLS)
             features = self.blocks[3](regions).mean((2, 3))

@@ -69,19 +69,11 @@ def bicubic(image: Tensor, scale: int) -> Tensor:
 
 
 def evaluate(
-    enlarge: Enlarge,
-    files: Sequence[Path],
-    *,
-    scale: int,
-    reduce: Callable[[Tensor, int], Tensor] = reduced,
+    enlarge: Enlarge, files: Sequence[Path], *, scale: int, reduce: Callable[[Tensor, int], Tensor] = reduced
 ) -> dict[str, float]:
-    """Means over pictures: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
+    """Means over pictures in full size: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
 
-    Args:
-        enlarge: The network.
-        files: Pictures in full size; their sides are cut to multiples of `scale`.
-        scale: Of the network.
-        reduce: Makes the network's input of the picture and the scale.
+    The network's input is `reduce(picture, scale)`, of a picture whose sides are cut to multiples of `scale`.
 
     Raises:
         DatasetError: There is no picture, or one is too small or cannot be read.

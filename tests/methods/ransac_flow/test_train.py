@@ -254,7 +254,7 @@ def test_hands_engrave_and_invert_by_chance() -> None:
 def test_the_report_is_of_held_out_pictures_before_and_after(sources: Sources, trained, monkeypatch) -> None:
     recipe = trained[0]
     assert [path.name for path in recipe._held_out] == ["14.png"]
-    assert "14.png" not in {path.name for path in recipe.files()} and len(recipe.files()) == 14
+    assert "14.png" not in {path.name for path in recipe.files} and len(recipe.files) == 14
     monkeypatch.setattr(train, "UNSEEN_STYLES", train.UNSEEN_STYLES[:1])
     monkeypatch.setattr(train, "HELD_OUT", 8)
     report = recipe.evaluate()

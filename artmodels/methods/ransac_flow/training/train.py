@@ -8,7 +8,6 @@ of what can be seen; the similarity of pixels says little about a painting and i
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -163,8 +162,8 @@ class RansacFlowRecipe(Recipe):
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
-        self._train, self._held_out = split(image_files(sources.data, settings.folders))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = split(image_files(sources.data, settings.folders))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.crops = Crops(size=settings.size, smallest=0.5)
         self.hands = self._hands(settings.styles, self.images)
         self.warper = Warper(settings.warp, settings.size, settings.size)
@@ -172,8 +171,7 @@ class RansacFlowRecipe(Recipe):
         self.gentle = Warper(replace(settings.warp, **little), settings.size, settings.size)
         self.network = _Learning(FineNetwork(settings.fine, seed=seed)).train()
         if settings.backbone:
-            folder = sources.weights / settings.backbone
-            backbone = features.load(str(folder) if folder.is_dir() else settings.backbone, until="layer2")
+            backbone = features.load(sources.checkpoint(settings.backbone), until="layer2")
             self.network.fine.encoder.load_state_dict(backbone.state_dict())
         self.network.requires_grad_(True)
         if isinstance(self.network.fine.encoder, features.FeatureExtractor):
@@ -183,10 +181,6 @@ class RansacFlowRecipe(Recipe):
         shares = {"stylised": self.settings.stylised, "arbitrary": self.settings.arbitrary}
         views = Views(self.sources.weights, styles, **shares, paintings=paintings)
         return Hands(views, self.settings.engraved, self.settings.negative)
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def stage(self) -> TrainingStage:
         """The one that the next update belongs to."""
