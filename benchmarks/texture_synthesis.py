@@ -23,12 +23,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from artmodels import features
+from artmodels.descent.method import LAYERS
 from artmodels.descent.optimise import Step
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.stages import Convolution
 from artmodels.images.resampling import resized
 from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer
-from artmodels.methods.texture_synthesis.pipeline import LAYERS
 
 TAPS = LAYERS["vgg"]
 CONFIG = TextureConfig(features="vgg19", loss="gram", optimiser="lbfgs", rate=0.02, per_octave=1, halvings=0)

@@ -8,37 +8,35 @@ factors in a sum mean the same for every feature network.
 import ast
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, suggest
-from artmodels.settings import config_from
+from artmodels.settings import Settings, config_from
 
 __all__ = [
     "Bound",
     "Context",
+    "FeatureTerm",
     "Features",
-    "Layers",
     "Loss",
     "Moments",
     "PyramidLoss",
+    "Sampled",
     "Sum",
     "Term",
-    "everywhere_only",
     "parse",
-    "recommended",
     "shrunk",
 ]
 
-OCTAVES = 12  # a side of 4096 px is then reduced to 2
 LONGEST = 2000  # characters of a loss as text; far more nesting than fits would exhaust the stack
 
-Layers = tuple[str, ...] | None  # taps of the extractor; None for the ones it recommends for texture
 Features = Mapping[str, Tensor]  # tap -> [1, C, h, w]
 
 
@@ -69,15 +67,20 @@ def shrunk(region: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(region, tuple(size), mode="area")
 
 
-class Bound(ABC):
-    """A term fixed to an exemplar."""
+Bound = Callable[[Tensor, Features, Mapping[str, Moments]], Tensor]
+"""A term fixed to an exemplar: the scalar loss of an image [1, 3, H, W], its features and their moments."""
 
-    def refresh(self, generator: torch.Generator, round_: int) -> None:  # noqa: B027 - most terms draw nothing
-        """Draw what is random for this round."""
+
+class Sampled(ABC):
+    """A bound term that samples the image: along directions or at places that are drawn anew each round."""
+
+    @abstractmethod
+    def refresh(self, generator: torch.Generator, round_: int) -> None:
+        """Draw for this round."""
 
     @abstractmethod
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        """Scalar loss of the image x [1, 3, H, W], its features and their moments."""
+        """See `Bound`."""
 
 
 @dataclass(frozen=True)
@@ -137,21 +140,19 @@ class Sum(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Term(Loss):
-    """One loss. Subclasses are frozen dataclasses whose fields are its settings."""
+class Term(Loss, Settings):
+    """One loss."""
 
     name: ClassVar[str]  # in text
+    needs_maps: ClassVar[bool] = True  # False where the moments of the features suffice
+    needs_whole: ClassVar[bool] = False  # True where a region of the image cannot be measured by itself
 
     def terms(self) -> Iterator[tuple[float, int, "Term"]]:
         """Yield itself."""
         yield 1.0, 0, self
 
     def taps(self, context: Context) -> tuple[str, ...]:
-        """Taps whose feature maps it needs."""
-        return ()
-
-    def moment_taps(self, context: Context) -> tuple[str, ...]:
-        """Taps of which the moments suffice."""
+        """Taps whose features it needs."""
         return ()
 
     @abstractmethod
@@ -168,42 +169,37 @@ class Term(Loss):
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
-def recommended(layers: Layers, context: Context, what: str) -> tuple[str, ...]:
-    """The layers asked for, or the extractor's recommended ones; `what` needs at least one."""
-    chosen = context.layers if layers is None else layers
-    if not chosen:
-        raise ConfigError(
-            f"{what} needs features, and raw patches have none: choose features='random-filters' or 'vgg19', or the "
-            "loss patch_sliced_wasserstein"
-        )
-    return chosen
+@dataclass(frozen=True, kw_only=True)
+class FeatureTerm(Term):
+    """A loss of features."""
 
+    layers: Annotated[tuple[str, ...] | None, "Taps; None for those that the extractor recommends for texture."] = None
 
-def everywhere_only(context: Context, what: str) -> None:
-    """Refuse a region for a term that measures the image as a whole."""
-    if context.region is not None:
-        raise ConfigError(
-            f"{what} measures the image as a whole and cannot be kept to a region: leave out the masks, or choose "
-            "gram, gaussian_wasserstein, sliced_wasserstein or patch_sliced_wasserstein"
-        )
+    def taps(self, context: Context) -> tuple[str, ...]:
+        """The layers."""
+        chosen = context.layers if self.layers is None else self.layers
+        if not chosen:
+            raise ConfigError(
+                f"{self.name} needs features, and raw patches have none: choose features='random-filters' or 'vgg19', "
+                "or the loss patch_sliced_wasserstein"
+            )
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidLoss(Loss):
-    """A loss at every octave of a Gaussian pyramid (Snelgrove 2017): shallow features then see large patterns.
+class PyramidLoss(Loss, Settings):
+    """A loss at every octave of a Gaussian pyramid (Snelgrove 2017): shallow features then see large patterns."""
 
-    Attributes:
-        loss: What is measured at each octave.
-        octaves: Their number, the full image included, at most 12: a pyramid ends anyway where an octave is too small.
-    """
-
-    loss: Loss
-    octaves: int = 4
+    loss: Annotated[Loss, "What is measured at each octave."]
+    octaves: Annotated[
+        int,
+        Interval(ge=1, le=12),  # a side of 4096 px is then reduced to 2
+        "Their number, the full image included: a pyramid ends anyway where an octave is too small.",
+    ] = 4
 
     def __post_init__(self) -> None:
-        """Check the range."""
-        if not 1 <= self.octaves <= OCTAVES:
-            raise ConfigError(f"octaves={self.octaves} must be 1 to {OCTAVES}")
+        """Check the values."""
+        super().__post_init__()
         if any(octave for _, octave, _ in self.loss.terms()):
             raise ConfigError("a pyramid of pyramids is not supported; add their octaves up in one")
 
@@ -218,21 +214,14 @@ class PyramidLoss(Loss):
         return f"pyramid({self.loss}, octaves={self.octaves})"
 
 
-_Terms = Mapping[str, type[Term]]
+_Terms = Mapping[str, type[Term]]  # by the names in text
 
 
-def parse(text: str, terms: Mapping[str, type[Term]]) -> Loss:
+def parse(text: str, terms: _Terms) -> Loss:
     """Read a loss from text such as `"gram + 0.1 * spectrum(common_phase=False)"` or `"pyramid(gram, octaves=3)"`.
 
     `str` of a loss is text that reads back as an equal loss. Only sums, numbers, and calls of the known terms with
-    literal settings are understood; nothing is executed.
-
-    Args:
-        text: The expression.
-        terms: What the names mean.
-
-    Raises:
-        ConfigError: The text says something else; the message names what, and near misses.
+    literal settings are understood; nothing is executed. Anything else is a ConfigError, which names near misses.
     """
     if len(text) > LONGEST:
         raise ConfigError(f"the loss is {len(text)} characters long; write at most {LONGEST}")

@@ -10,27 +10,33 @@ from typing import Annotated, Any, ParamSpec, Self, TypeVar
 import torch
 
 from artmodels import features, hub, runtime
-from artmodels.descent.optimise import Optimiser, OptimiserName, Step
+from artmodels.descent.optimise import Descent, Step
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.stages import Padding, Pooling
 from artmodels.hub import catalogue
 from artmodels.images.results import ImageResult
 from artmodels.progress import result_of
-from artmodels.settings import Count, Settings
+from artmodels.settings import Count
 
-__all__ = ["FeatureMatching", "MatchingConfig", "run_to_the_end"]
+__all__ = ["LAYERS", "FeatureMatching", "MatchingConfig", "Steps", "run_to_the_end"]
 
 P = ParamSpec("P")
 
 FIXED = ("features", "pooling", "padding")  # what the extractor is made with
 PATCHES = "patches"  # features that need no extractor
+LAYERS = {
+    "vgg": ("relu1_1", "pool1", "pool2", "pool3", "pool4"),  # Gatys et al. 2015
+    "resnet": ("stem", "layer1", "layer2", "layer3"),
+}
+
+Steps = Annotated[Count, "Steps at each level. Time grows in proportion."]
 
 
 def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callable[P, ImageResult]:
-    """Make a method's `__call__` of its `stream`: the same parameters and `progress`, and only the result comes back.
+    """Make a method's `__call__` of its `stream`, which ends with `**overrides`.
 
-    Args:
-        stream: A method whose last parameter is its `**overrides`.
+    It takes the same and `progress`, and gives the result alone.
     """
 
     @functools.wraps(stream, assigned=("__module__", "__doc__"))
@@ -46,46 +52,20 @@ def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callabl
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig(Settings):
-    """Settings that every such method has; each sets defaults of its own."""
+class MatchingConfig(Descent):
+    """Settings that every such method has."""
 
     features: Annotated[str, "What the loss looks at: patches (no network), random-filters, vgg19, ..."] = PATCHES
     layers: Annotated[tuple[str, ...] | None, "Taps for terms that name none; None: those of the features' paper."] = (
         None
     )
-    optimiser: Annotated[OptimiserName, "momentum for patches, adam for sampled losses, lbfgs for exact ones."] = (
-        "momentum"
-    )
-    steps: Annotated[Count, "Steps at each level. Time grows in proportion."] = 100
-    rate: Annotated[float, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = 1.0
-    rate_end: Annotated[float, "What remains of the rate at the end of a level; small values remove noise."] = 0.1
-    momentum: Annotated[float, "Share of the last step carried on."] = 0.8
-    average: Annotated[float, "Weight of the past in the average of iterates that is shown; 0 shows the last one."] = (
-        0.0
-    )
-    refresh_every: Annotated[int, "Steps that share random directions; lbfgs needs 20 or more on sliced losses."] = 1
+    steps: Steps
     per_octave: Annotated[Count, "Levels per halving of the size; 1 is the paper's, 2 keeps structure better."] = 2
-    pooling: Annotated[str, "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015)."] = "avg"
-    padding: Annotated[str, "How networks see borders: reflect, zeros, replicate, circular."] = "reflect"
+    pooling: Annotated[Pooling, "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015)."] = "avg"
+    padding: Annotated[Padding, "How networks see borders: reflect, zeros, replicate, circular."] = "reflect"
     checkpoint: Annotated[bool, "Compute activations twice instead of keeping them: less memory, a third slower."] = (
         False
     )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without loading anything."""
-        super().__post_init__()
-        self.descent()
-
-    def descent(self) -> Optimiser:
-        """The optimiser these settings describe."""
-        return Optimiser(
-            name=self.optimiser,
-            rate=self.rate,
-            rate_end=self.rate_end,
-            momentum=self.momentum,
-            average=self.average,
-            refresh_every=self.refresh_every,
-        )
 
 
 M = TypeVar("M", bound=MatchingConfig)
@@ -101,15 +81,12 @@ class FeatureMatching(hub.Pretrained[M]):
         extractor: FeatureExtractor | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Put it together.
+        """Put it together; features that have weights to load are a ConfigError, as only `from_pretrained` loads them.
 
         Args:
             config: Settings.
             extractor: Features to use instead of those that `config.features` names, with any weights.
             device: Where to compute; None picks CUDA, then MPS, then CPU.
-
-        Raises:
-            ConfigError: The features have weights to load, which only `from_pretrained` does.
         """
         self.config = config or self.config_class()
         self.device = runtime.pick_device(device)
@@ -148,6 +125,13 @@ class FeatureMatching(hub.Pretrained[M]):
                 raise ConfigError(f"{name} is fixed when a {kind} is made: use {kind}.from_pretrained(..., {value})")
         config: M = hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
         return config
+
+    def _layers(self, config: M) -> tuple[str, ...]:
+        """The taps for terms that name none: by default those of Gatys et al. for VGG, all of random filters."""
+        if config.layers is not None or self.extractor is None:
+            return config.layers or ()
+        known = (layers for layers in LAYERS.values() if set(layers) <= set(self.extractor.taps))
+        return next(known, self.extractor.taps)
 
     def _settings(self, config: M, seed: int, size: tuple[int, int]) -> dict[str, Any]:
         """What a result records, so that it can be made again."""

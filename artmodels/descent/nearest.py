@@ -4,18 +4,21 @@ Sources: Li & Wand 2016, "Combining Markov random fields and convolutional neura
 Granot et al. 2022, "Drop the GAN: in defense of patches nearest neighbors" (variety).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Len
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.descent.algebra import Bound, Context, Features, Moments, Term
-from artmodels.errors import ConfigError
+from artmodels.descent.algebra import Context, Features, Moments, Sampled, Term
+from artmodels.settings import Count
 
-__all__ = ["PatchNearest", "first_minimum", "reflected"]
+__all__ = ["PatchNearest", "Sizes", "extended", "first_minimum"]
+
+Sizes = Annotated[tuple[Count, ...], Len(1)]
 
 EPSILON = 1e-12
 TABLE = {"cpu": 2**20}  # distances held at a time: those that stay in a processor's cache are read twice as fast
@@ -29,6 +32,15 @@ def reflected(x: Tensor, margin: int) -> Tensor:
     return F.pad(x, frame) + (F.pad(kept, frame, mode="reflect") - F.pad(kept, frame))
 
 
+def extended(x: Tensor, margin: int, phase: Sequence[int], *, wrap: bool) -> Tensor:
+    """Continue [1, C, H, W] over its borders, as a torus or by reflection, and begin at the pixel `phase`."""
+    if wrap:
+        x = torch.roll(x, phase, dims=(2, 3))
+        return F.pad(x, (0, margin, 0, margin), mode="circular") if margin else x
+    down, across = phase
+    return reflected(x, margin)[..., down:, across:]
+
+
 def first_minimum(table: Tensor) -> Tensor:
     """Index of the first minimum of each row of [N, K]; numpy is ten times as fast as torch on a CPU."""
     return torch.from_numpy(table.numpy().argmin(-1)) if table.device.type == "cpu" else table.argmin(-1)
@@ -40,32 +52,25 @@ class PatchNearest(Term):
 
     Where the sliced distances match distributions, and so can make any mixture, this one makes each spot look like some
     spot of the exemplar. Patches are compared along their principal components, and read on a lattice of random phase.
-
-    Attributes:
-        sizes: Sides of the patches in pixels, taken in turn round by round. Primes cost most: see `_stride`.
-        components: Principal components compared.
-        patches: Largest number of the exemplar's patches compared with; the lattice they are read on widens to suit.
-        variety: How much patches are preferred that the image has not yet, so that no single one fills a flat area
-            (Granot et al. 2022, eq. 1); 0 takes the nearest.
-        wrap: Treat the image as a torus, which suits textures; otherwise it is reflected at its borders.
     """
 
-    name: ClassVar[str] = "patch_nearest"
-    sizes: tuple[int, ...] = (9, 6)
-    components: int = 24
-    patches: int = 16384
-    variety: float = 4.0
-    wrap: bool = True
+    name = "patch_nearest"
+    sizes: Annotated[
+        Sizes, "Sides of the patches in pixels, taken in turn round by round. Primes cost most: see `_stride`."
+    ] = (9, 6)
+    components: Annotated[Count, "Principal components compared."] = 24
+    patches: Annotated[
+        Count, "Most patches of the exemplar compared with; the lattice they are read on widens to suit."
+    ] = 16384
+    variety: Annotated[
+        float,
+        Ge(0),
+        "How much patches are preferred that the image has not yet, so that no single one fills a flat area (Granot et "
+        "al. 2022, eq. 1); 0 takes the nearest.",
+    ] = 4.0
+    wrap: Annotated[bool, "Whether the image is a torus, which suits textures, or reflected at its borders."] = True
 
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        if not self.sizes or min(*self.sizes, self.components, self.patches) < 1 or self.variety < 0:
-            raise ConfigError(
-                f"sizes={self.sizes} must be sides of 1 px or more, components={self.components} and "
-                f"patches={self.patches} at least 1, variety={self.variety} at least 0"
-            )
-
-    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Sampled:
         """Keep the exemplar's patches and their principal components."""
         return _BoundNearest(self, exemplar, context)
 
@@ -75,7 +80,7 @@ def _stride(size: int) -> int:
     return next(stride for stride in range(max(1, size // 2), 0, -1) if size % stride == 0)
 
 
-class _BoundNearest(Bound):
+class _BoundNearest(Sampled):
     def __init__(self, term: PatchNearest, exemplar: Tensor, context: Context) -> None:
         smallest = min(*exemplar.shape[-2:], *context.size)
         self.sizes = [size for size in term.sizes if size <= smallest] or [1]
@@ -101,8 +106,7 @@ class _BoundNearest(Bound):
     def refresh(self, generator: torch.Generator, round_: int) -> None:
         self.size = self.sizes[round_ % len(self.sizes)]
         self.stride = _stride(self.size)
-        down, across = torch.randint(self.stride, (2,), generator=generator).tolist()
-        self.phase = (down, across)
+        self.phase = torch.randint(self.stride, (2,), generator=generator).tolist()
 
     def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
         patches = F.unfold(self._extended(x), self.size, stride=self.stride)[0].T  # [Q, 3 size^2]
@@ -125,7 +129,4 @@ class _BoundNearest(Bound):
         return exemplars[torch.cat([first_minimum(query @ keys) for query in queries])]
 
     def _extended(self, x: Tensor) -> Tensor:
-        margin = self.size - 1
-        if self.wrap:
-            return F.pad(torch.roll(x, self.phase, dims=(2, 3)), (0, margin, 0, margin), mode="circular")
-        return reflected(x, margin)[..., self.phase[0] :, self.phase[1] :]
+        return extended(x, self.size - 1, self.phase, wrap=self.wrap)

@@ -1,20 +1,23 @@
 """Losses bound to exemplars and a feature extractor: value and gradient of an image, whole or tile by tile."""
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.descent.algebra import Bound, Context, Loss, Moments, Term, shrunk
+from artmodels.descent.algebra import Bound, Context, Loss, Moments, Sampled, Term, shrunk
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.runtime.devices import generator
 
 __all__ = ["MatchingObjective", "Target", "TextureObjective", "gaussian_reduced"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -34,37 +37,32 @@ def gaussian_reduced(x: Tensor, *, circular: bool) -> Tensor:
 class Target:
     """What some or all pixels of the image must agree with, and how.
 
-    Attributes:
-        loss: How agreement is measured.
-        exemplar: [1, 3, h, w] in [0, 1].
-        weight: Factor of the loss.
-        region: Share [1, 1, H, W] in [0, 1] that each pixel of the image has in the measurement; None for all of them
-            alike. The loss is then also multiplied by its mean, so that pixels weigh the same in regions of any size.
-        layers: The taps that terms use when they name none; None for those of the objective.
+    The loss in a region is also multiplied by the region's mean, so that pixels weigh the same in regions of any size.
     """
 
     loss: Loss
-    exemplar: Tensor
+    exemplar: Tensor  # [1, 3, h, w] in [0, 1]
     weight: float = 1.0
-    region: Tensor | None = None
-    layers: tuple[str, ...] | None = None
+    region: Tensor | None = None  # [1, 1, H, W] in [0, 1], the share that each pixel has in the loss; None: all alike
+    layers: tuple[str, ...] | None = None  # for terms that name none; None for those of the objective
+
+
+_Place = tuple[int | None, str]  # the number of the target whose region it is, None for the whole image; and a tap
 
 
 @dataclass
 class _Octave:
-    """What is measured at one octave of the image. Regions are told apart by the number of their target; None: all."""
+    """What is measured at one octave of the image."""
 
-    bound: list[tuple[float, Bound, int | None]] = field(default_factory=list)
-    taps: tuple[str, ...] = ()
-    moment_taps: dict[int | None, tuple[str, ...]] = field(default_factory=dict)
+    bound: list[tuple[float, Bound, int | None]] = field(default_factory=list)  # weight, term and whose region
+    map_taps: tuple[str, ...] = ()
+    moments: tuple[_Place, ...] = ()
     regions: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     @property
-    def all_taps(self) -> tuple[str, ...]:
-        return _merged([self.taps, *self.moment_taps.values()])
-
-
-_Parts = dict[int | None, dict[str, Moments]]
+    def taps(self) -> tuple[str, ...]:
+        """All of them."""
+        return _merged(self.map_taps, (tap for _, tap in self.moments))
 
 
 class MatchingObjective:
@@ -82,22 +80,11 @@ class MatchingObjective:
         tile: int | None = 1024,
         checkpoint: bool = False,
     ) -> None:
-        """Bind the losses.
+        """Bind the losses to an image of `size` (H, W).
 
-        Args:
-            targets: The losses and their exemplars.
-            extractor: Where features come from; None when no term needs any.
-            layers: The taps that terms use when they name none.
-            size: (H, W) of the image.
-            circular: Treat the image as a torus, so that the result tiles.
-            seed: Of the random draws.
-            tile: Side in pixels above which features are gathered tile by tile, exactly, in bounded memory; None:
-                never. Only losses that need no more than moments can be tiled.
-            checkpoint: Recompute activations in the backward instead of keeping them.
-
-        Raises:
-            ConfigError: A term needs features and there are none.
-            ImageError: The exemplar or the size is too small for a layer.
+        `layers` are for terms that name none. On a torus (`circular`) the result tiles. Where the image has a side
+        above `tile` px, features are gathered tile by tile, exactly, in bounded memory: losses that need no more than
+        moments can be; None: never. `checkpoint` recomputes activations in the backward instead of keeping them.
         """
         self.extractor = extractor
         self.circular = circular
@@ -135,27 +122,30 @@ class MatchingObjective:
                 region = None if region is None else shrunk(region, size)
             context = Context(size=size, layers=layers, circular=self.circular, region=region)
             weighted = by_octave.get(number, [])
-            taps = _merged(term.taps(context) for _, term in weighted)
-            moment_taps = _merged(term.moment_taps(context) for _, term in weighted)
-            if number and not self._large_enough((*exemplar.shape[-2:], *size), taps + moment_taps):
+            map_taps = _merged(*(term.taps(context) for _, term in weighted if term.needs_maps))
+            moment_taps = _merged(*(term.taps(context) for _, term in weighted if not term.needs_maps))
+            if number and not self._large_enough((*exemplar.shape[-2:], *size), map_taps + moment_taps):
                 logger.info("the pyramid stops at %d octaves: the next is too small for the features", number)
                 break
-            features = self._features(exemplar, _merged([taps, moment_taps]), circular=False)
+            features = self._features(exemplar, _merged(map_taps, moment_taps), circular=False)
             moments = {tap: Moments.of(features[tap]) for tap in moment_taps}
             if number == len(self.octaves):
                 self.octaves.append(_Octave())
             at = self.octaves[number]
-            at.bound += [(factor * w, term.bind(exemplar, features, moments, context), key) for w, term in weighted]
-            at.taps = _merged([at.taps, taps])
-            if moment_taps:
-                at.moment_taps[key] = _merged([at.moment_taps.get(key, ()), moment_taps])
+            for weight, term in weighted:
+                if term.needs_whole and region is not None:
+                    raise ConfigError(
+                        f"{term.name} measures the image as a whole and cannot be kept to a region: leave out the "
+                        "masks, or choose gram, gaussian_wasserstein, sliced_wasserstein or patch_sliced_wasserstein"
+                    )
+                at.bound.append((factor * weight, term.bind(exemplar, features, moments, context), key))
+            at.map_taps = _merged(at.map_taps, map_taps)
+            at.moments = _merged(at.moments, ((key, tap) for tap in moment_taps))
             at.regions[key] = region
 
     def refresh(self, round_: int) -> None:
         """Draw new random directions; the same round draws the same."""
-        drawing = [
-            term for octave in self.octaves for _, term, _ in octave.bound if type(term).refresh is not Bound.refresh
-        ]
+        drawing = [term for octave in self.octaves for _, term, _ in octave.bound if isinstance(term, Sampled)]
         if not drawing:
             return
         self.round = round_
@@ -167,34 +157,34 @@ class MatchingObjective:
         """Loss at x [1, 3, H, W] and its gradient."""
         leaf = x.detach().requires_grad_(True)
         image, values = leaf, []
-        tiled: _Parts = {}
+        tiled: dict[_Place, Moments] = {}
         with torch.enable_grad():
             for number, octave in enumerate(self.octaves):
                 if number:
                     image = gaussian_reduced(image, circular=self.circular)
                 features: dict[str, Tensor] = {}
-                if self.tile is not None and octave.moment_taps and max(image.shape[-2:]) > self.tile:
-                    if octave.taps or number:
+                if self.tile is not None and octave.moments and max(image.shape[-2:]) > self.tile:
+                    if octave.map_taps or number:
                         raise ConfigError(
                             "only Gram and Gaussian terms of the full image can be computed tile by tile: use those, "
                             f"or a size of at most {self.tile} px, or tile=None, which needs more memory"
                         )
-                    moments = tiled = self._tiled_moments(x.detach(), octave)
+                    moments = tiled = self._tiled_moments(x.detach())
                 else:
-                    features = self._features(image, octave.all_taps, circular=self.circular)
+                    features = self._features(image, octave.taps, circular=self.circular)
                     moments = {
-                        key: {tap: Moments.of(features[tap], octave.regions[key]) for tap in taps}
-                        for key, taps in octave.moment_taps.items()
+                        (key, tap): Moments.of(features[tap], octave.regions[key]) for key, tap in octave.moments
                     }
-                values += [weight * term(image, features, moments.get(key, {})) for weight, term, key in octave.bound]
+                for weight, term, key in octave.bound:
+                    own = {tap: found for (owner, tap), found in moments.items() if owner == key}
+                    values.append(weight * term(image, features, own))
             total = torch.stack(values).sum()
-        parts = [part for by_tap in tiled.values() for pair in by_tap.values() for part in pair]
-        own, *slopes = torch.autograd.grad(total, [leaf, *parts], allow_unused=True)
-        gradient = torch.zeros_like(leaf) if own is None else own
+        parts = [part for pair in tiled.values() for part in pair]
+        by_pixels, *by_parts = torch.autograd.grad(total, [leaf, *parts], allow_unused=True)
+        gradient = torch.zeros_like(leaf) if by_pixels is None else by_pixels
         if tiled:
-            pairs = iter(zip(slopes[::2], slopes[1::2], strict=True))
-            by_region = {key: {tap: next(pairs) for tap in by_tap} for key, by_tap in tiled.items()}
-            self._add_tiled_gradient(gradient, x.detach(), by_region)
+            pairs = zip(by_parts[::2], by_parts[1::2], strict=True)
+            self._add_tiled_gradient(gradient, x.detach(), dict(zip(tiled, pairs, strict=True)))
         return total.item(), gradient.contiguous()
 
     def _tiles(
@@ -228,24 +218,22 @@ class MatchingObjective:
             for columns, across in spans(x.shape[3]):
                 yield rows, columns, {tap: (down[tap], across[tap]) for tap in taps}
 
-    def _tiled_moments(self, x: Tensor, octave: _Octave) -> _Parts:
+    def _tiled_moments(self, x: Tensor) -> dict[_Place, Moments]:
         """Moments of the whole image's features, as leaves of a new graph."""
-        sums: dict[tuple[int | None, str], Tensor] = {}
+        octave, sums = self.octaves[0], dict[_Place, Tensor]()
         with torch.no_grad():
-            for rows, columns, core in self._tiles(x, octave.all_taps):
-                features = self._features(x[:, :, rows][..., columns], octave.all_taps, circular=False)
-                for key, taps in octave.moment_taps.items():
-                    for tap in taps:
-                        f, weights = self._core(features[tap], core[tap], octave.regions[key], rows, columns)
-                        f = torch.cat([f, torch.ones_like(f[:1])])  # the last row and column sum features and pixels
-                        total = (f * weights) @ f.T
-                        sums[key, tap] = sums[key, tap] + total if (key, tap) in sums else total
-        self.counts = {at: float(total[-1, -1]) for at, total in sums.items()}
-        self.tiled_regions = octave.regions
-        moments: _Parts = {}
-        for (key, tap), total in sums.items():
+            for rows, columns, core in self._tiles(x, octave.taps):
+                features = self._features(x[:, :, rows][..., columns], octave.taps, circular=False)
+                for key, tap in octave.moments:
+                    f, weights = self._core(features[tap], core[tap], octave.regions[key], rows, columns)
+                    f = torch.cat([f, torch.ones_like(f[:1])])  # the last row and column sum features and pixels
+                    total = (f * weights) @ f.T
+                    sums[key, tap] = sums[key, tap] + total if (key, tap) in sums else total
+        self.counts = {place: float(total[-1, -1]) for place, total in sums.items()}
+        moments = {}
+        for place, total in sums.items():
             mean, second = total[-1, :-1] / total[-1, -1], total[:-1, :-1] / total[-1, -1]
-            moments.setdefault(key, {})[tap] = Moments(mean.requires_grad_(), second.requires_grad_())
+            moments[place] = Moments(mean.requires_grad_(), second.requires_grad_())
         return moments
 
     def _core(
@@ -258,23 +246,20 @@ class MatchingObjective:
             weights = shrunk(region[:, :, rows][..., columns], maps.shape[-2:])[0, 0, down, across].flatten()
         return maps[0, :, down, across].flatten(1), weights
 
-    def _add_tiled_gradient(
-        self, gradient: Tensor, x: Tensor, slopes: dict[int | None, dict[str, tuple[Tensor, Tensor]]]
-    ) -> None:
+    def _add_tiled_gradient(self, gradient: Tensor, x: Tensor, slopes: dict[_Place, tuple[Tensor, Tensor]]) -> None:
         """Add to `gradient` what the slopes of the loss by the moments make of the pixels, tile by tile."""
-        merged = _merged(tuple(by_tap) for by_tap in slopes.values())
-        for rows, columns, core in self._tiles(x, merged):
+        octave = self.octaves[0]
+        for rows, columns, core in self._tiles(x, octave.taps):
             crop = x[:, :, rows][..., columns].requires_grad_(True)
             with torch.enable_grad():
-                features = self._features(crop, merged, circular=False)
+                features = self._features(crop, octave.taps, circular=False)
                 pulls = []
-                for key, by_tap in slopes.items():
-                    for tap, (by_mean, by_second) in by_tap.items():
-                        f, weights = self._core(features[tap], core[tap], self.tiled_regions[key], rows, columns)
-                        # d<S, F F^T> = <(S + S^T) F, dF>. The slope by the mean is None for losses of the Gram matrix.
-                        pull = (by_second + by_second.T) @ f.detach()
-                        pull = pull if by_mean is None else pull + by_mean[:, None]
-                        pulls.append((pull * f * weights).sum() / self.counts[key, tap])
+                for (key, tap), (by_mean, by_second) in slopes.items():
+                    f, weights = self._core(features[tap], core[tap], octave.regions[key], rows, columns)
+                    # d<S, F F^T> = <(S + S^T) F, dF>. The slope by the mean is None for losses of the Gram matrix.
+                    pull = (by_second + by_second.T) @ f.detach()
+                    pull = pull if by_mean is None else pull + by_mean[:, None]
+                    pulls.append((pull * f * weights).sum() / self.counts[key, tap])
                 (part,) = torch.autograd.grad(torch.stack(pulls).sum(), crop)
             gradient[0].permute(1, 2, 0).index_put_(
                 (rows[:, None], columns[None, :]), part[0].permute(1, 2, 0), accumulate=True
@@ -309,6 +294,6 @@ class TextureObjective(MatchingObjective):
         return loss, gradient.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1) if self.grey else gradient
 
 
-def _merged(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """All taps, each once, in order."""
-    return tuple(dict.fromkeys(tap for group in groups for tap in group))
+def _merged(*groups: Iterable[T]) -> tuple[T, ...]:
+    """What is in the groups, each once, in order."""
+    return tuple(dict.fromkeys(itertools.chain(*groups)))

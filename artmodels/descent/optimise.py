@@ -8,19 +8,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
 from artmodels.progress import Progress
+from artmodels.settings import Count, Positive, Settings
 
-__all__ = ["Deadline", "Objective", "Optimiser", "OptimiserName", "Step", "levels", "minimise"]
+__all__ = ["Deadline", "Descent", "Objective", "Step", "levels", "minimise"]
 
 OptimiserName = Literal["momentum", "adam", "lbfgs"]
-
-Bounds = tuple[Tensor, Tensor] | None
+Memory = Annotated[float, Interval(ge=0, lt=1)]
+Bounds = tuple[Tensor, Tensor] | None  # least and greatest value, broadcastable to the image
 
 FAILURES = 5  # non-finite losses in a row before giving up
 
@@ -39,58 +41,39 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimiser:
-    """How to descend.
+class Descent(Settings):
+    """How to descend; the defaults are those of patches.
 
-    Attributes:
-        name: "momentum" (heavy ball; a rate of 1 lands on the projection when the loss is half a squared distance),
-            "adam" (Kingma & Ba 2015), or "lbfgs" (20 pairs, strong Wolfe line search).
-        rate: Step length: a multiple of the objective's natural step, a change in grey levels for Adam, or that of the
-            first trial step for L-BFGS.
-        rate_end: The rate falls geometrically to `rate * rate_end` over the steps, so that noise dies out.
-        momentum: Heavy-ball coefficient, or Adam's first beta.
-        average: Weight of the past in the exponential moving average of the iterates; 0 returns the last one.
-        refresh_every: Steps for which random directions are kept; L-BFGS needs many, the others one.
+    The rate is a multiple of the objective's natural step for "momentum" (heavy ball: a rate of 1 lands on the
+    projection when the loss is half a squared distance), the change of a pixel for "adam" (Kingma & Ba 2015), and that
+    of the first trial step for "lbfgs" (20 pairs, strong Wolfe line search).
     """
 
-    name: OptimiserName = "adam"
-    rate: float = 0.02
-    rate_end: float = 1.0
-    momentum: float = 0.9
-    average: float = 0.0
-    refresh_every: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.name not in get_args(OptimiserName):
-            raise ConfigError(f"optimiser {self.name!r} is not one of {', '.join(get_args(OptimiserName))}")
-        if not self.rate > 0 or not 0 < self.rate_end <= 1:
-            raise ConfigError(f"rate={self.rate} must be above 0 and rate_end={self.rate_end} in (0, 1]")
-        if not 0 <= self.momentum < 1 or not 0 <= self.average < 1:
-            raise ConfigError(f"momentum={self.momentum} and average={self.average} must be in [0, 1)")
-        if self.refresh_every < 1:
-            raise ConfigError(f"refresh_every={self.refresh_every} must be at least 1")
+    optimiser: Annotated[OptimiserName, "momentum for patches, adam for sampled losses, lbfgs for exact ones."] = (
+        "momentum"
+    )
+    rate: Annotated[Positive, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = (
+        0.9
+    )
+    rate_end: Annotated[
+        float, Interval(gt=0, le=1), "What remains of the rate at the end of a level; small values remove noise."
+    ] = 0.2
+    momentum: Annotated[Memory, "Share of the last step carried on."] = 0.0
+    average: Annotated[Memory, "Weight of the past in the average of iterates that is shown; 0 shows the last one."] = (
+        0.0
+    )
+    refresh_every: Annotated[Count, "Steps that share random directions; lbfgs needs 20 or more on sliced losses."] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Progress):
-    """What an iterative method yields after each step.
+    """What an iterative method yields after each step; `done` and `total` count over all levels."""
 
-    Attributes:
-        done: Steps taken so far, over all levels, from 1.
-        total: Steps planned over all levels.
-        level: Level of the image pyramid, from 0 (coarsest).
-        levels: Number of levels.
-        loss: Value of the objective at this step.
-        image: [1, 3, h, w] in [0, 1] at this level's size. A view that later steps change: clone it to keep it.
-        seconds: Time since the start.
-    """
-
-    level: int
-    levels: int
+    level: int  # of the image pyramid, from 0, the coarsest
+    levels: int  # how many there are
     loss: float
-    image: Tensor = field(repr=False)
-    seconds: float
+    image: Tensor = field(repr=False)  # [1, 3, h, w] in [0, 1]; later steps change it: clone it to keep it
+    seconds: float  # since the start
 
     @property
     def index(self) -> int:
@@ -102,14 +85,7 @@ class Deadline:
     """A time limit, checked between steps: nothing is ever interrupted half-way."""
 
     def __init__(self, seconds: float | None) -> None:
-        """Start the clock.
-
-        Args:
-            seconds: Time from now; None for no limit.
-
-        Raises:
-            ConfigError: Not above 0.
-        """
+        """Start the clock: `seconds` from now, None for no limit. A number that is not above 0 is a ConfigError."""
         if seconds is not None and not seconds > 0:
             raise ConfigError(f"deadline={seconds} must be a number of seconds above 0, or None for no limit")
         self.seconds = seconds
@@ -138,44 +114,36 @@ def minimise(
     objective: Objective,
     start: Tensor,
     *,
-    optimiser: Optimiser,
+    settings: Descent,
     steps: int,
     bounds: Bounds = None,
     first_round: int = 0,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Descend from `start`, yielding (loss, presentable image) after each step.
+    """Descend from `start` [1, 3, H, W], yielding (loss, presentable image) after each step.
 
     The presentable image is the moving average of the iterates where one is kept, the best iterate for L-BFGS, and
     the current iterate otherwise. A step with a non-finite loss or gradient is undone: the best finite iterate is
-    restored, the memory cleared and the rate halved.
+    restored, the memory cleared and the rate halved; an ArtModelsError says that the loss stayed non-finite.
 
-    Args:
-        objective: What to minimise.
-        start: [1, 3, H, W].
-        optimiser: How.
-        steps: Number of steps.
-        bounds: Least and greatest value, broadcastable to `start`. Iterates are clamped after each step, except those
-            of L-BFGS, whose model of the loss a clamp would break: there, the squared excess is penalised.
-        first_round: Number of the first random draw, so that levels do not share their draws.
-
-    Raises:
-        ArtModelsError: The loss stayed non-finite.
+    Iterates are clamped to the bounds after each step, except those of L-BFGS, whose model of the loss a clamp would
+    break: there, the squared excess is penalised. `first_round` is the number of the first random draw, so that levels
+    do not share their draws.
     """
-    rule = {"momentum": _momentum, "adam": _adam, "lbfgs": _lbfgs}[optimiser.name]
+    rule = {"momentum": _momentum, "adam": _adam, "lbfgs": _lbfgs}[settings.optimiser]
     x = start.detach().clone()
     best, before, best_loss, last = x.clone(), x.clone(), math.inf, math.inf
     average: Tensor | None = None
     weight = 0.0
-    rate, failures = optimiser.rate, 0
-    advance = rule(objective, x, optimiser, bounds)
+    rate, failures = settings.rate, 0
+    advance = rule(objective, x, settings, bounds)
     for index in range(steps):
-        if index % optimiser.refresh_every == 0:
+        if index % settings.refresh_every == 0:
             draw = objective.round
             objective.refresh(first_round + index)
             if objective.round != draw:
                 best_loss = math.inf  # losses of different draws do not compare
         before.copy_(x)
-        loss = advance(rate * optimiser.rate_end ** (index / max(steps - 1, 1)))
+        loss = advance(rate * settings.rate_end ** (index / max(steps - 1, 1)))
         if not math.isfinite(loss) or not bool(torch.isfinite(x).all()):
             failures += 1
             if failures == FAILURES:
@@ -185,19 +153,19 @@ def minimise(
                 )
             x.copy_(best)
             rate /= 2
-            advance = rule(objective, x, optimiser, bounds)
+            advance = rule(objective, x, settings, bounds)
             yield last, best
             continue
         failures, last = 0, loss
         if loss < best_loss:
             best_loss = loss
-            best.copy_(x if optimiser.name == "lbfgs" else before)
-        if optimiser.average:
-            weight = optimiser.average * weight + 1 - optimiser.average
-            average = x * (1 - optimiser.average) if average is None else average.lerp_(x, 1 - optimiser.average)
+            best.copy_(x if settings.optimiser == "lbfgs" else before)
+        if settings.average:
+            weight = settings.average * weight + 1 - settings.average
+            average = x * (1 - settings.average) if average is None else average.lerp_(x, 1 - settings.average)
             yield loss, average / weight
         else:
-            yield loss, best if optimiser.name == "lbfgs" else x
+            yield loss, best if settings.optimiser == "lbfgs" else x
 
 
 # Takes one step of the given rate in place; returns the loss before it, or after it for L-BFGS, which knows that too.
@@ -209,12 +177,12 @@ def _clamp(x: Tensor, bounds: Bounds) -> None:
         torch.clamp(x, *bounds, out=x)
 
 
-def _momentum(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
+def _momentum(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
     velocity = torch.zeros_like(x)
 
     def advance(rate: float) -> float:
         loss, gradient = objective.value_and_grad(x)
-        velocity.mul_(optimiser.momentum).add_(gradient, alpha=objective.natural_step)
+        velocity.mul_(settings.momentum).add_(gradient, alpha=objective.natural_step)
         x.sub_(velocity, alpha=rate)
         _clamp(x, bounds)
         return loss
@@ -222,8 +190,8 @@ def _momentum(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bou
     return advance
 
 
-def _adam(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
-    adam = torch.optim.Adam([x], betas=(optimiser.momentum, 0.99))
+def _adam(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
+    adam = torch.optim.Adam([x], betas=(settings.momentum, 0.99))
 
     def advance(rate: float) -> float:
         loss, x.grad = objective.value_and_grad(x)
@@ -235,7 +203,7 @@ def _adam(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds)
     return advance
 
 
-def _lbfgs(objective: Objective, x: Tensor, optimiser: Optimiser, bounds: Bounds) -> Advance:
+def _lbfgs(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
     def fresh() -> torch.optim.LBFGS:
         # Without max_eval torch allows 1.25 evaluations an iteration: a line search of one.
         return torch.optim.LBFGS(
@@ -288,7 +256,5 @@ def levels(height: int, width: int, halvings: int, per_octave: int = 1) -> list[
 
     Source: multi-resolution initialisation (Gonthier et al. 2022): K halvings give K + 1 levels.
     """
-    return [
-        (max(1, math.floor(height / 2 ** (i / per_octave))), max(1, math.floor(width / 2 ** (i / per_octave))))
-        for i in range(halvings * per_octave, -1, -1)
-    ]
+    scales = [2 ** (i / per_octave) for i in range(halvings * per_octave, -1, -1)]
+    return [(max(1, math.floor(height / scale)), max(1, math.floor(width / scale))) for scale in scales]

@@ -34,9 +34,7 @@ def sorted_values(x: Tensor) -> Tensor:
     """Each row of x [D, N] in ascending order."""
     if x.device.type == "cpu":  # NumPy's vectorised sort is several times faster than torch's here
         rows = x.detach().contiguous().numpy()
-        out = np.empty_like(rows)
-        _in_threads(rows.shape[0], lambda part: _sort_into(out, rows, part))
-        return torch.from_numpy(out)
+        return _in_threads(np.sort, rows, np.empty_like(rows))
     return x.detach().sort(dim=-1).values
 
 
@@ -54,55 +52,42 @@ def _read(ascending: Tensor, position: Tensor) -> Tensor:
     last = ascending.shape[-1] - 1
     position = position.clamp(0, last)
     below = position.floor().long()
-    return torch.lerp(ascending.gather(-1, below), ascending.gather(-1, (below + 1).clamp(max=last)), position - below)
+    above = (below + 1).clamp(max=last)
+    return torch.lerp(ascending.gather(-1, below), ascending.gather(-1, above), (position - below).to(ascending))
 
 
 def transported(x: Tensor, ascending: Tensor, weights: Tensor | None = None) -> Tensor:
     """Where optimal transport sends each value: row by row, the k-th smallest of x [D, N] to the k-th of `ascending`.
 
-    Args:
-        x: Projections [D, N]; float32 is fastest.
-        ascending: Sorted target values [D, N'], resampled by quantiles when N' differs.
-        weights: How much each of the N counts, [N] and positive; None for equally.
-
-    Returns:
-        Targets [D, N] in the order of x, without gradient.
+    The ascending target values [D, N'] are resampled by quantiles when N' differs. `weights` [N], positive, say how
+    much each value counts; None: all alike. The targets [D, N] are in the order of x and carry no gradient. float32 is
+    fastest.
     """
     order = _argsort(x.detach())
     if weights is None:
         target = quantiles(ascending, x.shape[-1])
     else:
         mass = (weights / weights.sum()).double()[order]
-        last = ascending.shape[-1] - 1
-        position = ((mass.cumsum(-1) - mass / 2) * (last + 1) - 0.5).clamp(0, last)
-        below = position.floor().long()
-        above = (below + 1).clamp(max=last)
-        target = torch.lerp(ascending.gather(-1, below), ascending.gather(-1, above), (position - below).float())
+        target = _read(ascending, (mass.cumsum(-1) - mass / 2) * ascending.shape[-1] - 0.5)
     return torch.empty_like(target).scatter_(-1, order, target)
 
 
 def _argsort(x: Tensor) -> Tensor:
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return x.argsort(dim=-1)
-    rows = x.contiguous().numpy().view(np.int32)
-    out = np.empty(rows.shape, np.int64)
-    _in_threads(rows.shape[0], lambda part: _argsort_into(out, rows, part))
-    return torch.from_numpy(out)
+    bits = x.contiguous().numpy().view(np.int32)
+    return _in_threads(_argsorted, bits, np.empty(bits.shape, np.int64))
 
 
-def _sort_into(out: np.ndarray, rows: np.ndarray, part: slice) -> None:
-    out[part] = np.sort(rows[part], axis=-1)
-
-
-def _argsort_into(out: np.ndarray, rows: np.ndarray, part: slice) -> None:
+def _argsorted(bits: np.ndarray) -> np.ndarray:
     # Sorting numbers is vectorised, sorting positions is not: so pack (value, position) in one 64-bit integer. The
     # bits of a float, with those of negative ones flipped, order like the float.
-    bits = rows[part]
-    packed = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    packed: np.ndarray = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
     packed <<= 32
     packed |= np.arange(bits.shape[-1])
     packed.sort(axis=-1)
-    np.bitwise_and(packed, 0xFFFFFFFF, out=out[part])
+    packed &= 0xFFFFFFFF
+    return packed
 
 
 @cache
@@ -110,7 +95,12 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="artmodels-sort")
 
 
-def _in_threads(rows: int, work: Callable[[slice], None]) -> None:
-    parts = min(torch.get_num_threads(), rows)
-    cuts = [rows * i // parts for i in range(parts + 1)]
-    list(_pool().map(work, [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]))
+def _in_threads(work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, out: np.ndarray) -> Tensor:
+    """Fill `out` with what `work` makes of the rows, one piece a thread."""
+
+    def fill(part: np.ndarray, room: np.ndarray) -> None:
+        room[:] = work(part)
+
+    pieces = min(torch.get_num_threads(), len(rows))
+    list(_pool().map(fill, np.array_split(rows, pieces), np.array_split(out, pieces)))
+    return torch.from_numpy(out)

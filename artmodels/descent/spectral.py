@@ -7,12 +7,12 @@ Sources: Moisan 2011, "Periodic plus smooth image decomposition"; Liu et al. 201
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from artmodels.descent.algebra import Bound, Context, Features, Layers, Moments, Term, everywhere_only, recommended
+from artmodels.descent.algebra import Bound, Context, Features, FeatureTerm, Moments, Term
 
 __all__ = ["Autocorrelation", "Spectrum", "periodic_component", "resized_texton", "spectrum_projection"]
 
@@ -23,13 +23,7 @@ def periodic_component(image: Tensor) -> Tensor:
     """The part of an image that is smooth across its wrapped borders (Moisan 2011, eq. 5-8).
 
     Subtracts the harmonic image that explains the jumps between opposite borders, which otherwise put a cross of energy
-    on the axes of the spectrum.
-
-    Args:
-        image: [1, C, h, w].
-
-    Returns:
-        [1, C, h, w] with the same mean.
+    on the axes of the spectrum. The mean of the image [1, C, h, w] stays.
     """
     h, w = image.shape[-2:]
     jumps = torch.zeros_like(image)
@@ -48,14 +42,10 @@ def periodic_component(image: Tensor) -> Tensor:
 
 
 def resized_texton(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image of another size with the same mean, variance and autocorrelation near zero lag.
+    """An image of another size than [1, C, h, w] with the same mean, variance and autocorrelation near zero lag.
 
     A side that grows is padded by the mean and the contrast raised to keep the energy a pixel (Galerne et al. 2011,
     sec. IV); a side that shrinks is cropped in the middle.
-
-    Args:
-        image: [1, C, h, w].
-        size: (H, W).
     """
     (h, w), (height, width) = image.shape[-2:], size
     if (h, w) == (height, width):
@@ -70,13 +60,10 @@ def resized_texton(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def spectrum_projection(x: Tensor, transform: Tensor, *, common_phase: bool) -> Tensor:
-    """The image nearest to x among those with a given Fourier modulus.
+    """The image nearest to x [1, C, H, W] among those with a given Fourier modulus.
 
-    Args:
-        x: [1, C, H, W].
-        transform: rfft2 of the exemplar, [1, C, H, W // 2 + 1].
-        common_phase: Whether all channels take one phase shift, so that their relations stay the exemplar's; otherwise
-            each has its own, and only the moduli are the exemplar's.
+    The modulus is that of the exemplar's `transform` by rfft2, [1, C, H, W // 2 + 1]. With a common phase, all channels
+    take one phase shift, so that their relations stay the exemplar's; otherwise each has its own.
     """
     found = torch.fft.rfft2(x)
     phase = (found * transform.conj()).sum(dim=1, keepdim=True) if common_phase else found * transform.conj()
@@ -90,81 +77,61 @@ def spectrum_projection(x: Tensor, transform: Tensor, *, common_phase: bool) -> 
 class Spectrum(Term):
     """Distance of the image to the nearest one with the exemplar's Fourier modulus (Liu et al. 2016; Gonthier 2022).
 
-    The gradient is x - p, where p, the projection, is left out of the differentiation; this is exact.
-
-    Attributes:
-        common_phase: One phase shift for the three channels, which keeps colours together; otherwise one for each.
-        periodic: Take the exemplar's periodic component (Moisan 2011), without which borders draw a cross.
+    It is |x - p(x)|^2 over the exemplar's energy. The projection p is held constant in the gradient; this is exact.
     """
 
-    name: ClassVar[str] = "spectrum"
-    common_phase: bool = True
-    periodic: bool = True
+    name = "spectrum"
+    needs_whole = True
+    common_phase: Annotated[
+        bool, "Whether the three channels take one phase shift, which keeps colours together, or each its own."
+    ] = True
+    periodic: Annotated[
+        bool, "Take the exemplar's periodic component (Moisan 2011), without which borders draw a cross."
+    ] = True
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's transform, extended to the size of the image."""
-        everywhere_only(context, "spectrum")
-        source = periodic_component(exemplar) if self.periodic else exemplar
-        return _BoundSpectrum(resized_texton(source, context.size), self.common_phase)
+        source = resized_texton(periodic_component(exemplar) if self.periodic else exemplar, context.size)
+        transform = torch.fft.rfft2(source)
+        energy = (source - source.mean(dim=(2, 3), keepdim=True)).square().sum().clamp_min(EPSILON)
+
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            projection = spectrum_projection(x.detach(), transform, common_phase=self.common_phase)
+            return (x - projection).square().sum() / energy
+
+        return loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autocorrelation(Term):
+class Autocorrelation(FeatureTerm):
     """Difference of the autocorrelations of each feature map (Gonthier et al. 2022, after Sendik & Cohen-Or 2017).
 
-    Attributes:
-        layers: Taps.
-        normalisation: "relative" to the exemplar's squared norm, or "gonthier": 1 / (4 N^2) as for the Gram matrix.
+    They are circular, and compared over the lags that both images have.
     """
 
-    name: ClassVar[str] = "autocorrelation"
-    layers: Layers = None
-    normalisation: Literal["relative", "gonthier"] = "relative"
-
-    def taps(self, context: Context) -> tuple[str, ...]:
-        """The layers."""
-        return recommended(self.layers, context, "autocorrelation")
+    name = "autocorrelation"
+    needs_whole = True
+    normalisation: Annotated[
+        Literal["relative", "gonthier"],
+        '"relative" to the exemplar\'s squared norm, or "gonthier": 1 / (4 N^2) as for the Gram matrix.',
+    ] = "relative"
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's autocorrelations."""
-        everywhere_only(context, "autocorrelation")
-        maps = {tap: features[tap].detach() for tap in self.taps(context)}
-        return _BoundAutocorrelation(maps, relative=self.normalisation == "relative")
+        targets = {tap: _autocorrelation(features[tap].detach()) for tap in self.taps(context)}
 
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            losses = []
+            for tap, target in targets.items():
+                found = _autocorrelation(features[tap])
+                h, w = (min(a, b) for a, b in zip(found.shape[-2:], target.shape[-2:], strict=True))
+                a, b = _central_lags(found, h, w), _central_lags(target, h, w)
+                relative = self.normalisation == "relative"
+                scale = b.square().sum().clamp_min(EPSILON) if relative else 4 * target.shape[1] ** 2 * h * w
+                losses.append((a - b).square().sum() / scale)
+            return torch.stack(losses).mean()
 
-class _BoundSpectrum(Bound):
-    """|x - p(x)|^2 over the exemplar's energy, p held constant in the gradient."""
-
-    def __init__(self, exemplar: Tensor, common_phase: bool) -> None:
-        """Keep the transform of `exemplar` [1, 3, H, W], of the size of the image."""
-        self.transform = torch.fft.rfft2(exemplar)
-        self.common_phase = common_phase
-        self.energy = (exemplar - exemplar.mean(dim=(2, 3), keepdim=True)).square().sum().clamp_min(EPSILON)
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        """Scalar loss."""
-        projection = spectrum_projection(x.detach(), self.transform, common_phase=self.common_phase)
-        return (x - projection).square().sum() / self.energy
-
-
-class _BoundAutocorrelation(Bound):
-    """Squared difference of circular autocorrelations, channel by channel, over the lags that both images have."""
-
-    def __init__(self, features: Features, *, relative: bool) -> None:
-        """Keep the autocorrelations of the exemplar's features."""
-        self.relative = relative
-        self.targets = {tap: _autocorrelation(maps) for tap, maps in features.items()}
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        """Scalar loss."""
-        losses = []
-        for tap, target in self.targets.items():
-            found = _autocorrelation(features[tap])
-            h, w = (min(a, b) for a, b in zip(found.shape[-2:], target.shape[-2:], strict=True))
-            a, b = _central_lags(found, h, w), _central_lags(target, h, w)
-            scale = b.square().sum().clamp_min(EPSILON) if self.relative else 4 * target.shape[1] ** 2 * h * w
-            losses.append((a - b).square().sum() / scale)
-        return torch.stack(losses).mean()
+        return loss
 
 
 def _autocorrelation(maps: Tensor) -> Tensor:

@@ -5,19 +5,20 @@ patches). `spectral` has the Fourier ones, `nearest` patches matched one by one,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.descent import sliced
-from artmodels.descent.algebra import Bound, Context, Features, Layers, Moments, Term, recommended, shrunk
-from artmodels.descent.nearest import PatchNearest, reflected
+from artmodels.descent.algebra import Bound, Context, Features, FeatureTerm, Moments, Sampled, Term, shrunk
+from artmodels.descent.nearest import PatchNearest, Sizes, extended
 from artmodels.descent.spectral import Autocorrelation, Spectrum
 from artmodels.errors import ConfigError
+from artmodels.settings import Count
 
 __all__ = [
     "TERMS",
@@ -31,110 +32,95 @@ __all__ = [
 EPSILON = 1e-12
 
 
-def _weights(weights: tuple[float, ...] | None, layers: tuple[str, ...], what: str) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / len(layers),) * len(layers)
-    if len(weights) != len(layers):
-        raise ConfigError(f"{what} has {len(weights)} weights for {len(layers)} layers; give one for each")
-    return weights
+@dataclass(frozen=True, kw_only=True)
+class _MomentTerm(FeatureTerm):
+    """A loss of the moments of features."""
+
+    needs_maps = False
+    weights: Annotated[tuple[float, ...] | None, "One a layer; None for 1 / number of layers each."] = None
+
+    def _weighted(self, context: Context) -> Iterator[tuple[str, float]]:
+        """Taps with their weights."""
+        layers = self.taps(context)
+        weights = (1 / len(layers),) * len(layers) if self.weights is None else self.weights
+        if len(weights) != len(layers):
+            raise ConfigError(f"{self.name} has {len(weights)} weights for {len(layers)} layers; give one for each")
+        return zip(layers, weights, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gram(Term):
-    """Squared difference of Gram matrices (Gatys et al. 2015, eq. 3-5).
+class Gram(_MomentTerm):
+    """Squared difference of Gram matrices (Gatys et al. 2015, eq. 3-5)."""
 
-    Attributes:
-        layers: Taps.
-        weights: One per layer; None for 1 / number of layers each.
-        normalisation: "relative" divides by the squared norm of the exemplar's matrix; "gatys" is the paper's
-            1 / (4 N^2) of matrices already divided by the number of pixels. N is the number of channels.
-    """
-
-    name: ClassVar[str] = "gram"
-    layers: Layers = None
-    weights: tuple[float, ...] | None = None
-    normalisation: Literal["relative", "gatys"] = "relative"
-
-    def __post_init__(self) -> None:
-        """Check the choice."""
-        if self.normalisation not in ("relative", "gatys"):
-            raise ConfigError(f"gram normalisation {self.normalisation!r} is not 'relative' or 'gatys'")
-
-    def moment_taps(self, context: Context) -> tuple[str, ...]:
-        """The layers."""
-        return recommended(self.layers, context, "gram")
+    name = "gram"
+    normalisation: Annotated[
+        Literal["relative", "gatys"],
+        '"relative" divides by the squared norm of the exemplar\'s matrix; "gatys" is the paper\'s 1 / (4 N^2) of '
+        "matrices already divided by the number of pixels. N is the number of channels.",
+    ] = "relative"
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's matrices."""
-        layers = self.moment_taps(context)
-        targets = []
-        for layer, weight in zip(layers, _weights(self.weights, layers, "gram"), strict=True):
+        targets = list[tuple[str, Tensor, Tensor | float]]()
+        for layer, weight in self._weighted(context):
             target = moments[layer].second.detach()
             relative = 1 / target.square().sum().clamp_min(EPSILON)
             scale = relative if self.normalisation == "relative" else 1 / (4 * target.shape[0] ** 2)
             targets.append((layer, target, weight * scale))
-        return _BoundGram(targets)
 
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            return torch.stack([w * (moments[tap].second - g).square().sum() for tap, g, w in targets]).sum()
 
-class _BoundGram(Bound):
-    def __init__(self, targets: list[tuple[str, Tensor, Tensor | float]]) -> None:
-        self.targets = targets
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        return torch.stack([w * (moments[tap].second - g).square().sum() for tap, g, w in self.targets]).sum()
+        return loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianWasserstein(Term):
+class GaussianWasserstein(_MomentTerm):
     """Squared 2-Wasserstein distance of Gaussians fitted to the features: mean and covariance.
 
     W^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S2^1/2 S1 S2^1/2)^1/2), relative to tr(S2). Unlike the Gram difference it weighs
     each direction of the feature space by its deviation, not its variance squared.
     """
 
-    name: ClassVar[str] = "gaussian_wasserstein"
-    layers: Layers = None
-    weights: tuple[float, ...] | None = None
-
-    def moment_taps(self, context: Context) -> tuple[str, ...]:
-        """The layers."""
-        return recommended(self.layers, context, "gaussian_wasserstein")
+    name = "gaussian_wasserstein"
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's means, covariances and their square roots."""
-        layers = self.moment_taps(context)
-        weights = _weights(self.weights, layers, "gaussian_wasserstein")
-        return _BoundGaussian([(tap, weight, moments[tap]) for tap, weight in zip(layers, weights, strict=True)])
-
-
-class _BoundGaussian(Bound):
-    def __init__(self, targets: list[tuple[str, float, Moments]]) -> None:
-        self.targets = []
-        for tap, weight, target in targets:
-            values, vectors = torch.linalg.eigh(_double(target.covariance.detach()))
+        targets = []
+        for tap, weight in self._weighted(context):
+            values, vectors = torch.linalg.eigh(_double(moments[tap].covariance.detach()))
             root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
             variance = values.clamp_min(0).sum().float().clamp_min(EPSILON)
-            self.targets.append((tap, weight, target.mean.detach(), root, variance.to(target.mean.device)))
+            mean = moments[tap].mean.detach()
+            targets.append((tap, weight, mean, root, variance.to(mean.device)))
 
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        losses = []
-        for tap, weight, mean, root, variance in self.targets:
-            covariance = moments[tap].covariance
-            # In float64: the square roots of rounding errors, one for each dead direction, would add up.
-            cross = root @ _double(covariance) @ root  # [C, C]
-            # d tr(A^1/2) = 1/2 <A^-1/2, dA>, so one eigendecomposition outside autograd gives value and gradient
-            # even where eigenvalues coincide, which autograd's own formula cannot.
-            with torch.no_grad():
-                values, vectors = torch.linalg.eigh(cross.detach())
-                floor = values[-1].clamp_min(EPSILON) * 1e-14
-                roots = values.clamp_min(0).sqrt()
-                inverse = (vectors / values.clamp_min(floor).sqrt()) @ vectors.mT
-                trace = roots.sum()
-            slope = (inverse * cross).sum() / 2
-            fidelity = (slope + (trace - slope).detach()).float().to(mean.device)
-            distance = (moments[tap].mean - mean).square().sum() + covariance.trace() + variance - 2 * fidelity
-            losses.append(weight * distance / variance)
-        return torch.stack(losses).sum()
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            losses = []
+            for tap, weight, mean, root, variance in targets:
+                covariance = moments[tap].covariance
+                # In float64: the square roots of rounding errors, one for each dead direction, would add up.
+                fidelity = _trace_of_root(root @ _double(covariance) @ root).float().to(mean.device)
+                distance = (moments[tap].mean - mean).square().sum() + covariance.trace() + variance - 2 * fidelity
+                losses.append(weight * distance / variance)
+            return torch.stack(losses).sum()
+
+        return loss
+
+
+def _trace_of_root(matrix: Tensor) -> Tensor:
+    """tr(A^1/2) of a positive semi-definite A [C, C].
+
+    As d tr(A^1/2) = 1/2 <A^-1/2, dA>, one eigendecomposition outside autograd gives value and gradient even where
+    eigenvalues coincide, which autograd's own formula cannot.
+    """
+    with torch.no_grad():
+        values, vectors = torch.linalg.eigh(matrix.detach())
+        floor = values[-1].clamp_min(EPSILON) * 1e-14
+        inverse = (vectors / values.clamp_min(floor).sqrt()) @ vectors.mT
+        trace = values.clamp_min(0).sqrt().sum()
+    slope = (inverse * matrix).sum() / 2
+    result: Tensor = slope + (trace - slope).detach()
+    return result
 
 
 def _double(x: Tensor) -> Tensor:
@@ -142,30 +128,21 @@ def _double(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlicedWasserstein(Term):
-    """Sliced Wasserstein distance of features (Heitz et al. 2021): zero only if all distributions agree.
+class SlicedWasserstein(FeatureTerm):
+    """Sliced Wasserstein distance of features (Heitz et al. 2021): zero only if all distributions agree."""
 
-    Attributes:
-        layers: Taps.
-        directions: Random directions a layer and round.
-        samples: Largest number of pixels used a round; more are drawn from at random, which bounds the memory.
-    """
+    name = "sliced_wasserstein"
+    directions: Annotated[Count, "Random directions a layer and round."] = 64
+    samples: Annotated[Count, "Most pixels used a round; more are drawn from at random, which bounds the memory."] = (
+        65536
+    )
 
-    name: ClassVar[str] = "sliced_wasserstein"
-    layers: Layers = None
-    directions: int = 64
-    samples: int = 65536
-
-    def taps(self, context: Context) -> tuple[str, ...]:
-        """The layers."""
-        return recommended(self.layers, context, "sliced_wasserstein")
-
-    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Sampled:
         """Keep the exemplar's features."""
         return _BoundSliced(self, {tap: features[tap].detach() for tap in self.taps(context)}, context.region)
 
 
-class _BoundSliced(Bound):
+class _BoundSliced(Sampled):
     def __init__(self, term: SlicedWasserstein, features: Features, region: Tensor | None) -> None:
         self.term = term
         self.region = region
@@ -217,34 +194,20 @@ class PatchSlicedWasserstein(Term):
     like the rest. Patches are read on a lattice of random phase whose spacing grows with the fourth root of the area,
     so that a round costs about the square root of the area. The value estimates the squared distance to the projection
     of the image on the set of images with the exemplar's patches: a gradient step of the natural length goes there.
-
-    Attributes:
-        sizes: Sides of the patches in pixels, taken in turn round by round.
-        octaves: The image, its half, its quarter, ... take turns too, so that no scale drifts off.
-        directions: Random directions a round.
-        wrap: Treat the image as a torus, which suits textures; otherwise it is reflected at its borders.
     """
 
-    name: ClassVar[str] = "patch_sliced_wasserstein"
-    sizes: tuple[int, ...] = (3, 5, 7)
-    octaves: int = 3
-    directions: int = 64
-    wrap: bool = True
+    name = "patch_sliced_wasserstein"
+    sizes: Annotated[Sizes, "Sides of the patches in pixels, taken in turn round by round."] = (3, 5, 7)
+    octaves: Annotated[Count, "The image, its half, its quarter, ... take turns too, so that no scale drifts off."] = 3
+    directions: Annotated[Count, "Random directions a round."] = 64
+    wrap: Annotated[bool, "Whether the image is a torus, which suits textures, or reflected at its borders."] = True
 
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        if not self.sizes or min(*self.sizes, self.octaves, self.directions) < 1:
-            raise ConfigError(
-                f"sizes={self.sizes} must be sides of 1 px or more, octaves={self.octaves} and "
-                f"directions={self.directions} at least 1"
-            )
-
-    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Sampled:
         """Rotate the exemplar to its own colour axes."""
         return _BoundPatches(self, exemplar, context)
 
 
-class _BoundPatches(Bound):
+class _BoundPatches(Sampled):
     def __init__(self, term: PatchSlicedWasserstein, exemplar: Tensor, context: Context) -> None:
         self.sides = min(exemplar.shape[-2:]), min(context.size)
         self.area = context.size[0] * context.size[1]
@@ -314,40 +277,30 @@ class _BoundPatches(Bound):
 
     def _extended(self, x: Tensor) -> Tensor:
         """Continue [1, C, H, W] over its borders, so that the lattice of this round meets every pixel equally often."""
-        margin = self.size - 1
-        if self.wrap:
-            x = F.avg_pool2d(torch.roll(x, self.offset, dims=(2, 3)), 2**self.octave)
-            x = torch.roll(x, self.phase, dims=(2, 3))
-            return F.pad(x, (0, margin, 0, margin), mode="circular") if margin else x
-        y, left = self.offset
-        x = F.avg_pool2d(reflected(x, 2**self.octave - 1)[..., y:, left:], 2**self.octave)
-        top, left = self.phase
-        return reflected(x, margin)[..., top:, left:]
+        cell = 2**self.octave
+        x = extended(x, 0 if self.wrap else cell - 1, self.offset, wrap=self.wrap)
+        return extended(F.avg_pool2d(x, cell), self.size - 1, self.phase, wrap=self.wrap)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TotalVariation(Term):
     """Mean squared difference of neighbouring pixels, per channel; small values are smooth. Not relative."""
 
-    name: ClassVar[str] = "total_variation"
+    name = "total_variation"
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Nothing to keep."""
-        return _BoundVariation(context.circular)
 
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            total = 0 * x.sum()  # of one pixel it is 0, and still has a gradient
+            for dim in (2, 3):
+                if context.circular:
+                    total = total + (x - x.roll(1, dim)).square().mean()
+                elif x.shape[dim] > 1:
+                    total = total + x.diff(dim=dim).square().mean()
+            return total
 
-class _BoundVariation(Bound):
-    def __init__(self, circular: bool) -> None:
-        self.circular = circular
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        total = 0 * x.sum()  # of one pixel it is 0, and still has a gradient
-        for dim in (2, 3):
-            if self.circular:
-                total = total + (x - x.roll(1, dim)).square().mean()
-            elif x.shape[dim] > 1:
-                total = total + x.diff(dim=dim).square().mean()
-        return total
+        return loss
 
 
 TERMS: dict[str, type[Term]] = {

@@ -16,11 +16,8 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from artmodels import hub
 from artmodels.errors import ConfigError, ImageError, listing, one_of, short, suggest
 from artmodels.features.networks import (
-    CAFFE,
-    CENTRED,
     NETWORKS,
     NONE,
-    TORCHVISION,
     TRAINED,
     WEIGHT_FREE,
     Node,
@@ -35,18 +32,7 @@ from artmodels.hub.checkpoints import check_numbers
 from artmodels.runtime.devices import generator, pick_device
 from artmodels.settings import config_from
 
-__all__ = [
-    "CAFFE",
-    "CENTRED",
-    "NETWORKS",
-    "NONE",
-    "TORCHVISION",
-    "FeatureExtractor",
-    "Preprocessing",
-    "build",
-    "load",
-    "moments",
-]
+__all__ = ["FeatureExtractor", "build", "load", "moments"]
 
 
 class FeatureExtractor(nn.Module):
@@ -67,11 +53,11 @@ class FeatureExtractor(nn.Module):
         padding: str = "reflect",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Put stages together.
+        """Put stages together, each after the one it reads.
 
         Args:
             name: What to call it in messages.
-            nodes: The stages, each after the one it reads.
+            nodes: The stages.
             preprocessing: What the weights expect; applied inside the forward.
             padding: Default padding mode of the forward.
             dtype: What the stages compute in. bfloat16 pays only on hardware that multiplies in it.
@@ -263,8 +249,8 @@ def build(
 
     Args:
         name: "art-vgg", "art-resnet", "vgg16", "vgg19", "resnet18", "resnet50", "random-filters" or "patches".
-        pooling: "avg" or "max": the pools of a VGG. Average gives better textures (Gatys et al. 2015); the
-            networks were trained with max. A ResNet, art-resnet and art-vgg keep their own.
+        pooling: "avg" or "max": the pools of a VGG. Average gives better textures (Gatys et al. 2015); the networks
+            were trained with max. A ResNet, art-resnet and art-vgg keep their own.
         padding: Default padding mode; see `FeatureExtractor.forward`.
         seed: Seed of the weights; the same seed gives the same weights.
         maps: Feature maps per size of "random-filters" (the paper has 128).
@@ -343,10 +329,6 @@ def load(
             preprocessing = config_from(Preprocessing, {key: stated[key] for key in ("mean", "std")})
         except ConfigError as error:
             raise ConfigError(f"The pretrained_cfg in the config.json of {name} does not do: {error}") from None
-        if min(preprocessing.std) <= 0:
-            raise ConfigError(
-                f"The pretrained_cfg in the config.json of {name} has std={preprocessing.std}, not above 0."
-            )
     extractor = FeatureExtractor(name, nodes, preprocessing=preprocessing or usual, padding=padding, dtype=dtype)
     return extractor.to(place)
 

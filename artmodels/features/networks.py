@@ -8,9 +8,11 @@ Random Filters".
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated, get_args
 
 import torch
+from annotated_types import Interval
+from torch import Tensor, nn
 
 from artmodels.errors import ConfigError, one_of
 from artmodels.features.stages import (
@@ -24,10 +26,12 @@ from artmodels.features.stages import (
     Stage,
     Window,
 )
+from artmodels.settings import Positive, Settings
 
 __all__ = [
     "CAFFE",
     "CENTRED",
+    "Depth",
     "NETWORKS",
     "MOST_BLOCKS",
     "NONE",
@@ -39,11 +43,13 @@ __all__ = [
     "Node",
     "Preprocessing",
     "WIDEST",
+    "Width",
     "art_resnet_nodes",
     "art_vgg_nodes",
     "checkpoint_layout",
     "convolutions",
     "filter_nodes",
+    "folded",
     "layout",
     "named_nodes",
     "randomise",
@@ -53,20 +59,13 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """What one family of weights expects: `(image * scale - mean) / std`, channels in the network's order.
+class Preprocessing(Settings):
+    """What one family of weights expects: `(image * scale - mean) / std`, channels in the network's order."""
 
-    Attributes:
-        bgr: The network reads blue, green, red.
-        scale: Largest pixel value the network was trained with: 1 or 255.
-        mean: Subtracted after scaling, in the network's channel order.
-        std: Divided by at last, in the network's channel order.
-    """
-
-    bgr: bool = False
-    scale: float = 1.0
+    bgr: Annotated[bool, "Whether the network reads blue, green, red."] = False
+    scale: Annotated[float, "Largest pixel value that the network was trained with: 1 or 255."] = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
 
 
 NONE = Preprocessing()
@@ -96,7 +95,9 @@ FILTER_SIZES = {
 }  # fmt: skip
 
 WIDEST = 2**14  # channels of a layer that a configuration may ask for: networks have some thousands
+Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 MOST_BLOCKS = 128  # of a network, likewise
+Depth = Annotated[int, Interval(ge=1, le=MOST_BLOCKS)]
 
 ART_VGG = "art-vgg"
 ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))
@@ -166,13 +167,12 @@ def resnet_nodes(
             width, name = 32 << layer, f"layer{layer}.{block}"
             stride = 2 if layer > 1 and block == 0 else 1
             # Kernel, width and stride along the path; the stride sits on the 3 x 3, as torchvision has it.
-            plan = [(1, width, 1), (3, width, stride), (1, 4 * width, 1)]
-            if not bottleneck:
-                plan = [(3, width, stride), (3, width, 1)]
+            plan = [(3, width, stride), (3, width, 1)]
+            if bottleneck:
+                plan = [(1, width, 1), (3, width, stride), (1, 4 * width, 1)]
             path, channels = list[Convolution](), inputs
             for i, (kernel, outputs, step) in enumerate(plan, start=1):
-                key, norm = f"{name}.conv{i}", f"{name}.bn{i}"
-                relu = i < len(plan)
+                key, norm, relu = f"{name}.conv{i}", f"{name}.bn{i}", i < len(plan)
                 path.append(layer_class(channels, outputs, kernel, stride=step, relu=relu, key=key, norm=norm))
                 channels = outputs
             shortcut = None
@@ -190,21 +190,18 @@ def art_resnet_nodes(layer_class: type[Convolution] = Convolution) -> list[Node]
 
     A tap is a square 1 x 1 map of its stage, R with RᵀR in proportion to HᵀH for the head H that maps the stage to the
     teacher's channels: inner products and cosines between features are those of H's many channels, but for one factor.
-    See `artmodels.methods.art_resnet`.
-
-    Args:
-        layer_class: What the convolutions of the stages are made of: training has one that normalises.
+    See `artmodels.methods.art_resnet`. `layer_class` is what the convolutions of the stages are made of: training has
+    one that normalises.
     """
     nodes: list[Node] = []
     last = -1
     for node in resnet_nodes(ART_RESNET_BLOCKS, bottleneck=False, layer_class=layer_class):
         nodes.append(Node(node.stage, (), last))
         last = len(nodes) - 1
-        for tap in node.taps:
-            if tap in ART_RESNET_TAPS:
-                width = node.stage.channels
-                head = Convolution(width, width, 1, relu=False, bias=False, key=tap.replace("layer", "head"))
-                nodes.append(Node(head, (tap,), last))
+        width = node.stage.channels
+        for tap in set(node.taps).intersection(ART_RESNET_TAPS):
+            head = Convolution(width, width, 1, relu=False, bias=False, key=tap.replace("layer", "head"))
+            nodes.append(Node(head, (tap,), last))
     return nodes
 
 
@@ -238,6 +235,19 @@ def randomise(nodes: Sequence[Node], generator: torch.Generator) -> None:
         block.convolutions[-1].get_parameter("weight").data /= math.sqrt(len(blocks))
 
 
+def folded(head: nn.Module) -> Tensor:
+    """A linear head to a teacher's C' channels as a square kernel [C, C, 1, 1] with the same inner products.
+
+    It is scaled so that a tap has mean square 1 over its channels.
+    """
+    matrix = head.get_parameter("weight").detach()[:, :, 0, 0].double()  # [C', C]
+    upper: Tensor = torch.linalg.qr(matrix, mode="r")[1]
+    # Signs of the rows are the library's choice: make the diagonal positive.
+    upper = upper * upper.diagonal().sign()[:, None]
+    upper *= (matrix.shape[1] / matrix.shape[0]) ** 0.5
+    return upper[:, :, None, None].half()
+
+
 def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:
     """Every key and shape of the published file of a network: torchvision's, with timm's head for a VGG."""
     if name == ART_VGG:
@@ -267,16 +277,9 @@ def layout(layers: Iterable[Convolution]) -> dict[str, tuple[int, ...]]:
 
 
 def named_nodes(name: str, *, pooling: str, until: str | None, maps: int = 1) -> tuple[list[Node], Preprocessing]:
-    """The stages of a network by name, up to a tap, and the preprocessing that its usual weights expect.
+    """The stages of one of `NETWORKS`, up to a tap, and the preprocessing that its usual weights expect.
 
-    Args:
-        name: One of `NETWORKS`.
-        pooling: "avg" or "max", for a VGG.
-        until: Leave out the stages after this tap.
-        maps: Feature maps per size, for "random-filters".
-
-    Raises:
-        ConfigError: An unknown name, pooling or tap.
+    `pooling` is for a VGG, `maps` a size for "random-filters". An unknown name, pooling or tap is a ConfigError.
     """
     one_of("feature extractor", name, NETWORKS)
     one_of("pooling", pooling, get_args(Pooling))

@@ -49,10 +49,7 @@ class _CircularPad(torch.autograd.Function):
         ctx.pad = pad
         n, c, h, w = x.shape
         out = torch.empty(
-            (n, c, h + 2 * pad, w + 2 * pad),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
+            (n, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
         out[..., pad:-pad, pad:-pad] = x
         out[..., pad:-pad, :pad] = x[..., -pad:]
@@ -113,18 +110,10 @@ class Convolution(Stage):
         key: str = "",
         norm: str = "",
     ) -> None:
-        """Make it without weights: `randomise` or `assign` gives them.
+        """Make it without weights: `randomise` or `assign` gives them. The kernel is odd.
 
-        Args:
-            inputs: Channels of its input.
-            channels: Channels of its output.
-            kernel: Side in pixels, odd.
-            stride: Pixels between neighbouring positions.
-            groups: See `torch.nn.functional.conv2d`.
-            relu: Whether ReLU follows.
-            bias: Whether a checkpoint holds a bias; without, it stays 0.
-            key: Name of the layer in a checkpoint.
-            norm: Name of the batch normalisation after it in a checkpoint; empty if there is none.
+        In a checkpoint, `key` is its name and `norm` that of the batch normalisation after it, empty if there is none.
+        Where the checkpoint holds no bias, it stays 0.
         """
         super().__init__()
         self.windows = (Window(kernel, stride, kernel // 2),)
@@ -217,9 +206,8 @@ class Pool(Stage):
         if pad and padding in ("circular", "valid"):
             # Under a maximum over 3 pixels, reflect and replicate equal torchvision's -inf; these two do not.
             x, pad = padded(x, pad, padding), 0
-        if self.kind == "max":
-            return F.max_pool2d(x, kernel, stride, pad)
-        return F.avg_pool2d(x, kernel, stride, pad)
+        pool = F.max_pool2d if self.kind == "max" else F.avg_pool2d
+        return pool(x, kernel, stride, pad)
 
 
 class Residual(Stage):

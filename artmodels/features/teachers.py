@@ -7,6 +7,7 @@ ResNet-50 with pre-activation (He et al. 2016, arXiv:1603.05027), without its la
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ _WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 _VGG19 = (64, 128, 256, 512, 512)
 _RESNET_BLOCKS = (3, 4, 6)
+# The parts of a batch normalisation: in PyTorch, and in the file of the ResNet.
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
@@ -92,7 +94,7 @@ class _Normalisation(Stage):
         return torch.relu(y) if self.relu else y
 
     def assign(self, tensors: Mapping[str, Tensor]) -> None:
-        scale, shift, mean, variance = (tensors[f"{self.key}_{name}"].double() for name in _NORM.values())
+        scale, shift, mean, variance = (tensors[f"{self.key}.{name}"].double() for name in _NORM)
         gain = scale / (variance + NORM_EPSILON).sqrt()
         self.get_buffer("gain").copy_(gain.view(1, -1, 1, 1))
         self.get_buffer("shift").copy_((shift - mean * gain).view(1, -1, 1, 1))
@@ -127,39 +129,39 @@ def _resnet(file: Path) -> FeatureExtractor:
         Node(Pool(64, Window(3, 2, 1), "max"), (), 1),
     ]
     inputs = 64
-    for stage, count in enumerate(_RESNET_BLOCKS, start=1):
-        width, convs, norms = 32 << stage, 0, 0
-        for block in range(count):
-            key = f"stage{stage}_"
+    for stage, blocks in enumerate(_RESNET_BLOCKS, start=1):
+        # The file numbers convolutions and normalisations by their order in the stage.
+        conv = map(f"stage{stage}_conv{{}}".format, count())
+        norm = map(f"stage{stage}_batchnorm{{}}".format, count())
+        width = 32 << stage
+        for block in range(blocks):
             stride = 2 if stage > 1 and block == 0 else 1
-            # The file numbers convolutions and normalisations by their order in the stage.
+            first = _Normalisation(inputs, key=next(norm))
             path = [
-                Convolution(inputs, width, 1, key=f"{key}conv{convs}", norm=f"{key}batchnorm{norms + 1}"),
-                Convolution(
-                    width, width, 3, stride=stride, key=f"{key}conv{convs + 1}", norm=f"{key}batchnorm{norms + 2}"
-                ),
-                Convolution(width, 4 * width, 1, relu=False, bias=False, key=f"{key}conv{convs + 2}"),
+                Convolution(inputs, width, 1, key=next(conv), norm=next(norm)),
+                Convolution(width, width, 3, stride=stride, key=next(conv), norm=next(norm)),
+                Convolution(width, 4 * width, 1, relu=False, bias=False, key=next(conv)),
             ]
             shortcut = None
             if block == 0:
-                shortcut = Convolution(
-                    inputs, 4 * width, 1, stride=stride, relu=False, bias=False, key=f"{key}conv{convs + 3}"
-                )
-            first = _Normalisation(inputs, key=f"{key}batchnorm{norms}")
-            taps = (f"layer{stage}",) if block == count - 1 else ()
+                shortcut = Convolution(inputs, 4 * width, 1, stride=stride, relu=False, bias=False, key=next(conv))
+            taps = (f"layer{stage}",) if block == blocks - 1 else ()
             nodes.append(Node(_PreActivated(first, path, shortcut), taps, len(nodes) - 1))
-            inputs, norms, convs = 4 * width, norms + 3, convs + (3 if shortcut is None else 4)
+            inputs = 4 * width
     layers = list(convolutions(nodes))
-    firsts = [m for node in nodes for m in node.stage.modules() if isinstance(m, _Normalisation)]
-    shapes: dict[str, tuple[int, ...]] = {f"{conv.key}_weight": tuple(conv.weight.shape) for conv in layers}
-    widths = {conv.norm: conv.channels for conv in layers if conv.norm} | {n.key: n.channels for n in firsts}
-    shapes |= {f"{key}_{name}": (width,) for key, width in widths.items() for name in _NORM.values()}
-    tensors = load_tensors(file, expected=shapes, dtype=torch.float32)
-    for first in firsts:
+    norms = [m for node in nodes for m in node.stage.modules() if isinstance(m, _Normalisation)]
+    shapes = layout(layers) | {f"{norm.key}.{part}": (norm.channels,) for norm in norms for part in _NORM}
+    keys = {key: _key_in_file(key) for key in shapes}
+    found = load_tensors(file, expected={keys[key]: shape for key, shape in shapes.items()}, dtype=torch.float32)
+    tensors = {key: found[theirs] for key, theirs in keys.items()}
+    for first in norms:
         first.assign(tensors)
-    for conv in layers:
-        named = {f"{conv.key}.weight": tensors[f"{conv.key}_weight"]}
-        if conv.norm:
-            named |= {f"{conv.norm}.{ours}": tensors[f"{conv.norm}_{theirs}"] for ours, theirs in _NORM.items()}
-        conv.assign(named)
+    for layer in layers:
+        layer.assign(tensors)
     return FeatureExtractor(RESNET, nodes, preprocessing=TORCHVISION, padding="zeros")
+
+
+def _key_in_file(key: str) -> str:
+    """What the file of the ResNet calls a tensor that PyTorch calls "stage1_batchnorm0.weight"."""
+    layer, _, part = key.partition(".")
+    return f"{layer}_{_NORM[part] if 'batchnorm' in layer else part}"

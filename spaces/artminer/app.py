@@ -485,7 +485,8 @@ def compare(work: Investigation) -> Iterator[str]:
 
 def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]], str]:
     """Give the hits above a threshold as pictures, and a sentence."""
-    from artmodels.methods.artminer.evidence.proof import counterpart, fitted
+    from artmodels.methods.artminer.evidence.proof import counterpart
+    from artmodels.methods.artminer.evidence.report import fitted
 
     findings, found = work.findings, work.findings.last
     above = [hit for hit in found.hits if hit.score >= threshold]

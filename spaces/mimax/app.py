@@ -59,7 +59,7 @@ class MarkedPictures(VisitorPictures):
 
     def detections(self, labels: Sequence[str], threshold: float) -> list[Detections]:
         """Give what was found of some classes in each picture."""
-        from artmodels.methods.mimax.several import detect_together
+        from artmodels.methods.mimax.detector import detect_together
 
         return detect_together([self.detectors[label] for label in labels], threshold=threshold)
 

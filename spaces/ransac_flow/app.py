@@ -189,7 +189,7 @@ with ui.blocks("Align two pictures") as demo:
 
     def align(source: str | None, target: str | None) -> Updates:
         """Align: pair, results, stage, slider, overlay, points, table, maps, downloads, status."""
-        from artmodels.methods.ransac_flow.results.maps import explained_maps
+        from artmodels.methods.ransac_flow.results.evidence import explained_maps
 
         yield without_result("Aligning: this takes some seconds…")
         result = ui.MODELS(MODEL)(*loaded(source, target))
@@ -398,7 +398,7 @@ def kept(result: "Alignment") -> AlignedPair:
 
 def page_pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
     """Write what the page shows, as JPEGs: source, target, and the source on the target, finely and coarsely."""
-    from artmodels.methods.ransac_flow.results.maps import thumbnail
+    from artmodels.methods.ransac_flow.results.evidence import thumbnail
 
     result.coarse.save(folder / "aligned-coarse.png", compress_level=3)
     source, target = (picture.pil() for picture in result.pictures)

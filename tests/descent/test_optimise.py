@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from artmodels.descent.optimise import FAILURES, Deadline, Optimiser, levels, minimise
+from artmodels.descent.optimise import FAILURES, Deadline, Descent, levels, minimise
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
 
 OPTIMISERS = {
-    "momentum": Optimiser(name="momentum", rate=1.0, momentum=0.5),
-    "adam": Optimiser(name="adam", rate=0.1, rate_end=0.01),
-    "lbfgs": Optimiser(name="lbfgs", rate=0.1),
+    "momentum": Descent(optimiser="momentum", rate=1.0, rate_end=1.0, momentum=0.5),
+    "adam": Descent(optimiser="adam", rate=0.1, rate_end=0.01, momentum=0.9),
+    "lbfgs": Descent(optimiser="lbfgs", rate=0.1, rate_end=1.0),
 }
 
 
@@ -60,7 +60,7 @@ def run(objective: Quadratic, start: Tensor, **options: object) -> list[tuple[fl
 def test_each_optimiser_reaches_the_minimum_of_an_uneven_quadratic(name: str) -> None:
     stiffness = torch.linspace(0.1, 1, 60).view(1, 3, 4, 5)
     objective = Quadratic(image(), stiffness=stiffness)
-    trace = run(objective, image(0.0), optimiser=OPTIMISERS[name], steps=200)
+    trace = run(objective, image(0.0), settings=OPTIMISERS[name], steps=200)
     assert len(trace) == 200
     assert torch.allclose(trace[-1][1], image(), atol=2e-3)
     assert trace[-1][0] < 1e-4 * trace[0][0]
@@ -69,7 +69,7 @@ def test_each_optimiser_reaches_the_minimum_of_an_uneven_quadratic(name: str) ->
 def test_momentum_of_rate_one_lands_on_the_projection_in_one_step() -> None:
     objective = Quadratic(image(), stiffness=4.0)
     objective.natural_step = 0.25
-    (_, x), *_ = run(objective, image(0.3), optimiser=OPTIMISERS["momentum"], steps=1)
+    (_, x), *_ = run(objective, image(0.3), settings=OPTIMISERS["momentum"], steps=1)
     assert torch.allclose(x, image(), atol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_momentum_of_rate_one_lands_on_the_projection_in_one_step() -> None:
 def test_bounds_hold_and_the_bounded_minimum_is_found(name: str) -> None:
     target = 3 * image() - 1
     bounds = torch.tensor(0.0), torch.full((1, 3, 1, 1), 0.8)
-    trace = run(Quadratic(target), image(0.4), optimiser=OPTIMISERS[name], steps=150, bounds=bounds)
+    trace = run(Quadratic(target), image(0.4), settings=OPTIMISERS[name], steps=150, bounds=bounds)
     if name == "lbfgs":  # for which they are soft: the caller clamps what comes out
         assert (trace[-1][1] - target).abs().max() < (target.clamp(0, 0.8) - target).abs().max()
     else:
@@ -87,24 +87,24 @@ def test_bounds_hold_and_the_bounded_minimum_is_found(name: str) -> None:
 
 def test_the_start_is_left_alone() -> None:
     start = image(0.25)
-    run(Quadratic(image()), start, optimiser=OPTIMISERS["momentum"], steps=3)
+    run(Quadratic(image()), start, settings=OPTIMISERS["momentum"], steps=3)
     assert torch.equal(start, image(0.25))
 
 
 def test_the_rate_falls_geometrically() -> None:
     objective = Quadratic(image(), stiffness=0.0)
     objective.value_and_grad = lambda x: (0.0, torch.ones_like(x))
-    optimiser = Optimiser(name="momentum", rate=0.1, rate_end=0.01, momentum=0.0)
-    xs = [image(0.0), *(x for _, x in run(objective, image(0.0), optimiser=optimiser, steps=3))]
+    optimiser = Descent(optimiser="momentum", rate=0.1, rate_end=0.01, momentum=0.0)
+    xs = [image(0.0), *(x for _, x in run(objective, image(0.0), settings=optimiser, steps=3))]
     moves = [float((a - b).mean()) for a, b in itertools.pairwise(xs)]
     assert moves == pytest.approx([0.1, 0.01, 0.001], rel=1e-4)
 
 
 def test_the_average_weighs_the_past_and_is_not_drawn_to_zero() -> None:
-    plain = Optimiser(name="momentum", rate=0.3, momentum=0.0)
-    averaged = Optimiser(name="momentum", rate=0.3, momentum=0.0, average=0.9)
-    xs = [x for _, x in run(Quadratic(image()), image(0.9), optimiser=plain, steps=5)]
-    shown = [x for _, x in run(Quadratic(image()), image(0.9), optimiser=averaged, steps=5)]
+    plain = Descent(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0)
+    averaged = Descent(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0, average=0.9)
+    xs = [x for _, x in run(Quadratic(image()), image(0.9), settings=plain, steps=5)]
+    shown = [x for _, x in run(Quadratic(image()), image(0.9), settings=averaged, steps=5)]
     for count in range(1, 6):
         weights = [0.9 ** (count - 1 - i) for i in range(count)]
         expected = sum(w * x for w, x in zip(weights, xs, strict=False)) / sum(weights)
@@ -115,16 +115,16 @@ def test_lbfgs_evaluates_no_point_twice() -> None:
     stiffness = torch.logspace(-3, 0, 60).view(1, 3, 4, 5)
     objective = Quadratic(image(), stiffness=stiffness)
     # A step of L-BFGS that is accepted at once costs one evaluation; bounds move some points, which are then new.
-    run(objective, image(0.5), optimiser=OPTIMISERS["lbfgs"], steps=12, bounds=(torch.tensor(0.0), torch.tensor(0.6)))
+    run(objective, image(0.5), settings=OPTIMISERS["lbfgs"], steps=12, bounds=(torch.tensor(0.0), torch.tensor(0.6)))
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(objective.points, 2))
     plain = Quadratic(image())
-    run(plain, image(0.5), optimiser=OPTIMISERS["lbfgs"], steps=2)
+    run(plain, image(0.5), settings=OPTIMISERS["lbfgs"], steps=2)
     assert len(plain.points) <= 4
 
 
 def test_lbfgs_shows_the_best_point_it_has_seen_with_its_loss() -> None:
     objective = Quadratic(3 * image() - 1, stiffness=torch.logspace(-2, 0, 60).view(1, 3, 4, 5))
-    trace = run(objective, image(0.4), optimiser=OPTIMISERS["lbfgs"], steps=30)
+    trace = run(objective, image(0.4), settings=OPTIMISERS["lbfgs"], steps=30)
     shown = [objective.value_and_grad(x)[0] for _, x in trace]
     assert shown == sorted(shown, reverse=True)
     assert shown == pytest.approx(list(itertools.accumulate((loss for loss, _ in trace), min)))
@@ -132,16 +132,16 @@ def test_lbfgs_shows_the_best_point_it_has_seen_with_its_loss() -> None:
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_each_round_draws_once_and_rounds_continue_over_levels(name: str) -> None:
-    optimiser = Optimiser(name=name, rate=0.1, refresh_every=3)
+    optimiser = Descent(optimiser=name, rate=0.1, rate_end=1.0, momentum=0.9, refresh_every=3)
     objective = Quadratic(image(), random=True)
-    run(objective, image(0.0), optimiser=optimiser, steps=8, first_round=100)
+    run(objective, image(0.0), settings=optimiser, steps=8, first_round=100)
     assert objective.rounds == [100, 103, 106]
 
 
 def test_lbfgs_forgets_the_best_of_another_draw() -> None:
     objective = Quadratic(image(), random=True)
-    optimiser = Optimiser(name="lbfgs", rate=0.1, refresh_every=5)
-    trace = run(objective, image(0.0), optimiser=optimiser, steps=10, first_round=0)
+    optimiser = Descent(optimiser="lbfgs", rate=0.1, rate_end=1.0, refresh_every=5)
+    trace = run(objective, image(0.0), settings=optimiser, steps=10, first_round=0)
     assert torch.allclose(trace[4][1], image(), atol=1e-4)
     assert torch.allclose(trace[9][1], image() + 0.01, atol=1e-4)
 
@@ -149,9 +149,9 @@ def test_lbfgs_forgets_the_best_of_another_draw() -> None:
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_a_step_over_the_edge_is_undone_and_shortened(name: str) -> None:
     # The minimum is safe, but a first step of twice the natural length lands beyond the edge.
-    optimiser = Optimiser(name=name, rate=2.0 if name == "momentum" else 0.6, rate_end=0.1, momentum=0.0)
+    optimiser = Descent(optimiser=name, rate=2.0 if name == "momentum" else 0.6, rate_end=0.1, momentum=0.0)
     objective = Cliff(image(0.4))
-    trace = run(objective, image(0.0), optimiser=optimiser, steps=60)
+    trace = run(objective, image(0.0), settings=optimiser, steps=60)
     assert any(float(x.max()) > 0.5 for x in objective.points)
     assert torch.allclose(trace[-1][1], image(0.4), atol=0.02)
     assert all(math.isfinite(loss) for loss, _ in trace)
@@ -159,13 +159,13 @@ def test_a_step_over_the_edge_is_undone_and_shortened(name: str) -> None:
 
 
 def test_lbfgs_backs_off_the_edge() -> None:
-    trace = run(Cliff(image(0.4)), image(0.0), optimiser=Optimiser(name="lbfgs", rate=3.0), steps=30)
+    trace = run(Cliff(image(0.4)), image(0.0), settings=Descent(optimiser="lbfgs", rate=3.0, rate_end=1.0), steps=30)
     assert torch.allclose(trace[-1][1], image(0.4), atol=0.02)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_loss_that_stays_non_finite_is_given_up_with_advice(name: str) -> None:
-    descent = minimise(Cliff(image(0.4)), image(0.9), optimiser=OPTIMISERS[name], steps=100)
+    descent = minimise(Cliff(image(0.4)), image(0.9), settings=OPTIMISERS[name], steps=100)
     shown = list(itertools.islice(descent, FAILURES - 1))
     assert all(torch.equal(x, image(0.9)) for _, x in shown)
     with pytest.raises(ArtModelsError, match=f"non-finite after {FAILURES} restarts.*optimiser='adam'"):
@@ -174,7 +174,7 @@ def test_a_loss_that_stays_non_finite_is_given_up_with_advice(name: str) -> None
 
 def test_closing_the_descent_stops_it_at_once() -> None:
     objective = Quadratic(image())
-    descent = minimise(objective, image(0.0), optimiser=OPTIMISERS["adam"], steps=1000)
+    descent = minimise(objective, image(0.0), settings=OPTIMISERS["adam"], steps=1000)
     next(descent)
     next(descent)
     descent.close()
@@ -184,7 +184,7 @@ def test_closing_the_descent_stops_it_at_once() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"name": "sgd"}, "'sgd' is not one of momentum, adam, lbfgs"),
+        ({"optimiser": "sgd"}, "optimiser='sgd' must be one of 'momentum', 'adam', 'lbfgs'"),
         ({"rate": 0.0}, "rate=0.0 must be above 0"),
         ({"rate": math.nan}, "rate=nan must be above 0"),
         ({"rate_end": 1.5}, "rate_end=1.5"),
@@ -195,7 +195,7 @@ def test_closing_the_descent_stops_it_at_once() -> None:
 )
 def test_wrong_settings_are_refused(setting: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Optimiser(**setting)
+        Descent(**setting)
 
 
 def test_levels_of_the_paper() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, ImageError
-from artmodels.features.extractor import CAFFE, NONE, TORCHVISION, FeatureExtractor, Preprocessing, build
-from artmodels.features.networks import Node, convolutions, vgg_nodes
+from artmodels.features.extractor import FeatureExtractor, build
+from artmodels.features.networks import CAFFE, NONE, TORCHVISION, Node, Preprocessing, convolutions, vgg_nodes
 from artmodels.features.stages import Padding
 
 SMALL_VGG = ((4, 6), (8, 8), (10, 10, 10))  # widths that make every test of structure fast

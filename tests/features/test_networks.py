@@ -10,8 +10,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DeviceError, MissingWeights, WeightsMismatch
-from artmodels.features.extractor import CAFFE, TORCHVISION, Preprocessing, build, load
-from artmodels.features.networks import TRAINED, Node, checkpoint_layout, convolutions, named_nodes
+from artmodels.features.extractor import build, load
+from artmodels.features.networks import (
+    CAFFE,
+    TORCHVISION,
+    TRAINED,
+    Node,
+    Preprocessing,
+    checkpoint_layout,
+    convolutions,
+    named_nodes,
+)
 from artmodels.features.stages import Convolution
 
 

@@ -6,14 +6,14 @@ al. 2016, "Preserving color in neural artistic style transfer" (colour); Elnekav
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from artmodels.descent import sliced
-from artmodels.descent.algebra import Bound, Context, Features, Layers, Moments, Term, recommended
-from artmodels.errors import ConfigError
+from artmodels.descent.algebra import Bound, Context, Features, FeatureTerm, Moments, Term
 from artmodels.images.colour import linearly_matched
 
 __all__ = [
@@ -29,47 +29,29 @@ EPSILON = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content(Term):
-    """Squared difference of features, place by place (Gatys et al. 2016, eq. 1).
+class Content(FeatureTerm):
+    """Squared difference of features, place by place (Gatys et al. 2016, eq. 1)."""
 
-    Attributes:
-        layers: Taps.
-        normalisation: "relative" divides by the variance of the content's features over the layer; "gatys" is the
-            paper's 1/2 of the sum.
-    """
-
-    name: ClassVar[str] = "content"
-    layers: Layers = None
-    normalisation: Literal["relative", "gatys"] = "relative"
-
-    def __post_init__(self) -> None:
-        """Check the choice."""
-        if self.normalisation not in ("relative", "gatys"):
-            raise ConfigError(f"content normalisation {self.normalisation!r} is not 'relative' or 'gatys'")
-
-    def taps(self, context: Context) -> tuple[str, ...]:
-        """The layers."""
-        return recommended(self.layers, context, "content")
+    name = "content"
+    normalisation: Annotated[
+        Literal["relative", "gatys"],
+        '"relative" divides by the variance of the content\'s features over the layer; "gatys" is the paper\'s 1/2 of '
+        "the sum.",
+    ] = "relative"
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the content's features."""
         kept = {tap: features[tap].detach() for tap in self.taps(context)}
         scales = dict.fromkeys(kept, 0.5)
         if self.normalisation == "relative":
-            spread = {tap: (f - f.mean(dim=(2, 3), keepdim=True)).square().sum() for tap, f in kept.items()}
-            scales = {tap: 1 / (len(kept) * max(float(total), EPSILON)) for tap, total in spread.items()}
-        return _BoundContent(kept, scales)
+            scales = {tap: 1 / (len(kept) * _spread(maps)) for tap, maps in kept.items()}
 
+        def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+            return torch.stack(
+                [scale * (features[tap] - kept[tap]).square().sum() for tap, scale in scales.items()]
+            ).sum()
 
-class _BoundContent(Bound):
-    def __init__(self, features: Features, scales: Mapping[str, float]) -> None:
-        self.features = features
-        self.scales = scales
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        return torch.stack(
-            [scale * (features[tap] - self.features[tap]).square().sum() for tap, scale in self.scales.items()]
-        ).sum()
+        return loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +59,10 @@ class Pixels(Term):
     """Squared difference of pixels, relative to the content's variance: a content loss that needs no network.
 
     Reduced images hold coarse form and leave fine texture to the style.
-
-    Attributes:
-        octave: How often the image is first reduced by two.
     """
 
-    name: ClassVar[str] = "pixels"
-    octave: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if self.octave < 0:
-            raise ConfigError(f"pixels octave={self.octave} must be 0 or more")
+    name = "pixels"
+    octave: Annotated[int, Ge(0), "How often the image is first reduced by two."] = 0
 
     def terms(self) -> Iterator[tuple[float, int, Term]]:
         """Yield itself, at its octave."""
@@ -96,17 +70,13 @@ class Pixels(Term):
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the content."""
-        return _BoundPixels(exemplar)
+        scale = 1 / _spread(exemplar)
+        return lambda x, features, moments: scale * (x - exemplar).square().sum()
 
 
-class _BoundPixels(Bound):
-    def __init__(self, content: Tensor) -> None:
-        self.content = content
-        spread = (content - content.mean(dim=(2, 3), keepdim=True)).square().sum()
-        self.scale = 1 / max(float(spread), EPSILON)
-
-    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-        return self.scale * (x - self.content).square().sum()
+def _spread(maps: Tensor) -> float:
+    """Sum of the squared deviations from the mean of each channel, above 0."""
+    return max(float((maps - maps.mean(dim=(2, 3), keepdim=True)).square().sum()), EPSILON)
 
 
 CONTENT_TERMS: dict[str, type[Term]] = {term.name: term for term in (Content, Pixels)}
@@ -115,14 +85,9 @@ CONTENT_TERMS: dict[str, type[Term]] = {term.name: term for term in (Content, Pi
 def shares(masks: Sequence[Tensor], weights: Sequence[float]) -> tuple[list[Tensor], Tensor]:
     """What share each style has in each pixel.
 
-    Where masks overlap, the styles mix by their weights; a pixel is painted as far as its strongest mask says.
-
-    Args:
-        masks: [1, 1, H, W] in [0, 1], one a style.
-        weights: Positive, one a style.
-
-    Returns:
-        The shares [1, 1, H, W], which sum to the coverage, and the coverage [1, 1, H, W]: the largest mask.
+    Each style has a mask [1, 1, H, W] in [0, 1] and a positive weight. Where masks overlap, the styles mix by their
+    weights; a pixel is painted as far as its strongest mask says. That is the coverage [1, 1, H, W], which is returned
+    too: the sum of the shares [1, 1, H, W].
     """
     weighted = torch.cat([mask * weight for mask, weight in zip(masks, weights, strict=True)])  # [S, 1, H, W]
     coverage = torch.cat(list(masks)).amax(dim=0, keepdim=True)

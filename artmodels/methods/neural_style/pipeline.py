@@ -2,34 +2,75 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from artmodels import images
 from artmodels.descent import algebra
 from artmodels.descent.algebra import Loss, shrunk
-from artmodels.descent.method import FeatureMatching, run_to_the_end
-from artmodels.descent.multiscale import DescentState, Level, coarse_to_fine, coloured_noise
+from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, run_to_the_end
+from artmodels.descent.multiscale import SMALLEST, CoarseToFine, Level, checked_size, coloured_noise, scaled
 from artmodels.descent.objective import MatchingObjective, Target
 from artmodels.descent.optimise import Deadline, Step, levels
 from artmodels.descent.terms import TERMS, TotalVariation
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.colour import linearly_matched, luminance, with_chroma
-from artmodels.images.resampling import resized
+from artmodels.images.resampling import picture, resized
 from artmodels.images.results import ImageResult
-from artmodels.methods.neural_style.config import SMALLEST, StyleConfig
 from artmodels.methods.neural_style.model import CONTENT_TERMS, histogram_matched, palette_matched, shares
-from artmodels.methods.texture_synthesis.pipeline import recommended_layers
+from artmodels.settings import Positive, Weight
 
 __all__ = ["NeuralStyle", "StyleConfig"]
 
-LARGEST = 4096  # px: what the methods were tried up to
+Colour = Literal["none", "luminance", "transfer", "histogram"]
+Start = Literal["content", "noise"]
+
 USUAL = {"cpu": 1024}  # px, longer side of the result when no size is asked for
 USUAL_ELSEWHERE = 2048
+MATCHES = {"transfer": linearly_matched, "histogram": histogram_matched}
 CONTENT_LAYERS = ("relu4_2", "layer3")  # Gatys et al. 2016; the ResNet layer of the same stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleConfig(MatchingConfig):
+    """Settings of neural style. The defaults are those of patches; the catalogue's entries set others."""
+
+    loss: Annotated[str, "How style is measured: any loss of texture synthesis, or a sum of some."] = (
+        "patch_nearest(wrap=False) + 0.2 * patch_sliced_wasserstein(octaves=1, wrap=False)"
+    )
+    content_loss: Annotated[
+        str, "How content is measured: content (of features), pixels(octave=n) of n halvings, or a sum."
+    ] = "0.25 * pixels + pixels(octave=1)"
+    style_weight: Annotated[Weight, "Weight of the style. Only its ratio to the other weights matters."] = 1.0
+    content_weight: Annotated[Weight, "Weight of the content: more keeps the subject, less lets the style in."] = 0.4
+    tv_weight: Annotated[Weight, "Weight of total variation: more is smoother."] = 0.02
+    colour: Annotated[
+        Colour,
+        "Whose colours: none (the style's), luminance (the content's, exactly), transfer or histogram (a style "
+        "recoloured like the content first).",
+    ] = "none"
+    palette: Annotated[bool, "Compare with the content in the style's colours, which frees colour from content."] = True
+    init: Annotated[Start, "Start from the content or from noise."] = "content"
+    style_scale: Annotated[Positive, "Size of the style's strokes: 1 fits the style to the result's longer side."] = 1.0
+    content_layers: Annotated[tuple[str, ...] | None, "Taps for content terms that name none."] = None
+    steps: Steps = 10
+    first_level: Annotated[Positive, "Times as many steps at the coarsest level, where they cost least."] = 1.0
+    coarsest: Annotated[
+        int, Ge(SMALLEST), "Longer side of the coarsest level, about. Smaller lets the style move larger forms."
+    ] = 64
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        super().__post_init__()
+        algebra.parse(self.loss, TERMS)
+        algebra.parse(self.content_loss, CONTENT_TERMS)
+        if self.style_weight + self.content_weight == 0:
+            raise ConfigError("style_weight and content_weight are both 0: nothing is left to paint")
 
 
 class NeuralStyle(FeatureMatching[StyleConfig]):
@@ -82,107 +123,79 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
         """
         config = self._overridden(overrides)
         limit = Deadline(deadline)
-        loaded = images.load(content)
+        loaded = picture(content, "content")
         sources: list[images.Source] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]
         weights = _weights(style_weights, len(sources))
-        pictures = [images.load(source) for source in sources]
+        pictures = [picture(source, "style") for source in sources]
         notes = list(loaded.notes)
-        for number, picture in enumerate(pictures, start=1):
-            notes += [f"Style {number}: {note}" for note in picture.notes]
+        for number, style in enumerate(pictures, start=1):
+            notes += [f"Style {number}: {note}" for note in style.notes]
         original = loaded.tensor().to(self.device)
         size = self._size(original, size, notes)
         whole_masks = _masks(masks, len(sources), original)
         subject = resized(original, size).clamp(0, 1)
-        targets = [self._fitted(picture.tensor().to(self.device), size, config) for picture in pictures]
+        targets = [_fitted(style.tensor().to(self.device), size, config.style_scale) for style in pictures]
+        source = subject
         if config.colour == "luminance":
             source = luminance(subject).expand(1, 3, -1, -1)
             targets = [_bright(target, source) for target in targets]
-        else:
-            source = subject
-            match = {"transfer": linearly_matched, "histogram": histogram_matched}.get(config.colour)
-            targets = [match(target, subject).clamp(0, 1) for target in targets] if match else targets
+        elif config.colour in MATCHES:
+            targets = [MATCHES[config.colour](target, subject).clamp(0, 1) for target in targets]
         regions, coverage = shares([shrunk(mask.to(self.device), size) for mask in whole_masks], weights)
         form = palette_matched(source, targets, regions, coverage) if config.palette else source
 
-        plan = self._plan(size, config)
-        level = self._levels(config, plan, source, form, targets, regions, coverage, seed)
-        steps = [round(config.steps * config.first_level), *[config.steps] * (len(plan) - 1)]
-        reached = DescentState(image=resized(form, plan[0]))
-        for step in coarse_to_fine(
-            reached, level, steps=[max(1, count) for count in steps], optimiser=config.descent(), limit=limit
-        ):
-            yield dataclasses.replace(step, image=self._presentable(step.image, subject, config))
-        if not reached.complete:
-            notes.append(reached.cut_short(limit))
-        settings = self._settings(config, seed, size) | {"style_weights": weights, "masks": masks is not None}
-        image = resized(reached.image, size).clamp(*_bounds(source, coverage))
-        yield ImageResult(
-            tensor=self._presentable(image, subject, config).cpu(),
-            settings=settings,
-            losses=tuple(reached.losses),
-            seconds=limit.elapsed,
-            complete=reached.complete,
-            notes=tuple(notes),
-        )
-
-    __call__ = run_to_the_end(stream)
-
-    def _levels(
-        self,
-        config: StyleConfig,
-        plan: list[tuple[int, int]],
-        source: Tensor,
-        form: Tensor,
-        styles: list[Tensor],
-        regions: list[Tensor],
-        coverage: Tensor,
-        seed: int,
-    ) -> Callable[[int, Tensor], Level]:
-        loss, content = algebra.parse(config.loss, TERMS), algebra.parse(config.content_loss, CONTENT_TERMS)
-        layers = recommended_layers(self.extractor) if config.layers is None else config.layers
+        halvings = max(0, round(math.log2(max(size) / config.coarsest)))
+        halvings = min(halvings, math.floor(math.log2(min(size) / SMALLEST)))
+        plan = levels(*size, halvings, config.per_octave)
+        loss, content_loss = algebra.parse(config.loss, TERMS), algebra.parse(config.content_loss, CONTENT_TERMS)
 
         def level(number: int, image: Tensor) -> Level:
-            size = plan[number]
-            ratio = max(size) / max(plan[-1])
-            here = resized(form, size)
-            targets = []
-            for style, region in zip(styles, regions, strict=True):
-                reduced = max(SMALLEST, round(style.shape[2] * ratio)), max(SMALLEST, round(style.shape[3] * ratio))
-                share = shrunk(region, size)
-                part, weight = (
-                    (share, config.style_weight)
-                    if float(share.std()) > 0
-                    else (None, config.style_weight * float(share.mean()))
-                )
-                targets.append(
-                    Target(loss=loss, exemplar=resized(style, reduced).clamp(0, 1), weight=weight, region=part)
-                )
-            extras: list[tuple[float, Loss]] = [(config.content_weight, content), (config.tv_weight, TotalVariation())]
-            targets += [
-                Target(loss=term, exemplar=here, weight=weight, layers=self._content_layers(config))
-                for weight, term in extras
-                if weight
+            level_size = plan[number]
+            ratio = max(level_size) / max(size)
+            goals = []
+            for style, region in zip(targets, regions, strict=True):
+                exemplar = resized(style, scaled(style.shape[-2:], ratio)).clamp(0, 1)
+                share = shrunk(region, level_size)
+                if float(share.std()) > 0:
+                    goals.append(Target(loss=loss, exemplar=exemplar, weight=config.style_weight, region=share))
+                else:
+                    weight = config.style_weight * float(share.mean())
+                    goals.append(Target(loss=loss, exemplar=exemplar, weight=weight))
+            level_form = resized(form, level_size)
+            weighted: list[tuple[float, Loss]] = [
+                (config.content_weight, content_loss),
+                (config.tv_weight, TotalVariation()),
             ]
+            for weight, term in weighted:
+                goals.append(Target(loss=term, exemplar=level_form, weight=weight, layers=self._content_layers(config)))
             objective = MatchingObjective(
-                [target for target in targets if target.weight],
+                [goal for goal in goals if goal.weight],
                 extractor=self.extractor,
-                layers=layers,
-                size=size,
+                layers=self._layers(config),
+                size=level_size,
                 seed=seed,
                 tile=None,
                 checkpoint=config.checkpoint,
             )
             if number == 0 and config.init == "noise":
-                image = coloured_noise(here, size, seed)
-            bounds = _bounds(resized(source, size), shrunk(coverage, size))
-            return Level(objective, resized(image, size).clamp(*bounds), bounds)
+                image = coloured_noise(level_form, level_size, seed)
+            bounds = _bounds(resized(source, level_size), shrunk(coverage, level_size))
+            return Level(objective, resized(image, level_size).clamp(*bounds), bounds)
 
-        return level
+        def presentable(image: Tensor) -> Tensor:
+            if config.colour != "luminance":
+                return image
+            return with_chroma(luminance(image), resized(subject, (image.shape[2], image.shape[3])).clamp(0, 1))
 
-    def _presentable(self, image: Tensor, subject: Tensor, config: StyleConfig) -> Tensor:
-        if config.colour != "luminance":
-            return image
-        return with_chroma(luminance(image), resized(subject, (image.shape[2], image.shape[3])).clamp(0, 1))
+        descent = CoarseToFine(resized(form, plan[0]), limit)
+        steps = [max(1, round(config.steps * config.first_level)), *[config.steps] * (len(plan) - 1)]
+        for step in descent.stream(level, steps=steps, settings=config):
+            yield dataclasses.replace(step, image=presentable(step.image))
+        image = resized(descent.image, size).clamp(*_bounds(source, coverage))
+        settings = self._settings(config, seed, size) | {"style_weights": weights, "masks": masks is not None}
+        yield descent.result(presentable(image), settings, notes)
+
+    __call__ = run_to_the_end(stream)
 
     def _content_layers(self, config: StyleConfig) -> tuple[str, ...]:
         if config.content_layers is not None or self.extractor is None:
@@ -192,40 +205,23 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
 
     def _size(self, content: Tensor, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
         height, width = content.shape[-2:]
-        if min(height, width) < SMALLEST:
-            raise ImageError(
-                f"the content is {width} x {height} px, too small to repaint: use one of at least {SMALLEST} px on "
-                "each side, better 256"
-            )
         if size is None:
             usual = USUAL.get(self.device.type, USUAL_ELSEWHERE)
             scale = min(1.0, usual / max(height, width))
-            size = max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
+            size = scaled((height, width), scale)
             if scale < 1:
                 notes.append(
                     f"Painted at {size[1]} x {size[0]} px, where the content has {width} x {height}; "
                     "pass size= for more."
                 )
-        if not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in size):
-            raise ConfigError(f"size={size} must be (height, width) of {SMALLEST} to {LARGEST} px each")
-        return size
+        return checked_size(size)
 
-    def _fitted(self, style: Tensor, size: tuple[int, int], config: StyleConfig) -> Tensor:
-        """The style at the size that goes with the full size of the result; only `style_scale` > 1 enlarges it."""
-        height, width = style.shape[-2:]
-        if min(height, width) < SMALLEST:
-            raise ImageError(
-                f"a style is {width} x {height} px, too small to show a manner: use one of at least {SMALLEST} px on "
-                "each side, better 256"
-            )
-        scale = min(config.style_scale * max(size) / max(height, width), max(1.0, config.style_scale))
-        return resized(style, (max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale)))).clamp(0, 1)
 
-    def _plan(self, size: tuple[int, int], config: StyleConfig) -> list[tuple[int, int]]:
-        """Size of each level, coarse to fine."""
-        halvings = max(0, round(math.log2(max(size) / config.coarsest)))
-        halvings = min(halvings, math.floor(math.log2(min(size) / SMALLEST)))
-        return levels(*size, halvings, config.per_octave)
+def _fitted(style: Tensor, size: tuple[int, int], style_scale: float) -> Tensor:
+    """The style at the size that goes with the full size of the result; only `style_scale` > 1 enlarges it."""
+    longer = max(style.shape[-2:])
+    scale = min(style_scale * max(size) / longer, max(1.0, style_scale))
+    return resized(style, scaled(style.shape[-2:], scale)).clamp(0, 1)
 
 
 def _weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -6,15 +6,16 @@ image, so that a graph has one input, and a piece of a large texture can be comp
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError, at_most
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings
 
 __all__ = ["PyramidGenerator", "TextureNetworkConfig"]
 
@@ -24,27 +25,16 @@ COARSEST = 1 << (SCALES - 1)  # px of the texture that a pixel of the coarsest s
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextureNetworkConfig:
-    """Widths of a generator.
+class TextureNetworkConfig(Settings):
+    """Widths of a generator."""
 
-    Attributes:
-        texture: What it makes, for people.
-        widths: Channels at each of the paper's six scales, the coarsest first. The paper has 8 more at each finer one;
-            we have fewer at the finer ones instead, where a channel costs most.
-        noise_width: Channels that the noise of a scale is given before it is joined; the paper's 8.
-    """
-
-    texture: str = ""
-    widths: tuple[int, ...] = (64, 64, 48, 32, 24, 16)
-    noise_width: int = 8
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if len(self.widths) != SCALES or min(self.widths) < 1:
-            raise ConfigError(f"widths={self.widths!r} must be {SCALES} numbers of at least 1, one for each scale")
-        if self.noise_width < 1:
-            raise ConfigError(f"noise_width={self.noise_width} must be at least 1")
-        at_most(WIDEST, widths=self.widths, noise_width=self.noise_width)
+    texture: Annotated[str, "What it makes, for people."] = ""
+    # The paper has 8 channels more at each finer scale; we have fewer there instead, where a channel costs most.
+    widths: Annotated[
+        tuple[Width, Width, Width, Width, Width, Width],
+        "Channels at each of the paper's six scales, the coarsest first.",
+    ] = (64, 64, 48, 32, 24, 16)
+    noise_width: Annotated[Width, "Channels that the noise of a scale is given before it is joined; the paper's 8."] = 8
 
 
 class _Layer(nn.Module):

@@ -66,7 +66,9 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
         Raises:
             ConfigError: `size`, `seed`, `tileable` or `count` is out of range.
         """
-        checked = self._checked(size)
+        sides = tuple(size) if isinstance(size, tuple | list) else ()
+        if len(sides) != 2 or not all(_is_int_between(side, SMALLEST, LARGEST) for side in sides):
+            raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
         if not isinstance(tileable, bool):
             raise ConfigError(f"tileable={tileable!r} must be True or False")
         if not _is_int_between(count, 1, MOST):
@@ -74,14 +76,8 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
         generator(seed)  # refuses what is no seed, before its successors are counted
         if seed + count > SEEDS:
             raise ConfigError(f"seed={seed} leaves no seeds for count={count}: use one below {SEEDS - count + 1}")
-        results = [self._run_one(checked, number, tileable) for number in range(seed, seed + count)]
+        results = [self._run_one(sides, number, tileable) for number in range(seed, seed + count)]
         return results if count > 1 else results[0]
-
-    def _checked(self, size: object) -> tuple[int, int]:
-        sides = tuple(size) if isinstance(size, tuple | list) else ()
-        if len(sides) != 2 or not all(_is_int_between(side, SMALLEST, LARGEST) for side in sides):
-            raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
-        return sides
 
     def _run_one(self, size: tuple[int, int], seed: int, tileable: bool) -> ImageResult:
         start = time.perf_counter()
@@ -105,22 +101,12 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
     def texture_of(self, noise: Tensor) -> Tensor:
         """Make the texture of given noise, in pieces where it is large; the pieces fit exactly.
 
-        Args:
-            noise: [1, 3, H, W], uniform in [0, 1]; both sides multiples of 32.
-
-        Returns:
-            [1, 3, H, W] in [0, 1], float32 on the CPU.
-
-        Raises:
-            ConfigError: The noise has another shape.
+        The noise [1, 3, H, W] is uniform in [0, 1], both sides multiples of 32; another shape is a ConfigError. The
+        texture [1, 3, H, W] is in [0, 1], float32 on the CPU.
         """
         multiple = self.graph.requirements.multiple_of
-        if (
-            noise.dim() != 4
-            or noise.shape[:2] != (1, NOISE)
-            or not noise.numel()
-            or any(side % multiple for side in noise.shape[-2:])
-        ):
+        fits = noise.dim() == 4 and noise.shape[:2] == (1, NOISE) and noise.numel()
+        if not fits or any(side % multiple for side in noise.shape[-2:]):
             raise ConfigError(
                 f"the noise has shape {tuple(noise.shape)}; give [1, {NOISE}, H, W], both sides multiples of {multiple}"
             )

@@ -8,10 +8,10 @@ compressed VGG-19 of Wang et al. 2020 (arXiv:2003.08436).
 import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
 from artmodels import images
@@ -23,6 +23,7 @@ from artmodels.images.resampling import resized
 from artmodels.methods.texture_network.model import COARSEST, NOISE, PyramidGenerator, TextureNetworkConfig
 from artmodels.methods.texture_synthesis.metrics import sliced_wasserstein_distance
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["TextureNetworkObjective", "TextureNetworkSettings", "TextureNetworkRecipe"]
@@ -33,30 +34,18 @@ SAMPLES = 4  # textures that are judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextureNetworkSettings:
-    """What the recipe can be told.
+class TextureNetworkSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        exemplar: The texture, a picture below the folder of data.
-        title: What to call it.
-        side: Shorter side to which it is reduced: it sets the size of the grain in the results.
-        network: Fields of `TextureNetworkConfig`.
-        batch: Textures a step.
-        crop: Their side in pixels, a multiple of 32.
-        directions: Random directions a layer and step.
-        samples: Most positions of a layer compared in a step.
-        patch_weight: Of the distance between patches, against 1 for features.
-    """
-
-    exemplar: str
-    title: str
-    side: int = 256
+    exemplar: Annotated[str, "The texture, a picture below the folder of data."]
+    title: Annotated[str, "What to call it."]
+    side: Annotated[Count, "Shorter side to which it is reduced: it sets the size of the grain in the results."] = 256
     network: TextureNetworkConfig = TextureNetworkConfig()
-    batch: int = 2
-    crop: int = 160
-    directions: int = 32
-    samples: int = 16384
-    patch_weight: float = 1.0
+    batch: Annotated[Count, "Textures a step."] = 2
+    crop: Annotated[int, Ge(COARSEST), MultipleOf(COARSEST), "Their side in pixels."] = 160
+    directions: Annotated[Count, "Random directions a layer and step."] = 32
+    samples: Annotated[Count, "Most positions of a layer compared in a step."] = 16384
+    patch_weight: Annotated[Weight, "Of the distance between patches, against 1 for features."] = 1.0
 
 
 class TextureNetworkObjective:
@@ -94,14 +83,13 @@ class TextureNetworkRecipe(Recipe):
     def __init__(self, settings: TextureNetworkSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network and the exemplar; draw the first weights."""
         self.settings = settings
-        self.file = sources.data / settings.exemplar
-        exemplar = images.load(self.file).tensor()
+        self.files = [sources.data / settings.exemplar]
+        exemplar = images.load(self.files[0]).tensor()
         ratio = min(1.0, settings.side / min(exemplar.shape[-2:]))
         height, width = (round(length * ratio) for length in exemplar.shape[-2:])
         self.exemplar = resized(exemplar, (height, width)).clamp(0, 1)
-        self.objective = TextureNetworkObjective(
-            teachers.load(teachers.COMPRESSED, sources.teachers), self.exemplar, settings
-        )
+        teacher = teachers.load(teachers.COMPRESSED, sources.teachers)
+        self.objective = TextureNetworkObjective(teacher, self.exemplar, settings)
         self.network = PyramidGenerator(settings.network)
         draw = generator(seed)
         for name, value in self.network.named_parameters():
@@ -110,10 +98,6 @@ class TextureNetworkRecipe(Recipe):
             elif name == "last.bias":
                 # The mean colour from the start: on a faint texture any other is many deviations away.
                 value.data.copy_(self.exemplar.mean((0, 2, 3)).logit(0.02))
-
-    def files(self) -> list[Path]:
-        """The exemplar."""
-        return [self.file]
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Features and patches of new textures."""
@@ -138,14 +122,12 @@ class TextureNetworkRecipe(Recipe):
         textures = [network(torch.rand(1, NOISE, height, width, generator=draw)) for draw in draws]
         half = self.exemplar.shape[-1] // 2
         left, right = self.exemplar[..., :half], self.exemplar[..., -half:]
+        distances = [sliced_wasserstein_distance(texture, self.exemplar) for texture in textures]
+        differences = [float((a - b).abs().mean()) for a, b in pairwise(textures)]
         return {
-            "sliced Wasserstein distance": sum(
-                sliced_wasserstein_distance(texture, self.exemplar) for texture in textures
-            )
-            / SAMPLES,
+            "sliced Wasserstein distance": sum(distances) / SAMPLES,
             "sliced Wasserstein distance of the exemplar's halves": sliced_wasserstein_distance(left, right),
-            "mean difference of two textures": sum(float((a - b).abs().mean()) for a, b in pairwise(textures))
-            / (SAMPLES - 1),
+            "mean difference of two textures": sum(differences) / len(differences),
             "mean difference of the exemplar's halves": float((left - right).abs().mean()),
         }
 

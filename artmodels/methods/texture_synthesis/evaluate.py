@@ -23,7 +23,7 @@ from artmodels import images
 from artmodels.data.folders import image_files
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.files import read_object, write_whole
-from artmodels.methods.texture_synthesis import copying, metrics
+from artmodels.methods.texture_synthesis import metrics
 from artmodels.progress import Progress, result_of
 
 __all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "stream_evaluate_folder", "table"]
@@ -51,44 +51,25 @@ Synthesise = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TextureScores:
-    """The measures of one exemplar; `metrics` says what each means.
+    """The measures of one exemplar; `metrics` says what each means."""
 
-    Attributes:
-        name: Name of the exemplar.
-        height: Height of the result, in pixels.
-        width: Width of the result, in pixels.
-        seed: Seed of the synthesis.
-        seconds: Time that the synthesis took.
-        wavelet_kl: Sum of KL(result || exemplar) over sub-bands, in nats.
-        displacement_score: 0 for a verbatim copy, 1 for no copy.
-        displacement_score_y: The same with only y tested, as the published means presumably were.
-        spectrum_error: Relative difference of the Fourier moduli.
-        sliced_wasserstein: Distance of the patches, in grey levels of [0, 1].
-    """
-
-    name: str
-    height: int
+    name: str  # of the exemplar
+    height: int  # of the result, in pixels
     width: int
-    seed: int
-    seconds: float
-    wavelet_kl: float
-    displacement_score: float
-    displacement_score_y: float
-    spectrum_error: float
-    sliced_wasserstein: float
+    seed: int  # of the synthesis
+    seconds: float  # that the synthesis took
+    wavelet_kl: float  # sum of KL(result || exemplar) over sub-bands, in nats
+    displacement_score: float  # 0 for a verbatim copy, 1 for no copy
+    displacement_score_y: float  # with only y tested, as the published means presumably were
+    spectrum_error: float  # relative difference of the Fourier moduli
+    sliced_wasserstein: float  # distance of the patches, in grey levels of [0, 1]
 
 
 def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int = 0) -> TextureScores:
-    """Synthesise a texture from an exemplar, and measure it.
+    """Synthesise a texture from an exemplar [1, 3, H, W] in [0, 1], and measure it.
 
     The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
     CPU core, at 1024 x 1024 it wants a GPU, that is, an exemplar that lies on one.
-
-    Args:
-        synthesise: The method, called with the exemplar and the seed.
-        name: Name of the exemplar.
-        exemplar: [1, 3, H, W] in [0, 1].
-        seed: Seed of the synthesis.
 
     Raises:
         ImageError: The exemplar is too small, or the result is not finite.
@@ -97,7 +78,7 @@ def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int =
     result = synthesise(exemplar, seed)
     seconds = time.perf_counter() - start
     wavelet_kl = metrics.wavelet_kl(result, exemplar)  # First, as it checks both images and is quick.
-    matches = copying.nearest_patches(result, exemplar)
+    matches = metrics.nearest_patches(result, exemplar)
     return TextureScores(
         name=name,
         height=result.shape[-2],
@@ -105,49 +86,41 @@ def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int =
         seed=seed,
         seconds=seconds,
         wavelet_kl=wavelet_kl,
-        displacement_score=copying.displacement_score(matches),
-        displacement_score_y=copying.displacement_score(matches, reference_slip=True),
+        displacement_score=metrics.displacement_score(matches),
+        displacement_score_y=metrics.displacement_score(matches, reference_slip=True),
         spectrum_error=metrics.spectrum_error(result, exemplar),
         sliced_wasserstein=metrics.sliced_wasserstein_distance(result, exemplar),
     )
 
 
+# Heading, measure and digits of the columns that are printed.
+COLUMNS = (
+    ("wavelet KL", "wavelet_kl", 3),
+    ("displacement", "displacement_score", 3),
+    ("y only", "displacement_score_y", 3),
+    ("spectrum", "spectrum_error", 3),
+    ("sliced W2", "sliced_wasserstein", 4),
+    ("seconds", "seconds", 1),
+)
+
+
 def table(rows: Sequence[TextureScores]) -> str:
-    """Lay the rows out as plain text, with their mean, beside the published means.
-
-    Args:
-        rows: What `evaluate` returned for each exemplar; at least one.
-
-    Returns:
-        Lines without a trailing newline.
-
-    Raises:
-        DatasetError: There is no row.
-    """
+    """Lay rows out as plain text, with their mean, beside the published means; no row at all is a DatasetError."""
     if not rows:
         raise DatasetError("There are no scores to print; evaluate at least one exemplar first.")
-    head = ["exemplar", "size", "wavelet KL", "displacement", "y only", "spectrum", "sliced W2", "seconds"]
-    values = [
-        (
-            row.wavelet_kl,
-            row.displacement_score,
-            row.displacement_score_y,
-            row.spectrum_error,
-            row.sliced_wasserstein,
-            row.seconds,
-        )
-        for row in rows
-    ]
-    means = [sum(column) / len(rows) for column in zip(*values, strict=True)]
-    body = [
-        [row.name, f"{row.width}x{row.height}", *_format(numbers)] for row, numbers in zip(rows, values, strict=True)
-    ]
-    lines = _align([head, *body, [f"mean of {len(rows)}", "", *_format(means)]])
-    ours = {"this run, y and x": means[1], "this run, y only": means[2]}
+    means = {field: sum(getattr(row, field) for row in rows) / len(rows) for _, field, _ in COLUMNS}
+    lines = [["exemplar", "size", *(heading for heading, _, _ in COLUMNS)]]
+    for row in rows:
+        lines.append([row.name, f"{row.width}x{row.height}", *_numbers(asdict(row))])
+    lines.append([f"mean of {len(rows)}", "", *_numbers(means)])
+    ours = {
+        "this run, y and x": means["displacement_score"],
+        "this run, y only": means["displacement_score_y"],
+    }
     scores = _align([[label, f"{score:.3f}"] for label, score in {**ours, **PUBLISHED}.items()])
     return "\n".join(
         [
-            *lines,
+            *_align(lines),
             "",
             "Mean displacement score: 0 = verbatim copy, 1 = no copy. Published: Gonthier et al. 2022, over",
             "20 references of 1024x1024, presumably y only. Exemplars differ: compare ranges, not digits.",
@@ -158,8 +131,8 @@ def table(rows: Sequence[TextureScores]) -> str:
     )
 
 
-def _format(numbers: Sequence[float]) -> list[str]:
-    return [f"{number:.{digits}f}" for number, digits in zip(numbers, (3, 3, 3, 3, 4, 1), strict=True)]
+def _numbers(measures: Mapping[str, float]) -> list[str]:
+    return [f"{measures[field]:.{digits}f}" for _, field, digits in COLUMNS]
 
 
 def _align(cells: Sequence[Sequence[str]]) -> list[str]:
@@ -183,18 +156,10 @@ def stream_evaluate_folder(
 ) -> Iterator[Progress | list[TextureScores]]:
     """Evaluate a method on the images of a folder and its sub-folders, with resume.
 
-    Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central
-    square is the exemplar. A file that cannot be used is skipped.
-
-    Args:
-        synthesise: The method, called with the exemplar and the seed.
-        folder: Where the images are: PNG, JPEG, WebP or TIFF.
-        name: Name of the method, kept in the file of scores.
-        size: Side of the exemplars, in pixels.
-        seed: Seed of each synthesis.
-        json_file: File of scores, written after each exemplar. Exemplars that it has already, by their path
-            in the folder, are not computed again.
-        device: Where the exemplars are put and measured.
+    Each image is shrunk by area averaging until its shorter side is `size`, never enlarged, and its central square is
+    the exemplar, which is put on `device`. A file that cannot be used is skipped. `json_file` has the scores of the
+    method `name`; it is written after each exemplar, and those that it has already, by their path in the folder, are
+    not computed again.
 
     Yields:
         A step after each image, which says in a line what became of it; then one row for each image of the folder
@@ -277,6 +242,10 @@ def _write(file: Path, settings: Mapping[str, str | int], rows: Iterable[Texture
     write_whole({file: json.dumps(content, indent=1, allow_nan=False) + "\n"})
 
 
+main = typer.Typer(add_completion=False)
+
+
+@main.command()
 def _command(
     folder: Annotated[Path, typer.Argument(help="Folder of exemplars: PNG, JPEG, WebP or TIFF.")],
     name: Annotated[str, typer.Option(help="Name or path of the TextureSynthesizer.")] = "texture-patches",
@@ -295,8 +264,7 @@ def _command(
 
         def synthesise(exemplar: Tensor, seed: int) -> Tensor:
             height, width = exemplar.shape[-2:]
-            result: Tensor = synthesizer(exemplar, size=(height, width), seed=seed).tensor
-            return result
+            return synthesizer(exemplar, size=(height, width), seed=seed).tensor
 
         stream = stream_evaluate_folder(
             synthesise, folder, name=name, size=size, seed=seed, json_file=json_file, device=device
@@ -309,13 +277,6 @@ def _command(
     except ArtModelsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line, `argv` or the process's own; ends with SystemExit, as commands do."""
-    app = typer.Typer(add_completion=False)
-    app.command()(_command)
-    app(args=None if argv is None else list(argv))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """How far a synthesised texture is from its exemplar: tensors in, numbers out.
 
-Images are float tensors [1, 3, H, W] in [0, 1]; the result and the exemplar may differ in size. No measure
-needs the network that made the result, so that a method cannot win by being judged on what it optimised. How much of
-the exemplar is copied is measured in `copying`.
-
-Sources: wavelet KL, Gonthier, Gousseau and Ladjal 2022, "High resolution neural texture synthesis with long range
-constraints", JMIV; generalised Gaussians, Mallat 1989, Do and Vetterli 2002; periodic plus smooth decomposition,
-Moisan 2011; sliced Wasserstein, Rabin 2011, Heitz 2021.
+Images are float tensors [1, 3, H, W] in [0, 1]; the result and the exemplar may differ in size. Another tensor, one
+that is not finite or one that is too small is an ImageError. No measure needs the network that made the result, so that
+a method cannot win by being judged on what it optimised.
+Sources: wavelet KL and displacement score, Gonthier, Gousseau and Ladjal 2022, "High resolution neural texture
+synthesis with long range constraints", JMIV; generalised Gaussians, Mallat 1989, Do and Vetterli 2002; periodic plus
+smooth decomposition, Moisan 2011; sliced Wasserstein, Rabin 2011, Heitz 2021.
 """
 
 import math
@@ -17,18 +16,21 @@ import numpy as np
 import pywt
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
+from artmodels.descent.nearest import first_minimum
+from artmodels.descent.sliced import sorted_values
 from artmodels.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from artmodels.features.extractor import FeatureExtractor
 
 __all__ = [
-    "checked",
+    "displacement_score",
     "feature_sliced_wasserstein_distance",
     "fit_generalised_gaussian",
     "generalised_gaussian_kl",
+    "nearest_patches",
     "sliced_wasserstein_distance",
     "spectrum_error",
     "wavelet_kl",
@@ -48,16 +50,8 @@ def generalised_gaussian_kl(
 ) -> Tensor:
     """Kullback-Leibler divergence KL(1 || 2) of two centred generalised Gaussians.
 
-    The density is proportional to exp(-(|x| / alpha)^beta). Arguments broadcast.
-
-    Args:
-        beta1: Shape of the first law, the one that the expectation is taken under; > 0.
-        alpha1: Scale of the first law; > 0.
-        beta2: Shape of the second law; > 0.
-        alpha2: Scale of the second law; > 0.
-
-    Returns:
-        The divergence in nats, float64, >= 0 (Do and Vetterli 2002).
+    The density is proportional to exp(-(|x| / alpha)^beta), of shape beta > 0 and scale alpha > 0; the expectation is
+    taken under the first law. Arguments broadcast. The divergence is in nats, float64, >= 0 (Do and Vetterli 2002).
     """
     b1, a1, b2, a2 = (torch.as_tensor(v, dtype=torch.float64) for v in (beta1, alpha1, beta2, alpha2))
     log_mass1, log_mass2 = torch.lgamma(1 / b1), torch.lgamma(1 / b2)
@@ -68,15 +62,11 @@ def generalised_gaussian_kl(
 
 
 def fit_generalised_gaussian(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit generalised Gaussians by matching the first two absolute moments (Mallat 1989).
+    """Fit generalised Gaussians to samples [..., N] by matching the first two absolute moments (Mallat 1989).
 
-    Args:
-        x: Samples [..., N]; each row is fitted on its own, after its mean is taken off.
-
-    Returns:
-        (beta, alpha), float64 [...]: shapes, held within [0.2, 10], and scales in the unit of `x`. A row
-        whose standard deviation is under 1e-4 is taken as a Gaussian of that deviation, so that constant rows
-        stay comparable.
+    Each row is fitted on its own, after its mean is taken off. The results are (beta, alpha), float64 [...]: shapes,
+    held within [0.2, 10], and scales in the unit of `x`. A row whose standard deviation is under 1e-4 is taken as a
+    Gaussian of that deviation, so that constant rows stay comparable.
     """
     x = x.detach().to("cpu", torch.float64)
     x = x - x.mean(-1, keepdim=True)
@@ -104,21 +94,12 @@ def wavelet_kl(result: Tensor, exemplar: Tensor, *, reverse: bool = False) -> fl
 
     Each RGB channel is decomposed by the Daubechies wavelet with four vanishing moments (8 taps), three
     levels, symmetric borders; generalised Gaussians are fitted to the nine detail sub-bands, and the
-    divergences are summed over the 9 x 3 pairs. The approximation band, with the mean colour, is left out.
+    divergences KL(result || exemplar) are summed over the 9 x 3 pairs. The approximation band, with the mean colour, is
+    left out. The reverse, KL(exemplar || result), punishes details that the result lacks far harder.
 
-    Args:
-        result: Synthesised image [1, 3, H, W] in [0, 1].
-        exemplar: Reference image [1, 3, H', W'] in [0, 1].
-        reverse: False for sum KL(result || exemplar), the order of the arguments; True for
-            sum KL(exemplar || result), which punishes details that the result lacks far harder.
-
-    Returns:
-        The sum in nats, >= 0; 0 for equal images.
-
-    Raises:
-        ImageError: A side is under 56 pixels, too small for three levels, or the tensor is not an image.
+    The sum is in nats, >= 0; 0 for equal images. A side under 56 pixels is too small for three levels.
     """
-    result, exemplar = checked(result, exemplar, minimum=7 * 2**_LEVELS, measure="wavelet_kl")
+    result, exemplar = _checked(result, exemplar, minimum=7 * 2**_LEVELS, measure="wavelet_kl")
     laws = [_sub_band_laws(image) for image in (result, exemplar)]
     (beta1, alpha1), (beta2, alpha2) = reversed(laws) if reverse else laws
     return max(0.0, float(generalised_gaussian_kl(beta1, alpha1, beta2, alpha2).sum()))
@@ -141,19 +122,11 @@ def spectrum_error(result: Tensor, exemplar: Tensor, *, periodic: bool = False) 
     which keeps the total and makes an exact tiling of the exemplar score 0 where both wrap around. Two
     independent samples of one Gaussian texture score about 0.65, not 0, as each periodogram is noisy.
 
-    Args:
-        result: Synthesised image [1, 3, H, W] in [0, 1].
-        exemplar: Reference image [1, 3, H', W'] in [0, 1].
-        periodic: True if both images wrap around: the plain spectrum is taken, and a circular shift changes
-            nothing. False takes Moisan's periodic component first, without the cross that borders draw.
-
-    Returns:
-        The error, >= 0. An exemplar fainter than one 8-bit grey level counts as of that contrast.
-
-    Raises:
-        ImageError: A side is under 2 pixels, or the tensor is not an image.
+    Of `periodic` images, which wrap around, the plain spectrum is taken, and a circular shift changes nothing;
+    otherwise Moisan's periodic component, without the cross that borders draw. The error is >= 0; an exemplar fainter
+    than one 8-bit grey level counts as of that contrast.
     """
-    result, exemplar = checked(result, exemplar, minimum=2, measure="spectrum_error")
+    result, exemplar = _checked(result, exemplar, minimum=2, measure="spectrum_error")
     height, width = (min(a, b) for a, b in zip(result.shape[-2:], exemplar.shape[-2:], strict=True))
     moduli = [_energy(image, height, width, periodic=periodic).sqrt() for image in (result, exemplar)]
     error, norm = torch.linalg.vector_norm(moduli[0] - moduli[1]), torch.linalg.vector_norm(moduli[1])
@@ -206,34 +179,28 @@ def sliced_wasserstein_distance(
     At each scale all patches are projected on random unit directions of R^(3 size^2); the squared 1-D
     Wasserstein distances, exact for any two sizes, are averaged over directions and scales, and the root is
     taken. An image that is brighter by d scores about d, so the unit is the grey level of [0, 1]. The
-    directions are held out: they never are the ones that torch draws for a synthesiser with the same seed.
+    directions are held out: they never are the ones that torch draws for a synthesiser with the same seed. The distance
+    is 0 if both images have the same patches, in any order and number of repeats.
 
     Args:
-        result: Synthesised image [1, 3, H, W] in [0, 1].
-        exemplar: Reference image [1, 3, H', W'] in [0, 1].
+        result: The image to judge; a side under size * 2^(scales - 1) pixels is too small.
+        exemplar: What it is compared with.
         size: Side of the square patches, in pixels.
         scales: Number of pyramid levels, the full image included.
         directions: Number of directions at each scale.
         seed: Non-negative seed of the directions.
-
-    Returns:
-        The distance, >= 0; 0 if both images have the same patches, in any order and number of repeats.
-
-    Raises:
-        ImageError: A side is under size * 2^(scales - 1) pixels, or the tensor is not an image.
-        ConfigError: A setting is out of range.
     """
     if size < 1 or scales < 1:
         raise ConfigError(f"sliced_wasserstein_distance: size {size} and scales {scales} must be at least 1.")
     minimum, measure = size * 2 ** (scales - 1), "sliced_wasserstein_distance"
-    result, exemplar = checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
     total = 0.0
     for scale, drawn in enumerate(_directions(3 * size**2, directions, seed, repeats=scales)):
         if scale:
-            result, exemplar = functional.avg_pool2d(result, 2), functional.avg_pool2d(exemplar, 2)
+            result, exemplar = F.avg_pool2d(result, 2), F.avg_pool2d(exemplar, 2)
         filters = drawn.to(exemplar).reshape(-1, 3, size, size)
         for some in filters.split(16):  # Memory: 16 projections of all pixels at a time.
-            total += _w2_sum(*(functional.conv2d(image, some)[0].flatten(1) for image in (result, exemplar)))
+            total += _w2_sum(*(F.conv2d(image, some)[0].flatten(1) for image in (result, exemplar)))
     return math.sqrt(total / (directions * scales))
 
 
@@ -249,29 +216,15 @@ def feature_sliced_wasserstein_distance(
     """Sliced Wasserstein-2 distance of features, to judge a result by ones that it did not optimise.
 
     Per tap, features are projected on random unit directions of R^C, and the mean squared 1-D Wasserstein
-    distance is divided by the mean variance of the exemplar's channels, so that taps weigh alike: 1 means
-    that the feature distributions are about one standard deviation apart.
-
-    Args:
-        result: Synthesised image [1, 3, H, W] in [0, 1].
-        exemplar: Reference image [1, 3, H', W'] in [0, 1].
-        extractor: Network with named taps, on the images' device.
-        taps: Names of the taps, at least one.
-        directions: Number of directions at each tap.
-        seed: Non-negative seed of the held-out directions.
-
-    Returns:
-        The root of the mean over taps, >= 0 and without unit.
-
-    Raises:
-        ImageError: An image is too small for a tap, or the tensor is not an image.
-        ConfigError: No tap is named, or a setting is out of range.
+    distance is divided by the mean variance of the exemplar's channels, so that taps weigh alike. The result is the
+    root of the mean over taps: 1 means that the feature distributions are about one standard deviation apart. The
+    extractor is on the images' device; each of the `directions` of a tap is held out, as above.
     """
     if not taps:
         raise ConfigError("feature_sliced_wasserstein_distance needs a tap at least: see extractor.taps.")
     minimum = max(extractor.minimum_size(tap) for tap in taps)
     measure = "feature_sliced_wasserstein_distance"
-    result, exemplar = checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
     with torch.no_grad():
         ours, theirs = extractor(result, taps), extractor(exemplar, taps)
     total = 0.0
@@ -288,36 +241,110 @@ def _directions(dimension: int, count: int, seed: int, *, repeats: int = 1) -> T
     if count < 1 or seed < 0:
         raise ConfigError(f"directions must be at least 1 and seed at least 0, not {count} and {seed}.")
     drawn = np.random.default_rng((_HELD_OUT, seed)).standard_normal((repeats, count, dimension))
-    return functional.normalize(torch.from_numpy(drawn), dim=-1)
+    return F.normalize(torch.from_numpy(drawn), dim=-1)
 
 
 def _w2_sum(a: Tensor, b: Tensor) -> float:
     """Sum over the rows of [D, N] and [D, M] of the exact squared 1-D Wasserstein-2 distance."""
-    a, b = _sorted(a), _sorted(b)
+    a, b = sorted_values(a), sorted_values(b)
     n, m = a.shape[-1], b.shape[-1]
     if n == m:
         return float((a - b).square().mean(-1).sum())
     # Both quantile functions are steps: they are constant between the merged breakpoints i / n and j / m.
     merged = np.sort(np.concatenate((np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)))
-    ends, widths = (
-        torch.from_numpy(merged).to(a.device),
-        torch.from_numpy(np.diff(merged, prepend=0) / (n * m)),
-    )
+    ends = torch.from_numpy(merged).to(a.device)
+    widths = torch.from_numpy(np.diff(merged, prepend=0) / (n * m))
     gaps = a.index_select(1, (ends - 1) // m) - b.index_select(1, (ends - 1) // n)
     return float((gaps.square() @ widths.to(gaps)).sum())
 
 
-def _sorted(x: Tensor) -> Tensor:
-    """Sort the rows; numpy's vectorised sort is many times as fast as torch's on a CPU."""
-    return torch.from_numpy(np.sort(x.numpy())) if x.device.type == "cpu" else x.sort().values
+def nearest_patches(result: Tensor, exemplar: Tensor, *, size: int = 5, chunk: int = 4096) -> Tensor:
+    """Where in the exemplar each patch of the result has its exact nearest neighbour.
 
+    Both images, [1, 3, H, W] and [1, 3, H', W'] in [0, 1], are first rounded to 8 bits, as saved pictures are. Squared
+    distances are then integers that float32 holds without error, so the search is exact, and the same on every device
+    and for every `chunk`: how many patches of each image, of `size` x `size` pixels, are compared at a time. Memory
+    grows with its square. The search runs on the exemplar's device.
 
-def checked(result: Tensor, exemplar: Tensor, *, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
-    """Both images with the exemplar's type and device, without gradient.
+    Returns:
+        int64 [H - size + 1, W - size + 1, 2]: (y, x) of the top left corner of the nearest patch of the
+        exemplar in the L2 norm; of equally near ones, the first in reading order.
 
     Raises:
-        ImageError: One is not a finite image [1, 3, H, W], or has a side under `minimum` pixels; the message names
-            the `measure` and which of the two.
+        ImageError: An image is smaller than a patch, or the tensor is not an image.
+        ConfigError: `size` or `chunk` is not positive.
+    """
+    if size < 1 or chunk < 1:
+        raise ConfigError(f"nearest_patches: size and chunk must be at least 1, not {size} and {chunk}.")
+    result, exemplar = _checked(result, exemplar, minimum=size, measure="nearest_patches")
+    # |b|^2 - 2ab of values within 128 stays a float32 integer up to this many terms.
+    exact = torch.float32 if 9 * size**2 * 128**2 <= 2**24 else torch.float64
+    queries, keys = ((image.clamp(0, 1) * 255).round().sub(128).to(exact) for image in (result, exemplar))
+    width = keys.shape[-1] - size + 1
+    found = [_search(band, keys, size, chunk) for _, band in _bands(queries, size, chunk)]
+    index = torch.cat(found).reshape(queries.shape[-2] - size + 1, queries.shape[-1] - size + 1)
+    return torch.stack((index // width, index % width), -1)
+
+
+def _bands(image: Tensor, size: int, chunk: int) -> list[tuple[int, Tensor]]:
+    """Bands of rows that hold about `chunk` patches each, with the index of the first patch of each."""
+    width = image.shape[-1] - size + 1
+    rows = max(1, chunk // width)
+    starts = range(0, image.shape[-2] - size + 1, rows)
+    return [(start * width, image[..., start : start + rows + size - 1, :]) for start in starts]
+
+
+def _search(queries: Tensor, keys: Tensor, size: int, chunk: int) -> Tensor:
+    """Index of the nearest patch of `keys` for each patch of `queries`, [Q]."""
+    a = F.unfold(queries, size)[0].T.contiguous()  # [Q, 3 size^2]
+    best = torch.full((a.shape[0],), torch.inf, dtype=a.dtype, device=a.device)
+    index = torch.zeros_like(best, dtype=torch.int64)
+    for start, band in _bands(keys, size, chunk):
+        b = F.unfold(band, size)[0]  # [3 size^2, K]
+        scores = torch.addmm(b.square().sum(0, keepdim=True), a, b, alpha=-2)  # |a - b|^2 - |a|^2
+        first = first_minimum(scores)
+        value = scores.gather(1, first[:, None])[:, 0]
+        closer = value < best  # Strictly, so that the first of equals is kept.
+        best, index = torch.where(closer, value, best), torch.where(closer, first + start, index)
+    return index
+
+
+def displacement_score(matches: Tensor, *, distance: int = 1, reference_slip: bool = False) -> float:
+    """How little is copied verbatim: 0 for a copy, 1 where no two neighbours come from one place.
+
+    Inside a copied piece the match of the pixel to the right is the pixel to the right of the match, that is,
+    the displacement (match minus own position) is constant. A pair of vertical or horizontal neighbours
+    counts as copied when their displacements differ by at most `distance` in y and in x. The score is 1 minus
+    the copied share, averaged over the two directions. A pure shift scores 0, whatever `distance`; unrelated
+    positions score 1 - (2 distance + 1)^2 / (number of patches), near 1.
+
+    The matches [H, W, 2] are integer positions (y, x), from `nearest_patches`. `reference_slip` tests y only, as the
+    authors' released evaluation does by a slip. Published means were presumably computed that way; a map with constant
+    y and random x then scores 0 instead of near 1.
+
+    Raises:
+        ImageError: The map has fewer than 2 rows or columns, so it has no neighbours.
+        ConfigError: `distance` is negative.
+    """
+    if matches.ndim != 3 or matches.shape[-1] != 2 or min(matches.shape[:2]) < 2:
+        raise ImageError(
+            f"displacement_score needs a map [H, W, 2] with H and W at least 2, not {tuple(matches.shape)}; "
+            "use a larger image or smaller patches."
+        )
+    if distance < 0:
+        raise ConfigError(f"displacement_score: distance must be 0 or more, not {distance}.")
+    rows, columns = (torch.arange(n) for n in matches.shape[:2])
+    displacement = matches.cpu().long() - torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+    tested = displacement[..., :1] if reference_slip else displacement
+    shares = [(tested.diff(dim=axis).abs() <= distance).all(-1).double().mean() for axis in (0, 1)]
+    return 1.0 - float(shares[0] + shares[1]) / 2
+
+
+def _checked(result: Tensor, exemplar: Tensor, *, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
+    """Both images with the exemplar's type and device, without gradient.
+
+    One that is no finite image [1, 3, H, W], or has a side under `minimum` pixels, is an ImageError that names the
+    `measure` and which of the two it is.
     """
     for name, image in (("result", result), ("exemplar", exemplar)):
         if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.is_floating_point():

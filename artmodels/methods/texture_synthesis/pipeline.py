@@ -10,28 +10,21 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.descent import algebra
-from artmodels.descent.method import FeatureMatching, MatchingConfig, run_to_the_end
-from artmodels.descent.multiscale import DescentState, Level, coarse_to_fine, coloured_noise
+from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, run_to_the_end
+from artmodels.descent.multiscale import SMALLEST, CoarseToFine, Level, checked_size, coloured_noise, scaled
 from artmodels.descent.objective import TextureObjective
 from artmodels.descent.optimise import Deadline, Step, levels
 from artmodels.descent.terms import TERMS
 from artmodels.errors import ConfigError, ImageError
-from artmodels.features.extractor import FeatureExtractor
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
 from artmodels.settings import Count
 
 __all__ = ["TextureConfig", "TextureSynthesizer"]
 
-SMALLEST = 8  # px: fewer hold no texture
-LARGEST = 4096  # px: what the methods were tried up to
 # The coarsest level is where the layout of a texture is decided, so it must be small against the features.
 COARSEST_PATCHES = 16
 COARSEST_FEATURES = 64
-LAYERS = {
-    "vgg": ("relu1_1", "pool1", "pool2", "pool3", "pool4"),  # Gatys et al. 2015
-    "resnet": ("stem", "layer1", "layer2", "layer3"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +39,7 @@ class TextureConfig(MatchingConfig):
         str | None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
     ] = None
     finish_steps: Annotated[Count, "How many those are."] = 40
-    steps: Annotated[Count, "Steps at each level. Time grows in proportion."] = 14
-    rate: Annotated[float, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = 0.9
-    rate_end: Annotated[float, "What remains of the rate at the end of a level; small values remove noise."] = 0.2
-    momentum: Annotated[float, "Share of the last step carried on."] = 0.0
+    steps: Steps = 14
     halvings: Annotated[
         int | None, Ge(0), "K of multi-resolution: K halvings, coarse to fine. None: from the size."
     ] = None
@@ -74,8 +64,8 @@ class TextureConfig(MatchingConfig):
 class TextureSynthesizer(FeatureMatching[TextureConfig]):
     """Synthesise textures from an exemplar by matching its statistics.
 
-    Source: Gatys et al. 2015 and its successors; see `texture_synthesis.model` for the losses and
-    `optimise` for the descent. The default needs no network: patches.
+    Source: Gatys et al. 2015 and its successors; `artmodels.descent.terms` has the losses. The default, patches, needs
+    no network.
     """
 
     method: ClassVar[str] = "texture_synthesis"
@@ -127,7 +117,7 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
         size = self._size(target, size)
         loss = algebra.parse(config.loss, TERMS)
         finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
-        layers = recommended_layers(self.extractor) if config.layers is None else config.layers
+        layers = self._layers(config)
         plan = self._plan(target, size, config, loss)
         torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
@@ -147,20 +137,11 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
             )
             return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
 
-        reached = DescentState(image=coloured_noise(target, plan[0][1], seed))
+        descent = CoarseToFine(coloured_noise(target, plan[0][1], seed), limit)
         steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
-        yield from coarse_to_fine(reached, level, steps=steps, optimiser=config.descent(), limit=limit)
-        if not reached.complete:
-            notes.append(reached.cut_short(limit))
-        image = resized(reached.image, size, circular=torus).clamp(*bounds)
-        yield ImageResult(
-            tensor=image.cpu(),
-            settings=self._settings(config, seed, size),
-            losses=tuple(reached.losses),
-            seconds=limit.elapsed,
-            complete=reached.complete,
-            notes=tuple(notes),
-        )
+        yield from descent.stream(level, steps=steps, settings=config)
+        image = resized(descent.image, size, circular=torus).clamp(*bounds)
+        yield descent.result(image, self._settings(config, seed, size), notes)
 
     __call__ = run_to_the_end(stream)
 
@@ -172,12 +153,8 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
                 f"{SMALLEST} px on each side, better 128"
             )
         if size is None:
-            scale = (512 if self.device.type == "cpu" else 1024) / max(height, width)
-            size = max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
-        sides = tuple(size) if isinstance(size, tuple | list) else ()
-        if len(sides) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides):
-            raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
-        return sides
+            size = scaled((height, width), (512 if self.device.type == "cpu" else 1024) / max(height, width))
+        return checked_size(size)
 
     def _plan(
         self, target: Tensor, size: tuple[int, int], config: TextureConfig, loss: algebra.Loss
@@ -196,9 +173,8 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
             )
         step = 1
         if config.tileable and self.extractor is not None:
-            layers = recommended_layers(self.extractor) if config.layers is None else config.layers
-            context = algebra.Context(size=size, layers=layers, circular=True)
-            taps = {tap for _, _, term in loss.terms() for tap in term.taps(context) + term.moment_taps(context)}
+            context = algebra.Context(size=size, layers=self._layers(config), circular=True)
+            taps = {tap for _, _, term in loss.terms() for tap in term.taps(context)}
             step = max(map(self.extractor.stride, taps), default=1)
             if size[0] % step or size[1] % step:
                 near = [max(step, round(side / step) * step) for side in size]
@@ -206,22 +182,9 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
                     f"a seamless texture on these features needs sides that are multiples of {step} px: "
                     f"ask for size=({near[0]}, {near[1]})"
                 )
-        plan = zip(
-            levels(height, width, halvings, config.per_octave),
-            levels(*size, halvings, config.per_octave),
-            strict=True,
-        )
-        rounded = [
-            (reference, (max(step, h // step * step), max(step, w // step * step))) for reference, (h, w) in plan
+        references = levels(height, width, halvings, config.per_octave)
+        sizes = levels(*size, halvings, config.per_octave)
+        return [
+            (reference, (max(step, h // step * step), max(step, w // step * step)))
+            for reference, (h, w) in zip(references, sizes, strict=True)
         ]
-        return rounded
-
-
-def recommended_layers(extractor: FeatureExtractor | None) -> tuple[str, ...]:
-    """Taps that suit texture: those of Gatys et al. for VGG, all of them for random filters."""
-    if extractor is None:
-        return ()
-    for layers in LAYERS.values():
-        if set(layers) <= set(extractor.taps):
-            return layers
-    return extractor.taps

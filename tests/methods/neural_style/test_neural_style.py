@@ -480,9 +480,9 @@ def test_errors(options, error, message: str, cat: Tensor, coffee: Tensor) -> No
 
 
 def test_too_small_and_too_few(cat: Tensor, coffee: Tensor) -> None:
-    with pytest.raises(ImageError, match="the content is 1 x 1 px, too small to repaint"):
+    with pytest.raises(ImageError, match="the content is 1 x 1 px, too small: use one of at least 8 px"):
         NeuralStyle()(torch.zeros(1, 3, 1, 1), coffee)
-    with pytest.raises(ImageError, match="a style is 1 x 1 px, too small"):
+    with pytest.raises(ImageError, match="the style is 1 x 1 px, too small"):
         NeuralStyle()(cat, torch.zeros(1, 3, 1, 1))
     with pytest.raises(ConfigError, match="no style was given"):
         NeuralStyle()(cat, [])

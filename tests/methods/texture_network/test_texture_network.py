@@ -70,8 +70,8 @@ def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": (8, 8)}, r"widths=\(8, 8\) must be 6 numbers"),
-        ({"widths": (8, 8, 8, 0, 8, 8)}, r"widths=.* must be 6 numbers of at least 1"),
+        ({"widths": (8, 8)}, r"widths=\(8, 8\) must be 6 values"),
+        ({"widths": (8, 8, 8, 0, 8, 8)}, r"widths=.* must be values of which each is at least 1"),
         ({"noise_width": 0}, "noise_width=0 must be at least 1"),
     ],
 )
@@ -257,7 +257,7 @@ def trained(recipe: TextureNetworkRecipe, steps: int, **options: object) -> list
 def test_training_lowers_the_distance_and_goes_on_after_an_interruption(tmp_path: Path) -> None:
     given = sources(tmp_path)
     recipe = TextureNetworkRecipe(QUICK, given, seed=0)
-    assert recipe.files() == [given.data / "grains.png"]
+    assert recipe.files == [given.data / "grains.png"]
     before = recipe.evaluate()
     losses = trained(recipe, 10)
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])

@@ -17,7 +17,7 @@ from artmodels import features
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageError
 from artmodels.methods.texture_synthesis import evaluate as protocol
 from artmodels.methods.texture_synthesis import metrics
-from artmodels.methods.texture_synthesis.copying import displacement_score, nearest_patches
+from artmodels.methods.texture_synthesis.metrics import displacement_score, nearest_patches
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:

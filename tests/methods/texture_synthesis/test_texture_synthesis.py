@@ -17,7 +17,7 @@ from artmodels.images import examples
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
 from artmodels.methods.texture_synthesis import TextureConfig, TextureSynthesizer, metrics
-from artmodels.methods.texture_synthesis.copying import displacement_score, nearest_patches
+from artmodels.methods.texture_synthesis.metrics import displacement_score, nearest_patches
 from tests.verbs import picture
 
 GRAM = {"loss": "gram", "optimiser": "lbfgs", "rate": 0.1, "rate_end": 1.0, "per_octave": 1}
