@@ -23,15 +23,14 @@ _SHOW = """() => {
 }"""
 SCROLL: dict[str, Any] = {"fn": None, "js": _SHOW, "api_visibility": "private"}
 
-
 Row = tuple[str, Sequence[tuple[str, Image.Image]]]
 """A heading or a sentence, and the names and pictures that it is about."""
 
 
 def judging(verdicts: Mapping[str, str]) -> tuple[Any, dict[str, Any], Any]:
-    """Add a place for `comparison`, the buttons to judge it, by what they mean, and a status line.
+    """Add a place for a `comparison`, a button for each verdict on it, with these words, and a status line.
 
-    The buttons have these words by what they mean, and are there only with a comparison.
+    The buttons are there only with a comparison.
     """
     with gr.Column(elem_classes="judging"):
         place = html("comparison", name="evidence")
@@ -48,9 +47,9 @@ def comparison(
     *,
     note: str = "",
 ) -> str:
-    """Show two places, each a caption and a picture of one size, beside each other and by turns.
+    """Show two places, each a caption and a picture, of one size, beside each other and by turns.
 
-    Below are facts, and the whole pictures that they are from, with their names, the places marked, and the note.
+    Below them are the whole pictures, each with its name, its place marked on it, and the note; and the facts.
     """
     looked_for, found = data_url(first[1]), data_url(second[1])
     figures = "".join(
@@ -71,7 +70,7 @@ alt="By turns"></div><figcaption>Both by turns. <label><input type="checkbox" cl
 
 
 def rows_of_groups(groups: Sequence[Row], further: Sequence[Row]) -> str:
-    """Show groups of pictures under their headings, and below them what only follows from others, beside a sentence."""
+    """Show groups of pictures under their headings, and below them, beside sentences, what only follows from others."""
     parts = []
     for heading, pictures in groups:
         tiles = "".join(_tile(name, picture, f"{name}, what is shared") for name, picture in pictures)
