@@ -471,13 +471,19 @@ def compare(work: Investigation) -> Iterator[str]:
     features = yield from described(work)
     if len(work.files) > ALL_PAIRS:
         yield "Making a shortlist of pairs…"
-    index, alike = ExactIndex(features.layout.dims), 0
-    for step in calm(miner().stream_pairs(features, index=index, keep=SHORTLIST, exhaustive=ALL_PAIRS + 1)):
-        if isinstance(step, Progress):
-            alike += step.pair is not None
-            yield f"Comparing {step.total} pairs of pictures: {alike} show something in common so far…"
-        else:
-            work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
+    index = ExactIndex(features.layout.dims)
+    steps = miner().stream_pairs(features, index=index, keep=SHORTLIST, exhaustive=ALL_PAIRS + 1)
+
+    def counted() -> Iterator[str]:  # before `calm` leaves most steps out
+        alike = 0
+        for step in steps:
+            if isinstance(step, Progress):
+                alike += step.pair is not None
+                yield f"Comparing pair {step.done} of {step.total}: {alike} show something in common so far…"
+            else:
+                work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
+
+    yield from calm(counted())
 
 
 # --- what is shown of it
