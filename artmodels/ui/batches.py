@@ -28,14 +28,17 @@ _log = logging.getLogger(__name__)
 
 def upload_files(label: str) -> Any:
     """Add a control for several files, which reach us as they are, readable or not."""
-    return Files(label=label, file_count="multiple", height=260)
+    return Files(label=label, file_count="multiple", height=260, elem_classes="batch")
 
 
 def batch_results() -> Panel:
     """Add the buttons of a batch, its progress, its pictures, a report on each file, and the archive."""
     run, stop = run_and_stop("Run all")
     status, made = status_lines()
-    previews = gr.Gallery(label="Results", format="png", interactive=False, columns=4, height=360, buttons=[])
+    previews = gr.Gallery(
+        label="Results", format="png", interactive=False, columns=4, height=360, buttons=[],
+        elem_classes="batch-results",
+    )  # fmt: skip
     download = download_button("Download ZIP")
     with gr.Accordion("Report on each file", open=False):
         report = gr.JSON(label="Report: settings or error of each file", buttons=["copy"])
