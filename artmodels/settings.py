@@ -107,8 +107,8 @@ RULES: Mapping[type, tuple[Callable[[Any, Any], bool], str]] = {
     Le: (operator.le, "at most {}"),
     Lt: (operator.lt, "below {}"),
     MultipleOf: (lambda value, number: value % number == 0, "a multiple of {}"),
-    MinLen: (lambda value, length: len(value) >= length, "{} values or more"),
-    MaxLen: (lambda value, length: len(value) <= length, "{} values or fewer"),
+    MinLen: (lambda value, length: len(value) >= length, "{} or more values"),
+    MaxLen: (lambda value, length: len(value) <= length, "{} or fewer values"),
     Predicate: (lambda value, holds: holds(value), "{.__name__}"),
 }
 

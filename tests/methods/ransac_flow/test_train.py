@@ -307,7 +307,7 @@ def test_the_encoder_starts_from_the_backbone_and_its_first_blocks_stay(sources:
         ({"size": 64, "margin": 30}, "more than twice margin=30"),
         ({"margin": -1}, "margin=-1 must be at least 0"),
         ({"batch": 1}, "batch=1 must be at least 2"),
-        ({"stages": ()}, r"stages=\(\) must be 1 values or more"),
+        ({"stages": ()}, r"stages=\(\) must be 1 or more values"),
         ({"closer": 1.5}, "closer=1.5 must be at least 0 and at most 1"),
         ({"fine": TINY}, "backbone='art-resnet' fits encoder=\"art-resnet\" only"),
     ],
