@@ -174,7 +174,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         else:
             files = source
         names = [name for name, _ in listed(files)]
-        chosen = _checked(labels, names, classes)
+        chosen = _checked_labels(labels, names, classes)
         if store is None:
             store = tempfile.mkdtemp(prefix="artmodels-regions-")
             weakref.finalize(self, shutil.rmtree, store, ignore_errors=True)
@@ -205,7 +205,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         """
         if self._store is None:
             raise ConfigError("there is no collection to learn from again: this detector was loaded; call fit first")
-        changed, _ = _checked(labels, self.files, self.classes)
+        changed, _ = _checked_labels(labels, self.files, self.classes)
         yield from self._stream_learn(
             self._store, self.files, self._labels | changed, self.classes, calibrate=calibrate
         )
@@ -399,7 +399,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         return detector
 
 
-def _checked(
+def _checked_labels(
     labels: Labels, files: Iterable[str], classes: Sequence[str] | None
 ) -> tuple[dict[str, frozenset[str]], tuple[str, ...]]:
     """Labels as sets, and the classes; every name is known, or an error says which is not."""

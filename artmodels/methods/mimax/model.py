@@ -23,7 +23,17 @@ from artmodels.errors import ConfigError
 from artmodels.methods.mimax.labels import folds_of
 from artmodels.runtime.devices import generator
 
-__all__ = ["Descent", "MIMaxObjective", "Scaling", "ScoringHead", "Search", "balanced", "descend", "initial", "score"]
+__all__ = [
+    "DescentPlan",
+    "MIMaxObjective",
+    "Scaling",
+    "ScoringHead",
+    "Search",
+    "balanced",
+    "descend",
+    "initial",
+    "score",
+]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
@@ -216,7 +226,7 @@ def initial(problems: int, planes: int, width: int, *, deviation: float, seed: i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent:
+class DescentPlan:
     """How to descend.
 
     The optimiser is "gd", plain gradient descent as in the paper, whose rate is in the units of the features; or
@@ -241,7 +251,7 @@ class Descent:
 class _Optimiser:
     """Changes vectors and bias in place."""
 
-    def __init__(self, plan: Descent, objective: "MIMaxObjective", parameters: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, plan: DescentPlan, objective: "MIMaxObjective", parameters: tuple[Tensor, Tensor]) -> None:
         self.plan, self.parameters = plan, parameters
         # What is a step of 1 for the bias. The curvature of the data term grows with the square of the instances'
         # length; that of the regulariser, 2 C, must not make the steps of short instances too long.
@@ -269,7 +279,7 @@ class _Optimiser:
                 value.addcdiv_(first, root, value=-rate * unit / (1 - 0.9**self.count))
 
 
-def descend(objective: MIMaxObjective, vectors: Tensor, bias: Tensor, plan: Descent) -> Iterator[Tensor]:
+def descend(objective: MIMaxObjective, vectors: Tensor, bias: Tensor, plan: DescentPlan) -> Iterator[Tensor]:
     """Minimise all problems, changing vectors [P, J, M] and bias [P, J] in place.
 
     Yields [P], the loss before each step: of its mini-batch, or of the instances that were looked at. Too high a rate,

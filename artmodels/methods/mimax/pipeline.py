@@ -17,7 +17,7 @@ from artmodels.data.bags import Bags, BagsError
 from artmodels.errors import ConfigError
 from artmodels.methods.mimax.labels import BagClassifier, read_labels
 from artmodels.methods.mimax.model import (
-    Descent,
+    DescentPlan,
     LossName,
     MIMaxObjective,
     OptimiserName,
@@ -70,21 +70,23 @@ class MIMaxConfig(Settings):
     # The paper's start saturates tanh, and a polyhedral model then learns little in 300 iterations.
     init: Annotated[
         Init,
-        "First vectors from N(0, (0.03 / n)^2), n the root mean square length of instances: even the largest of many "
-        "scores then is small, where tanh has a slope. Or as published, N(0, 1).",
+        '"scaled": first vectors from N(0, (0.03 / n)^2), n the root mean square length of instances: even the largest '
+        'of many scores then is small, where tanh has a slope. "reference": N(0, 1), as published.',
     ] = "scaled"
     select: Annotated[
         Select,
-        "The restart with the lowest data term on all bags; or as the published code, but not the paper, does it, "
-        "without tanh on the first 500 bags.",
+        'Which restart is kept. "full": that of the lowest data term on all bags. "reference": on the first 500 bags, '
+        "without tanh, as the published code does it, but not the paper.",
     ] = "full"
     standardize: Annotated[
         bool, "Whether features are brought to mean 0 and variance 1; the regulariser then works on those."
     ] = False
     # Not the paper's plain descent: fewer passes reach the same loss; see benchmarks/mimax_speed.py.
-    optimiser: Annotated[OptimiserName, '"gd" as in the paper, "momentum" or "adam"; see `Descent`.'] = "momentum"
+    optimiser: Annotated[OptimiserName, '"gd" as in the paper, "momentum" or "adam"; see `DescentPlan`.'] = "momentum"
     learning_rate: Annotated[
-        Positive | None, "None takes 0.01, 1 and 0.1, with mini-batches 0.3 of it; the last two fall to a tenth."
+        Positive | None,
+        'None takes 0.01 for "gd", 1 for "momentum" and 0.1 for "adam", with mini-batches 0.3 of it; the last two fall '
+        "to a tenth.",
     ] = None
     iterations: Annotated[Count, "Passes over the bags."] = 300
     batch_size: Annotated[
@@ -95,8 +97,8 @@ class MIMaxConfig(Settings):
     scan_every: Annotated[
         Count | None,
         "With full batches, of so many passes one looks at all instances, the others at the recent best of each bag; "
-        "see `Descent`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications, else 10. The last pass, "
-        "which selects, is always full.",
+        "see `DescentPlan`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications, else 10. The last "
+        "pass, which selects, is always full.",
     ] = None
     folds: Annotated[int, Ge(2), "Of the search for C."] = 3
     seed: Annotated[int, "Same seed, bags and settings: same bytes, on a CPU."] = 0
@@ -127,11 +129,11 @@ class MIMaxConfig(Settings):
         """J, hyper-planes of a model: a polyhedral one keeps all its vectors."""
         return 1 if self.kind == "linear" else self.restarts + 1
 
-    def descent(self, work: int) -> Descent:
+    def descent(self, work: int) -> DescentPlan:
         """How to descend, where a pass over all instances takes `work` multiplications."""
         scan_every = SCAN_EVERY if work > EXACT else 1
         usual = RATES[self.optimiser] * (1 if self.batch_size is None else STOCHASTIC)
-        return Descent(
+        return DescentPlan(
             optimiser=self.optimiser,
             rate=usual if self.learning_rate is None else self.learning_rate,
             rate_end=1.0 if self.optimiser == "gd" else 0.1,

@@ -18,7 +18,7 @@ from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.methods.mimax import Bags, MIMax
 from artmodels.methods.mimax.model import (
     GRID,
-    Descent,
+    DescentPlan,
     MIMaxObjective,
     Scaling,
     Search,
@@ -292,7 +292,7 @@ def test_standardising_equals_standardised_features() -> None:
 @pytest.mark.parametrize("optimiser", ["gd", "momentum", "adam"])
 def test_restarts_at_once_equal_restarts_one_by_one(optimiser: str) -> None:
     bags = Bags.of(toy(20, 10, 16)[0])
-    plan = Descent(optimiser=optimiser, rate=0.01 if optimiser == "gd" else 0.1, iterations=25, scan_every=1)
+    plan = DescentPlan(optimiser=optimiser, rate=0.01 if optimiser == "gd" else 0.1, iterations=25, scan_every=1)
     signs = torch.where(torch.arange(20) % 2 == 1, 1, -1)[:, None]
     scaling = Scaling.of(bags, standardize=False)
     vectors, bias = initial(12, 1, 16, deviation=0.1, seed=4)
@@ -326,7 +326,7 @@ def test_plain_descent_is_the_papers() -> None:
             b -= 0.05 * slopes[1]
     signs = torch.from_numpy(np.where(labels, 1, -1))[:, None].expand(-1, 2)
     problem = MIMaxObjective(held, balanced(signs), torch.full((2,), 0.7), scaling=Scaling.of(held, standardize=False))
-    for _ in descend(problem, vectors, bias, Descent(optimiser="gd", rate=0.05, iterations=30)):
+    for _ in descend(problem, vectors, bias, DescentPlan(optimiser="gd", rate=0.05, iterations=30)):
         pass
     torch.testing.assert_close(vectors[:, 0].double(), w.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(bias[:, 0].double(), b.detach(), atol=1e-5, rtol=1e-4)
@@ -342,7 +342,7 @@ def test_every_bag_is_in_one_mini_batch_of_a_pass_and_the_order_changes(monkeypa
         return batch(self, chosen)
 
     monkeypatch.setattr(MIMaxObjective, "batch", spy)
-    plan = Descent(optimiser="gd", rate=0.01, iterations=3, batch_size=4)
+    plan = DescentPlan(optimiser="gd", rate=0.01, iterations=3, batch_size=4)
     losses = list(descend(objective(bags, 2), *initial(2, 1, 4, deviation=1.0, seed=0), plan))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 3 and len(losses) == 9
     passes = [seen[start : start + 3] for start in (0, 3, 6)]

@@ -91,8 +91,8 @@ class MINet(Baseline):
         "are added, not averaged, and the penalty counts once for each bag, hence an epoch moves the weights about as "
         "far at any batch size.",
     ] = 8
-    learning_rate: Annotated[Positive, "Of stochastic gradient descent with Nesterov momentum, for one bag."] = 1e-3
-    momentum: Annotated[BelowOne, "Of it."] = 0.9
+    learning_rate: Annotated[Positive, "Of stochastic gradient descent, for one bag."] = 1e-3
+    momentum: Annotated[BelowOne, "Nesterov's, of the descent."] = 0.9
     decay: Annotated[Weight, "The learning rate after t bags is learning_rate / (1 + decay t)."] = 1e-4
     weight_decay: Annotated[Weight, "Factor of the squared weights (not biases) in the loss."] = 0.005
     dropout: Annotated[BelowOne, "Share of units that are dropped in training."] = 0.5
