@@ -41,10 +41,10 @@ HORIZON = 1e-6  # least depth of a point that is in front
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 
 
-def identity(height: int, width: int) -> Tensor:
-    """The grid [height, width, 2] that reads each pixel at its own place."""
+def identity(height: int, width: int, rows: slice = slice(None)) -> Tensor:
+    """The grid [height, width, 2] that reads each pixel at its own place, or some rows of it."""
     x, y = ((2 * torch.arange(length, dtype=torch.float64) + 1) / length - 1 for length in (width, height))
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), 2).float()
+    return torch.stack(torch.meshgrid(x, y[rows], indexing="xy"), 2).float()
 
 
 def apply(matrix: Tensor, points: Tensor) -> Tensor:

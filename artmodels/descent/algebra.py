@@ -30,6 +30,7 @@ __all__ = [
     "PyramidLoss",
     "Sampled",
     "Sum",
+    "Taps",
     "Term",
     "parse",
     "shrunk",
@@ -37,6 +38,7 @@ __all__ = [
 
 LONGEST = 2000  # characters of a loss as text; far more nesting than fits would exhaust the stack
 
+Taps = tuple[str, ...] | None
 Features = Mapping[str, Tensor]  # tap -> [1, C, h, w]
 
 
@@ -173,7 +175,7 @@ class Term(Loss, Settings):
 class FeatureTerm(Term):
     """A loss of features."""
 
-    layers: Annotated[tuple[str, ...] | None, "Taps; None for those that the extractor recommends for texture."] = None
+    layers: Annotated[Taps, "Taps; None for those that the extractor recommends for texture."] = None
 
     def taps(self, context: Context) -> tuple[str, ...]:
         """The layers."""

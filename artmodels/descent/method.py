@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import torch
 
 from artmodels import features, hub, runtime
-from artmodels.descent.optimise import Descent, Step
+from artmodels.descent.algebra import Taps
+from artmodels.descent.optimise import SMALLEST, DescentConfig, Step
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.stages import Padding, Pooling
@@ -19,7 +20,7 @@ from artmodels.images.results import ImageResult
 from artmodels.progress import result_of
 from artmodels.settings import Count
 
-__all__ = ["LAYERS", "FeatureMatching", "MatchingConfig", "Steps", "run_to_the_end"]
+__all__ = ["LARGEST", "LAYERS", "FeatureMatching", "MatchingConfig", "Steps", "checked_size", "run_to_the_end"]
 
 P = ParamSpec("P")
 
@@ -30,7 +31,17 @@ LAYERS = {
     "resnet": ("stem", "layer1", "layer2", "layer3"),
 }
 
+LARGEST = 4096  # px: what the methods were tried up to
+
 Steps = Annotated[Count, "Steps at each level. Time grows in proportion."]
+
+
+def checked_size(size: object) -> tuple[int, int]:
+    """(height, width) as a caller asks for it, or a ConfigError."""
+    sides = tuple(size) if isinstance(size, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in sides):
+        raise ConfigError(f"size={size!r} must be (height, width) of {SMALLEST} to {LARGEST} px each")
+    return sides
 
 
 def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callable[P, ImageResult]:
@@ -52,20 +63,16 @@ def run_to_the_end(stream: Callable[P, Iterator[Step | ImageResult]]) -> Callabl
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig(Descent):
+class MatchingConfig(DescentConfig):
     """Settings that every such method has."""
 
     features: Annotated[str, "What the loss looks at: patches (no network), random-filters, vgg19, ..."] = PATCHES
-    layers: Annotated[tuple[str, ...] | None, "Taps for terms that name none; None: those of the features' paper."] = (
-        None
-    )
+    layers: Annotated[Taps, "Taps for terms that name none; None: those of the features' paper."] = None
     steps: Steps
     per_octave: Annotated[Count, "Levels per halving of the size; 1 is the paper's, 2 keeps structure better."] = 2
     pooling: Annotated[Pooling, "avg or max, for VGG. Averages give smoother textures (Gatys et al. 2015)."] = "avg"
     padding: Annotated[Padding, "How networks see borders: reflect, zeros, replicate, circular."] = "reflect"
-    checkpoint: Annotated[bool, "Compute activations twice instead of keeping them: less memory, a third slower."] = (
-        False
-    )
+    checkpoint: Annotated[bool, "Compute activations twice, to keep fewer: less memory, a third slower."] = False
 
 
 M = TypeVar("M", bound=MatchingConfig)
@@ -81,12 +88,10 @@ class FeatureMatching(hub.Pretrained[M]):
         extractor: FeatureExtractor | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Put it together; features that have weights to load are a ConfigError, as only `from_pretrained` loads them.
+        """Put it together, with features of one's own or those that `config.features` names.
 
-        Args:
-            config: Settings.
-            extractor: Features to use instead of those that `config.features` names, with any weights.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
+        Features that have weights to load are a ConfigError: only `from_pretrained` loads them. The device None picks
+        CUDA, then MPS, then CPU.
         """
         self.config = config or self.config_class()
         self.device = runtime.pick_device(device)
@@ -126,12 +131,11 @@ class FeatureMatching(hub.Pretrained[M]):
         config: M = hub.config_from(self.config_class, {**dataclasses.asdict(self.config), **overrides})
         return config
 
-    def _layers(self, config: M) -> tuple[str, ...]:
-        """The taps for terms that name none: by default those of Gatys et al. for VGG, all of random filters."""
-        if config.layers is not None or self.extractor is None:
-            return config.layers or ()
-        known = (layers for layers in LAYERS.values() if set(layers) <= set(self.extractor.taps))
-        return next(known, self.extractor.taps)
+    def _layers(self, given: Taps, usual: Iterable[tuple[str, ...]] = LAYERS.values()) -> tuple[str, ...]:
+        """The taps for terms that name none: those given, or the first usual ones that the extractor has, or all."""
+        if given is not None or self.extractor is None:
+            return given or ()
+        return next((taps for taps in usual if set(taps) <= set(self.extractor.taps)), self.extractor.taps)
 
     def _settings(self, config: M, seed: int, size: tuple[int, int]) -> dict[str, Any]:
         """What a result records, so that it can be made again."""

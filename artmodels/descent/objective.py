@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.descent.algebra import Bound, Context, Loss, Moments, Sampled, Term, shrunk
+from artmodels.descent.algebra import Bound, Context, Loss, Moments, Sampled, Taps, Term, shrunk
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.runtime.devices import generator
@@ -44,7 +44,7 @@ class Target:
     exemplar: Tensor  # [1, 3, h, w] in [0, 1]
     weight: float = 1.0
     region: Tensor | None = None  # [1, 1, H, W] in [0, 1], the share that each pixel has in the loss; None: all alike
-    layers: tuple[str, ...] | None = None  # for terms that name none; None for those of the objective
+    layers: Taps = None  # for terms that name none; None for those of the objective
 
 
 _Place = tuple[int | None, str]  # the number of the target whose region it is, None for the whole image; and a tap
@@ -56,13 +56,12 @@ class _Octave:
 
     bound: list[tuple[float, Bound, int | None]] = field(default_factory=list)  # weight, term and whose region
     map_taps: tuple[str, ...] = ()
-    moments: tuple[_Place, ...] = ()
+    places: tuple[_Place, ...] = ()  # whose moments suffice
     regions: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """All of them."""
-        return _merged(self.map_taps, (tap for _, tap in self.moments))
+        return _merged(self.map_taps, (tap for _, tap in self.places))
 
 
 class MatchingObjective:
@@ -124,10 +123,12 @@ class MatchingObjective:
             weighted = by_octave.get(number, [])
             map_taps = _merged(*(term.taps(context) for _, term in weighted if term.needs_maps))
             moment_taps = _merged(*(term.taps(context) for _, term in weighted if not term.needs_maps))
-            if number and not self._large_enough((*exemplar.shape[-2:], *size), map_taps + moment_taps):
+            taps = _merged(map_taps, moment_taps)
+            smallest = max([2, *map(self.extractor.minimum_size, taps)]) if self.extractor else 2
+            if number and min(*exemplar.shape[-2:], *size) < smallest:
                 logger.info("the pyramid stops at %d octaves: the next is too small for the features", number)
                 break
-            features = self._features(exemplar, _merged(map_taps, moment_taps), circular=False)
+            features = self._features(exemplar, taps, circular=False)
             moments = {tap: Moments.of(features[tap]) for tap in moment_taps}
             if number == len(self.octaves):
                 self.octaves.append(_Octave())
@@ -140,7 +141,7 @@ class MatchingObjective:
                     )
                 at.bound.append((factor * weight, term.bind(exemplar, features, moments, context), key))
             at.map_taps = _merged(at.map_taps, map_taps)
-            at.moments = _merged(at.moments, ((key, tap) for tap in moment_taps))
+            at.places = _merged(at.places, ((key, tap) for tap in moment_taps))
             at.regions[key] = region
 
     def refresh(self, round_: int) -> None:
@@ -163,7 +164,7 @@ class MatchingObjective:
                 if number:
                     image = gaussian_reduced(image, circular=self.circular)
                 features: dict[str, Tensor] = {}
-                if self.tile is not None and octave.moments and max(image.shape[-2:]) > self.tile:
+                if self.tile is not None and octave.places and max(image.shape[-2:]) > self.tile:
                     if octave.map_taps or number:
                         raise ConfigError(
                             "only Gram and Gaussian terms of the full image can be computed tile by tile: use those, "
@@ -172,9 +173,7 @@ class MatchingObjective:
                     moments = tiled = self._tiled_moments(x.detach())
                 else:
                     features = self._features(image, octave.taps, circular=self.circular)
-                    moments = {
-                        (key, tap): Moments.of(features[tap], octave.regions[key]) for key, tap in octave.moments
-                    }
+                    moments = {(key, tap): Moments.of(features[tap], octave.regions[key]) for key, tap in octave.places}
                 for weight, term, key in octave.bound:
                     own = {tap: found for (owner, tap), found in moments.items() if owner == key}
                     values.append(weight * term(image, features, own))
@@ -224,7 +223,7 @@ class MatchingObjective:
         with torch.no_grad():
             for rows, columns, core in self._tiles(x, octave.taps):
                 features = self._features(x[:, :, rows][..., columns], octave.taps, circular=False)
-                for key, tap in octave.moments:
+                for key, tap in octave.places:
                     f, weights = self._core(features[tap], core[tap], octave.regions[key], rows, columns)
                     f = torch.cat([f, torch.ones_like(f[:1])])  # the last row and column sum features and pixels
                     total = (f * weights) @ f.T
@@ -264,11 +263,6 @@ class MatchingObjective:
             gradient[0].permute(1, 2, 0).index_put_(
                 (rows[:, None], columns[None, :]), part[0].permute(1, 2, 0), accumulate=True
             )
-
-    def _large_enough(self, sides: tuple[int, ...], taps: tuple[str, ...]) -> bool:
-        if min(sides) < 2 or self.extractor is None:
-            return min(sides) >= 2
-        return all(min(sides) >= self.extractor.minimum_size(tap) for tap in taps)
 
     def _features(self, x: Tensor, taps: tuple[str, ...], *, circular: bool) -> dict[str, Tensor]:
         if not taps:

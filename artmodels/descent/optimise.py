@@ -1,29 +1,45 @@
 """Images found by optimisation: one loop under texture synthesis, neural style and feature visualisation.
 
 `minimise` is a generator that takes one step at a time, so that a caller can show progress, stop, or keep to a
-deadline without threads or callbacks.
+deadline without threads or callbacks. `CoarseToFine` runs it on a pyramid of sizes.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
+from artmodels.images.results import ImageResult
 from artmodels.progress import Progress
+from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Positive, Settings
 
-__all__ = ["Deadline", "Descent", "Objective", "Step", "levels", "minimise"]
+__all__ = [
+    "SMALLEST",
+    "CoarseToFine",
+    "Deadline",
+    "DescentConfig",
+    "Level",
+    "Objective",
+    "Step",
+    "coloured_noise",
+    "levels",
+    "minimise",
+    "scaled",
+]
 
-OptimiserName = Literal["momentum", "adam", "lbfgs"]
+Rule = Literal["momentum", "adam", "lbfgs"]
 Memory = Annotated[float, Interval(ge=0, lt=1)]
 Bounds = tuple[Tensor, Tensor] | None  # least and greatest value, broadcastable to the image
 
+SMALLEST = 8  # px: fewer hold no picture
 FAILURES = 5  # non-finite losses in a row before giving up
 
 
@@ -41,7 +57,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent(Settings):
+class DescentConfig(Settings):
     """How to descend; the defaults are those of patches.
 
     The rate is a multiple of the objective's natural step for "momentum" (heavy ball: a rate of 1 lands on the
@@ -49,19 +65,13 @@ class Descent(Settings):
     of the first trial step for "lbfgs" (20 pairs, strong Wolfe line search).
     """
 
-    optimiser: Annotated[OptimiserName, "momentum for patches, adam for sampled losses, lbfgs for exact ones."] = (
-        "momentum"
-    )
-    rate: Annotated[Positive, "Step length: in natural steps for momentum, in grey levels (0 to 1) for the others."] = (
-        0.9
-    )
+    optimiser: Annotated[Rule, "momentum for patches, adam for sampled losses, lbfgs for exact ones."] = "momentum"
+    rate: Annotated[Positive, "Step length: natural steps for momentum, grey levels (0 to 1) for the others."] = 0.9
     rate_end: Annotated[
         float, Interval(gt=0, le=1), "What remains of the rate at the end of a level; small values remove noise."
     ] = 0.2
     momentum: Annotated[Memory, "Share of the last step carried on."] = 0.0
-    average: Annotated[Memory, "Weight of the past in the average of iterates that is shown; 0 shows the last one."] = (
-        0.0
-    )
+    average: Annotated[Memory, "Weight of the past in the average that is shown; 0 shows the last iterate."] = 0.0
     refresh_every: Annotated[Count, "Steps that share random directions; lbfgs needs 20 or more on sliced losses."] = 1
 
 
@@ -114,7 +124,7 @@ def minimise(
     objective: Objective,
     start: Tensor,
     *,
-    settings: Descent,
+    settings: DescentConfig,
     steps: int,
     bounds: Bounds = None,
     first_round: int = 0,
@@ -177,7 +187,7 @@ def _clamp(x: Tensor, bounds: Bounds) -> None:
         torch.clamp(x, *bounds, out=x)
 
 
-def _momentum(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
+def _momentum(objective: Objective, x: Tensor, settings: DescentConfig, bounds: Bounds) -> Advance:
     velocity = torch.zeros_like(x)
 
     def advance(rate: float) -> float:
@@ -190,7 +200,7 @@ def _momentum(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds
     return advance
 
 
-def _adam(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
+def _adam(objective: Objective, x: Tensor, settings: DescentConfig, bounds: Bounds) -> Advance:
     adam = torch.optim.Adam([x], betas=(settings.momentum, 0.99))
 
     def advance(rate: float) -> float:
@@ -203,19 +213,17 @@ def _adam(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) ->
     return advance
 
 
-def _lbfgs(objective: Objective, x: Tensor, settings: Descent, bounds: Bounds) -> Advance:
-    def fresh() -> torch.optim.LBFGS:
-        # Without max_eval torch allows 1.25 evaluations an iteration: a line search of one.
-        return torch.optim.LBFGS(
-            [x],
-            max_iter=1,
-            max_eval=25,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=0,
-            tolerance_change=0,
-        )
-
+def _lbfgs(objective: Objective, x: Tensor, settings: DescentConfig, bounds: Bounds) -> Advance:
+    fresh = partial(
+        torch.optim.LBFGS,
+        [x],
+        max_iter=1,
+        max_eval=25,  # without it torch allows 1.25 evaluations an iteration: a line search of one
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
     lbfgs = fresh()
     last: tuple[int, Tensor, float, Tensor] | None = None
     trial = 1.0
@@ -258,3 +266,93 @@ def levels(height: int, width: int, halvings: int, per_octave: int = 1) -> list[
     """
     scales = [2 ** (i / per_octave) for i in range(halvings * per_octave, -1, -1)]
     return [(max(1, math.floor(height / scale)), max(1, math.floor(width / scale))) for scale in scales]
+
+
+def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
+    """(height, width) times a factor, each side at least `SMALLEST`."""
+    height, width = (max(SMALLEST, round(side * factor)) for side in size)
+    return height, width
+
+
+def coloured_noise(exemplar: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    """White noise [1, 3, h, w] with the exemplar's mean colour and colour covariance."""
+    mean = exemplar.mean(dim=(2, 3), keepdim=True)
+    pixels = (exemplar - mean)[0].flatten(1).cpu().double()  # [3, M]
+    values, axes = torch.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
+    root = (axes * values.clamp_min(0).sqrt()).float()
+    noise = torch.randn(3, size[0] * size[1], generator=generator(seed))
+    result: Tensor = mean + (root @ noise).view(1, 3, *size).to(exemplar.device)
+    return result
+
+
+class Level(NamedTuple):
+    """What to descend at one size."""
+
+    objective: Objective
+    start: Tensor  # [1, 3, h, w]
+    bounds: tuple[Tensor, Tensor]  # least and greatest value, broadcastable to the image
+
+
+class CoarseToFine:
+    """A descent on levels of growing size, each from the result of the one before, until the time is up.
+
+    `image` [1, 3, h, w] is the result so far, at the size of its level; `losses` are the objective's values so far.
+    """
+
+    def __init__(self, start: Tensor, limit: Deadline) -> None:
+        """Begin with an image [1, 3, h, w]."""
+        self.image = start
+        self.limit = limit
+        self.losses = list[float]()
+        self.total = 0
+
+    def stream(
+        self, level: Callable[[int, Tensor], Level], *, steps: Sequence[int], settings: DescentConfig
+    ) -> Iterator[Step]:
+        """Take `steps` steps at each level, which `level` makes from its number and the result of the one before.
+
+        The time is checked before the first step, where a DeadlineExceeded says that it is up, and after each.
+        """
+        self.total = sum(steps)
+        for number, count in enumerate(steps):
+            objective, start, bounds = level(number, self.image)
+            if not self.losses:
+                self.limit.require("the first step")
+            descent = minimise(
+                objective, start, settings=settings, steps=count, bounds=bounds, first_round=len(self.losses)
+            )
+            for loss, image in descent:
+                self.image = image.clamp(*bounds)  # soft for L-BFGS, and an average may round beyond them
+                self.losses.append(loss)
+                height, width = self.image.shape[-2:]
+                yield Step(
+                    done=len(self.losses),
+                    total=self.total,
+                    what=f"loss {loss:.3g}, {width}x{height}",
+                    level=number,
+                    levels=len(steps),
+                    loss=loss,
+                    image=self.image,
+                    seconds=self.limit.elapsed,
+                )
+                if self.limit.over:
+                    return
+
+    def result(self, image: Tensor, settings: Mapping[str, Any], notes: Iterable[str]) -> ImageResult:
+        """What a method returns: the final image, its settings, and what a user should know of how it came about."""
+        complete = len(self.losses) == self.total
+        if not complete:
+            height, width = self.image.shape[-2:]
+            notes = [
+                *notes,
+                f"Stopped by the deadline of {self.limit.seconds:g} s after {len(self.losses)} of {self.total} steps, "
+                f"at {width} x {height} px; allow more time for a finer result.",
+            ]
+        return ImageResult(
+            tensor=image.cpu(),
+            settings=settings,
+            losses=tuple(self.losses),
+            seconds=self.limit.elapsed,
+            complete=complete,
+            notes=tuple(notes),
+        )

@@ -85,9 +85,9 @@ class Spectrum(Term):
     common_phase: Annotated[
         bool, "Whether the three channels take one phase shift, which keeps colours together, or each its own."
     ] = True
-    periodic: Annotated[
-        bool, "Take the exemplar's periodic component (Moisan 2011), without which borders draw a cross."
-    ] = True
+    periodic: Annotated[bool, "Take the exemplar's periodic component (Moisan 2011): borders then draw no cross."] = (
+        True
+    )
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Bound:
         """Keep the exemplar's transform, extended to the size of the image."""

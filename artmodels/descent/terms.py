@@ -1,21 +1,23 @@
-"""The texture losses, from Gram matrices to sliced Wasserstein distances.
+"""The texture losses, from Gram matrices to patches matched one by one.
 
 Sources: Gatys et al. 2015 (Gram); Heitz et al. 2021 (sliced Wasserstein of features); Elnekave & Weiss 2022 (of
-patches). `spectral` has the Fourier ones, `nearest` patches matched one by one, `algebra` how terms compose.
+patches); Li & Wand 2016, "Combining Markov random fields and convolutional neural networks", here on raw colour
+patches, and Granot et al. 2022, "Drop the GAN: in defense of patches nearest neighbors" (nearest patches). `spectral`
+has the Fourier ones, `algebra` how terms compose.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Len
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.descent import sliced
 from artmodels.descent.algebra import Bound, Context, Features, FeatureTerm, Moments, Sampled, Term, shrunk
-from artmodels.descent.nearest import PatchNearest, Sizes, extended
 from artmodels.descent.spectral import Autocorrelation, Spectrum
 from artmodels.errors import ConfigError
 from artmodels.settings import Count
@@ -24,12 +26,18 @@ __all__ = [
     "TERMS",
     "GaussianWasserstein",
     "Gram",
+    "PatchNearest",
     "PatchSlicedWasserstein",
     "SlicedWasserstein",
     "TotalVariation",
+    "first_minimum",
 ]
 
 EPSILON = 1e-12
+TABLE = {"cpu": 2**20}  # distances held at a time: those that stay in a processor's cache are read twice as fast
+TABLE_ELSEWHERE = 2**24
+
+Sizes = Annotated[tuple[Count, ...], Len(1)]  # of patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +141,7 @@ class SlicedWasserstein(FeatureTerm):
 
     name = "sliced_wasserstein"
     directions: Annotated[Count, "Random directions a layer and round."] = 64
-    samples: Annotated[Count, "Most pixels used a round; more are drawn from at random, which bounds the memory."] = (
+    samples: Annotated[Count, "Most pixels used a round, drawn at random where there are more: bounds the memory."] = (
         65536
     )
 
@@ -186,6 +194,27 @@ def _within(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return rows[:, inside], flat[inside]
 
 
+def reflected(x: Tensor, margin: int) -> Tensor:
+    """Continue [1, C, H, W] by reflection at its borders; the gradient sees each pixel once, as everywhere else."""
+    frame = (margin, margin, margin, margin)
+    kept = x.detach()
+    return F.pad(x, frame) + (F.pad(kept, frame, mode="reflect") - F.pad(kept, frame))
+
+
+def extended(x: Tensor, margin: int, phase: Sequence[int], *, wrap: bool) -> Tensor:
+    """Continue [1, C, H, W] over its borders, as a torus or by reflection, and begin at the pixel `phase`."""
+    if wrap:
+        x = torch.roll(x, phase, dims=(2, 3))
+        return F.pad(x, (0, margin, 0, margin), mode="circular") if margin else x
+    down, across = phase
+    return reflected(x, margin)[..., down:, across:]
+
+
+def first_minimum(table: Tensor) -> Tensor:
+    """Index of the first minimum of each row of [N, K]; numpy is ten times as fast as torch on a CPU."""
+    return torch.from_numpy(table.numpy().argmin(-1)) if table.device.type == "cpu" else table.argmin(-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSlicedWasserstein(Term):
     """Sliced Wasserstein distance of raw colour patches: no network (after Elnekave & Weiss 2022).
@@ -211,14 +240,11 @@ class _BoundPatches(Sampled):
     def __init__(self, term: PatchSlicedWasserstein, exemplar: Tensor, context: Context) -> None:
         self.sides = min(exemplar.shape[-2:]), min(context.size)
         self.area = context.size[0] * context.size[1]
-        smallest = min(self.sides)
         # Details need the most steps and blur first, so every second round is at full size.
         turns = [turn for octave in range(1, term.octaves) for turn in (0, octave)] or [0]
-        self.windows = [(octave, size) for size in term.sizes for octave in turns if size <= smallest >> octave] or [
-            (0, 1)
-        ]
-        self.directions = term.directions
-        self.wrap = term.wrap
+        windows = [(octave, size) for size in term.sizes for octave in turns if size <= min(self.sides) >> octave]
+        self.windows = windows or [(0, 1)]
+        self.term = term
         self.region = context.region
         self.mean = exemplar.mean(dim=(2, 3), keepdim=True)
         pixels = (exemplar - self.mean)[0].flatten(1)  # [3, M]
@@ -245,7 +271,7 @@ class _BoundPatches(Sampled):
         room = side - self.size + 1  # a phase must leave the exemplar one patch
         self.stride = max(1, min(spacing, self.size, side // 16, room))
         dimensions = channels * self.size**2
-        count = min(self.directions, dimensions)
+        count = min(self.term.directions, dimensions)
         directions = sliced.orthonormal_directions(count, dimensions, generator, self.exemplar.device)
         self.kernels = directions.view(count, channels, self.size, self.size)
         top, left, *self.phase = torch.randint(self.stride, (4,), generator=generator).tolist()
@@ -278,8 +304,91 @@ class _BoundPatches(Sampled):
     def _extended(self, x: Tensor) -> Tensor:
         """Continue [1, C, H, W] over its borders, so that the lattice of this round meets every pixel equally often."""
         cell = 2**self.octave
-        x = extended(x, 0 if self.wrap else cell - 1, self.offset, wrap=self.wrap)
-        return extended(F.avg_pool2d(x, cell), self.size - 1, self.phase, wrap=self.wrap)
+        x = extended(x, 0 if self.term.wrap else cell - 1, self.offset, wrap=self.term.wrap)
+        return extended(F.avg_pool2d(x, cell), self.size - 1, self.phase, wrap=self.term.wrap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchNearest(Term):
+    """Squared distance of each colour patch to its nearest neighbour among the exemplar's patches, relative.
+
+    Where the sliced distances match distributions, and so can make any mixture, this one makes each spot look like some
+    spot of the exemplar. Patches are compared along their principal components, and read on a lattice of random phase.
+    """
+
+    name = "patch_nearest"
+    sizes: Annotated[
+        Sizes, "Sides of the patches in pixels, taken in turn round by round. Primes cost most: see `_stride`."
+    ] = (9, 6)
+    components: Annotated[Count, "Principal components compared."] = 24
+    patches: Annotated[Count, "Most patches of the exemplar compared with; their lattice widens to suit."] = 16384
+    variety: Annotated[
+        float,
+        Ge(0),
+        "How much patches are preferred that the image has not yet, so that no single one fills a flat area (Granot et "
+        "al. 2022, eq. 1); 0 takes the nearest.",
+    ] = 4.0
+    wrap: Annotated[bool, "Whether the image is a torus, which suits textures, or reflected at its borders."] = True
+
+    def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Sampled:
+        """Keep the exemplar's patches and their principal components."""
+        return _BoundNearest(self, exemplar, context)
+
+
+def _stride(size: int) -> int:
+    """The widest lattice on which each pixel lies in equally many overlapping patches."""
+    return next(stride for stride in range(max(1, size // 2), 0, -1) if size % stride == 0)
+
+
+class _BoundNearest(Sampled):
+    def __init__(self, term: PatchNearest, exemplar: Tensor, context: Context) -> None:
+        smallest = min(*exemplar.shape[-2:], *context.size)
+        self.sizes = [size for size in term.sizes if size <= smallest] or [1]
+        self.term = term
+        self.region = context.region
+        deviation = exemplar - exemplar.mean(dim=(2, 3), keepdim=True)
+        self.variance = max(float(deviation.square().sum(dim=1).mean()), EPSILON)
+        self.keys = {}
+        for size in set(self.sizes):
+            stride = 1
+            while (exemplar.shape[2] // stride) * (exemplar.shape[3] // stride) > term.patches:
+                stride += 1
+            patches = F.unfold(exemplar, size, stride=stride)[0].T  # [K, 3 size^2]
+            mean = patches.mean(dim=0)
+            _, vectors = torch.linalg.eigh(((patches - mean).T @ (patches - mean)).double().cpu())
+            axes = vectors[:, -term.components :].float().to(exemplar.device)  # [3 size^2, k]
+            keys = (patches - mean) @ axes
+            # |q - k|^2 = (q, 1, |q|^2) (-2 k, |k|^2, 1): with two columns more, one product is a table of distances.
+            wide = torch.cat([-2 * keys, keys.square().sum(dim=1, keepdim=True), torch.ones_like(keys[:, :1])], dim=1)
+            self.keys[size] = patches, mean, axes, wide.T.contiguous()
+
+    def refresh(self, generator: torch.Generator, round_: int) -> None:
+        self.size = self.sizes[round_ % len(self.sizes)]
+        self.stride = _stride(self.size)
+        self.phase = torch.randint(self.stride, (2,), generator=generator).tolist()
+
+    def __call__(self, x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
+        patches = F.unfold(self._extended(x), self.size, stride=self.stride)[0].T  # [Q, 3 size^2]
+        pixels = float(x.shape[2] * x.shape[3])
+        squared = (patches - self._nearest(patches.detach())).square().sum(dim=1)
+        if self.region is not None:
+            pixels = max(float(self.region.sum()), EPSILON)
+            squared = squared * F.avg_pool2d(self._extended(self.region), self.size, stride=self.stride).flatten()
+        # A pixel lies in size^2 / stride^2 patches.
+        return squared.sum() * (self.stride**2 / (self.size**2 * pixels * self.variance))
+
+    def _nearest(self, patches: Tensor) -> Tensor:
+        exemplars, mean, axes, keys = self.keys[self.size]  # keys [k + 2, K]
+        near = (patches - mean) @ axes
+        near = torch.cat([near, torch.ones_like(near[:, :1]), near.square().sum(dim=1, keepdim=True)], dim=1)
+        queries = torch.split(near, max(1, TABLE.get(near.device.type, TABLE_ELSEWHERE) // keys.shape[1]))
+        if self.term.variety:
+            closest = torch.stack([(query @ keys).amin(dim=0) for query in queries]).amin(dim=0).clamp_min(0)  # [K]
+            keys = keys / (closest + closest.mean().clamp_min(EPSILON) / self.term.variety)
+        return exemplars[torch.cat([first_minimum(query @ keys) for query in queries])]
+
+    def _extended(self, x: Tensor) -> Tensor:
+        return extended(x, self.size - 1, self.phase, wrap=self.term.wrap)
 
 
 @dataclass(frozen=True, kw_only=True)

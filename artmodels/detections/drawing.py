@@ -91,12 +91,12 @@ def boxes_over(
     return picture
 
 
-def heat_colours(count: int = 256) -> Array:
-    """Colours from dark violet over red to pale yellow, [count, 3] uint8 sRGB, whose lightness rises evenly.
+def heat_colours() -> Array:
+    """Colours from dark violet over red to pale yellow, [256, 3] uint8 sRGB, whose lightness rises evenly.
 
     Even steps of CIELAB lightness keep the order of values also in grey and for colour-blind eyes.
     """
-    steps = np.linspace(0, 1, count)
+    steps = np.linspace(0, 1, 256)
     hue = np.radians(300 + 150 * steps)  # violet, red, orange, yellow
     chroma = 8 + 52 * np.sin(np.pi * np.clip(0.08 + 0.87 * steps, 0, 1))
     return _srgb(np.stack([8 + 84 * steps, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1))

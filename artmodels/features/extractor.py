@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from artmodels import hub
 from artmodels.errors import ConfigError, ImageError, listing, one_of, short, suggest
 from artmodels.features.networks import (
-    NETWORKS,
     NONE,
     TRAINED,
     WEIGHT_FREE,
@@ -53,14 +52,10 @@ class FeatureExtractor(nn.Module):
         padding: str = "reflect",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Put stages together, each after the one it reads.
+        """Put stages together, each after the one it reads; messages call them `name`.
 
-        Args:
-            name: What to call it in messages.
-            nodes: The stages.
-            preprocessing: What the weights expect; applied inside the forward.
-            padding: Default padding mode of the forward.
-            dtype: What the stages compute in. bfloat16 pays only on hardware that multiplies in it.
+        The preprocessing is applied inside the forward, and `padding` is its default. The stages compute in `dtype`:
+        bfloat16 pays only on hardware that multiplies in it.
         """
         super().__init__()
         self.name = name
@@ -308,7 +303,7 @@ def load(
     resolved = hub.resolve(name, revision=revision, local_files_only=local_files_only)
     if name in WEIGHT_FREE:
         return build(name, padding=padding, until=until, preprocessing=preprocessing, dtype=dtype, device=device)
-    config: Mapping[str, Any] = {"architecture": name} if name in NETWORKS else resolved.config()
+    config: Mapping[str, Any] = {"architecture": name} if name in TRAINED else resolved.config()
     architecture = config.get("architecture")
     if architecture not in TRAINED:
         raise ConfigError(

@@ -1,8 +1,7 @@
 """The named networks: how their stages are put together, what their weights expect and how a file holds them.
 
-Sources: VGG (Simonyan & Zisserman 2015) and ResNet (He et al. 2016) as torchvision builds them; random
-filters after Ustyuzhaninov et al. 2016, "Texture Synthesis Using Shallow Convolutional Networks with
-Random Filters".
+Sources: VGG (Simonyan & Zisserman 2015) and ResNet (He et al. 2016) as torchvision builds them; random filters after
+Ustyuzhaninov et al. 2016, "Texture Synthesis Using Shallow Convolutional Networks with Random Filters".
 """
 
 import math
@@ -32,7 +31,6 @@ __all__ = [
     "CAFFE",
     "CENTRED",
     "Depth",
-    "NETWORKS",
     "MOST_BLOCKS",
     "NONE",
     "TORCHVISION",
@@ -48,7 +46,6 @@ __all__ = [
     "art_vgg_nodes",
     "checkpoint_layout",
     "convolutions",
-    "filter_nodes",
     "folded",
     "layout",
     "named_nodes",
@@ -250,10 +247,8 @@ def folded(head: nn.Module) -> Tensor:
 
 def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:
     """Every key and shape of the published file of a network: torchvision's, with timm's head for a VGG."""
-    if name == ART_VGG:
-        return layout(convolutions(art_vgg_nodes()))
-    if name == ART_RESNET:
-        return layout(convolutions(art_resnet_nodes()))
+    if name in (ART_VGG, ART_RESNET):
+        return layout(convolutions(named_nodes(name, pooling="avg", until=None)[0]))
     import torchvision  # as slow to import as PyTorch itself, and nothing else here needs it
 
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.networks import NONE, TORCHVISION, Node, convolutions, layout
-from artmodels.features.stages import NORM_EPSILON, Convolution, Pool, Stage, Window
+from artmodels.features.stages import NORM_EPSILON, Convolution, Pool, Residual, Stage, Window
 from artmodels.hub.checkpoints import load_tensors
 
 __all__ = ["COMPRESSED", "NORMALISED", "RESNET", "load"]
@@ -43,10 +43,7 @@ def load(name: str, folder: Path) -> FeatureExtractor:
     zeros, as it was trained, and the sums after its stages, signed, as "layer1", "layer2" and "layer3" (256, 512 and
     1024 channels at strides 4, 8 and 16).
 
-    Raises:
-        ConfigError: Another name.
-        MissingWeights: The folder does not hold it.
-        WeightsError: The file is another network's.
+    Another name is a ConfigError, a folder that does not hold it MissingWeights, another network's file a WeightsError.
     """
     if name not in (*_WIDTHS, RESNET):
         raise ConfigError(f"There is no teacher {name!r}: choose one of {', '.join((*_WIDTHS, RESNET))}.")
@@ -100,19 +97,17 @@ class _Normalisation(Stage):
         self.get_buffer("shift").copy_((shift - mean * gain).view(1, -1, 1, 1))
 
 
-class _PreActivated(Stage):
+class _PreActivated(Residual):
     """A bottleneck of He et al. 2016 (arXiv:1603.05027, fig. 4e): what is added to the shortcut is not rectified."""
 
     def __init__(self, norm: _Normalisation, path: Sequence[Convolution], shortcut: Convolution | None) -> None:
-        super().__init__()
-        self.norm, self.path, self.shortcut = norm, torch.nn.ModuleList(path), shortcut
-        self.windows = tuple(window for conv in path for window in conv.windows)
-        self.channels = path[-1].channels
+        super().__init__(path, shortcut)
+        self.norm = norm
 
     def forward(self, x: Tensor, padding: str) -> Tensor:
         active: Tensor = self.norm(x, padding)
         y = active
-        for conv in self.path:
+        for conv in self.convolutions:
             y = conv(y, padding)
         if padding == "valid":
             # Of the path only the 3 x 3 convolution loses a border, one wide.

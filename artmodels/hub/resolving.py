@@ -16,15 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, whichever it is
 from torch import nn
 
@@ -290,10 +282,8 @@ def _fetch(repo: str, filename: str, revision: str | None, local_files_only: boo
         if seen is not None:
             raise _NoSuchFile(f"{what} has no {filename}.")  # the server has said so before
     if local_files_only:
-        raise MissingWeights(
-            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and local_files_only=True "
-            "forbids fetching it: load it once without that."
-        )
+        absent = f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE}"
+        raise MissingWeights(f"{absent} and local_files_only=True forbids fetching it: load it once without that.")
     url = hf_hub_url(repo, filename, revision=revision)
     answered = False
     try:
@@ -306,7 +296,7 @@ def _fetch(repo: str, filename: str, revision: str | None, local_files_only: boo
         if cached and cached.parent.name == commit:
             return cached, True
         path: str = _patiently(lambda: hf_hub_download(repo, filename, revision=revision, **LIBRARY))
-    except (OSError, httpx.HTTPError, EntryNotFoundError) as error:
+    except (OSError, httpx.HTTPError, hub_errors.EntryNotFoundError) as error:
         # Only a server that does not answer may be stood in for by an older copy, and never in silence.
         if cached and not answered and _unanswered(error):
             logger.warning("%s: the Hub does not answer; using the cached %s.", what, cached.parent.name)
@@ -319,7 +309,7 @@ def _patiently(action: Callable[[], _T]) -> _T:
     for wait in _RETRY_AFTER:
         try:
             return action()
-        except HfHubHTTPError as error:
+        except hub_errors.HfHubHTTPError as error:
             if error.response.status_code not in _RETRY_STATUS:
                 raise
             logger.warning("The Hub answered %s; trying again.", error.response.status_code)
@@ -328,44 +318,43 @@ def _patiently(action: Callable[[], _T]) -> _T:
 
 
 def _unanswered(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, hub_errors.HfHubHTTPError):
         return error.response.status_code in _RETRY_STATUS
-    return isinstance(error, OfflineModeIsEnabled | httpx.TransportError | LocalEntryNotFoundError)
+    return isinstance(
+        error, hub_errors.OfflineModeIsEnabled | httpx.TransportError | hub_errors.LocalEntryNotFoundError
+    )
 
 
 def _explained(error: Exception, repo: str, what: str, filename: str, revision: str | None) -> WeightsError:
     """Return the error of ours that says what went wrong with a fetch and what to do."""
-    hub = constants.ENDPOINT
-    if isinstance(error, GatedRepoError):
+    hub, absent = constants.ENDPOINT, f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE}"
+    if isinstance(error, hub_errors.GatedRepoError):
         return MissingWeights(
             f"{repo} is gated: accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN."
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, hub_errors.RepositoryNotFoundError):
         return _NoSuchRepo(
             f"There is no repository {repo} on {hub}, or it is private: check the spelling, or log in with "
             "`hf auth login`."
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, hub_errors.RevisionNotFoundError):
         return MissingWeights(
             f"{repo} has no revision {revision!r}: {hub}/{repo}/commits/main lists them; give a branch, a "
             "tag or a full commit."
         )
-    if isinstance(error, OfflineModeIsEnabled):
-        return MissingWeights(
-            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
-            "unset it to fetch the file once."
-        )
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, hub_errors.OfflineModeIsEnabled):
+        return MissingWeights(f"{absent} and HF_HUB_OFFLINE is set: unset it to fetch the file once.")
+    if isinstance(error, hub_errors.EntryNotFoundError) and not isinstance(error, hub_errors.LocalEntryNotFoundError):
         missing = missing_file(what, filename, _repo_files(repo, revision))
         return missing if isinstance(missing, UnsafeFormat) else _NoSuchFile(str(missing))
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) or "Consistency check" in str(error):
         return MissingWeights(f"The download of {filename} of {what} broke off. Nothing of it was kept; run it again.")
     if _unanswered(error):
         return MissingWeights(
-            f"{hub} does not answer and {filename} of {what} is not in the cache {constants.HF_HUB_CACHE}: "
-            f"check the connection and try again, or load from a local folder. ({error})"
+            f"{hub} does not answer and {absent}: check the connection and try again, or load from a local folder. "
+            f"({error})"
         )
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, hub_errors.HfHubHTTPError):
         return MissingWeights(f"{hub} refused {filename} of {what} with HTTP {error.response.status_code}: {error}")
     full = " The disk is full: free some space." if getattr(error, "errno", None) == errno.ENOSPC else ""
     return MissingWeights(f"{filename} of {what} could not be fetched or stored.{full} ({error})")

@@ -107,10 +107,10 @@ class LoadedImage:
 
 
 class _Quiet:
-    """Silences Pillow's warnings while any thread decodes: our own limits decide what they are about.
+    """Silences Pillow's warnings while any thread decodes: callers who turn them into errors get the same images.
 
-    `warnings.catch_warnings` alone would leave its filter behind when two threads interleave, so the first one in sets
-    it and the last one out restores it.
+    Our own limits decide what they are about. `warnings.catch_warnings` alone would leave its filter behind when two
+    threads interleave: the first one in sets it, and the last one out restores it.
     """
 
     def __init__(self) -> None:

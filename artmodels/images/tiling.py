@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 
 from artmodels.errors import ConfigError
+from artmodels.settings import Count, Settings
 
 __all__ = ["SizeRequirements", "Tiling", "fit_run", "tiled"]
 
@@ -29,16 +31,12 @@ class Tiling(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeRequirements:
-    """The input sizes that a network accepts; a ConfigError where a number is not whole or below 1."""
+class SizeRequirements(Settings):
+    """The input sizes that a network accepts."""
 
-    minimum: int = 1  # px, of height and width
-    multiple_of: int = 1  # what height and width are multiples of
-    square: bool = False  # whether height equals width
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _at_least(1, minimum=self.minimum, multiple_of=self.multiple_of)
+    minimum: Annotated[Count, "Least height and width in pixels."] = 1
+    multiple_of: Annotated[Count, "What height and width are multiples of."] = 1
+    square: Annotated[bool, "Whether height equals width."] = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Give the smallest accepted (height, width) that holds an image of this size."""
@@ -69,8 +67,8 @@ def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, 
     """Run `fn` on any image size: pad to what it accepts, run, and crop back.
 
     `fn` takes `[N, C, H, W]` of the sizes that the requirements name, and gives `[N, C', H * scale, W * scale]`; what
-    is returned is that for the size of `x` itself. A ConfigError says that the shape of `x`, `scale`, or the size that
-    `fn` returned is none of these.
+    is returned is that for the size of `x` itself. A ConfigError says that `x` has no such shape, that `scale` is below
+    1, or that `fn` returned another size.
     """
     _at_least(1, scale=scale)
     return _cropped(_run(fn, requirements.pad(x), scale), x, scale)

@@ -169,11 +169,7 @@ class ExactIndex(_Numbered):
     """
 
     def __init__(self, dims: int, *, device: torch.device | str = "cpu") -> None:
-        """Begin an empty one for vectors of so many numbers, compared on a device.
-
-        Raises:
-            ConfigError: Less than one.
-        """
+        """Begin an empty one for vectors of so many numbers, at least one, compared on a device."""
         super().__init__(dims)
         self._parts, self.device = list[Array](), torch.device(device)
 

@@ -11,18 +11,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from artmodels import images
 from artmodels.errors import ArtModelsError, ImageError, WeightsError
 from artmodels.images.results import ImageResult
-from artmodels.ui.controls import (
-    Panel,
-    Update,
-    download_button,
-    made_line,
-    offered,
-    run_and_stop,
-    run_folder,
-    status_line,
-)
+from artmodels.ui.controls import Panel, Update, download_button, offered, run_and_stop, run_folder, status_lines
 from artmodels.ui.server.components import Files
 from artmodels.ui.uploads import Names, bullets, markdown
 
@@ -42,7 +34,7 @@ def upload_files(label: str) -> Any:
 def batch_results() -> Panel:
     """Add the buttons of a batch, its progress, its pictures, a report on each file, and the archive."""
     run, stop = run_and_stop("Run all")
-    status, made = status_line(), made_line()
+    status, made = status_lines()
     previews = gr.Gallery(label="Results", format="png", interactive=False, columns=4, height=360, buttons=[])
     download = download_button("Download ZIP")
     with gr.Accordion("Report on each file", open=False):
@@ -76,7 +68,8 @@ def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name:
                 row |= {"result": names.unused(f"{Path(path).stem}.png"), "settings": result.settings}
                 result.save(folder / "result.png")
                 packed.write(folder / "result.png", row["result"])
-                previews.append((_preview(result.image, folder / f"preview-{index}.jpg"), given))
+                opaque = images.to_pil(result.tensor)
+                previews.append((_preview(opaque, folder / f"preview-{index}.jpg"), given))
                 if result.notes:
                     row["notes"] = list(result.notes)
             except WeightsError:

@@ -40,6 +40,7 @@ __all__ = [
     "run_and_stop",
     "run_folder",
     "status_line",
+    "status_lines",
     "time_limit",
     "upload",
 ]
@@ -139,9 +140,9 @@ def status_line(text: str = "Nothing has run yet.") -> Any:
     return gr.Markdown(text, elem_classes="status")
 
 
-def made_line() -> Any:
-    """Add the line that says from what the result is made."""
-    return gr.HTML("", elem_classes="made", padding=False)
+def status_lines() -> tuple[Any, Any]:
+    """Add the line that says what is going on, and the one that says from what the result is made."""
+    return status_line(), gr.HTML("", elem_classes="made", padding=False)
 
 
 def download_button(label: str, **options: Any) -> Any:
@@ -166,7 +167,7 @@ def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | N
     slider = gr.ImageSlider(label=f"{before} | result", max_height=480, render=False, **looks)
     title, other = second or ("Compare", slider)
     run, stop = run_and_stop("Run", steps=steps)
-    status, made = status_line(), made_line()
+    status, made = status_lines()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
             image = gr.Image(label="Result", height=480, **looks)

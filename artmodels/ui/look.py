@@ -36,9 +36,31 @@ _RED = gr.themes.Color(
     name="red",
 )
 
+# In light, and in dark.
+_COLOURS = {
+    "body_background_fill": ("*neutral_100", "*neutral_950"),
+    "body_text_color": ("*neutral_900", "*neutral_200"),
+    "body_text_color_subdued": ("*neutral_600", "*neutral_400"),
+    "block_background_fill": ("*neutral_50", "*neutral_900"),
+    "block_info_text_color": ("*neutral_600", "*neutral_400"),
+    "block_label_text_color": ("*neutral_700", "*neutral_300"),
+    "block_title_text_color": ("*neutral_800", "*neutral_200"),
+    "border_color_primary": ("*neutral_300", "*neutral_800"),
+    "input_border_color": ("*neutral_300", "*neutral_700"),
+    "input_background_fill": ("white", "*neutral_950"),
+    "button_primary_background_fill": ("*primary_700", "*primary_600"),
+    "button_primary_background_fill_hover": ("*primary_800", "*primary_700"),
+    "button_primary_text_color": ("white", "white"),
+    "button_secondary_background_fill": ("*neutral_200", "*neutral_800"),
+    "link_text_color": ("*primary_700", "*primary_300"),
+    "slider_color": ("*primary_700", "*primary_400"),
+}
+
 
 def theme() -> gr.themes.Base:
     """Make the theme; it fetches no font and no style sheet."""
+    light = {name: colours[0] for name, colours in _COLOURS.items()}
+    dark = {f"{name}_dark": colours[1] for name, colours in _COLOURS.items()}
     return gr.themes.Base(
         primary_hue=_RED,
         secondary_hue=_PAPER,
@@ -46,41 +68,7 @@ def theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_sm,
         font=["Seravek", "Gill Sans Nova", "Ubuntu", "Calibri", "Segoe UI", "DejaVu Sans", "sans-serif"],
         font_mono=["Cascadia Code", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"],
-    ).set(
-        body_background_fill="*neutral_100",
-        body_background_fill_dark="*neutral_950",
-        body_text_color="*neutral_900",
-        body_text_color_dark="*neutral_200",
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_400",
-        block_background_fill="*neutral_50",
-        block_background_fill_dark="*neutral_900",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_400",
-        block_label_text_color="*neutral_700",
-        block_label_text_color_dark="*neutral_300",
-        block_title_text_color="*neutral_800",
-        block_title_text_color_dark="*neutral_200",
-        border_color_primary="*neutral_300",
-        border_color_primary_dark="*neutral_800",
-        input_border_width="1px",
-        input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_700",
-        input_background_fill="white",
-        input_background_fill_dark="*neutral_950",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700",
-        button_primary_text_color="white",
-        button_primary_text_color_dark="white",
-        button_secondary_background_fill="*neutral_200",
-        button_secondary_background_fill_dark="*neutral_800",
-        link_text_color="*primary_700",
-        link_text_color_dark="*primary_300",
-        slider_color="*primary_700",
-        slider_color_dark="*primary_400",
-    )
+    ).set(input_border_width="1px", **light, **dark)
 
 
 def launch_options(**changes: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
             losses.append(item.loss)
             began = time.monotonic()
             if began < next_preview:
-                yield skip, skip, skip, skip, skip, skip
+                yield (skip,) * 6
                 continue
             update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
             # Previews take a twentieth of the time at most, whatever they cost.

@@ -8,6 +8,8 @@ from typing import Protocol, Self, TypeVar
 from PIL import Image
 
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.images.decoding import LoadedImage
+from artmodels.ui.checks import read
 from artmodels.ui.uploads import bullets, markdown, take_in
 
 __all__ = ["VisitorPictures", "present"]
@@ -52,7 +54,16 @@ class VisitorPictures:
         """The file of a small version."""
         return self.small / f"{list(self.sizes).index(name):04}.jpg"
 
-    def collect(self, paths: Sequence[str], *, most: int, repeated: bool = False) -> Iterator[str | Self]:
+    def opened(self, name: str) -> LoadedImage:
+        """A picture, loaded."""
+        return read(str(self.picture(name)))
+
+    def opened_small(self, name: str) -> Image.Image:
+        """A small version, loaded."""
+        with Image.open(self.thumbnail(name)) as picture:
+            return picture.convert("RGB")
+
+    def collect(self, paths: Sequence[str] | None, *, most: int, repeated: bool = False) -> Iterator[str | Self]:
         """Take pictures, `most` at most, and those inside ZIP files; what cannot be used is left out, with the reason.
 
         A file with the bytes of another one is taken if it may be `repeated`, and otherwise one of the `twins`.
@@ -63,6 +74,8 @@ class VisitorPictures:
         Raises:
             DatasetError: Nothing can be used, or there is too much.
         """
+        if not paths:
+            raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
         self.pictures.mkdir(parents=True)
         self.small.mkdir()
         for taken in take_in(paths, self.pictures, self.skipped, most=most, twins=None if repeated else self.twins):

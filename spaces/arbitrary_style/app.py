@@ -151,7 +151,5 @@ with ui.blocks("Arbitrary style") as demo:
     with left:
         ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [photo, style])
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
@@ -75,21 +74,13 @@ Updates = Generator[ui.Update, None, None]
 
 @dataclass(eq=False)
 class Investigation(VisitorPictures):
-    """What a visitor works on: pictures, and what was found in them.
+    """What a visitor works on: pictures, and what was found in them."""
 
-    Attributes:
-        store: The folder of the features, if they are not with the pictures.
-        features: Those of all pictures; None before they are computed.
-        open: Name of the picture that is looked at.
-        shown: The hits that the page shows.
-        judging: What a verdict is about; None where nothing is open.
-    """
-
-    store: Path | None = None
-    features: "Collection | None" = None
-    open: str = ""
-    shown: "list[Hit]" = field(default_factory=list)
-    judging: "Claim | None" = None
+    store: Path | None = None  # the folder of the features, if they are not with the pictures
+    features: "Collection | None" = None  # of all pictures, once they are computed
+    open: str = ""  # name of the picture that is looked at
+    shown: "list[Hit]" = field(default_factory=list)  # on the page
+    judging: "Claim | None" = None  # what a verdict is about; None where nothing is open
 
     @cached_property
     def findings(self) -> "Findings":
@@ -120,9 +111,8 @@ with ui.blocks("Find a detail elsewhere") as demo:
                     run, stop = ui.run_and_stop("Find it elsewhere", (180, 90))
                     search_status = ui.status_line("")
                 with gr.Column(scale=1, min_width=320):
-                    threshold = gr.Slider(
-                        -1, 1, THRESHOLD, step=0.01, label="Show places with a score of at least", info=MEASURED
-                    )
+                    label = "Show places with a score of at least"
+                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=MEASURED)
                     label = "Found, best first: click one to see why"
                     hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
             why, verdicts, verdict_status = judging(VERDICTS)
@@ -131,10 +121,8 @@ with ui.blocks("Find a detail elsewhere") as demo:
             pairs_status = ui.status_line(
                 f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions."
             )
-            least = gr.Slider(
-                0, STRICTEST, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above",
-                info=MEASURED,
-            )  # fmt: skip
+            label = "Link pictures with a discovery score above"
+            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=MEASURED)
             rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
@@ -172,8 +160,6 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     def take(paths: list[str] | None) -> Updates:
         """Make a collection of uploaded files."""
-        if not paths:
-            raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
         work = yield from reported(collected(paths), others=len(everything) - 1)
         work.open = work.files[0]
         if len(work.files) == 1:
@@ -196,7 +182,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         """Open a picture: canvas, numbers, status."""
         work = present(work)
         work.open = work.files[event.index]
-        picture = opened(ui.read(str(work.picture(work.open))).pil())
+        picture = opened(work.opened(work.open).pil())
         yield picture, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
 
     collecting = [
@@ -239,8 +225,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     running = ui.working(run, find, [state, *box, threshold], [hits, why, search_status], lane="collections")
     ui.on(threshold.change, browse, [state, threshold], [hits, search_status], trigger_mode="always_last")
-    explaining = ui.on(hits.select, explain, [state], [why, verdict_status])
-    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    ui.on(hits.select, explain, [state], [why, verdict_status]).then(**SCROLL)
     kinds = {verdict: gr.State(verdict) for verdict in VERDICTS}
     for verdict, button in verdicts.items():
         ui.on(button.click, judge_hit, [state, kinds[verdict], threshold], [hits, why, verdict_status])
@@ -281,8 +266,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     comparing = ui.working(run_all, repeat, [state, least], [rows, pairs, why_pair, pairs_status], lane="collections")
     ui.on(least.change, regroup, [state, least], [rows, pairs, pairs_status], trigger_mode="always_last")
-    explaining = ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status])
-    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status]).then(**SCROLL)
     for verdict, button in pair_verdicts.items():
         ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
     text = "Stopped. Start again to go on: pictures that were looked at are not looked at again."
@@ -403,18 +387,15 @@ with ui.blocks("Find a detail elsewhere") as demo:
         least_pair = gr.Slider(0, 1, PAIR_THRESHOLD, label="Least discovery score")
         tiles_found = gr.Gallery(label="Places, best first", format="jpeg")
         json_found, zip_file = gr.JSON(label="Found"), gr.File(label="ZIP file")
-    checks = {"photos": ui.file_list(FILES)}
-    endpoint(
-        artminer_search, [photos, named, *numbers, least_score], [tiles_found, json_found, zip_file], checks,
-        "collections",
-    )  # fmt: skip
-    endpoint(artminer_pairs, [photos, least_pair], [json_found, zip_file], checks, "collections")
+    checks, found = {"photos": ui.file_list(FILES)}, [json_found, zip_file]
+    endpoint(artminer_search, [photos, named, *numbers, least_score], [tiles_found, *found], checks, "collections")
+    endpoint(artminer_pairs, [photos, least_pair], found, checks, "collections")
 
 
 # --- the collection
 
 
-def collected(paths: Sequence[str], *, store: Path | None = None) -> Iterator[str | Investigation]:
+def collected(paths: Sequence[str] | None, *, store: Path | None = None) -> Iterator[str | Investigation]:
     """Take pictures in: texts that say how far it is, and what the visitor works on, last."""
     return Investigation(ui.run_folder() / "collection", store=store).collect(paths, most=FILES)
 
@@ -422,12 +403,9 @@ def collected(paths: Sequence[str], *, store: Path | None = None) -> Iterator[st
 def new_collection(work: Investigation, text: str, box: list[int] | None = None) -> ui.Update:
     """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
-    canvas = opened(ui.read(str(work.picture(work.open))).pil(), box)
+    canvas = opened(work.opened(work.open).pil(), box)
     empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
-    usual = (
-        gr.update(value=THRESHOLD, info=MEASURED),
-        gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST),
-    )
+    usual = gr.update(value=THRESHOLD, info=MEASURED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
     return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, text
 
 
@@ -455,10 +433,7 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
     model = miner()
     found = Collection.open_or_create(work.store or work.folder / "features", model)
     if set(found.names) != set(work.files):
-        with (
-            _describing,
-            closing(calm(found.stream_add(work.pictures, model))) as steps,
-        ):  # closed before it is unlocked
+        with _describing, closing(calm(found.stream_add(work.pictures, model))) as steps:  # closed, then unlocked
             for step in steps:
                 if isinstance(step, Progress):
                     yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
@@ -496,13 +471,19 @@ def compare(work: Investigation) -> Iterator[str]:
     features = yield from described(work)
     if len(work.files) > ALL_PAIRS:
         yield "Making a shortlist of pairs…"
-    index, alike = ExactIndex(features.layout.dims), 0
-    for step in calm(miner().stream_pairs(features, index=index, keep=SHORTLIST, exhaustive=ALL_PAIRS + 1)):
-        if isinstance(step, Progress):
-            alike += step.pair is not None
-            yield f"Comparing {step.total} pairs of pictures: {alike} show something in common so far…"
-        else:
-            work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
+    index = ExactIndex(features.layout.dims)
+    steps = miner().stream_pairs(features, index=index, keep=SHORTLIST, exhaustive=ALL_PAIRS + 1)
+
+    def counted() -> Iterator[str]:  # before `calm` leaves most steps out
+        alike = 0
+        for step in steps:
+            if isinstance(step, Progress):
+                alike += step.pair is not None
+                yield f"Comparing pair {step.done} of {step.total}: {alike} show something in common so far…"
+            else:
+                work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
+
+    yield from calm(counted())
 
 
 # --- what is shown of it
@@ -519,7 +500,7 @@ def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]]
     frame = fitted((found.box[2] - found.box[0], found.box[3] - found.box[1]), TILE)
     shown = []
     for hit in work.shown:
-        picture, _ = counterpart(ui.read(str(work.picture(hit.image))), hit, frame)
+        picture, _ = counterpart(work.opened(hit.image), hit, frame)
         mark = MARKS[findings.verdict_on(found.query, hit.image, found.box)] if findings.is_best(hit) else ""
         shown.append((picture, f"{mark}{hit.score:.2f}{' ⇆' if hit.view == 'mirror' else ''}  {hit.image}"))
     more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
@@ -533,10 +514,7 @@ def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str,
     from artmodels.detections.drawing import in_a_row
     from artmodels.methods.artminer.evidence.proof import cluster_rows, link_rows
 
-    def small(name: str) -> Image.Image:
-        with Image.open(work.thumbnail(name)) as picture:
-            return picture.convert("RGB")
-
+    small = work.opened_small
     groups, further = work.findings.groups(threshold)
     rows = rows_of_groups(cluster_rows(groups, small), link_rows(further, small))
     shown = []
@@ -560,7 +538,7 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
     from artmodels.methods.artminer.evidence.proof import facts, proof
 
     work.judging = Claim(first, hit, box)
-    query, image = (ui.read(str(work.picture(name))) for name in (first, hit.image))
+    query, image = map(work.opened, (first, hit.image))
     made, model = proof(query, box, image, hit, name=first), miner()
     settings = {name: getattr(model.config, name) for name in ("scales", "views", "iterations", "seed")}
     known = facts(hit, pair=box is None) | {
@@ -569,13 +547,9 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
         "Parameters": ", ".join(f"{key} {value}" for key, value in settings.items()),
     }
     what, where = ("The first picture,", "The second,") if box is None else ("The detail, in", "Found in")
-    return comparison(
-        (f"{what} {first}", made.detail),
-        (f"{where} {hit.image}, {made.how}", made.found),
-        made.wholes,
-        known,
-        note=" Yellow: the cells that correspond." if made.cells else "",
-    )
+    looked_for, place = (f"{what} {first}", made.detail), (f"{where} {hit.image}, {made.how}", made.found)
+    note = " Yellow: the cells that correspond." if made.cells else ""
+    return comparison(looked_for, place, made.wholes, known, note=note)
 
 
 # --- verdicts and files
@@ -612,7 +586,5 @@ def packed(
     return archive, texts
 
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -86,7 +86,5 @@ with ui.blocks("Fast style") as demo:
             with gr.Column(scale=3, min_width=320):
                 ui.connect(fast_style_batch, [photos, style, strength, size], ui.batch_results(), CHECKS)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from artmodels import ui
 from artmodels.data.labelled import labelled_csv
@@ -48,15 +47,10 @@ INTRODUCTION = (
 
 @dataclass(eq=False)
 class MarkedPictures(VisitorPictures):
-    """One visitor's collection.
-
-    Attributes:
-        detectors: What was learnt, for each class.
-        learnt: What it was learnt from: for each class, whether a picture shows it.
-    """
+    """One visitor's collection, and what was learnt of each class."""
 
     detectors: "dict[str, Detector]" = field(default_factory=dict)
-    learnt: dict[str, marking.Answers] = field(default_factory=dict)
+    learnt: dict[str, marking.Answers] = field(default_factory=dict)  # whether the pictures learnt from show it
 
     def learnt_from(self, label: str) -> str:
         """Say what a class was learnt from."""
@@ -70,7 +64,7 @@ class MarkedPictures(VisitorPictures):
         return detect_together([self.detectors[label] for label in labels], threshold=threshold)
 
 
-def collection(paths: Sequence[str]) -> Iterator[Any]:
+def collection(paths: Sequence[str] | None) -> Iterator[Any]:
     """Take pictures, and those inside ZIP files: texts that say how far it is, and the work, last."""
     return MarkedPictures(ui.run_folder() / "collection").collect(paths, most=FILES, repeated=True)
 
@@ -100,8 +94,7 @@ def drawn(work: MarkedPictures, found: Sequence[Detections]) -> list[tuple[str, 
     """Draw the best boxes over small versions of the best pictures: name, file and score of each, the best first."""
     folder, tiles = ui.run_folder(), []
     for number, one in enumerate(sorted(found, key=lambda one: -one.scores.max())[:SHOWN]):
-        with Image.open(work.thumbnail(one.image)) as small:
-            picture = small.convert("RGB")
+        picture = work.opened_small(one.image)
         scale = picture.width / one.width, picture.height / one.height
         best = np.argsort(-one.scores, kind="stable")[:DRAWN]
         reduced = Detections(
@@ -154,8 +147,6 @@ def plain_name(label: str) -> str:
 
 def take(paths: list[str] | None) -> Iterator[ui.Update]:
     """Make a collection of uploaded files: state, wall, found, status."""
-    if not paths:
-        raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
     work = yield from reported(collection(paths), others=3)
     text = f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{work.left_out()}"
     yield work, marking.wall_update(work.files, work.small, "", {}), marking.found_update("", []), text
@@ -179,12 +170,7 @@ def label_of(work: MarkedPictures | None, sent: object) -> str:
 
 
 def marks_on(work: MarkedPictures | None, sent: object) -> tuple[MarkedPictures, marking.Marks]:
-    """Give the collection, and its marks, of which one class is looked at.
-
-    Raises:
-        ConfigError: No class is looked at, or the marks are none.
-        DatasetError: There is no collection, or the marks are of another.
-    """
+    """Give the collection, and its marks, if there is one and a class is looked at."""
     work = present(work)
     marks = marking.read_marks(sent, work.files)
     if not marks.label:
@@ -291,9 +277,7 @@ def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Upd
     Returns:
         The picture with boxes (PNG), its settings with the boxes in pixels, and the PNG file with both inside.
     """
-    yield from ui.show_pass(
-        lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo
-    )  # fmt: skip
+    yield from ui.show_pass(lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo)
 
 
 def a_table(path: str | None, _: object) -> str:
@@ -355,7 +339,5 @@ with ui.blocks("Find things in a collection") as demo:
                 checks = {"photo": ui.picture("the picture to search"), "model": ui.model_of("mimax")}
                 ui.connect(mimax_run, [photo, model, score], panel, checks)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -147,7 +147,5 @@ with ui.blocks("Neural style") as demo:
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
             ui.connect(neural_style_run, inputs, ui.results("Content"), CHECKS)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

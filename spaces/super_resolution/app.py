@@ -40,8 +40,7 @@ def enlarger(model: str) -> Callable[[str], ImageResult]:
 
     def enlarge(path: str) -> ImageResult:
         image = ui.read(path, background=None)  # composited, colours of little alpha would be coarse
-        fault = too_large(image, model)
-        if fault:
+        if fault := too_large(image, model):
             raise ImageTooLarge(fault)
         result: ImageResult = ui.MODELS(model)(image)
         return result
@@ -115,7 +114,5 @@ with ui.blocks("Super-resolution") as demo:
             with gr.Column(scale=3, min_width=320):
                 ui.connect(super_resolution_batch, [photos, model], ui.batch_results(), CHECKS)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -116,7 +116,5 @@ with ui.blocks("Texture network") as demo:
                 count = ui.number("Count", 4, f"1 to {MOST} samples: the first has the seed given.")
                 ui.connect(texture_network_batch, [*inputs, count], ui.batch_results(), CHECKS)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

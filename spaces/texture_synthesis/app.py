@@ -80,7 +80,5 @@ with ui.blocks("Texture synthesis") as demo:
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
             ui.connect(texture_synthesis_run, inputs, ui.results("Exemplar"), CHECKS)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from artmodels.descent.optimise import FAILURES, Deadline, Descent, levels, minimise
+from artmodels.descent.optimise import FAILURES, Deadline, DescentConfig, levels, minimise
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
 
 OPTIMISERS = {
-    "momentum": Descent(optimiser="momentum", rate=1.0, rate_end=1.0, momentum=0.5),
-    "adam": Descent(optimiser="adam", rate=0.1, rate_end=0.01, momentum=0.9),
-    "lbfgs": Descent(optimiser="lbfgs", rate=0.1, rate_end=1.0),
+    "momentum": DescentConfig(optimiser="momentum", rate=1.0, rate_end=1.0, momentum=0.5),
+    "adam": DescentConfig(optimiser="adam", rate=0.1, rate_end=0.01, momentum=0.9),
+    "lbfgs": DescentConfig(optimiser="lbfgs", rate=0.1, rate_end=1.0),
 }
 
 
@@ -94,15 +94,15 @@ def test_the_start_is_left_alone() -> None:
 def test_the_rate_falls_geometrically() -> None:
     objective = Quadratic(image(), stiffness=0.0)
     objective.value_and_grad = lambda x: (0.0, torch.ones_like(x))
-    optimiser = Descent(optimiser="momentum", rate=0.1, rate_end=0.01, momentum=0.0)
+    optimiser = DescentConfig(optimiser="momentum", rate=0.1, rate_end=0.01, momentum=0.0)
     xs = [image(0.0), *(x for _, x in run(objective, image(0.0), settings=optimiser, steps=3))]
     moves = [float((a - b).mean()) for a, b in itertools.pairwise(xs)]
     assert moves == pytest.approx([0.1, 0.01, 0.001], rel=1e-4)
 
 
 def test_the_average_weighs_the_past_and_is_not_drawn_to_zero() -> None:
-    plain = Descent(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0)
-    averaged = Descent(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0, average=0.9)
+    plain = DescentConfig(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0)
+    averaged = DescentConfig(optimiser="momentum", rate=0.3, rate_end=1.0, momentum=0.0, average=0.9)
     xs = [x for _, x in run(Quadratic(image()), image(0.9), settings=plain, steps=5)]
     shown = [x for _, x in run(Quadratic(image()), image(0.9), settings=averaged, steps=5)]
     for count in range(1, 6):
@@ -132,7 +132,7 @@ def test_lbfgs_shows_the_best_point_it_has_seen_with_its_loss() -> None:
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_each_round_draws_once_and_rounds_continue_over_levels(name: str) -> None:
-    optimiser = Descent(optimiser=name, rate=0.1, rate_end=1.0, momentum=0.9, refresh_every=3)
+    optimiser = DescentConfig(optimiser=name, rate=0.1, rate_end=1.0, momentum=0.9, refresh_every=3)
     objective = Quadratic(image(), random=True)
     run(objective, image(0.0), settings=optimiser, steps=8, first_round=100)
     assert objective.rounds == [100, 103, 106]
@@ -140,7 +140,7 @@ def test_each_round_draws_once_and_rounds_continue_over_levels(name: str) -> Non
 
 def test_lbfgs_forgets_the_best_of_another_draw() -> None:
     objective = Quadratic(image(), random=True)
-    optimiser = Descent(optimiser="lbfgs", rate=0.1, rate_end=1.0, refresh_every=5)
+    optimiser = DescentConfig(optimiser="lbfgs", rate=0.1, rate_end=1.0, refresh_every=5)
     trace = run(objective, image(0.0), settings=optimiser, steps=10, first_round=0)
     assert torch.allclose(trace[4][1], image(), atol=1e-4)
     assert torch.allclose(trace[9][1], image() + 0.01, atol=1e-4)
@@ -149,7 +149,7 @@ def test_lbfgs_forgets_the_best_of_another_draw() -> None:
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_a_step_over_the_edge_is_undone_and_shortened(name: str) -> None:
     # The minimum is safe, but a first step of twice the natural length lands beyond the edge.
-    optimiser = Descent(optimiser=name, rate=2.0 if name == "momentum" else 0.6, rate_end=0.1, momentum=0.0)
+    optimiser = DescentConfig(optimiser=name, rate=2.0 if name == "momentum" else 0.6, rate_end=0.1, momentum=0.0)
     objective = Cliff(image(0.4))
     trace = run(objective, image(0.0), settings=optimiser, steps=60)
     assert any(float(x.max()) > 0.5 for x in objective.points)
@@ -159,7 +159,9 @@ def test_a_step_over_the_edge_is_undone_and_shortened(name: str) -> None:
 
 
 def test_lbfgs_backs_off_the_edge() -> None:
-    trace = run(Cliff(image(0.4)), image(0.0), settings=Descent(optimiser="lbfgs", rate=3.0, rate_end=1.0), steps=30)
+    trace = run(
+        Cliff(image(0.4)), image(0.0), settings=DescentConfig(optimiser="lbfgs", rate=3.0, rate_end=1.0), steps=30
+    )
     assert torch.allclose(trace[-1][1], image(0.4), atol=0.02)
 
 
@@ -195,7 +197,7 @@ def test_closing_the_descent_stops_it_at_once() -> None:
 )
 def test_wrong_settings_are_refused(setting: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Descent(**setting)
+        DescentConfig(**setting)
 
 
 def test_levels_of_the_paper() -> None:

@@ -3,6 +3,7 @@
 import csv
 import gc
 import io
+import itertools
 import json
 import re
 import threading
@@ -23,8 +24,11 @@ from support import ROOT, load_script
 import artmodels
 from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.methods.artminer import ArtMiner
 from artmodels.methods.artminer.evidence.findings import Claim
 from artmodels.methods.artminer.evidence.verdicts import Verdict
+from artmodels.methods.artminer.pipeline import PairProgress
+from artmodels.ui import running
 from artmodels.ui.events import answered
 from artmodels.ui.server.modelcache import ModelCache
 
@@ -354,9 +358,22 @@ def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, mo
     monkeypatch.setattr(app, "SHORTLIST", 2)
     steps = app.compare(work)
     assert next(steps) == "Making a shortlist of pairs…"
-    said = re.fullmatch(r"Comparing (\d+) pairs of pictures: [01] show something in common so far…", next(steps))
+    said = re.fullmatch(r"Comparing pair 1 of (\d+): [01] show something in common so far…", next(steps))
     steps.close()
     assert 0 < int(said[1]) < 40, "of 66 pairs"
+
+
+def test_pairs_are_counted_that_are_too_quick_to_be_shown(app: ModuleType, work, monkeypatch) -> None:
+    seconds = itertools.count(0, 0.1)
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    pair = SimpleNamespace(match=SimpleNamespace(score=0.5))
+    stream = [*(PairProgress(done, 20, "a and b", pair) for done in range(1, 21)), [pair] * 20]
+    monkeypatch.setattr(ArtMiner, "stream_pairs", lambda *_, **__: iter(stream))
+    said = [re.fullmatch(r"Comparing pair (\d+) of 20: (\d+) show.*", step) for step in app.compare(work)]
+    shown = [match.groups() for match in said if match]
+    assert len(shown) > 2
+    assert all(done == alike for done, alike in shown)
+    assert len(work.findings.pairs) == 20
 
 
 # --- stopping, and what cannot be done

@@ -414,7 +414,7 @@ def test_a_program_that_cancels_ends_the_work(app: ModuleType, tmp_path: Path, m
     """The picture that is being read is the last one, on every endpoint that takes archives."""
     packed = pack(tmp_path / "a.zip", {f"{number}.png": pixels(size=(40, 40 + number)) for number in range(9)})
     (tmp_path / "labels.csv").write_text("file,ship\n0.png,1\n1.png,0\n", encoding="utf-8")
-    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
         client = Client(url, verbose=False, download_files=False, analytics_enabled=False)
         for name, values in ENDPOINTS[app.name].items():
             with held(monkeypatch) as (begun, go, started):

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Interval, Predicate
+from annotated_types import Interval
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -40,26 +40,18 @@ VOTE = 2**40  # a vote is counted in these parts, so that sums are exact and equ
 drawn = lru_cache(maxsize=256)(draw)  # many pairs have as many candidates
 
 
-def whole(value: float) -> bool:
-    """For `Predicate`: whether a number is an int, which True is not."""
-    return type(value) is int
-
-
-Whole = Annotated[int, Predicate(whole)]
-
-
 @dataclass(frozen=True, kw_only=True)
 class DiscoveryConfig(Settings):
     """Settings of the discovery score. Gates and refits are not published."""
 
-    margin: Annotated[Whole, Interval(ge=0, le=100), "Cells at each side of the reference that are context only."] = 3
+    margin: Annotated[int, Interval(ge=0, le=100), "Cells at each side of the reference that are context only."] = 3
     tolerance: Annotated[
         float,
         Interval(gt=0, le=16),
         "Distance below which a match agrees with a transform, in cells of the reference: 2 for whole pictures, 1 for "
         "regions. Also the radius of the votes for translations.",
     ] = 2.0
-    iterations: Annotated[Whole, Interval(ge=1, le=MOST_HYPOTHESES), "Hypotheses at most."] = 1000
+    iterations: Annotated[int, Interval(ge=1, le=MOST_HYPOTHESES), "Hypotheses at most."] = 1000
     model: Annotated[Model, "Kind of transform; scaling has a scale and a translation for each axis."] = "affine"
     saliency: Annotated[bool, "Whether reference cells that are like their neighbours weigh less."] = True
     isotropic: Annotated[
@@ -68,14 +60,14 @@ class DiscoveryConfig(Settings):
         "width and height, and the tolerance is a share of the reference's longer side with its margin.",
     ] = True
     gates: Annotated[bool, "Whether transforms are refused that no copyist would make: `consensus.plausible`."] = True
-    least_component: Annotated[Whole, Interval(ge=1, le=10_000), "Cells of a patch, in each of both pictures."] = 3
+    least_component: Annotated[int, Interval(ge=1, le=10_000), "Cells of a patch, in each of both pictures."] = 3
     refits: Annotated[
-        Whole,
+        int,
         Interval(ge=0, le=100),
         "How often the best transform is fitted again to the matches that agree with it, see `consensus.refitted`; a "
         "fit that is refused or scores less is dropped.",
     ] = 0
-    seed: Annotated[Whole, Interval(ge=0, lt=2**63), "Of the samples."] = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**63), "Of the samples."] = 0
 
 
 PUBLISHED = DiscoveryConfig(isotropic=False, gates=False)

@@ -20,7 +20,7 @@ from artmodels.correspondence.views import VIEWS, check_views, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import in_a_row
 from artmodels.errors import ConfigError
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import Width
 from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.results import ImageResult
@@ -50,9 +50,7 @@ class ArtMinerConfig(Settings):
     backbone: Annotated[str, "A name that `artmodels.features` knows."] = "art-resnet"
     tap: Annotated[str, "Of the backbone, at a stride of 16 in the paper."] = "layer3"
     dims: Annotated[
-        int | None,
-        Interval(ge=1, le=WIDEST),
-        "D, numbers of a cell after a projection that the checkpoint holds; None keeps all that the tap has.",
+        Width | None, "D, numbers of a cell after a projection that the checkpoint holds; None keeps all of the tap."
     ] = None
     tuned: Annotated[
         bool, "Whether the checkpoint holds the backbone's weights; otherwise they are those of its name."

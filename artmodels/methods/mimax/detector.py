@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -435,12 +436,9 @@ def _platt(classifier: MIMax, bags: Bags, truth: np.ndarray[Any, Any]) -> tuple[
     """Slope and offset of a logistic curve for each class (Platt 1999), from scores of bags that were held out."""
     folds = folds_of(torch.from_numpy(np.where(truth.T, 1, -1)), FOLDS, classifier.seed).numpy()  # [C, B]
     curves = []
-    for number, column in enumerate(truth.T):
-        scores = np.empty(len(bags))
-        for fold in range(FOLDS):
-            out = folds[number] == fold
-            model = clone(classifier).fit(bags[~out], column[~out])
-            scores[out] = model.decision_function(bags[out])
+    for fold, column in zip(folds, truth.T, strict=True):
+        parts = PredefinedSplit(fold)
+        scores = cross_val_predict(classifier, bags, column, cv=parts, method="decision_function")
         curve = LogisticRegression(C=1e6).fit(scores[:, None], column)
         curves.append((float(curve.coef_[0, 0]), float(curve.intercept_[0])))
     return tuple(curves)

@@ -1,7 +1,7 @@
 """Labels of bags in, decisions about bags out, the same for every estimator."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from artmodels.data.bags import Bags, BagsError
 from artmodels.runtime.devices import generator
 from artmodels.settings import Settings, config_from
 
-__all__ = ["BagClassifier", "folds_of", "read_labels"]
+__all__ = ["BagClassifier", "Baseline", "folds_of", "read_labels"]
 
 
 def read_labels(y: object, count: int) -> tuple[Tensor, np.ndarray | None]:
@@ -74,7 +74,7 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 
 class BagClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What a fitted estimator says about bags. A subclass is a dataclass of its settings, and scores instances."""
+    """What a fitted estimator says about bags. A subclass is a dataclass of its settings and scores instances."""
 
     classes_: np.ndarray
     n_features_in_: int
@@ -84,11 +84,6 @@ class BagClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return {
             name: value.item() if isinstance(value, np.generic) else value for name, value in self.get_params().items()
         }
-
-    def _check(self) -> None:
-        """Raise ConfigError unless each setting is of the type and in the range that its annotation says."""
-        copy: Any = config_from(type(self), self._settings())
-        Settings.__post_init__(copy)
 
     def _set_classes(self, classes: np.ndarray | None, columns: int, features: int) -> None:
         self.classes_ = np.arange(columns) if classes is None else classes
@@ -133,3 +128,32 @@ class BagClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
+
+
+class Baseline(BagClassifier):
+    """What MI-max is compared with. A subclass learns; its settings say in their annotations what they may be."""
+
+    def _check(self) -> None:
+        """Raise ConfigError unless each setting is of the type and in the range that its annotation says."""
+        copy: Any = config_from(type(self), self._settings())
+        Settings.__post_init__(copy)
+
+    def fit(self, bags: object, y: object) -> Self:
+        """Train on bags, see `Bags.of`, and labels: [B] of two kinds, or [B, C] of 0 and 1, one column a class.
+
+        Of two kinds the later in order is positive.
+
+        Raises:
+            ConfigError: A setting is out of range, or the training diverged.
+            DatasetError: Nothing can be learnt from the bags or the labels.
+        """
+        self._check()
+        bags = Bags.of(bags)
+        labels, classes = read_labels(y, len(bags))
+        self._learn(bags, labels)
+        self._set_classes(classes, len(labels), bags.features)
+        return self
+
+    @abstractmethod
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
+        """Train on labels [C, B] of +1 and -1, with settings that are in range."""

@@ -23,19 +23,7 @@ from artmodels.errors import ConfigError
 from artmodels.methods.mimax.labels import folds_of
 from artmodels.runtime.devices import generator
 
-__all__ = [
-    "GRID",
-    "Descent",
-    "Evaluation",
-    "MIMaxObjective",
-    "Scaling",
-    "ScoringHead",
-    "Search",
-    "balanced",
-    "descend",
-    "initial",
-    "score",
-]
+__all__ = ["Descent", "MIMaxObjective", "Scaling", "ScoringHead", "Search", "balanced", "descend", "initial", "score"]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
@@ -337,9 +325,9 @@ class Search:
     def __init__(self, signs: Tensor, starts: int, *, folds: int, seed: int) -> None:
         """Lay the problems out: for signs [B, C] of 1 and -1, and `folds` that hold out their shares of the bags."""
         self.shape = (folds, len(GRID), signs.shape[1], starts)
-        away = folds_of(signs.T, folds, seed).T[:, None] == torch.arange(folds)[:, None]  # [B, F, C]
-        self.labels = self._spread(torch.where(away, 0, signs[:, None]))
-        self.held_out = self._spread(torch.where(away, signs[:, None], 0))
+        out = folds_of(signs.T, folds, seed).T[:, None] == torch.arange(folds)[:, None]  # [B, F, C]
+        self.labels = self._spread(torch.where(out, 0, signs[:, None]))
+        self.held_out = self._spread(torch.where(out, signs[:, None], 0))
         self.strength = torch.tensor(GRID)[None, :, None, None].expand(self.shape).reshape(-1)
 
     def _spread(self, labels: Tensor) -> Tensor:
@@ -365,12 +353,7 @@ class Search:
 
 
 def score(
-    bags: Bags,
-    weights: Tensor,
-    bias: Tensor,
-    *,
-    epsilon: float | None = None,
-    memory: int | None = None,
+    bags: Bags, weights: Tensor, bias: Tensor, *, epsilon: float | None = None, memory: int | None = None
 ) -> Tensor:
     """Scores [T, C] float32 on the CPU: (s + epsilon) max_j (w_j . x + b_j), eq. 3 before tanh.
 

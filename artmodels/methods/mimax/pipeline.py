@@ -1,7 +1,7 @@
 """MI-max as a scikit-learn estimator: bags and labels in, classifiers of instances and of bags out."""
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, asdict, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -214,48 +214,45 @@ class MIMax(BagClassifier, hub.Pretrained[MIMaxConfig]):
     # --- Training
 
     def fit(self, bags: object, y: object) -> Self:
-        """Train on bags and labels.
-
-        Of labels of two kinds the later in order is positive.
+        """Train on bags and labels; of two kinds of labels the later in order is positive.
 
         Raises:
-            ConfigError: A setting is out of range.
+            ConfigError: A setting is out of range, or the descent diverged.
             BagsError: The bags cannot be used, or a class has no positive or no negative bag; a DatasetError.
             DeviceError: The device is not there.
         """
         return result_of(self.stream_fit(bags, y))
 
     def stream_fit(self, bags: object, y: object) -> Iterator[MIMaxStep | Self]:
-        """Do what `fit` does, step by step; closed before its end, it leaves the estimator as it was.
+        """Do what `fit` does, step by step: yield where it is, and the estimator last.
 
-        Yields:
-            Where it is, after each step; and the estimator, last.
+        Closed before its end, it leaves the estimator as it was.
         """
         settings = self._checked()
         if self.memory is not None and self.memory < 1:
             raise ConfigError(f"memory={self.memory} must be a number of bytes above 0, or None for 1 GiB")
         device = runtime.pick_device(self.device)
-        held = Bags.of(bags)
-        labels, classes = read_labels(y, len(held))
+        bags = Bags.of(bags)
+        labels, classes = read_labels(y, len(bags))
         signs = labels.T.contiguous()  # [B, C]
-        uses = settings.objectness if settings.objectness is not None else held.objectness is not None
-        scaling = Scaling.of(held, standardize=settings.standardize, memory=self.memory)
-        held = _resident(held, device)
+        uses = settings.objectness if settings.objectness is not None else bags.objectness is not None
+        scaling = Scaling.of(bags, standardize=settings.standardize, memory=self.memory)
+        bags = _resident(bags, device)
         outputs, starts, planes = signs.shape[1], settings.starts, settings.planes
         deviation = 1.0 if settings.init == "reference" else FIRST / scaling.norm
-        vectors, bias = initial(outputs * starts, planes, held.features, deviation=deviation, seed=settings.seed)
+        vectors, bias = initial(outputs * starts, planes, bags.features, deviation=deviation, seed=settings.seed)
         vectors, bias = vectors.to(device), bias.to(device)
-        plan = settings.descent(held.instances.numel() * outputs * starts * planes)
+        plan = settings.descent(bags.instances.numel() * outputs * starts * planes)
         objective = partial(
             MIMaxObjective,
-            held,
+            bags,
             scaling=scaling,
             epsilon=settings.epsilon if uses else None,
             loss=settings.loss,
             device=device,
             memory=self.memory,
         )
-        total, done = plan.steps(len(held)), 0
+        total, done = plan.steps(len(bags)), 0
         if settings.C == "cv":
             total *= 2
             search = Search(signs, starts, folds=settings.folds, seed=settings.seed)
@@ -308,10 +305,10 @@ class MIMax(BagClassifier, hub.Pretrained[MIMaxConfig]):
         ).eval()
 
     def _read(self, bags: object) -> Bags:
-        held = super()._read(bags)
-        if self._uses_objectness and held.objectness is None:
+        bags = super()._read(bags)
+        if self._uses_objectness and bags.objectness is None:
             raise BagsError("MIMax was fitted with objectness, which these bags lack: give it to Bags.of")
-        return held
+        return bags
 
     def _scores(self, bags: Bags) -> Tensor:
         device = runtime.pick_device(self.device)
@@ -327,14 +324,12 @@ class MIMax(BagClassifier, hub.Pretrained[MIMaxConfig]):
     def config(self) -> MIMaxConfig:  # type: ignore[override]  # fitting changes it
         """Settings and what it was fitted to, as `save_pretrained` writes them."""
         check_is_fitted(self)
-        return MIMaxConfig(
-            **asdict(self._checked())
-            | {
-                "classes": tuple(self.classes_.tolist()),
-                "multilabel": not self._binary,
-                "n_features": self.n_features_in_,
-                "uses_objectness": self._uses_objectness,
-            }
+        return replace(
+            self._checked(),
+            classes=tuple(self.classes_.tolist()),
+            multilabel=not self._binary,
+            n_features=self.n_features_in_,
+            uses_objectness=self._uses_objectness,
         )
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from artmodels.data import folders
 from artmodels.data.bags import Bags
-from artmodels.data.labelled import Box, Item, LabelledSet, labelled_csv
+from artmodels.data.labelled import Box, LabelledSet, labelled_csv
 from artmodels.errors import DatasetError
 from artmodels.files import read_json
 from artmodels.methods.mimax.detector import Detector
@@ -133,10 +133,8 @@ def _part(whole: LabelledSet, paths: list[Path]) -> LabelledSet:
 def _boxed(whole: LabelledSet, file: Path) -> LabelledSet:
     """The same images with their boxes."""
     known = read_json(file)
-
-    def boxes(item: Item) -> tuple[Box, ...]:
-        return tuple(Box(label=label, xyxy=tuple(corners)) for label, corners in known[item.path.name].items())
-
-    return dataclasses.replace(
-        whole, items=tuple(dataclasses.replace(item, boxes=boxes(item), boxed=True) for item in whole.items)
-    )
+    items = []
+    for item in whole.items:
+        boxes = tuple(Box(label=label, xyxy=tuple(corners)) for label, corners in known[item.path.name].items())
+        items.append(dataclasses.replace(item, boxes=boxes, boxed=True))
+    return dataclasses.replace(whole, items=tuple(items))

@@ -16,14 +16,7 @@ from artmodels.descent import sliced
 from artmodels.descent.algebra import Bound, Context, Features, FeatureTerm, Moments, Term
 from artmodels.images.colour import linearly_matched
 
-__all__ = [
-    "CONTENT_TERMS",
-    "Content",
-    "Pixels",
-    "histogram_matched",
-    "palette_matched",
-    "shares",
-]
+__all__ = ["CONTENT_TERMS", "Content", "Pixels", "histogram_matched", "palette_matched", "shares"]
 
 EPSILON = 1e-12
 
@@ -47,9 +40,7 @@ class Content(FeatureTerm):
             scales = {tap: 1 / (len(kept) * _spread(maps)) for tap, maps in kept.items()}
 
         def loss(x: Tensor, features: Features, moments: Mapping[str, Moments]) -> Tensor:
-            return torch.stack(
-                [scale * (features[tap] - kept[tap]).square().sum() for tap, scale in scales.items()]
-            ).sum()
+            return torch.stack([scales[tap] * (features[tap] - kept[tap]).square().sum() for tap in kept]).sum()
 
         return loss
 

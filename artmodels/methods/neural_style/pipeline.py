@@ -12,11 +12,10 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.descent import algebra
-from artmodels.descent.algebra import Loss, shrunk
-from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, run_to_the_end
-from artmodels.descent.multiscale import SMALLEST, CoarseToFine, Level, checked_size, coloured_noise, scaled
+from artmodels.descent.algebra import Taps, shrunk
+from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, checked_size, run_to_the_end
 from artmodels.descent.objective import MatchingObjective, Target
-from artmodels.descent.optimise import Deadline, Step, levels
+from artmodels.descent.optimise import SMALLEST, CoarseToFine, Deadline, Level, Step, coloured_noise, levels, scaled
 from artmodels.descent.terms import TERMS, TotalVariation
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.colour import linearly_matched, luminance, with_chroma
@@ -27,13 +26,8 @@ from artmodels.settings import Positive, Weight
 
 __all__ = ["NeuralStyle", "StyleConfig"]
 
-Colour = Literal["none", "luminance", "transfer", "histogram"]
-Start = Literal["content", "noise"]
-
-USUAL = {"cpu": 1024}  # px, longer side of the result when no size is asked for
-USUAL_ELSEWHERE = 2048
 MATCHES = {"transfer": linearly_matched, "histogram": histogram_matched}
-CONTENT_LAYERS = ("relu4_2", "layer3")  # Gatys et al. 2016; the ResNet layer of the same stride
+CONTENT_LAYERS = (("relu4_2",), ("layer3",))  # Gatys et al. 2016; the ResNet layer of the same stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +44,14 @@ class StyleConfig(MatchingConfig):
     content_weight: Annotated[Weight, "Weight of the content: more keeps the subject, less lets the style in."] = 0.4
     tv_weight: Annotated[Weight, "Weight of total variation: more is smoother."] = 0.02
     colour: Annotated[
-        Colour,
+        Literal["none", "luminance", "transfer", "histogram"],
         "Whose colours: none (the style's), luminance (the content's, exactly), transfer or histogram (a style "
         "recoloured like the content first).",
     ] = "none"
     palette: Annotated[bool, "Compare with the content in the style's colours, which frees colour from content."] = True
-    init: Annotated[Start, "Start from the content or from noise."] = "content"
+    init: Annotated[Literal["content", "noise"], "Start from the content or from noise."] = "content"
     style_scale: Annotated[Positive, "Size of the style's strokes: 1 fits the style to the result's longer side."] = 1.0
-    content_layers: Annotated[tuple[str, ...] | None, "Taps for content terms that name none."] = None
+    content_layers: Annotated[Taps, "Taps for content terms that name none."] = None
     steps: Steps = 10
     first_level: Annotated[Positive, "Times as many steps at the coarsest level, where they cost least."] = 1.0
     coarsest: Annotated[
@@ -148,6 +142,7 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
         halvings = min(halvings, math.floor(math.log2(min(size) / SMALLEST)))
         plan = levels(*size, halvings, config.per_octave)
         loss, content_loss = algebra.parse(config.loss, TERMS), algebra.parse(config.content_loss, CONTENT_TERMS)
+        layers, content_layers = self._layers(config.layers), self._layers(config.content_layers, CONTENT_LAYERS)
 
         def level(number: int, image: Tensor) -> Level:
             level_size = plan[number]
@@ -162,16 +157,12 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
                     weight = config.style_weight * float(share.mean())
                     goals.append(Target(loss=loss, exemplar=exemplar, weight=weight))
             level_form = resized(form, level_size)
-            weighted: list[tuple[float, Loss]] = [
-                (config.content_weight, content_loss),
-                (config.tv_weight, TotalVariation()),
-            ]
-            for weight, term in weighted:
-                goals.append(Target(loss=term, exemplar=level_form, weight=weight, layers=self._content_layers(config)))
+            for term, weight in ((content_loss, config.content_weight), (TotalVariation(), config.tv_weight)):
+                goals.append(Target(loss=term, exemplar=level_form, weight=weight, layers=content_layers))
             objective = MatchingObjective(
                 [goal for goal in goals if goal.weight],
                 extractor=self.extractor,
-                layers=self._layers(config),
+                layers=layers,
                 size=level_size,
                 seed=seed,
                 tile=None,
@@ -197,17 +188,10 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
 
     __call__ = run_to_the_end(stream)
 
-    def _content_layers(self, config: StyleConfig) -> tuple[str, ...]:
-        if config.content_layers is not None or self.extractor is None:
-            return config.content_layers or ()
-        known = tuple(tap for tap in CONTENT_LAYERS if tap in self.extractor.taps)
-        return known or self.extractor.taps
-
     def _size(self, content: Tensor, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
         height, width = content.shape[-2:]
         if size is None:
-            usual = USUAL.get(self.device.type, USUAL_ELSEWHERE)
-            scale = min(1.0, usual / max(height, width))
+            scale = min(1.0, (1024 if self.device.type == "cpu" else 2048) / max(height, width))
             size = scaled((height, width), scale)
             if scale < 1:
                 notes.append(
@@ -239,14 +223,11 @@ def _masks(masks: Sequence[images.Source | None] | None, count: int, content: Te
     """Masks [1, 1, H, W] in [0, 1] at the content's size."""
     height, width = content.shape[-2:]
     everywhere = torch.ones(1, 1, height, width)
-    if masks is None:
-        return [everywhere] * count
-    if len(masks) != count:
-        raise ConfigError(
-            f"{len(masks)} masks for {count} styles; give one for each, None for a style that goes everywhere"
-        )
+    given = [None] * count if masks is None else masks
+    if len(given) != count:
+        raise ConfigError(f"{len(given)} masks for {count} styles; give one for each, None where it goes everywhere")
     read = []
-    for number, mask in enumerate(masks, start=1):
+    for number, mask in enumerate(given, start=1):
         if mask is None:
             read.append(everywhere)
             continue
@@ -267,8 +248,8 @@ def _masks(masks: Sequence[images.Source | None] | None, count: int, content: Te
 def _bright(style: Tensor, source: Tensor) -> Tensor:
     """The luminance of a style, with the mean and deviation of the content's, in three equal channels."""
     grey, wanted = luminance(style), source[:, :1]
-    scaled = (grey - grey.mean()) * (wanted.std() / grey.std().clamp_min(1e-6)) + wanted.mean()
-    return scaled.clamp(0, 1).expand(1, 3, -1, -1)
+    matched = (grey - grey.mean()) * (wanted.std() / grey.std().clamp_min(1e-6)) + wanted.mean()
+    return matched.clamp(0, 1).expand(1, 3, -1, -1)
 
 
 def _bounds(source: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:

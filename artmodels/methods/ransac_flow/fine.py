@@ -7,11 +7,9 @@ pass at half the size and then one at the whole is what its authors do for KITTI
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-import numpy as np
 import torch
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,6 +109,6 @@ def _filled(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
     """
     known = (trust / max(matchable, 1e-6)).clamp(0, 1).numpy()
     values = displacement.numpy()
-    spread = partial(ndimage.gaussian_filter, sigma=SPREAD, mode="constant")
-    near = np.stack([spread(plane * known) for plane in values]) / (spread(known) + FADED)
+    near = gaussian_filter(values * known, (0, SPREAD, SPREAD), mode="constant")
+    near /= gaussian_filter(known, SPREAD, mode="constant") + FADED
     return torch.from_numpy(known * values + (1 - known) * near).float()

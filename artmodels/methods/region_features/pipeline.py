@@ -129,8 +129,7 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
             objectness 0, so that no bag is empty.
 
         Raises:
-            ImageError: The image cannot be read.
-            ImageTooLarge: It has more pixels than `images.LIMIT`.
+            ImageError: The image cannot be read, or has more pixels than `images.LIMIT`.
         """
         many = list_or_none(image)
         if many is None:

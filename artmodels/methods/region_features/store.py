@@ -8,13 +8,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from artmodels import images
+from artmodels.data.bags import Bags
 from artmodels.data.reading import Extraction, Read, listed, name_of, read_ahead
 from artmodels.data.store import Store, StoreKind
 from artmodels.errors import ConfigError, DatasetError
@@ -29,9 +30,6 @@ FEATURES, REGIONS = "features", "regions"
 PIXELS = 2**28  # of images that are held at a time: 0.8 GB
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-if TYPE_CHECKING:
-    from artmodels.data.bags import Bags
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +55,8 @@ class Extractor(Protocol):
 
 class FeatureStore:
     """The regions of a collection, memory-mapped. Made by `extract`, opened again by `open`.
+
+    A file that is not in it, or was skipped, has none: to ask for them is a DatasetError.
 
     Images are known by the sha256 of their bytes: a file that is there twice, or was renamed, is computed once. 300
     regions of 2048 numbers take 1.2 MB an image, and those of 384 numbers a fifth of that.
@@ -111,20 +111,15 @@ class FeatureStore:
         """The numbers [N] int64 of the images that files hold: `store.bags()[store.index_of(files)]` are their bags.
 
         Files are named as in `files`; those of the same content have the same number.
-
-        Raises:
-            DatasetError: One is not in the store, or was skipped.
         """
         return torch.tensor([self._store.image(name_of(name)).number for name in files], dtype=torch.int64)
 
-    def bags(self) -> "Bags":
+    def bags(self) -> Bags:
         """All images as bags, with objectness; the features stay in their file, and are read as they are needed.
 
         Raises:
             DatasetError: There is no image yet, or a value is not finite.
         """
-        from artmodels.data.bags import Bags  # whose package imports this one
-
         if not len(self):
             raise DatasetError(f"The store {self.folder} holds no image: extract a folder into it first.")
         sizes = torch.tensor([image.span(FEATURES)[1] for image in self._store.images])
@@ -135,7 +130,6 @@ class FeatureStore:
         """The regions of one image, by its number or the name of a file; features are rounded to float16.
 
         Raises:
-            DatasetError: See `index_of`.
             IndexError: There is no image of that number.
         """
         image = self._store.images[which] if isinstance(which, int) else self._store.image(name_of(which))
@@ -148,12 +142,7 @@ class FeatureStore:
 
     @classmethod
     def extract(
-        cls,
-        source: Files,
-        extractor: Extractor,
-        folder: str | os.PathLike[str],
-        *,
-        progress: bool = False,
+        cls, source: Files, extractor: Extractor, folder: str | os.PathLike[str], *, progress: bool = False
     ) -> "FeatureStore":
         """Extract the regions of a folder of images, or of files, into a store; what is in it already is not redone.
 
@@ -175,10 +164,7 @@ class FeatureStore:
 
     @classmethod
     def stream_extract(
-        cls,
-        source: Files,
-        extractor: Extractor,
-        folder: str | os.PathLike[str],
+        cls, source: Files, extractor: Extractor, folder: str | os.PathLike[str]
     ) -> "Iterator[Extraction | FeatureStore]":
         """Do what `extract` does, file by file: yield where it is after each file, and the store last.
 

@@ -31,18 +31,7 @@ from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Positive, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
-__all__ = [
-    "AnnotatedImages",
-    "ArtRegionsRecipe",
-    "ArtRegionsSettings",
-    "Composites",
-    "BoxedPicture",
-    "annotated_crop",
-    "cropped",
-    "outline",
-    "recall",
-    "targets",
-]
+__all__ = ["AnnotatedImages", "ArtRegionsRecipe", "ArtRegionsSettings", "recall"]
 
 ICONS, BOXES = "icons/valid", "icons/annotations/valid"
 THINGS = ("paintings", "photos")
@@ -188,10 +177,7 @@ class ArtRegionsSettings(Settings):
     crop: Annotated[int, Gt(0), MultipleOf(16), "Side of a scene in pixels."] = 384
     composites: Annotated[Share, "Share of the scenes that are composites."] = 0.5
     batch: Annotated[Count, "Scenes a step."] = 2
-    zoom: Annotated[tuple[Positive, Positive], "Least and greatest factor by which annotated images are enlarged."] = (
-        0.6,
-        1.5,
-    )
+    zoom: Annotated[tuple[Positive, Positive], "Least and greatest enlargement of annotated images."] = (0.6, 1.5)
     unlabelled: Annotated[
         Weight, "Weight of the anchors of composites that show no piece: the ground may show objects, too."
     ] = 0.3

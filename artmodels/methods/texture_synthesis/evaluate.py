@@ -10,9 +10,8 @@ ranges of two tables compare, not their digits.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -25,24 +24,23 @@ from artmodels.errors import ArtModelsError, ConfigError, DatasetError, ImageErr
 from artmodels.files import read_object, write_whole
 from artmodels.methods.texture_synthesis import metrics
 from artmodels.progress import Progress, result_of
+from artmodels.settings import config_from
 
 __all__ = ["PUBLISHED", "TextureScores", "evaluate", "evaluate_folder", "main", "stream_evaluate_folder", "table"]
 
-PUBLISHED: Mapping[str, float] = MappingProxyType(
-    {
-        "Gram": 0.752,
-        "Gram + MRInit": 0.755,
-        "Gram + spectrum": 0.763,
-        "Gram + spectrum + MRInit": 0.775,
-        "Autocorrelation": 0.788,
-        "Autocorrelation + MRInit": 0.779,
-        "Snelgrove": 0.746,
-        "DCor": 0.770,
-        "Ulyanov": 0.754,
-        "Efros-Leung": 0.246,
-        "Efros-Freeman": 0.085,
-    }
-)
+PUBLISHED = {
+    "Gram": 0.752,
+    "Gram + MRInit": 0.755,
+    "Gram + spectrum": 0.763,
+    "Gram + spectrum + MRInit": 0.775,
+    "Autocorrelation": 0.788,
+    "Autocorrelation + MRInit": 0.779,
+    "Snelgrove": 0.746,
+    "DCor": 0.770,
+    "Ulyanov": 0.754,
+    "Efros-Leung": 0.246,
+    "Efros-Freeman": 0.085,
+}
 """Published mean displacement score of each method over 20 references of 1024 x 1024 pixels."""
 
 Synthesise = Callable[[Tensor, int], Tensor]
@@ -69,10 +67,8 @@ def evaluate(synthesise: Synthesise, name: str, exemplar: Tensor, *, seed: int =
     """Synthesise a texture from an exemplar [1, 3, H, W] in [0, 1], and measure it.
 
     The patch search compares every patch with every other: at 256 x 256 pixels it takes some 20 seconds on a
-    CPU core, at 1024 x 1024 it wants a GPU, that is, an exemplar that lies on one.
-
-    Raises:
-        ImageError: The exemplar is too small, or the result is not finite.
+    CPU core, at 1024 x 1024 it wants a GPU, that is, an exemplar that lies on one. An exemplar that is too small, or a
+    result that is not finite, is an ImageError.
     """
     start = time.perf_counter()
     result = synthesise(exemplar, seed)
@@ -113,10 +109,7 @@ def table(rows: Sequence[TextureScores]) -> str:
     for row in rows:
         lines.append([row.name, f"{row.width}x{row.height}", *_numbers(asdict(row))])
     lines.append([f"mean of {len(rows)}", "", *_numbers(means)])
-    ours = {
-        "this run, y and x": means["displacement_score"],
-        "this run, y only": means["displacement_score_y"],
-    }
+    ours = {"this run, y and x": means["displacement_score"], "this run, y only": means["displacement_score_y"]}
     scores = _align([[label, f"{score:.3f}"] for label, score in {**ours, **PUBLISHED}.items()])
     return "\n".join(
         [
@@ -224,12 +217,10 @@ def _read(file: Path, settings: Mapping[str, str | int]) -> dict[str, TextureSco
         return {}
     try:
         content = read_object(file)
-        found, rows = content["settings"], [TextureScores(**row) for row in content["rows"]]
+        found, rows = content["settings"], [config_from(TextureScores, row) for row in content["rows"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        names = ", ".join(field.name for field in fields(TextureScores))
         raise DatasetError(
-            f"{file} is not a file of scores ({error}); move it away, or give another name. "
-            f"It should have settings and rows of {names}."
+            f"{file} is not a file of scores with settings and rows ({error}); move it away, or give another name."
         ) from error
     if found != settings:
         raise ConfigError(f"{file} has the scores of {found}, not of {dict(settings)}; give another file.")

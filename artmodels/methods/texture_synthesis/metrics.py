@@ -10,7 +10,6 @@ smooth decomposition, Moisan 2011; sliced Wasserstein, Rabin 2011, Heitz 2021.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pywt
@@ -18,12 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.descent.nearest import first_minimum
 from artmodels.descent.sliced import sorted_values
+from artmodels.descent.terms import first_minimum
 from artmodels.errors import ConfigError, ImageError
-
-if TYPE_CHECKING:
-    from artmodels.features.extractor import FeatureExtractor
+from artmodels.features.extractor import FeatureExtractor
 
 __all__ = [
     "displacement_score",
@@ -99,7 +96,7 @@ def wavelet_kl(result: Tensor, exemplar: Tensor, *, reverse: bool = False) -> fl
 
     The sum is in nats, >= 0; 0 for equal images. A side under 56 pixels is too small for three levels.
     """
-    result, exemplar = _checked(result, exemplar, minimum=7 * 2**_LEVELS, measure="wavelet_kl")
+    result, exemplar = _checked(result, exemplar, 7 * 2**_LEVELS, "wavelet_kl")
     laws = [_sub_band_laws(image) for image in (result, exemplar)]
     (beta1, alpha1), (beta2, alpha2) = reversed(laws) if reverse else laws
     return max(0.0, float(generalised_gaussian_kl(beta1, alpha1, beta2, alpha2).sum()))
@@ -126,7 +123,7 @@ def spectrum_error(result: Tensor, exemplar: Tensor, *, periodic: bool = False) 
     otherwise Moisan's periodic component, without the cross that borders draw. The error is >= 0; an exemplar fainter
     than one 8-bit grey level counts as of that contrast.
     """
-    result, exemplar = _checked(result, exemplar, minimum=2, measure="spectrum_error")
+    result, exemplar = _checked(result, exemplar, 2, "spectrum_error")
     height, width = (min(a, b) for a, b in zip(result.shape[-2:], exemplar.shape[-2:], strict=True))
     moduli = [_energy(image, height, width, periodic=periodic).sqrt() for image in (result, exemplar)]
     error, norm = torch.linalg.vector_norm(moduli[0] - moduli[1]), torch.linalg.vector_norm(moduli[1])
@@ -192,8 +189,7 @@ def sliced_wasserstein_distance(
     """
     if size < 1 or scales < 1:
         raise ConfigError(f"sliced_wasserstein_distance: size {size} and scales {scales} must be at least 1.")
-    minimum, measure = size * 2 ** (scales - 1), "sliced_wasserstein_distance"
-    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = _checked(result, exemplar, size * 2 ** (scales - 1), "sliced_wasserstein_distance")
     total = 0.0
     for scale, drawn in enumerate(_directions(3 * size**2, directions, seed, repeats=scales)):
         if scale:
@@ -207,7 +203,7 @@ def sliced_wasserstein_distance(
 def feature_sliced_wasserstein_distance(
     result: Tensor,
     exemplar: Tensor,
-    extractor: "FeatureExtractor",
+    extractor: FeatureExtractor,
     taps: Sequence[str],
     *,
     directions: int = 128,
@@ -223,8 +219,7 @@ def feature_sliced_wasserstein_distance(
     if not taps:
         raise ConfigError("feature_sliced_wasserstein_distance needs a tap at least: see extractor.taps.")
     minimum = max(extractor.minimum_size(tap) for tap in taps)
-    measure = "feature_sliced_wasserstein_distance"
-    result, exemplar = _checked(result, exemplar, minimum=minimum, measure=measure)
+    result, exemplar = _checked(result, exemplar, minimum, "feature_sliced_wasserstein_distance")
     with torch.no_grad():
         ours, theirs = extractor(result, taps), extractor(exemplar, taps)
     total = 0.0
@@ -269,14 +264,10 @@ def nearest_patches(result: Tensor, exemplar: Tensor, *, size: int = 5, chunk: i
     Returns:
         int64 [H - size + 1, W - size + 1, 2]: (y, x) of the top left corner of the nearest patch of the
         exemplar in the L2 norm; of equally near ones, the first in reading order.
-
-    Raises:
-        ImageError: An image is smaller than a patch, or the tensor is not an image.
-        ConfigError: `size` or `chunk` is not positive.
     """
     if size < 1 or chunk < 1:
         raise ConfigError(f"nearest_patches: size and chunk must be at least 1, not {size} and {chunk}.")
-    result, exemplar = _checked(result, exemplar, minimum=size, measure="nearest_patches")
+    result, exemplar = _checked(result, exemplar, size, "nearest_patches")
     # |b|^2 - 2ab of values within 128 stays a float32 integer up to this many terms.
     exact = torch.float32 if 9 * size**2 * 128**2 <= 2**24 else torch.float64
     queries, keys = ((image.clamp(0, 1) * 255).round().sub(128).to(exact) for image in (result, exemplar))
@@ -318,13 +309,9 @@ def displacement_score(matches: Tensor, *, distance: int = 1, reference_slip: bo
     the copied share, averaged over the two directions. A pure shift scores 0, whatever `distance`; unrelated
     positions score 1 - (2 distance + 1)^2 / (number of patches), near 1.
 
-    The matches [H, W, 2] are integer positions (y, x), from `nearest_patches`. `reference_slip` tests y only, as the
-    authors' released evaluation does by a slip. Published means were presumably computed that way; a map with constant
-    y and random x then scores 0 instead of near 1.
-
-    Raises:
-        ImageError: The map has fewer than 2 rows or columns, so it has no neighbours.
-        ConfigError: `distance` is negative.
+    The matches are integer positions (y, x), [H, W, 2] with H and W at least 2, from `nearest_patches`.
+    `reference_slip` tests y only, as the authors' released evaluation does by a slip. Published means were presumably
+    computed that way; a map with constant y and random x then scores 0 instead of near 1.
     """
     if matches.ndim != 3 or matches.shape[-1] != 2 or min(matches.shape[:2]) < 2:
         raise ImageError(
@@ -340,7 +327,7 @@ def displacement_score(matches: Tensor, *, distance: int = 1, reference_slip: bo
     return 1.0 - float(shares[0] + shares[1]) / 2
 
 
-def _checked(result: Tensor, exemplar: Tensor, *, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
+def _checked(result: Tensor, exemplar: Tensor, minimum: int, measure: str) -> tuple[Tensor, Tensor]:
     """Both images with the exemplar's type and device, without gradient.
 
     One that is no finite image [1, 3, H, W], or has a side under `minimum` pixels, is an ImageError that names the

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from artmodels import images
 from artmodels.descent import algebra
-from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, run_to_the_end
-from artmodels.descent.multiscale import SMALLEST, CoarseToFine, Level, checked_size, coloured_noise, scaled
+from artmodels.descent.method import FeatureMatching, MatchingConfig, Steps, checked_size, run_to_the_end
 from artmodels.descent.objective import TextureObjective
-from artmodels.descent.optimise import Deadline, Step, levels
+from artmodels.descent.optimise import SMALLEST, CoarseToFine, Deadline, Level, Step, coloured_noise, levels, scaled
 from artmodels.descent.terms import TERMS
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.resampling import resized
@@ -41,12 +40,10 @@ class TextureConfig(MatchingConfig):
     finish_steps: Annotated[Count, "How many those are."] = 40
     steps: Steps = 14
     halvings: Annotated[
-        int | None, Ge(0), "K of multi-resolution: K halvings, coarse to fine. None: from the size."
+        int | None, Ge(0), "How often the size is halved to start (the papers' K). None: from the size."
     ] = None
     exemplar_side: Annotated[
-        int | None,
-        Ge(SMALLEST),
-        "An exemplar with a longer side is reduced to it, and the result says so. None: never.",
+        int | None, Ge(SMALLEST), "A larger exemplar is reduced to this side, and the result says so. None: never."
     ] = 1024
     tileable: Annotated[bool, "Make the result repeat without a seam (patches always do)."] = False
     tile: Annotated[
@@ -117,7 +114,7 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
         size = self._size(target, size)
         loss = algebra.parse(config.loss, TERMS)
         finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
-        layers = self._layers(config)
+        layers = self._layers(config.layers)
         plan = self._plan(target, size, config, loss)
         torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
@@ -173,7 +170,7 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
             )
         step = 1
         if config.tileable and self.extractor is not None:
-            context = algebra.Context(size=size, layers=self._layers(config), circular=True)
+            context = algebra.Context(size=size, layers=self._layers(config.layers), circular=True)
             taps = {tap for _, _, term in loss.terms() for tap in term.taps(context)}
             step = max(map(self.extractor.stride, taps), default=1)
             if size[0] % step or size[1] % step:

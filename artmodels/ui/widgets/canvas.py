@@ -27,10 +27,9 @@ FOLLOW = """
 
 
 def box_canvas() -> tuple[Any, list[Any]]:
-    """Add the picture, and below it the numbers of its box; what is drawn is in the numbers, what is typed is shown.
+    """Add a picture, whose value `opened` makes, and the x, y, width and height of its box, in pixels of the picture.
 
-    Returns:
-        The picture, whose value `opened` makes; and four numbers: x, y, width and height in pixels of the picture.
+    What is drawn is in the numbers, and what is typed is drawn.
     """
     canvas = component("canvas", elem_classes="artminer-canvas")
     with gr.Row():
@@ -53,11 +52,7 @@ def opened(picture: Image.Image, box: list[int] | None = None) -> dict[str, Any]
 
 
 def corners(box: Sequence[float | None], size: tuple[int, int]) -> Box:
-    """Check the numbers of a box, and give left, top, right and bottom.
-
-    Args:
-        box: x, y, width and height in pixels, None where nothing was typed.
-        size: Width and height of the picture.
+    """Check x, y, width and height of a box on a picture of this width and height; give left, top, right and bottom.
 
     Raises:
         ConfigError: A number is missing, or the box is not at least `SMALLEST` pixels a side inside the picture.

@@ -16,21 +16,21 @@ __all__ = ["JUDGING_STYLE", "SCROLL", "comparison", "judging", "rows_of_groups"]
 # For the style sheet of the page. Nobody can judge what is not shown.
 JUDGING_STYLE = ".judging:not(:has(.sides)) .verdicts { display: none; }"
 
-# Runs in the browser when evidence has come.
-SCROLL = """() => {
+# For the browser, when evidence has come.
+_SHOW = """() => {
   const all = [...document.querySelectorAll('.evidence .sides')];
   all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
 }"""
+SCROLL: dict[str, Any] = {"fn": None, "js": _SHOW, "api_visibility": "private"}
+
+Row = tuple[str, Sequence[tuple[str, Image.Image]]]
+"""A heading or a sentence, and the names and pictures that it is about."""
 
 
 def judging(verdicts: Mapping[str, str]) -> tuple[Any, dict[str, Any], Any]:
-    """Add a place for `comparison`, buttons to judge it, which are there only with it, and a status line.
+    """Add a place for a `comparison`, a button for each verdict on it, with these words, and a status line.
 
-    Args:
-        verdicts: Words on the buttons by what they mean.
-
-    Returns:
-        The place, the buttons by what they mean, and the status line.
+    The buttons are there only with a comparison.
     """
     with gr.Column(elem_classes="judging"):
         place = html("comparison", name="evidence")
@@ -47,14 +47,9 @@ def comparison(
     *,
     note: str = "",
 ) -> str:
-    """Show two places beside each other and by turns, the whole pictures that they are from, and facts.
+    """Show two places, each a caption and a picture, of one size, beside each other and by turns.
 
-    Args:
-        first: Caption and picture of what was looked for.
-        second: Caption and picture of what was found, of the same size.
-        wholes: Name and picture, with the place marked on it.
-        facts: Names and values.
-        note: What is said below each whole picture, after its name.
+    Below them are the whole pictures, each with its name, its place marked on it, and the note; and the facts.
     """
     looked_for, found = data_url(first[1]), data_url(second[1])
     figures = "".join(
@@ -74,16 +69,8 @@ alt="By turns"></div><figcaption>Both by turns. <label><input type="checkbox" cl
 </div><div class="more">{figures}<dl>{listed}</dl></div>"""
 
 
-def rows_of_groups(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]],
-    further: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]],
-) -> str:
-    """Show groups of pictures as rows, and below them what only follows from others.
-
-    Args:
-        groups: For each its heading, and the names and pictures in it.
-        further: For each proposal a sentence, and the names and pictures that it is about.
-    """
+def rows_of_groups(groups: Sequence[Row], further: Sequence[Row]) -> str:
+    """Show groups of pictures under their headings, and below them, beside sentences, what only follows from others."""
     parts = []
     for heading, pictures in groups:
         tiles = "".join(_tile(name, picture, f"{name}, what is shared") for name, picture in pictures)

@@ -46,13 +46,12 @@ def _board(name: str, value: Any, **properties: Any) -> Any:
 
 def wall_update(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:
     """Give the wall new pictures and marks: the small version of the first is `0000.jpg` in the folder."""
+
+    def marked(answers: Answers, kind: bool) -> list[str]:
+        return [file for file, yes in answers.items() if yes == kind]
+
     listed = [
-        {
-            "label": name,
-            "yes": [file for file, yes in answers.items() if yes],
-            "no": [file for file, yes in answers.items() if not yes],
-        }
-        for name, answers in marks.items()
+        {"label": name, "yes": marked(answers, True), "no": marked(answers, False)} for name, answers in marks.items()
     ]
     return gr.update(value={"label": label, "marks": listed}, names=list(names), folder=str(folder))
 
@@ -68,15 +67,10 @@ def found_update(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a visitor has marked.
+    """What a visitor has marked."""
 
-    Attributes:
-        label: The class that is looked at; "" for none.
-        answers: Of every class with a mark.
-    """
-
-    label: str
-    answers: dict[str, Answers]
+    label: str  # the class that is looked at; "" for none
+    answers: dict[str, Answers]  # of every class with a mark
 
     @property
     def current(self) -> Answers:
@@ -85,11 +79,9 @@ class Marks:
 
 
 def read_marks(value: object, files: Sequence[str]) -> Marks:
-    """Check the marks that a page, or a program, sends with each button.
+    """Check the marks of a collection's pictures that a page, or a program, sends with each button.
 
-    Args:
-        value: `{"label": class, "marks": [{"label": class, "yes": [file, ...], "no": [file, ...]}, ...]}`.
-        files: The names of the collection's pictures.
+    They are `{"label": class, "marks": [{"label": class, "yes": [file, ...], "no": [file, ...]}, ...]}`.
 
     Raises:
         ConfigError: They are anything else, too many, or contradict each other.

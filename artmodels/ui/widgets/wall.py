@@ -26,19 +26,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A choice on a wall.
+    """A choice on a wall."""
 
-    Attributes:
-        value: What is chosen, the name of a model.
-        title: First part of the caption.
-        text: The rest, smaller.
-        picture: Square.
-    """
-
-    value: str
-    title: str
-    text: str
-    picture: Image.Image
+    value: str  # the name of a model
+    title: str  # first part of the caption
+    text: str  # the rest, smaller
+    picture: Image.Image  # square
 
 
 def tiles(
@@ -47,13 +40,9 @@ def tiles(
     sample: Image.Image,
     make: Callable[[Any, Image.Image], ImageResult] = lambda model, sample: model(sample),
 ) -> list[Tile]:
-    """Show what each model of a method makes, now: about a tenth of a second each.
+    """Show what each model of a method makes of a sample, now: about a tenth of a second each.
 
-    Args:
-        method: Whose models.
-        caption: Gives a model's title and text.
-        sample: What a tile shows where the model would have to be downloaded first, or cannot be loaded.
-        make: Gives a model's result, from the sample.
+    The tile is the sample itself where the model would have to be downloaded first, or cannot be loaded.
     """
     sample = ImageOps.fit(sample, (TILE, TILE), Image.Resampling.LANCZOS)
     made = []

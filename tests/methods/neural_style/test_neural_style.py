@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from artmodels import features
 from artmodels.descent.algebra import Context, Moments, parse
-from artmodels.descent.nearest import PatchNearest
 from artmodels.descent.objective import MatchingObjective, Target
 from artmodels.descent.optimise import Step
-from artmodels.descent.terms import TERMS, Gram, PatchSlicedWasserstein, SlicedWasserstein
+from artmodels.descent.terms import TERMS, Gram, PatchNearest, PatchSlicedWasserstein, SlicedWasserstein
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
 from artmodels.images.colour import linearly_matched, luminance
 from artmodels.images.results import ImageResult

@@ -10,8 +10,7 @@ from torch import Tensor
 
 import artmodels
 from artmodels import features, images
-from artmodels.descent.multiscale import coloured_noise
-from artmodels.descent.optimise import Step
+from artmodels.descent.optimise import Step, coloured_noise
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
 from artmodels.images import examples
 from artmodels.images.resampling import resized

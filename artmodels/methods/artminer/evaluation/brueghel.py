@@ -264,11 +264,11 @@ def average_precision(
     # In float64, where an overlap of exactly 0.3 is not more than 0.3.
     shared = iou(found, wanted).numpy()  # [P, G]
     same = np.array(images[:predictions], object)[:, None] == np.array([place.image for place in truth], object)[None]
-    over = same & (shared > overlap)
+    matching = same & (shared > overlap)
     free = np.ones(len(truth), bool)
     right = np.zeros(len(found), bool)
-    for row in np.flatnonzero(over.any(1)):  # few: only what overlaps an instance
-        candidates = np.flatnonzero(over[row] & free)
+    for row in np.flatnonzero(matching.any(1)):  # few: only what overlaps an instance
+        candidates = np.flatnonzero(matching[row] & free)
         if len(candidates):
             free[candidates[shared[row, candidates].argmax()]] = False
             right[row] = True
@@ -276,15 +276,14 @@ def average_precision(
     return float((np.arange(1, len(ranks) + 1) / ranks).sum() / len(truth))
 
 
-def score(
-    queries: OneShotSet, predictions: Sequence[Sequence[Hit]], *, overlap: float = IOU, limit: int = PREDICTIONS
-) -> OneShotScores:
+def score(queries: OneShotSet, predictions: Sequence[Sequence[Hit]], *, limit: int = PREDICTIONS) -> OneShotScores:
     """Score the predictions for every query, a list each, in any order; of equal scores the first comes first.
 
-    What lies in the query's own image is left out, which the protocol does not search. See `average_precision`.
+    What lies in the query's own image is left out, which the protocol does not search, and what is after the first
+    `limit` of a list.
 
     Raises:
-        ConfigError: The numbers of queries and lists differ, or a setting is out of range.
+        ConfigError: The numbers of queries and lists differ, or `limit` is below 1.
         DatasetError: A box is none, or a score is not finite.
     """
     if len(predictions) != len(queries.queries):
@@ -297,7 +296,7 @@ def score(
             raise DatasetError(f"a score for {query.instance.image} of category {query.category} is not finite")
         ranked = [others[index] for index in np.argsort(-scores, kind="stable")[:limit]]
         names, boxes = [hit.image for hit in ranked], [hit.box for hit in ranked]
-        values.append(average_precision(names, boxes, query.truth, overlap=overlap, predictions=limit))
+        values.append(average_precision(names, boxes, query.truth, predictions=limit))
     return OneShotScores(tuple(query.category for query in queries.queries), np.array(values))
 
 

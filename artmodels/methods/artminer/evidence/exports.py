@@ -48,7 +48,7 @@ AnyPair = Pair | Propagated
 Sizes = Mapping[str, tuple[int, int]]  # width and height of each picture in pixels
 Address = Callable[[str], str]  # gives a URI from the name of a picture
 Pages = dict[str, dict[str, Any]]  # by names of pictures
-Noted = list[tuple[str, Box, float]]  # label, box in pixels and score of what is on a picture
+Notes = list[tuple[str, Box, float]]  # label, box in pixels and score of what is on a picture
 
 HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
 PAIR_COLUMNS = (
@@ -90,7 +90,7 @@ def hits_annotations(hits: Sequence[Hit], sizes: Sizes, *, label: str, canvas: A
         ConfigError: A URI is not absolute.
         DatasetError: A box is none, or the label cannot be written.
     """
-    notes = defaultdict[str, Noted](list)
+    notes = defaultdict[str, Notes](list)
     for hit in hits:
         notes[hit.image].append((label, hit.box, hit.score))
     return _pages(notes, sizes, canvas, page)
@@ -161,7 +161,7 @@ def pairs_graphml(
 
 def pairs_annotations(pairs: Sequence[AnyPair], sizes: Sizes, *, canvas: Address, page: Address) -> Pages:
     """An annotation page for each picture: on each region the name of the other picture. As `hits_annotations`."""
-    notes = defaultdict[str, Noted](list)
+    notes = defaultdict[str, Notes](list)
     for pair in pairs:
         note = "" if isinstance(pair, Pair) else f" (propagated via {pair.via})"
         first, second = pair_boxes(pair, sizes)
@@ -229,11 +229,11 @@ def _size(name: str, sizes: Sizes) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _pages(notes: Mapping[str, Noted], sizes: Sizes, canvas: Address, page: Address) -> Pages:
+def _pages(notes: Mapping[str, Notes], sizes: Sizes, canvas: Address, page: Address) -> Pages:
     pages = {}
-    for name, noted in notes.items():
+    for name, entries in notes.items():
         width, height = _size(name, sizes)
-        labels, boxes, scores = zip(*noted, strict=True)
+        labels, boxes, scores = zip(*entries, strict=True)
         inside = clip(torch.tensor(boxes, dtype=torch.float32), width, height)
         found = Detections(
             image=name, width=width, height=height, boxes=inside.numpy(), scores=np.array(scores), labels=labels

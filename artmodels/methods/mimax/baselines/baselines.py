@@ -8,7 +8,7 @@ on deep features for weakly supervised object detection with extreme domain shif
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from artmodels.data.bags import Bags
 from artmodels.errors import ConfigError
 from artmodels.methods.mimax.baselines.primal import BLOCK, Rows, State, Transform, solve
-from artmodels.methods.mimax.labels import BagClassifier, folds_of, read_labels
+from artmodels.methods.mimax.labels import Baseline, folds_of
 from artmodels.methods.mimax.pipeline import MIMax
 from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Positive
@@ -49,7 +49,7 @@ class _Trained(NamedTuple):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class _Linear(BagClassifier):
+class _Linear(Baseline):
     """What the four share: the map of the features, the search for C, the choice among restarts."""
 
     C: Cost = "cv"
@@ -62,16 +62,7 @@ class _Linear(BagClassifier):
     folds: Annotated[int, Ge(2), "Of the cross-validation."] = 3
     seed: Annotated[int, "Of folds and restarts."] = 0
 
-    def fit(self, bags: object, y: object) -> Self:
-        """Train on bags, see `Bags.of`, and labels: [B] of two kinds, or [B, C] of 0 and 1, one column a class.
-
-        Raises:
-            ConfigError: A setting is out of range.
-            DatasetError: Nothing can be learnt from the bags or the labels.
-        """
-        self._check()
-        bags = Bags.of(bags)
-        labels, classes = read_labels(y, len(bags))  # [C, B] of +1, -1
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
         bags = self._training(bags)
         transform = Transform.of(bags.instances, standardize=self.standardize, variance=self.variance)
         rows = Rows(bags.instances, transform)
@@ -81,17 +72,15 @@ class _Linear(BagClassifier):
             cost = torch.full((len(labels),), 1 / rows.power() if self.C == "scale" else self.C, dtype=torch.float64)
         runs = 1 + getattr(self, "restarts", 0)
         restart = torch.arange(runs).repeat(len(labels))
-        each = torch.arange(len(labels)).repeat_interleave(runs)
-        found = self._train(rows, bags, labels[each], cost[each], restart)
+        number = torch.arange(len(labels)).repeat_interleave(runs)  # of the class
+        found = self._train(rows, bags, labels[number], cost[number], restart)
         # The first of the least: a restart that is only as good changes nothing.
         best = found.objective.view(-1, runs).argmin(1) + torch.arange(len(labels)) * runs
         coefficients, intercepts = transform.fold(found.weights[best])
         self.coef_, self.intercept_ = coefficients.numpy(), intercepts.numpy()
         self.loss_ = found.objective[best].double().numpy()
         self.C_ = cost.double().numpy()
-        self._set_classes(classes, len(self.coef_), bags.features)
         self._settle(int(found.iterations[best].max()), int((~found.settled[best]).sum()))
-        return self
 
     def as_mimax(self) -> MIMax:
         """The same classifiers as a `MIMax`, which can be saved, published on the Hub, and exported to ONNX.

@@ -6,7 +6,7 @@ X. Wang, Y. Yan, P. Tang, X. Bai and W. Liu, Revisiting multiple instance neural
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from artmodels.data.bags import Bags
 from artmodels.errors import ConfigError
-from artmodels.methods.mimax.labels import BagClassifier, read_labels
+from artmodels.methods.mimax.labels import Baseline
 from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Positive, Weight
 
@@ -32,15 +32,13 @@ READ = 2**24  # values that are scored at a time
 class _Network(nn.Module):
     """Three layers, and heads on what they give: the last, all (ds), or the sum of all (rc)."""
 
-    def __init__(self, features: int, classes: int, variant: Variant, dropout: float) -> None:
+    def __init__(self, features: int, classes: int, variant: Variant, dropout: float, draw: torch.Generator) -> None:
         super().__init__()
         widths = WIDTHS_RC if variant == "rc" else WIDTHS
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip((features, *widths), widths, strict=False))
         self.heads = nn.ModuleList(nn.Linear(width, classes) for width in (widths if variant == "ds" else widths[-1:]))
         self.variant, self.dropout = variant, dropout
-
-    def reset(self, draw: torch.Generator) -> None:
-        """Glorot's uniform weights and no bias, as the authors' library sets them."""
+        # Glorot's uniform weights and no bias, as the authors' library sets them.
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = math.sqrt(6 / sum(layer.weight.shape))
@@ -68,7 +66,7 @@ class _Network(nn.Module):
 
 
 @dataclass(eq=False, repr=False)
-class MINet(BagClassifier):
+class MINet(Baseline):
     """A network for bags: layers of 256, 128 and 64 units on each instance, a maximum over the bag, a sigmoid.
 
     Standardise the features, or the training may diverge, which is an error. Several classes share all but the head.
@@ -100,24 +98,12 @@ class MINet(BagClassifier):
     dropout: Annotated[BelowOne, "Share of units that are dropped in training."] = 0.5
     seed: Annotated[int, "Of first weights, order and dropout. The same seed gives the same bytes on the CPU."] = 0
 
-    def fit(self, bags: object, y: object) -> Self:
-        """Train on bags, see `Bags.of`, and labels: [B] of two kinds, or [B, C] of 0 and 1, one column a class.
-
-        Raises:
-            ConfigError: A setting is out of range, or the training diverged.
-            DatasetError: Nothing can be learnt from the bags or the labels.
-        """
-        self._check()
-        bags = Bags.of(bags)
-        labels, classes = read_labels(y, len(bags))
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
         targets = (labels.T > 0).float()
         draw = generator(self.seed)
-        network = _Network(bags.features, len(labels), self.variant, self.dropout)
-        network.reset(draw)
+        network = _Network(bags.features, len(labels), self.variant, self.dropout, draw)
         self._descend(network, bags, targets, draw)
         self.network_ = network.eval().requires_grad_(False)
-        self._set_classes(classes, len(labels), bags.features)
-        return self
 
     def _descend(self, network: _Network, bags: Bags, targets: Tensor, draw: torch.Generator) -> None:
         weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]

@@ -98,12 +98,17 @@ class Rows:
 
     def blocks(self) -> Iterator[Tensor]:
         """Walk through them: [n, D + 1] each."""
-        for block in torch.split(self._stored, self._read):
-            if self._transform is None:
-                yield block
-            else:
-                z = self._transform(block.to(self.dtype))
-                yield torch.cat([z, z.new_ones(len(z), 1)], 1)
+        return map(self._mapped, torch.split(self._stored, self._read))
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """Rows by number: [...] -> [..., D + 1]."""
+        return self._mapped(self._stored[numbers])
+
+    def _mapped(self, stored: Tensor) -> Tensor:
+        if self._transform is None:
+            return stored
+        z = self._transform(stored.to(self.dtype))
+        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], -1)
 
     def scores(self, weights: Tensor) -> Tensor:
         """[P, D + 1] -> [P, T]."""
@@ -119,14 +124,6 @@ class Rows:
     def power(self) -> float:
         """Mean squared length of the rows without their constant feature; 1 where all are zero."""
         return sum(float(block.square().sum(dtype=torch.float64)) for block in self.blocks()) / self.count - 1 or 1.0
-
-    def take(self, numbers: Tensor) -> Tensor:
-        """Rows by number: [...] -> [..., D + 1]."""
-        z = self._stored[numbers]
-        if self._transform is None:
-            return z
-        z = self._transform(z.to(self.dtype))
-        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], -1)
 
 
 class State(NamedTuple):
@@ -190,13 +187,14 @@ def solve(
             torch.zeros(problems, rows.count if forms else 0, dtype=torch.int8),
             torch.zeros(problems, 2, rows.width if forms else 0, rows.width, dtype=rows.dtype),
         )
-    each = signs.shape[1] + (0 if own is None else own.shape[1] * rows.width)
-    group = max(1, TOGETHER // (each + start.grams[0].numel()))
+    values = signs.shape[1] + (0 if own is None else own.shape[1] * rows.width) + start.grams[0].numel()
+    count = max(1, TOGETHER // values)
     parts = []
-    for first in range(0, problems, group):
-        g = slice(first, first + group)
-        mine = own[whose[g]] if own is not None and whose is not None else None
-        parts.append(_newton(rows, signs[g].to(rows.dtype), cost[g].to(rows.dtype), mine, start.take(g), tolerance))
+    for first in range(0, problems, count):
+        group = slice(first, first + count)
+        mine = own[whose[group]] if own is not None and whose is not None else None
+        y, costs = signs[group].to(rows.dtype), cost[group].to(rows.dtype)
+        parts.append(_newton(rows, y, costs, mine, start.take(group), tolerance))
     return State.cat(parts)
 
 
@@ -204,9 +202,11 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
     if rows.dtype == torch.float32:
         tolerance = max(tolerance, 1e-4)  # what its digits allow
 
-    def scores_of(weights: Tensor) -> Tensor:
-        shared = rows.scores(weights)
+    def with_own(shared: Tensor, weights: Tensor) -> Tensor:  # the scores of shared examples, and those of own ones
         return shared if own is None else torch.cat([shared, (own @ weights[:, :, None])[:, :, 0]], 1)
+
+    def scores_of(weights: Tensor) -> Tensor:
+        return with_own(rows.scores(weights), weights)
 
     def adjoint(residuals: Tensor) -> Tensor:
         total = rows.adjoint(residuals[:, : rows.count])
@@ -215,15 +215,13 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
     def curved(factors: Tensor, v: Tensor) -> Tensor:  # the Hessian times v
         return v + adjoint(factors * scores_of(v))
 
-    each = balanced(y, cost)
-    c = torch.where(y > 0, each[:, :1], torch.where(y < 0, each[:, 1:], 0))
-    weights, f = start.weights, start.scores[:, : rows.count]
-    if own is not None:
-        f = torch.cat([f, (own @ weights[:, :, None])[:, :, 0]], 1)
-    inside, grams = start.inside, start.grams
+    costs = balanced(y, cost)
+    c = torch.where(y > 0, costs[:, :1], torch.where(y < 0, costs[:, 1:], 0))
+    weights, inside, grams = start.weights, start.inside, start.grams
+    f = with_own(start.scores[:, : rows.count], weights)
     level = 2 * adjoint(c * y).norm(dim=1)
     value = _objective(weights, y, c, f)
-    solved: State | None = None
+    solved = State(*(tensor.clone() for tensor in (weights, f, value, inside, grams)))
     live = torch.arange(len(y))  # problems that are not solved yet
     for _ in range(STEPS):
         slack = (1 - y * f).clamp_min_(0)
@@ -231,18 +229,15 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
         unsolved = gradient.norm(dim=1) > tolerance * level
         if not unsolved.all():
             state = State(weights, f, value, inside, grams)
-            if solved is None:
-                solved = State(*(tensor.clone() for tensor in state))
-            else:
-                solved.put(live, state)
+            solved.put(live, state)
             if not unsolved.any():
                 return solved
             live, gradient, slack, level = live[unsolved], gradient[unsolved], slack[unsolved], level[unsolved]
-            y, c, each, own = y[unsolved], c[unsolved], each[unsolved], None if own is None else own[unsolved]
+            y, c, costs, own = y[unsolved], c[unsolved], costs[unsolved], None if own is None else own[unsolved]
             weights, f, value, inside, grams = state.take(unsolved)
         if grams.numel():
             grams, inside = _updated(rows, grams, inside, (y * (slack > 0))[:, : rows.count].to(torch.int8))
-            hessian = (2 * each[:, :, None, None] * grams).sum(1)
+            hessian = (2 * costs[:, :, None, None] * grams).sum(1)
             if own is not None:
                 factors = torch.where(slack > 0, 2 * c, 0)[:, rows.count :, None]
                 hessian.baddbmm_((own * factors).mT, own)
@@ -266,10 +261,7 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
         weights, f = weights + size[:, None] * step, f + size[:, None] * move
         value = torch.where(still, lower, value)
         level = torch.where(still, level, torch.inf)  # no step lowers it: it is at the end of its digits, and solved
-    state = State(weights, f, value, inside, grams)
-    if solved is None:
-        return state
-    solved.put(live, state)
+    solved.put(live, State(weights, f, value, inside, grams))
     return solved
 
 

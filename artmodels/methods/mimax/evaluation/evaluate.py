@@ -55,11 +55,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def hits(
-    found: tuple[Array, Array, Array],
-    truth: tuple[Array, Array, Array],
-    *,
-    iou: float = 0.5,
-    plus_one: bool = False,
+    found: tuple[Array, Array, Array], truth: tuple[Array, Array, Array], *, iou: float = 0.5, plus_one: bool = False
 ) -> Flags:
     """Say of each detection of one class whether it is right, by falling score: [D'], D' <= D.
 
@@ -90,14 +86,13 @@ def hits(
     best, overlap = _best_overlap(
         np.asarray(boxes)[order], np.asarray(images)[order], np.asarray(true_boxes), np.asarray(true_images), plus_one
     )
-    over = overlap > iou
-    counted = ~(over & np.append(np.asarray(difficult, bool), False)[best])
+    enough = overlap > iou
+    counted = ~(enough & np.append(np.asarray(difficult, bool), False)[best])
     # The first detection of each true box, among those that overlap it enough.
-    candidates = np.flatnonzero(over & counted)
+    candidates = np.flatnonzero(enough & counted)
     right = np.zeros(len(order), bool)
     right[candidates[np.unique(best[candidates], return_index=True)[1]]] = True
-    kept: Flags = right[counted]
-    return kept
+    return np.asarray(right[counted])
 
 
 def average_precision(right: Flags, positives: int) -> float:
@@ -193,11 +188,7 @@ class ClassificationScores:
 
 
 def detection_scores(
-    detections: Sequence[Detections],
-    truth: LabelledSet,
-    *,
-    ious: Sequence[float] = IOUS,
-    plus_one: bool = False,
+    detections: Sequence[Detections], truth: LabelledSet, *, ious: Sequence[float] = IOUS, plus_one: bool = False
 ) -> DetectionScores:
     """Score detections against the boxes of a collection; an image without a true box is one to find nothing in.
 
@@ -265,14 +256,12 @@ class RunScores:
     @property
     def mean(self) -> Floats:
         """[I] the mean over runs of their mAP."""
-        mean: Floats = np.mean([run.mean for run in self.runs], axis=0)
-        return mean
+        return np.asarray(np.mean([run.mean for run in self.runs], axis=0))
 
     @property
     def std(self) -> Floats:
         """[I] the standard deviation of their mAP, of these runs and not of a population they stand for (1/n)."""
-        deviation: Floats = np.std([run.mean for run in self.runs], axis=0)
-        return deviation
+        return np.asarray(np.std([run.mean for run in self.runs], axis=0))
 
 
 def over_runs(runs: Sequence[DetectionScores]) -> RunScores:
