@@ -34,11 +34,7 @@ __all__ = [
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
-    """Write files, all or none: an older file stays until all new ones are on the disk. Text is UTF-8.
-
-    Raises:
-        ArtModelsError: One cannot be written.
-    """
+    """Write files, all or none: an older file stays until all new ones are on the disk. Text is UTF-8."""
     with replacing(*contents) as drafts:
         for draft, content in zip(drafts, contents.values(), strict=True):
             draft.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -50,16 +46,16 @@ def replacing(*targets: Path, error: type[ArtModelsError] = ArtModelsError) -> I
 
     The block writes to free names beside the targets, because a rename is atomic only within one file system. At its
     end they take, in order, the places of the targets, be these there already or not; if it fails, all is as it was.
-
-    Raises:
-        ArtModelsError: An `error`: something cannot be written.
+    What cannot be written is an `error`.
     """
     drafts = [target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp") for target in targets]
     try:
         yield drafts
         for draft, target in zip(drafts, targets, strict=True):
             for file in draft.rglob("*") if draft.is_dir() else [draft]:
-                _to_disk(file)
+                if file.is_file():
+                    with file.open("rb+") as stream:
+                        os.fsync(stream.fileno())  # a full disk may show only here
             if target.is_dir() and not draft.is_dir():
                 raise IsADirectoryError(None, "a folder of that name is there", str(target))
         _move(drafts, targets)
@@ -75,12 +71,6 @@ def replacing(*targets: Path, error: type[ArtModelsError] = ArtModelsError) -> I
                 shutil.rmtree(draft, ignore_errors=True)
             else:
                 draft.unlink(missing_ok=True)
-
-
-def _to_disk(file: Path) -> None:
-    if file.is_file():
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())  # a full disk may show only here
 
 
 def _move(drafts: list[Path], targets: tuple[Path, ...]) -> None:
@@ -127,11 +117,7 @@ def sha256_of(file: Path) -> str:
 
 
 def text_of(file: Path, limit: int = 64 * 2**20) -> str:
-    """The contents of a text file of a data set, in UTF-8.
-
-    Raises:
-        DatasetError: It is not there, larger than `limit` bytes, or not in UTF-8.
-    """
+    """The text in a file of a data set; a DatasetError if it is not there, larger than `limit` bytes, or not UTF-8."""
     try:
         if file.stat().st_size > limit:
             raise DatasetError(f"{file} has more than {limit / 2**20:g} MB; that is no list or annotation.")
@@ -143,11 +129,7 @@ def text_of(file: Path, limit: int = 64 * 2**20) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read the JSON object in a file of a data set.
-
-    Raises:
-        DatasetError: The file is missing, is not JSON, or holds something else.
-    """
+    """Read the JSON object in a file of a data set; anything else is a DatasetError."""
     try:
         layout = json.loads(text_of(file))
     except json.JSONDecodeError as error:
@@ -165,18 +147,13 @@ LONGEST = 50_000  # characters of a text, members of a list or an object
 def read_object(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file, strictly: UTF-8, no name twice, numbers that are finite and fit 64 bits.
 
-    Raises:
-        OSError: The file is not there or cannot be read.
-        ValueError: It is not a regular file, larger than 1 MiB, nested more than 16 deep, or not such an object.
+    A file that cannot be read is an OSError. One that is not regular, larger than 1 MiB, nested more than 16 deep, or
+    holds no such object is a ValueError.
     """
     data = _read(file)
     try:
         value = json.loads(
-            data.decode("utf-8"),
-            parse_constant=_finite,
-            parse_int=_parse_int,
-            parse_float=_finite,
-            object_pairs_hook=_once,
+            data.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_parse_int, object_pairs_hook=_once
         )
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
@@ -252,8 +229,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Lock `what`, as messages call it, inside the `with` block, by a file that is made and left there.
 
-    Raises:
-        ConfigError: Another process, or another thread of this one, has the lock; or there cannot be one.
+    A ConfigError says that another process, or another thread of this one, has the lock, or that there cannot be one.
     """
     # A generator that holds the lock may be closed in another thread than the one that began it.
     lock = filelock.FileLock(path, thread_local=False)

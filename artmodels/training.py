@@ -78,10 +78,8 @@ class Recipe(ABC):
     """
 
     settings_class: ClassVar[type]
-    network: nn.Module
-    """Holds every parameter that is trained."""
-    files: list[Path]
-    """The images that are trained on, in order."""
+    network: nn.Module  # holds every parameter that is trained
+    files: list[Path]  # the images that are trained on, in order
 
     @abstractmethod
     def __init__(self, settings: Any, sources: Sources, *, seed: int) -> None:  # noqa: ANN401 - each has its own
@@ -121,11 +119,8 @@ def fit(
     A folder keeps `metrics.jsonl` and the state, so that an interrupted run can be taken up again; the state is
     replaced whole or not at all. Training stops after step `until` of the schedule as if it was interrupted there.
 
-    Raises:
-        ConfigError: The folder holds the state of a training with other settings.
-        WeightsError: The folder holds a state that is damaged.
-        DatasetError: The loss is no longer a number.
-        ArtModelsError: The folder cannot be written to.
+    The state of a training with other settings is a ConfigError, a damaged one a WeightsError, and a loss that is no
+    longer a number a DatasetError.
     """
     from accelerate import Accelerator  # slow to import, and only training needs it
 

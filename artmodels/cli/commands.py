@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from artmodels.cli.run import Methods
 from artmodels.errors import ArtModelsError, ConfigError
@@ -41,10 +41,8 @@ def list_command(
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", "method", "weights"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what it is")
+    columns = [Column(name, no_wrap=True) for name in ("name", "method", "weights")]
+    table = Table(*columns, "what it is", box=None, padding=(0, 2, 0, 0))
     for entry in entries:
         table.add_row(entry.name, entry.method, weights_text(entry), entry.summary)
     Console().print(table)
@@ -102,11 +100,7 @@ def gallery(
     spaces = _folder_of("spaces")
     if spaces is None:
         raise ConfigError(f"The Spaces are missing from {_PACKAGE}: install artmodels again.")
-    os.environ |= {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_SERVER_NAME": host,
-        "GRADIO_SERVER_PORT": str(port),
-    }
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": host, "GRADIO_SERVER_PORT": str(port)}
     typer.echo(f"The gallery starts on http://{host}:{port} (Ctrl-C stops it)")
     runpy.run_path(str(spaces / "gallery" / "app.py"), run_name="__main__")
 
@@ -125,10 +119,9 @@ def _folder_of(folder: str) -> Path | None:
     """Find a folder that a checkout has beside the package, and a wheel inside it."""
     checkout = _PACKAGE.parent
     # Installed, the parent is site-packages, whose "spaces" would be someone else's.
-    places = [
-        _PACKAGE / f"_{folder}",
-        *([checkout / folder] if (checkout / "pyproject.toml").is_file() else []),
-    ]
+    places = [_PACKAGE / f"_{folder}"]
+    if (checkout / "pyproject.toml").is_file():
+        places.append(checkout / folder)
     return next((place for place in places if place.is_dir()), None)
 
 

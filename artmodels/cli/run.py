@@ -37,11 +37,7 @@ class Methods(TyperGroup):
         return sorted(method.id for method in catalogue.methods())
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand:  # noqa: ANN401
-        """Find the command of a method.
-
-        Raises:
-            BadParameter: There is no such method.
-        """
+        """Find the command of a method."""
         known = self.list_commands(ctx)
         if cmd_name not in known:
             hint = suggest(cmd_name, known)
@@ -80,7 +76,7 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
             parameters.append(_parameter(pictures, list[Path], words))
         else:
             parameters.append(_option(item.name, item.annotation, item.default, texts.get(item.name, "")))
-    styles = _styles(method.id) if "styles" not in signature.parameters else []
+    styles = _styles(method.id) if "styles" not in signature.parameters else {}
     if styles:
         words = typer.Option("--style", help=f"What to paint like: {', '.join(styles)}.")
         parameters.append(_parameter("style", list[str] | None, words, None))
@@ -227,23 +223,22 @@ def _value(text: str) -> object:
 # --- Models that are styles
 
 
-def _styles(method: str) -> list[str]:
-    """The short names of the models of a method that has one for each style."""
-    prefix = method.replace("_", "-") + "-"
-    return [entry.name.removeprefix(prefix) for entry in catalogue.list_models(method) if "style" in entry.config]
+def _styles(method: str) -> dict[str, str]:
+    """The models of a method that has one for each style, by short names."""
+    names = [entry.name for entry in catalogue.list_models(method) if "style" in entry.config]
+    return {name.removeprefix(f"{method.replace('_', '-')}-"): name for name in names}
 
 
-def _styled(method: str, style: list[str], name: str | None, styles: list[str]) -> str:
-    prefix = method.replace("_", "-") + "-"
-    short = style[0].removeprefix(prefix)
+def _styled(method: str, style: list[str], name: str | None, styles: dict[str, str]) -> str:
+    models = {full: full for full in styles.values()} | styles
     if len(style) > 1:
         fault = f"{method} takes one style at a time."
     elif name is not None:
         fault = f"--name {name} says already which model: give one of the two."
-    elif short not in styles:
+    elif style[0] not in models:
         fault = f"{style[0]!r} is not a style of {method}: {', '.join(styles)}.{suggest(style[0], styles)}"
     else:
-        return prefix + short
+        return models[style[0]]
     raise typer.BadParameter(fault, param_hint="--style")
 
 

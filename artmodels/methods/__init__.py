@@ -10,11 +10,7 @@ __all__ = ["class_of", "load"]
 
 
 def class_of(method: str) -> Any:  # noqa: ANN401 - each method has a class of its own
-    """The class of a method, by the method's id in the catalogue and in config.json.
-
-    Raises:
-        ConfigError: There is no such method.
-    """
+    """The class of a method, by the method's id in the catalogue and in config.json."""
     known = catalogue.find_method(method)
     if known is None or not known.class_name:
         raise ConfigError(f"artmodels has no method {short(method)}")

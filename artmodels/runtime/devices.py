@@ -18,11 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
-    """Choose where to compute: what is asked for, or the fastest of CUDA, MPS and CPU.
-
-    Raises:
-        DeviceError: The device asked for is not on this machine.
-    """
+    """Choose where to compute: what is asked for, if it is on this machine, or the fastest of CUDA, MPS and CPU."""
     there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
     if device is None:
@@ -40,9 +36,7 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 def pick_dtype(device: torch.device, dtype: torch.dtype | str | None = None) -> torch.dtype:
     """Choose the number type: what is asked for, or float32, which methods that optimise pixels need.
 
-    Raises:
-        ConfigError: Not the name of a floating type.
-        DeviceError: The device cannot compute in that type.
+    A name of no floating type is a ConfigError, one that the device cannot compute in a DeviceError.
     """
     if dtype is None:
         return torch.float32
@@ -63,11 +57,7 @@ def bf16_is_fast() -> bool:
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random number generator of its own, so that no result depends on what ran before.
-
-    Raises:
-        ConfigError: The seed is not an integer from 0 to 2**63 - 1.
-    """
+    """A random number generator of its own, so that no result depends on what ran before."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed={seed!r} is not an integer from 0 to 2**63 - 1")
     return torch.Generator(device).manual_seed(seed)
@@ -89,8 +79,7 @@ def versions() -> dict[str, str]:
 class Runner(Protocol):
     """A feed-forward network behind one call, whatever computes it: `TorchRunner`, or `graphs.OnnxRunner`."""
 
-    bucket: int
-    """Sides that are multiples of this run faster, because few sizes recur; 1 where that makes no difference."""
+    bucket: int  # sides that are multiples of it run faster, because few sizes recur; 1 where it makes no difference
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run the network once, without gradients, on tensors whose first axis is the batch."""

@@ -46,10 +46,7 @@ class Graph(nn.Module):
     def example(self, batch: int, height: int, width: int, *, seed: int = 0) -> tuple[Tensor, ...]:
         """Make inputs to export, check and time the network with: an image [N, 3, H, W] of soft shapes and grain.
 
-        A network with further inputs adds them.
-
-        Raises:
-            ConfigError: The network has further inputs, and does not say what they look like.
+        A network with further inputs overrides this and adds them.
         """
         if len(self.inputs) != 1 and type(self).example is Graph.example:
             raise ConfigError(
@@ -70,11 +67,9 @@ class FeedForward(hub.Pretrained[C]):
     evaluation mode, or None where an exported graph computes instead; `runner` is what computes.
     """
 
-    limit: ClassVar[int] = 12_000_000
-    """Pixels that are run in one piece; a network that may be tiled has no such limit."""
+    limit: ClassVar[int] = 12_000_000  # pixels that are run in one piece, by a network that may not be tiled
     tile: ClassVar[int] = 512
-    main: ClassVar[str] = "network"
-    """What the keys of the network itself begin with, in the checkpoint of a method that has companions."""
+    main: ClassVar[str] = "network"  # where there are companions, what the keys of the network itself begin with
 
     def __init__(
         self,
@@ -204,10 +199,7 @@ class FeedForward(hub.Pretrained[C]):
         """Run the network on an image [1, C, H, W] in [0, 1] of any size; `extras` are its further inputs.
 
         A network that may be tiled runs in tiles of side `tile`; None tiles only what is larger than twice the usual
-        tile. The result is [1, C', H * scale, W * scale] in [0, 1], float32 on the CPU.
-
-        Raises:
-            ImageTooLarge: The network needs the image whole, and it has more pixels than that is allowed.
+        tile; any other takes `limit` pixels. The result is [1, C', H * scale, W * scale] in [0, 1], float32 on the CPU.
         """
         network = self.graph
 

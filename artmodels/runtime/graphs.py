@@ -42,11 +42,7 @@ FORMAT = 1
 BUCKET = 64  # px: few different sizes, because cuDNN chooses its algorithms anew for each
 
 # Each falls back on those before it.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 # A session lives as long as a runner uses it: the same graph opened twice is held once.
 _sessions: WeakValueDictionary[tuple[object, ...], Any] = WeakValueDictionary()
@@ -85,12 +81,7 @@ class Exported(Settings):
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "Exported":
-        """Read the sidecar in a folder.
-
-        Raises:
-            MissingWeights: There is none.
-            WeightsError: It is damaged, or of another version of artmodels.
-        """
+        """Read the sidecar in a folder; one that is missing, damaged or of another version is a WeightsError."""
         folder = Path(folder).expanduser()
         file = folder / SIDECAR
         try:
@@ -146,17 +137,14 @@ class OnnxRunner:
     def __init__(
         self, folder: str | os.PathLike[str], *, device: torch.device | str | None = None, provider: str | None = None
     ) -> None:
-        """Open a graph.
+        """Open a folder that `python -m export` wrote.
 
-        Args:
-            folder: What `python -m export` wrote.
-            device: Where to compute; None is CUDA where this ONNX Runtime has it, else the CPU.
-            provider: `"cpu"`, `"cuda"` or, only when asked for, `"tensorrt"`; None goes by the device.
+        `provider` is "cpu", "cuda" or, only when asked for, "tensorrt"; None goes by the device, which by default is
+        CUDA where this ONNX Runtime has it, else the CPU. One that fails to start is a warning, and the CPU computes.
 
         Raises:
             ConfigError: ONNX Runtime is not installed, or `provider` is unknown or contradicts `device`.
-            DeviceError: The device is not on this machine, or this ONNX Runtime was built without it. One that is there
-                but fails to start is a warning, and the CPU computes.
+            DeviceError: The device is not on this machine, or this ONNX Runtime was built without it.
             WeightsError: The files are missing, damaged, or not those that were exported.
         """
         self.exported = Exported.read(folder)
@@ -175,11 +163,8 @@ class OnnxRunner:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run the graph once on floats, which for images are in [0, 1], also where the graph itself takes bytes.
 
-        Returns:
-            float32 on `device`: the image [N, C, H * scale, W * scale] in [0, 1], or numbers as the sidecar says.
-
-        Raises:
-            ConfigError: The number of inputs or the shape of one is wrong.
+        The result is float32 on `device`: the image [N, C, H * scale, W * scale] in [0, 1], or numbers of the shape
+        that the sidecar says. A wrong number of inputs, or a wrong shape of one, is a ConfigError.
         """
         if len(inputs) != len(self.exported.inputs):
             raise ConfigError(f"the graph takes {len(self.exported.inputs)} inputs, and {len(inputs)} were given")

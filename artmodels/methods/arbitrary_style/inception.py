@@ -56,15 +56,6 @@ def _square(inputs: int, pooled: int) -> _Mixed:
     )
 
 
-def _halving(inputs: int) -> _Mixed:
-    """Mixed_6a."""
-    return _Mixed(
-        _Convolution(inputs, 384, 3, stride=2),
-        nn.Sequential(*_branch(inputs, (64, 1), (96, 3)), _Convolution(96, 96, 3, stride=2)),
-        nn.MaxPool2d(3, stride=2),
-    )
-
-
 def _crossed(width: int) -> _Mixed:
     """Mixed_6b to Mixed_6e: rows and columns of seven; `width` are the channels within."""
     return _Mixed(
@@ -97,7 +88,12 @@ class InceptionStyle(Graph):
             nn.MaxPool2d(3, stride=2),
         )
         squares = (_square(192, 32), _square(256, 64), _square(288, 64))
-        self.mixed = nn.Sequential(*squares, _halving(288), *map(_crossed, (128, 160, 160, 192)))
+        halving = _Mixed(  # Mixed_6a
+            _Convolution(288, 384, 3, stride=2),
+            nn.Sequential(*_branch(288, (64, 1), (96, 3)), _Convolution(96, 96, 3, stride=2)),
+            nn.MaxPool2d(3, stride=2),
+        )
+        self.mixed = nn.Sequential(*squares, halving, *map(_crossed, (128, 160, 160, 192)))
         self.last = nn.Linear(FEATURES, bottleneck)
 
     def forward(self, style: Tensor) -> Tensor:

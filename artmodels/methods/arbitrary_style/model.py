@@ -46,8 +46,7 @@ class ArbitraryStyleConfig(Settings):
     kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
     blocks: Annotated[Depth, "Residual blocks."] = 5
     early: Annotated[
-        bool,
-        "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",
+        bool, "Whether the first convolution halves the size already, and the third is left out: a quarter of the work."
     ] = False
     separable: Annotated[
         bool,

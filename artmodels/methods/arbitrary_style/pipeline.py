@@ -99,7 +99,7 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
         size: tuple[int, int] | None = None,
         progress: bool = False,
     ) -> ImageResult | list[ImageResult]:
-        """Stylise one picture, or each of a list.
+        """Stylise one picture, or each of a list: one result a picture.
 
         Args:
             image: What `artmodels.images.load` reads, or a list of such.
@@ -114,9 +114,6 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
             size: (height, width) of the result; None keeps the picture's own. Strokes keep their size in pixels, so a
                 smaller picture has larger strokes.
             progress: Show a bar, for lists.
-
-        Returns:
-            One result a picture.
 
         Raises:
             ConfigError: A setting is out of range, or a `StyleCode` is of another model.

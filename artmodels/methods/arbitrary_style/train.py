@@ -6,7 +6,6 @@ two descriptions is then a weaker style (the paper's section 3.5). The published
 VGG-19 of Wang et al. 2020.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +65,7 @@ class ArbitraryStyleRecipe(Recipe):
     def __init__(self, settings: ArbitraryStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, art-vgg and the images; draw the first weights."""
         self.settings = settings
-        self.extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
+        self.objective = StyleObjective(teachers.load(teachers.COMPRESSED, sources.teachers))
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
         self.files = photographs + styles
@@ -74,7 +73,6 @@ class ArbitraryStyleRecipe(Recipe):
         self.styles = ImageSet.load(styles, side=400)
         self.content_crops = Crops(size=settings.crop, smallest=0.4)
         self.style_crops = Crops(size=settings.style_crop, smallest=0.4, jitter=settings.jitter)
-        self.objective = StyleObjective(self.extractor)
 
         self.predictor, self.transformer = StyleStatistics(settings.network), StyleTransformer(settings.network)
         self.network = nn.ModuleDict({"predictor": self.predictor, "transformer": self.transformer})
@@ -124,8 +122,8 @@ class ArbitraryStyleRecipe(Recipe):
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Both networks in half precision."""
-        config: Mapping[str, Any] = {"method": "arbitrary_style"} | asdict(self.settings.network)
-        return dict(config), {key: value.half() for key, value in self.network.state_dict().items()}
+        config = {"method": "arbitrary_style"} | asdict(self.settings.network)
+        return config, {key: value.half() for key, value in self.network.state_dict().items()}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

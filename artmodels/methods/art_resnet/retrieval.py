@@ -31,11 +31,9 @@ class Standard:
     @classmethod
     def of(cls, features: Mapping[str, Tensor]) -> "Standard":
         """From features [N, C, H, W] by tap; channels that never change are left alone."""
+        dim = (0, 2, 3)
         return cls(
-            {
-                tap: (value.mean((0, 2, 3), keepdim=True), value.std((0, 2, 3), keepdim=True).clamp_min(1e-6))
-                for tap, value in features.items()
-            }
+            {tap: (x.mean(dim, keepdim=True), x.std(dim, keepdim=True).clamp_min(1e-6)) for tap, x in features.items()}
         )
 
     def __call__(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,16 +24,8 @@ from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.networks import ART_RESNET_TAPS, CENTRED, art_resnet_nodes, convolutions, folded, randomise
 from artmodels.features.stages import NORM_EPSILON, Convolution, padded
-from artmodels.methods.art_resnet.retrieval import (
-    EVERY,
-    Standard,
-    features_of,
-    local_features,
-    pair_correlation,
-    recall,
-    squares,
-    stylised,
-)
+from artmodels.methods.art_resnet import retrieval
+from artmodels.methods.art_resnet.retrieval import EVERY, Standard, local_features
 from artmodels.methods.art_resnet.views import Views
 from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
@@ -191,7 +183,7 @@ class ArtResNetRecipe(Recipe):
         detail of all originals is the right one.
         """
         count, size = COMPARED
-        originals = squares(self._held_out, count, size, generator(2))
+        originals = retrieval.squares(self._held_out, count, size, generator(2))
         ours, theirs = self._both(originals)
         report = {}
         local = {}
@@ -200,23 +192,23 @@ class ArtResNetRecipe(Recipe):
             report[f"feature cosine {tap}"] = float(F.cosine_similarity(ours[tap], theirs[tap]).mean())
             local[tap] = (local_features(ours[tap], stride), local_features(theirs[tap], stride))
             spread = torch.linspace(0, len(local[tap][0]) - 1, min(PAIRS, len(local[tap][0]))).long()
-            report[f"pair correlation {tap}"] = pair_correlation(*(part[spread] for part in local[tap]))
+            report[f"pair correlation {tap}"] = retrieval.pair_correlation(*(part[spread] for part in local[tap]))
         for kind, names in (("seen", self.settings.styles), ("unseen", UNSEEN_STYLES)):
             for name in names:
                 style = FastStyle.from_pretrained(self.sources.weights / name, device="cpu")
-                both = self._both(stylised(originals, style))
+                both = self._both(retrieval.stylised(originals, style))
                 for tap in ART_RESNET_TAPS:
                     stride = self.student.stride(tap)
                     for who, found, base in zip(("", ", teacher"), both, local[tap], strict=True):
                         key = f"recall {tap}, {kind} styles{who}"
-                        part = recall(local_features(found[tap], stride), base) / len(names)
+                        part = retrieval.recall(local_features(found[tap], stride), base) / len(names)
                         report[key] = report.get(key, 0.0) + part
         return report
 
     def _both(self, batch: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        found = features_of(self.student, batch, ART_RESNET_TAPS)
+        found = retrieval.features_of(self.student, batch, ART_RESNET_TAPS)
         ours = {tap: self.heads[tap](value) for tap, value in found.items()}
-        return ours, self.standard(features_of(self.teacher, batch, ART_RESNET_TAPS))
+        return ours, self.standard(retrieval.features_of(self.teacher, batch, ART_RESNET_TAPS))
 
 
 def _inner(x: Tensor, margin: int) -> Tensor:

@@ -34,10 +34,6 @@ class Views:
         """Read the networks of fast style that are named, from a folder of checkpoints, and `arbitrary-style`.
 
         A share of the views is `stylised`; of these `arbitrary-style` paints a share, like crops of `paintings`.
-
-        Raises:
-            ConfigError: A share is not from 0 to 1, or there is nothing to stylise with.
-            MissingWeights: A checkpoint is not there.
         """
         if not (0 <= stylised <= 1 and 0 <= arbitrary <= 1):
             raise ConfigError(f"stylised={stylised} and arbitrary={arbitrary} are shares, from 0 to 1")

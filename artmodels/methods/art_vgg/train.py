@@ -68,7 +68,7 @@ class ArtVGGRecipe(Recipe):
         # While it is trained a tap is the layer itself, and a head maps it to its teacher's width.
         self.plain = {conv.key: conv for conv in convolutions(nodes)}
         for tap in ART_VGG_TAPS:
-            square = self.plain[_head(tap)]
+            square = self.plain[tap.replace("relu", "head")]
             square.weight.data.copy_(torch.eye(square.channels)[:, :, None, None])
         self.student = FeatureExtractor("art-vgg", nodes, preprocessing=CENTRED, padding="reflect")
         with torch.no_grad():
@@ -117,7 +117,7 @@ class ArtVGGRecipe(Recipe):
             if not key.startswith("head"):
                 tensors |= {f"{key}.weight": conv.weight.half(), f"{key}.bias": conv.bias.half()}
         for tap in ART_VGG_TAPS:
-            tensors[f"{_head(tap)}.weight"] = folded(self.heads[tap])
+            tensors[f"{tap.replace('relu', 'head')}.weight"] = folded(self.heads[tap])
         return {"architecture": "art-vgg"}, tensors
 
     @torch.no_grad()
@@ -155,7 +155,3 @@ def synthetic(count: int, size: int, rng: torch.Generator) -> Tensor:
     mix = torch.randn(count, 3, 3, generator=rng) * 0.15
     centre = 0.2 + 0.6 * torch.rand(count, 3, 1, 1, generator=rng)
     return (torch.einsum("nij,njhw->nihw", mix, noise) + centre).clamp(0, 1)
-
-
-def _head(tap: str) -> str:
-    return f"head{tap.removeprefix('relu')}"

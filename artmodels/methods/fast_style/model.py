@@ -24,7 +24,6 @@ from artmodels.settings import Settings, odd
 __all__ = ["FastStyleConfig", "TransformerNet"]
 
 Layout = Literal["resize", "torch7"]
-Output = Literal["sigmoid", "linear", "tanh"]
 Padding = Literal["reflect", "zeros", "valid"]
 
 
@@ -40,8 +39,7 @@ class FastStyleConfig(Settings):
     kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
     blocks: Annotated[Depth, "Residual blocks."] = 5
     early: Annotated[
-        bool,
-        "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",
+        bool, "Whether the first convolution halves the size already, and the third is left out: a quarter of the work."
     ] = False
     layout: Annotated[
         Layout,
@@ -49,7 +47,7 @@ class FastStyleConfig(Settings):
         "and has zero-padded and transposed convolutions, and blocks without padding.",
     ] = "resize"
     output: Annotated[
-        Output,
+        Literal["sigmoid", "linear", "tanh"],
         'What the last convolution\'s y becomes: "sigmoid" of it, itself ("linear"), or 150 tanh(y) plus Caffe\'s mean '
         'colour on a scale of 255 ("tanh"); the last two cut to the range of images.',
     ] = "sigmoid"

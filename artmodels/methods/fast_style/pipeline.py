@@ -47,7 +47,7 @@ class FastStyle(FeedForward[FastStyleConfig]):
         size: tuple[int, int] | None = None,
         progress: bool = False,
     ) -> ImageResult | list[ImageResult]:
-        """Stylise one picture, or each of a list.
+        """Stylise one picture, or each of a list: one result a picture.
 
         Args:
             image: What `artmodels.images.load` reads, or a list of such.
@@ -55,9 +55,6 @@ class FastStyle(FeedForward[FastStyleConfig]):
             size: (height, width) of the result; None keeps the picture's own. Strokes keep their size in pixels, so a
                 smaller picture has larger strokes.
             progress: Show a bar, for lists.
-
-        Returns:
-            One result a picture.
 
         Raises:
             ConfigError: `strength` or `size` is out of range.

@@ -69,11 +69,9 @@ class StyleObjective:
         return {tap: moments(value) for tap, value in self.extractor(x, list(STYLE_TAPS)).items()}
 
     def set_floors(self, typical: Sequence[Statistics], share: float) -> None:
-        """Measure distances relative to no less than a share of what is typical: a blank style has little of its own.
+        """Measure distances relative to no less than a share of the mean square of many styles' statistics.
 
-        Args:
-            typical: Statistics of many styles.
-            share: Of the mean square of theirs.
+        A blank style has little of its own.
         """
         for tap in STYLE_TAPS:
             mean, covariance = (torch.cat([styles[tap][part] for styles in typical]) for part in (0, 1))
@@ -82,13 +80,9 @@ class StyleObjective:
     def __call__(
         self, output: Tensor, content: Tensor, styles: Statistics, wanted: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The three terms, unweighted, the mean of N images.
+        """The three terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
 
-        Args:
-            output: What the content became, [N, 3, H, W].
-            content: [N, 3, H, W].
-            styles: From `style_of`, of N styles or of one for all.
-            wanted: The content's features, if they are at hand.
+        Styles are from `style_of`, N or one for all; `wanted` are the contents' features, if they are at hand.
         """
         found = self.extractor(output, [*STYLE_TAPS, self.content_tap])
         if wanted is None:

@@ -73,10 +73,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over pictures in full size: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
 
-    The network's input is `reduce(picture, scale)`, of a picture whose sides are cut to multiples of `scale`.
-
-    Raises:
-        DatasetError: There is no picture, or one is too small or cannot be read.
+    The network's input is `reduce(picture, scale)`, of a picture whose sides are cut to multiples of `scale`. A
+    DatasetError says that there is no picture, or that one is too small or cannot be read.
     """
     if not files:
         raise DatasetError("There is no picture to evaluate on: name a folder that holds some.")

@@ -22,8 +22,7 @@ from artmodels.runtime.feedforward import FeedForward, Graph
 
 __all__ = ["SuperResolution", "Upscaled"]
 
-LARGEST = 64_000_000
-"""Pixels that a result may have."""
+LARGEST = 64_000_000  # pixels of a result
 TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
 SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
 LEAST = 1e-6  # alpha or weight that is above 0
@@ -114,7 +113,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
     def __call__(
         self, image: images.Source | Sequence[images.Source], *, tile: int | None = None, progress: bool = False
     ) -> Upscaled | list[Upscaled]:
-        """Enlarge one picture, or each of a list.
+        """Enlarge one picture, or each of a list, to `scale` times the height and the width.
 
         Grey pictures stay grey; transparency is enlarged by the same network; 16 bits a channel are kept.
 
@@ -123,9 +122,6 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
             tile: Side in pixels of the squares that a large picture is cut into, 32 to 2048; a smaller one needs less
                 memory, and none shows. Tiles that could not hold the overlap twice are made larger. None picks.
             progress: Show a bar, for lists.
-
-        Returns:
-            One result a picture, `scale` times as high and wide.
 
         Raises:
             ConfigError: `tile` is out of range.

@@ -138,9 +138,8 @@ class SuperResolutionRecipe(Recipe):
         """A square of an image at its own resolution, turned and mirrored at random."""
         pixels = self.usable[int(torch.randint(len(self.usable), (), generator=rng))]
         down, across, mirror, turn = torch.rand(4, generator=rng).tolist()
-        top, left = (
-            int(value * (n - self.side + 1)) for value, n in zip((down, across), pixels.shape[-2:], strict=True)
-        )
+        height, width = pixels.shape[-2:]
+        top, left = int(down * (height - self.side + 1)), int(across * (width - self.side + 1))
         crop = pixels[None, :, top : top + self.side, left : left + self.side].float() / 255
         crop = crop.flip(-1) if mirror < 0.5 else crop
         return crop.transpose(-1, -2) if turn < 0.5 else crop
