@@ -1,18 +1,9 @@
 """The exceptions that artmodels raises on purpose.
 
 ArtModelsError
-├── ConfigError          a setting is unknown, out of range or contradicts another (also a ValueError)
-├── WeightsError         a checkpoint cannot be used
-│   ├── MissingWeights   no such name, revision or file, or it cannot be fetched now
-│   ├── HashMismatch     the bytes are not the ones the catalogue pins
-│   ├── WeightsMismatch  keys or shapes differ from the architecture's, or numbers are no finite floats
-│   └── UnsafeFormat     only a pickle-based file is there; it is never opened
-├── ImageError           an image cannot be used
-│   ├── ImageTooLarge    more pixels than the limit, refused from the header
-│   └── UndecodableImage not an image, damaged, or of a format that is not accepted
-├── DeadlineExceeded     the time given ran out before the first usable result (also a TimeoutError)
-├── DeviceError          the device asked for is not there or too small
-└── DatasetError         a folder or table of images does not have the promised layout
+├── ConfigError (also a ValueError), DatasetError, DeviceError, DeadlineExceeded (also a TimeoutError)
+├── WeightsError: MissingWeights, HashMismatch, WeightsMismatch, UnsafeFormat
+└── ImageError: ImageTooLarge, UndecodableImage
 
 Each message says what was wrong, with what, and what to do; the functions at the end help to say it.
 """
@@ -129,11 +120,3 @@ def one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ConfigError(f"Unknown {what} {value!r}.{suggest(str(value), choices)} Choose one of {listing(choices)}.")
     return value
-
-
-def at_most(most: int, /, **settings: int | Sequence[int] | None) -> None:
-    """Raise ConfigError unless counts, by name, are small enough: a configuration may come from anybody."""
-    for name, value in settings.items():
-        counts = value if isinstance(value, Sequence) else [value or 0]
-        if max(counts, default=0) > most:
-            raise ConfigError(f"{name}={short(value)} must be at most {most}")

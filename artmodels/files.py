@@ -8,11 +8,11 @@ import os
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import filelock
 
@@ -20,7 +20,7 @@ from artmodels.errors import ArtModelsError, ConfigError, DatasetError, short
 
 __all__ = [
     "LARGEST",
-    "FileLock",
+    "locked",
     "put_back",
     "read_json",
     "read_object",
@@ -31,8 +31,6 @@ __all__ = [
 ]
 
 # --- writing
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
@@ -51,14 +49,7 @@ def replacing(*targets: Path, error: type[ArtModelsError] = ArtModelsError) -> I
     """Replace files or folders, all or none.
 
     The block writes to free names beside the targets, because a rename is atomic only within one file system. At its
-    end they take the places of the targets; if it fails, all is as it was.
-
-    Args:
-        targets: What is replaced, in this order; each a file or a folder, and there already or not.
-        error: What is raised where writing fails.
-
-    Yields:
-        The free names, one a target: the block makes a file or a folder of each.
+    end they take, in order, the places of the targets, be these there already or not; if it fails, all is as it was.
 
     Raises:
         ArtModelsError: An `error`: something cannot be written.
@@ -74,11 +65,8 @@ def replacing(*targets: Path, error: type[ArtModelsError] = ArtModelsError) -> I
         _move(drafts, targets)
     except OSError as fault:
         name = dict(zip(map(str, drafts), targets, strict=True)).get(str(fault.filename), fault.filename or targets[0])
-        advice = (
-            "free some space and try again"
-            if fault.errno in _FULL
-            else "check that the folder exists and may be written to"
-        )
+        full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space and try again" if full else "check that the folder exists and may be written to"
         reason = fault.strerror or str(fault)
         raise error(f"could not write {str(name)!r}: {reason}; {advice}. What was there is as it was.") from fault
     finally:
@@ -185,7 +173,7 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(
             data.decode("utf-8"),
-            parse_constant=_refused,
+            parse_constant=_finite,
             parse_int=_parse_int,
             parse_float=_finite,
             object_pairs_hook=_once,
@@ -236,10 +224,6 @@ def _check(value: object) -> None:
     raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
-def _refused(word: str) -> float:
-    raise ValueError(f"{word} is not a JSON number")
-
-
 def _parse_int(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
         raise ValueError(f"{short(digits)} does not fit 64 bits")
@@ -249,15 +233,14 @@ def _parse_int(digits: str) -> int:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{short(text)} is too large for a number")
+        raise ValueError(f"{short(text)} is not a finite number")
     return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen = set[str]()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"{short(twice)} is there twice")
     return found
 
@@ -265,37 +248,28 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- locks
 
 
-class FileLock:
-    """Held inside a `with` block, by one process at a time."""
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Lock `what`, as messages call it, inside the `with` block, by a file that is made and left there.
 
-    def __init__(self, path: Path, what: str) -> None:
-        """Lock `what`, as messages call it, by a file that is made and left there."""
-        self.path, self.what = path, what
-        # A generator that holds the lock may be closed in another thread than the one that began it.
-        self._lock = filelock.FileLock(path, thread_local=False)
-
-    def __enter__(self) -> Self:
-        """Take it.
-
-        Raises:
-            ConfigError: Another process, or another thread of this one, has it; or there cannot be a lock.
-        """
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise ConfigError(
-                f"Another process is writing to {self.what}: wait until it has ended, or use another folder."
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"{self.what} cannot be locked by {self.path}: {reason}. Use a folder that may be written to, on a "
-                "file system with locks."
-            ) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back."""
-        self._lock.release()
+    Raises:
+        ConfigError: Another process, or another thread of this one, has the lock; or there cannot be one.
+    """
+    # A generator that holds the lock may be closed in another thread than the one that began it.
+    lock = filelock.FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"Another process is writing to {what}: wait until it has ended, or use another folder."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{what} cannot be locked by {path}: {reason}. Use a folder that may be written to, on a file system with "
+            "locks."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -13,30 +13,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where some work is.
+    """Where some work is."""
 
-    Attributes:
-        done: Steps that are done, of
-        total: all of them, as far as is known.
-        what: What the last step was about, such as the name of a file; the bar shows its first 40 characters.
-    """
-
-    done: int
-    total: int
-    what: str = ""
+    done: int  # steps
+    total: int  # as far as is known
+    what: str = ""  # what the last step was about, such as the name of a file; the bar shows its first 40 characters
 
 
 def result_of(stream: Iterable[Progress | R], *, progress: bool = False, unit: str = "step") -> R:
-    """Run a stream to its end.
-
-    Args:
-        stream: Gives `Progress` after each step, and the result last.
-        progress: Whether to show a progress bar on stderr.
-        unit: What the bar counts.
-
-    Returns:
-        The last item.
-    """
+    """Run a stream, which gives `Progress` after each step, to its result; a bar on stderr may count `unit`s."""
     bar: tqdm[object] | None = None
     try:
         for item in stream:

@@ -20,6 +20,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, repeat
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from annotated_types import (
@@ -111,6 +112,8 @@ RULES: Mapping[type, tuple[Callable[[Any, Any], bool], str]] = {
     Predicate: (lambda value, holds: holds(value), "{.__name__}"),
 }
 
+NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+
 
 def _constraints(hint: Any) -> list[tuple[type, Any]]:  # noqa: ANN401 - an annotation can be any object
     """Kind and argument of each constraint of an annotation."""
@@ -136,6 +139,8 @@ def _fault(value: Any, hint: Any) -> str:  # noqa: ANN401
     if not kept:
         return _words(constraints)
     hint = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
+    if hint in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[hint][0])):
+        return NUMBERS[hint][1]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         faults = [_fault(value, argument) for argument in arguments if argument is not types.NoneType]

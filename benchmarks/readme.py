@@ -65,7 +65,7 @@ def knobs(method: str, name: str) -> str:
     rows = []
     if isinstance(explained, type) and dataclasses.is_dataclass(explained):
         texts = {key: text for kind in reversed(explained.__mro__) for key, text in _paragraphs(kind).items()}
-        texts |= helps(explained)
+        texts |= helps(getattr(explained, "config_class", explained)) | helps(explained)
         for field in dataclasses.fields(explained):
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()

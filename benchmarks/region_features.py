@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from artmodels.data import folders
 from artmodels.methods.region_features import RegionFeatures, RegionFeaturesConfig
 from artmodels.methods.region_features.model import RATIOS, anchor_shapes, select
-from artmodels.methods.region_features.train import BOXES, COUNTS, ICONS, recall
-from artmodels.methods.region_features.train import Annotated as AnnotatedImages
+from artmodels.methods.region_features.train import BOXES, COUNTS, ICONS, AnnotatedImages, recall
 from artmodels.runtime.devices import generator
 
 SMALLEST, STEP, SIZES = 16, 2**0.5, 11  # px of the least window, and from size to size: 16 to 512

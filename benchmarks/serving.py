@@ -15,6 +15,8 @@ import typer
 from common import ROOT
 from gradio_client import Client
 
+from artmodels import ui
+
 PATHS = ("config", "", "fast_style", "artminer", "gradio_api/info")
 CALL = "gradio_api/call/texture_network_run"
 SAMPLE = ["texture-network-wood", 64, 64, True, 0]
@@ -25,8 +27,8 @@ def main(
     clients: Annotated[int, typer.Option(help="Who connect at once.")] = 50,
 ) -> None:
     """Print them all; server and clients share this process and its cores."""
-    app = runpy.run_path(str(ROOT / "spaces" / "gallery" / "app.py"))
-    _, url, _ = app["demo"].launch(**app["LAUNCH"] | {"prevent_thread_lock": True, "quiet": True})
+    demo = runpy.run_path(str(ROOT / "spaces" / "gallery" / "app.py"))["demo"]
+    _, url, _ = demo.launch(**ui.launch_options() | {"prevent_thread_lock": True, "quiet": True})
     with httpx.Client(base_url=url, timeout=120) as client:
         for path in PATHS:
             plain = sent(client, path, "identity")
@@ -55,7 +57,7 @@ def main(
                 memory[number] = psutil.Process().memory_info().rss / 2**20
                 print(f"after {number} calls in sessions of their own: {memory[number]:.1f} MiB")
     print(f"growth after the first 100: {memory[max(memory)] - memory[100]:.1f} MiB")
-    app["demo"].close()
+    demo.close()
 
 
 def sent(client: httpx.Client, path: str, encoding: str) -> int:

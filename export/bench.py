@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from artmodels.runtime.devices import make_runner, pick_device
+from artmodels.runtime.devices import TorchRunner, pick_device
 from artmodels.runtime.feedforward import Graph
 from artmodels.runtime.graphs import PROVIDERS, OnnxRunner
 from export import folder
@@ -177,11 +177,11 @@ def _runtimes(
         short = str(dtype).removeprefix("torch.")
 
         def eager(dtype: torch.dtype = dtype) -> Run:
-            runner = make_runner(copy.deepcopy(graph), device=device, dtype=dtype)
+            runner = TorchRunner(copy.deepcopy(graph), device=device, dtype=dtype)
             return lambda inputs: runner(*inputs)
 
         def compiled(dtype: torch.dtype = dtype) -> Run:
-            runner = make_runner(torch.compile(copy.deepcopy(graph)), device=device, dtype=dtype)  # type: ignore[arg-type]
+            runner = TorchRunner(torch.compile(copy.deepcopy(graph)), device=device, dtype=dtype)  # type: ignore[arg-type]
             return lambda inputs: runner(*inputs)
 
         yield f"PyTorch {device.type} {short}", device, dtype, eager

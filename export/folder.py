@@ -6,8 +6,6 @@ A model whose method has companions has one folder for itself and one for each o
 import dataclasses
 import hashlib
 import json
-import shutil
-import uuid
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import onnx
 from artmodels import hub
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, WeightsError
-from artmodels.files import sha256_of
+from artmodels.files import replacing, sha256_of
 from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG
 from artmodels.methods import class_of
@@ -84,30 +82,23 @@ def export(name: str, out: Path, *, half: bool = False, uint8: bool = False) -> 
     target = out.absolute() / _short(name)
     _require_place(target)
     model, source = load(name)
-    targets = {"": target} | {part: companion_folder(target, part) for part in model.companions}
-    drafts: dict[Path, Path] = {}  # by target
+    parts = ["", *model.companions]
+    targets = [companion_folder(target, part) if part else target for part in parts]
+    for place in targets:
+        _require_place(place)
     rows: dict[Path, list[Measured]] = {}
-    try:
-        for part, place in targets.items():
-            _require_place(place)
+    # The model itself is put in place last: where it is whole, so are its companions.
+    with replacing(*reversed(targets), error=WeightsError) as drafts:
+        for part, place, draft in zip(parts, targets, reversed(drafts), strict=True):
             proto = convert(_graph(model, part), uint8=uint8)
             if half:
                 proto = to_half(proto)
-            # Beside the target, because a rename is atomic only within a file system.
-            drafts[place] = draft = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
             _write(draft, model, proto, _source(source, part), title=place.name, half=half)
             runner = _runner(draft)
             rows[place] = measure(runner, _graph(model, part))
             accept(place.name, rows[place], half=half)
             facts = dict(runner.exported.facts) | {"parity": [row.as_dict() for row in rows[place]]}
             _write_sidecar(draft, facts)
-        # The model itself last: where it is whole, so are its companions.
-        _replace([(drafts[place], place) for place in reversed(targets.values())])
-    except OSError as error:
-        raise WeightsError(f"{target} cannot be written: {error}. Nothing was left there.") from error
-    finally:
-        for draft in drafts.values():
-            shutil.rmtree(draft, ignore_errors=True)
     return rows
 
 
@@ -134,27 +125,6 @@ def _runner(folder: Path) -> OnnxRunner:
     if runner.exported.precision == "float16":
         runner.session = literal_session(onnx.load_from_string(runner.exported.verified(MODEL)))
     return runner
-
-
-def _replace(moves: list[tuple[Path, Path]]) -> None:
-    """Move folders to their places, or leave all as it was."""
-    done: list[tuple[Path, Path]] = []
-    olds = []
-    try:
-        for draft, target in moves:
-            # A folder that is not empty cannot be renamed onto: for a moment there is neither, but never a half.
-            if target.exists():
-                olds.append(target.with_name(f"{draft.name}.old"))
-                target.rename(olds[-1])
-                done.append((target, olds[-1]))
-            draft.rename(target)
-            done.append((draft, target))
-    except BaseException:
-        for before, after in reversed(done):
-            after.rename(before)
-        raise
-    for old in olds:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(

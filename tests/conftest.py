@@ -123,8 +123,10 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def gallery_url() -> Iterator[str]:
     """The address of `spaces/gallery/app.py`."""
+    from artmodels import ui
+
     app = load_script(ROOT / "spaces" / "gallery" / "app.py")
-    with launched(app.demo, app.LAUNCH) as url:
+    with launched(app.demo, ui.launch_options()) as url:
         yield url
 
 
@@ -134,7 +136,7 @@ def artminer_url() -> Iterator[str]:
     from artmodels import ui
 
     app = load_script(ROOT / "spaces" / "artminer" / "app.py")
-    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
         yield url
 
 

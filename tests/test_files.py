@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError, WeightsError, clipped, some
-from artmodels.files import FileLock, put_back, read_json, replacing, write_whole
+from artmodels.files import locked, put_back, read_json, replacing, write_whole
 
 
 def contents(folder):
@@ -87,18 +87,18 @@ def test_a_folder_that_a_killed_process_put_aside_is_put_back(tmp_path) -> None:
 
 
 def test_a_lock_is_held_by_one_and_given_back_from_any_thread(tmp_path) -> None:
-    lock = FileLock(tmp_path / "lock", "the store")
+    lock = locked(tmp_path / "lock", "the store")
     lock.__enter__()
     with pytest.raises(ConfigError, match="Another process is writing to the store"):
-        FileLock(tmp_path / "lock", "the store").__enter__()
+        locked(tmp_path / "lock", "the store").__enter__()
     thread = threading.Thread(target=lock.__exit__, args=(None, None, None))
     thread.start()
     thread.join()
-    with FileLock(tmp_path / "lock", "the store"):
+    with locked(tmp_path / "lock", "the store"):
         pass
     with (
         pytest.raises(ConfigError, match="the store cannot be locked by .*: Is a directory"),
-        FileLock(tmp_path, "the store"),
+        locked(tmp_path, "the store"),
     ):
         pass
 

@@ -210,7 +210,7 @@ def test_versions() -> None:
 def test_the_runner_runs_in_evaluation_mode_without_gradients() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Dropout(0.5)).train()
     image = torch.rand(1, 3, 4, 5)
-    output = runtime.make_runner(network, device="cpu")(image)
+    output = runtime.TorchRunner(network, device="cpu")(image)
     assert torch.equal(output, network[0](image))
     assert not output.requires_grad
 

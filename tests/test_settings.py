@@ -56,6 +56,11 @@ def test_right_values_pass(right):
     [
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": "3"}, "steps='3' must be at least 1"),
+        ({"steps": 2.5}, r"steps=2\.5 must be a whole number"),
+        ({"steps": True}, "steps=True must be a whole number"),
+        ({"clip": True}, "clip=True must be a number"),
+        ({"side": 32.0}, r"side=32\.0 must be a whole number"),
+        ({"widths": (1, 2.0)}, r"widths=\(1, 2\.0\) must be values of which each is a whole number"),
         ({"kernel": 4}, "kernel=4 must be at least 3, at most 9 and odd"),
         ({"kernel": 11}, "kernel=11 must be at least 3, at most 9"),
         ({"share": 1.5}, "share=1.5 must be at least 0 and at most 1"),

@@ -234,7 +234,7 @@ class _Checkpoint:
                 recipe = file.make(self.sources)
             except (DatasetError, MissingWeights) as error:
                 raise _Skipped(str(error)) from None
-            if fingerprint(recipe.files()) != result.data_sha256:
+            if fingerprint(recipe.files) != result.data_sha256:
                 raise _Skipped(f"{self.sources.data} is not the data that it was trained on")
             first = recipes.first_steps(file, recipe)
             there, here = (result.torch, result.cpu), (torch.__version__, torch.backends.cpu.get_cpu_capability())

@@ -271,7 +271,7 @@ def stream_build(
     _check_target(target)
     with threads(file.threads):
         recipe = file.make(sources)
-        files = recipe.files()
+        files = recipe.files
         data = fingerprint(files)
         _claim(work, {"recipe_sha256": file.sha256, "data_sha256": data})
         first = first_steps(file, recipe)

@@ -7,7 +7,6 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -71,7 +70,7 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
     _, *arguments = signature.parameters.values()
     arguments = [item for item in arguments if item.kind is not item.VAR_KEYWORD and item.name not in LEFT_OUT]
     formats = getattr(signature.return_annotation, "formats", model_class.formats)
-    texts = _described(inspect.getdoc(call))
+    texts = _described(inspect.getdoc(call) or "")
     parameters = list[inspect.Parameter]()
     pictures = ""
     for item in arguments:
@@ -87,20 +86,15 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
         parameters.append(_parameter("style", list[str] | None, words, None))
     parameters += _common(method.id, formats)
     names = {parameter.name for parameter in parameters}
-    hints, texts = typing.get_type_hints(model_class.config_class), {}
-    for base in reversed(model_class.config_class.__mro__):
-        texts |= _described(base.__doc__)
-    texts |= helps(model_class.config_class)
-    settings = [field for field in fields(model_class.config_class) if field.name not in names]
-    for field in settings:
-        if field.name in texts:
-            # Without a default to show: each model has its own.
-            parameters.append(_option(field.name, hints[field.name], None, texts[field.name], panel=PANEL))
+    hints, settings = typing.get_type_hints(model_class.config_class), helps(model_class.config_class)
+    settings = {name: text for name, text in settings.items() if name not in names}
+    # Without a default to show: each model has its own.
+    parameters += [_option(name, hints[name], None, text, panel=PANEL) for name, text in settings.items()]
 
     def run(**given: Any) -> None:
         given = {name: value for name, value in given.items() if value is not None}
         knobs = dict(given.pop("knobs", ()))
-        knobs |= {field.name: given.pop(field.name) for field in settings if field.name in given}
+        knobs |= {name: given.pop(name) for name in settings if name in given}
         output, sources = given.pop("output"), given.pop(pictures, [])
         name, device = given.pop("name", None), given.pop("device", None)
         if "style" in given:
@@ -127,14 +121,14 @@ def _common(method: str, formats: Sequence[str]) -> list[inspect.Parameter]:
     kinds = " or ".join(form[1:].upper() for form in formats)
     output = typer.Option("--output", "-o", help=f"The {kinds} file to write; for several pictures, a folder.")
     # A report may have the method's name: it is made again at will, and no picture is overwritten by it.
-    report = () if ".png" in formats else (Path(f"{method}{formats[0]}"),)
+    report = inspect.Parameter.empty if ".png" in formats else Path(f"{method}{formats[0]}")
     name = typer.Option("--name", help="A name that `artmodels list` shows, or a folder; by default the method's own.")
     device = typer.Option("--device", help="cpu, cuda or mps; the fastest by default.")
     knobs = typer.Option(
         "--set", metavar="KEY=VALUE", parser=_setting, help="Any knob of the README's tables; repeat for more."
     )
     return [
-        _parameter("output", Path, output, *report),
+        _parameter("output", Path, output, report),
         _parameter("name", str | None, name, None),
         _parameter("device", str | None, device, None),
         _parameter("knobs", list[str] | None, knobs, None),
@@ -144,9 +138,8 @@ def _common(method: str, formats: Sequence[str]) -> list[inspect.Parameter]:
 # --- From Python's arguments to options
 
 
-def _parameter(name: str, kind: Any, words: Any, *default: object) -> inspect.Parameter:  # noqa: ANN401
-    empty = default[0] if default else inspect.Parameter.empty
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, words], default=empty)
+def _parameter(name: str, kind: Any, words: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:  # noqa: ANN401
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, words], default=default)
 
 
 def _option(name: str, hint: Any, default: object, text: str, *, panel: str | None = None) -> inspect.Parameter:  # noqa: ANN401
@@ -188,9 +181,9 @@ def _is_path(hint: Any) -> bool:  # noqa: ANN401
     return isinstance(kind, type) and issubclass(kind, os.PathLike)
 
 
-def _described(doc: str | None) -> dict[str, str]:
-    """What a docstring says of each argument or attribute."""
-    section = re.search(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)*)", inspect.cleandoc(doc or ""), re.MULTILINE)
+def _described(doc: str) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    section = re.search(r"^Args:\n((?: {4}.*\n?|\n)*)", doc, re.MULTILINE)
     found = re.findall(r"^ {4}\**(\w+): ((?:.*\n?)(?: {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
 

@@ -47,15 +47,9 @@ def grid(height: float, width: float, longest: int, *, least: int = 1) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
-    """Features of one picture at several scales.
+    """Features of one picture, of so many pixels, at several scales."""
 
-    Attributes:
-        maps: [D, R_k, C_k] of each scale, each cell of length 1; float32 or float16.
-        width: Of the picture, in pixels.
-        height: Of it.
-    """
-
-    maps: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]  # [D, R_k, C_k] of each scale, each cell of length 1; float32 or float16
     width: int
     height: int
 
@@ -76,12 +70,9 @@ class Describer:
     """Features of cells: a backbone's at one tap, optionally in fewer dimensions, scaled to length 1."""
 
     def __init__(self, backbone: FeatureExtractor, tap: str, projection: Tensor | None = None) -> None:
-        """Take a backbone.
+        """Take a backbone, on the device that is to be used, and the tap whose positions are the cells.
 
-        Args:
-            backbone: With this tap; its weights are on the device that is to be used.
-            tap: Whose positions are the cells.
-            projection: [C, D], multiplied to each cell's C features before they are scaled; None keeps them.
+        A projection [C, D] is multiplied to each cell's C features before they are scaled.
         """
         self.backbone, self.tap, self.projection = backbone, tap, projection
         self.stride = backbone.stride(tap)
@@ -96,8 +87,7 @@ class Describer:
     def __call__(self, image: Tensor, rows: int, columns: int) -> Tensor:
         """Features [D, rows, columns] of an image [1, 3, H, W] in [0, 1], brought to that many cells."""
         size = side(rows, self.stride), side(columns, self.stride)
-        picture = resized(image, size).clamp(0, 1)
-        return self.of_pixels(picture)[0]
+        return self.of_pixels(resized(image, size).clamp(0, 1))[0]
 
     def of_pixels(self, pictures: Tensor) -> Tensor:
         """Features [N, D, R, C] of pictures [N, 3, H, W] in [0, 1] as they are."""

@@ -41,10 +41,10 @@ HORIZON = 1e-6  # least depth of a point that is in front
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 
 
-def identity(height: int, width: int) -> Tensor:
-    """The grid [height, width, 2] that reads each pixel at its own place."""
+def identity(height: int, width: int, rows: slice = slice(None)) -> Tensor:
+    """The grid [height, width, 2] that reads each pixel at its own place, or some rows of it."""
     x, y = ((2 * torch.arange(length, dtype=torch.float64) + 1) / length - 1 for length in (width, height))
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), 2).float()
+    return torch.stack(torch.meshgrid(x, y[rows], indexing="xy"), 2).float()
 
 
 def apply(matrix: Tensor, points: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def minimal(
 
     Args:
         target: [..., k, 2] float64; k is `SAMPLE[model]`.
-        source: [..., k, 2].
+        source: Of the same shape.
         model: Which kind.
         least: What twice the area of each triangle of the points must be above; of a similarity the squared distance of
             the points, of a scaling its squares along both axes.
@@ -183,15 +183,8 @@ def least_squares(target: Tensor, source: Tensor, weights: Tensor, model: Model)
     For a homography the equations are linear once each is divided by its point's depth, which is taken from the
     solution before; two solutions are enough where the perspective is moderate.
 
-    Args:
-        target: [..., m, 2].
-        source: [..., m, 2].
-        weights: [..., m], at least 0.
-        model: Which kind.
-
-    Returns:
-        [..., 3, 3] float64, finite whatever the points are; of points that do not fix the model, the smallest of the
-        solutions.
+    Of places [..., m, 2] and weights [..., m], at least 0, they are [..., 3, 3] float64, finite whatever the points
+    are; of points that do not fix the model, the smallest of the solutions.
     """
     target, source, weights = target.double(), source.double(), weights.double()
     nought = 0 * (weights + target[..., 0] + source[..., 0])  # of the shape that they have together
@@ -202,13 +195,11 @@ def least_squares(target: Tensor, source: Tensor, weights: Tensor, model: Model)
     elif model == "scaling":
         rows = [torch.stack([x, nought, one, nought], -1), torch.stack([nought, y, nought, one], -1)]
     else:
-        rows = [torch.stack([x, y, one], -1), torch.stack([x, y, one], -1)]
-        rows = [F.pad(rows[0], (0, 3)), F.pad(rows[1], (3, 0))]
+        row = torch.stack([x, y, one], -1)
+        rows = [F.pad(row, (0, 3)), F.pad(row, (3, 0))]
         if model == "homography":
-            rows = [
-                torch.cat([row, -target * value[..., None]], -1)
-                for row, value in zip(rows, source.unbind(-1), strict=True)
-            ]
+            perspective = [-target * value[..., None] for value in source.unbind(-1)]
+            rows = [torch.cat(parts, -1) for parts in zip(rows, perspective, strict=True)]
     equations, known = torch.cat(rows, -2), torch.cat([*source.unbind(-1)], -1)
     root = weights.sqrt()
     found = _solved(equations, known, root)
@@ -240,12 +231,8 @@ def plausible(matrix: Tensor, *, perspective: float = PERSPECTIVE, area: float =
     """Which transforms [..., 3, 3] can be those of a copy or another view: [...] bool.
 
     Their perspective is small, so that the horizon is outside the target; they do not turn it over; and the source's
-    part that it shows is at least 1 / area of the source and at most area times as large.
-
-    Args:
-        matrix: In relative coordinates.
-        perspective: Bound of |h31| and |h32| where h33 is 1, below 0.5.
-        area: Bound of the ratio of areas, above 1.
+    part that it shows is at least 1 / area of the source and at most area times as large. `perspective`, below 0.5,
+    bounds |h31| and |h32| where h33 is 1.
     """
     last = matrix[..., 2, 2]
     sound = matrix.isfinite().all(-1).all(-1) & (last.abs() > HORIZON * matrix.abs().amax((-1, -2)))
@@ -266,13 +253,7 @@ def _pixels(size: tuple[int, int], matrix: Tensor) -> Tensor:
 
 
 def to_pixels(matrix: Tensor, target_size: tuple[int, int], source_size: tuple[int, int]) -> Tensor:
-    """A matrix [..., 3, 3] between relative coordinates as one between pixels, whose centres are integers.
-
-    Args:
-        matrix: float64.
-        target_size: (width, height).
-        source_size: (width, height).
-    """
+    """A matrix [..., 3, 3] between relative coordinates as one between pixels, of pictures of (width, height) each."""
     found: Tensor = _pixels(source_size, matrix) @ matrix @ torch.linalg.inv(_pixels(target_size, matrix))
     return found
 
@@ -286,5 +267,5 @@ def from_pixels(matrix: Tensor, target_size: tuple[int, int], source_size: tuple
 def corner_error(matrix: Tensor, truth: Tensor, size: tuple[int, int]) -> float:
     """Mean distance of the target's corners, moved by two matrices [3, 3], in pixels of a source of (width, height)."""
     corners = torch.tensor(CORNERS, dtype=torch.float64)
-    apart = apply(matrix.cpu().double(), corners) - apply(truth.cpu().double(), corners)
-    return float((apart * torch.tensor(size) / 2).norm(dim=1).mean())
+    off = apply(matrix.cpu().double(), corners) - apply(truth.cpu().double(), corners)
+    return float((off * torch.tensor(size) / 2).norm(dim=1).mean())

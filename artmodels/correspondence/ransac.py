@@ -10,15 +10,17 @@ explains are dropped before anything is scored, which of samples with wrong matc
 import math
 from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.correspondence.geometry import SAMPLE, Model, apply, least_squares, minimal, plausible
-from artmodels.errors import ConfigError
 from artmodels.runtime.devices import generator
+from artmodels.settings import Settings, Share
 
 __all__ = ["Fit", "RansacConfig", "draw", "log_nfa", "ransac"]
 
@@ -29,83 +31,38 @@ FEW = 50  # with fewer candidates, samples are distinct
 
 
 @dataclass(frozen=True, kw_only=True)
-class RansacConfig:
-    """How a transform is looked for.
+class RansacConfig(Settings):
+    """How a transform is looked for."""
 
-    Attributes:
-        model: Homography, affine transform, scaling (a factor and a shift for each axis), or similarity (of the
-            pictures' pixels, whatever their shapes).
-        hypotheses: Samples that are drawn.
-        tolerance: Largest residual of an inlier in the source, in relative units: 0.05 is 2.5 % of a side.
-        isotropic: Measure residuals alike along both axes, with the mean of the sides as the unit; otherwise each in
-            its own side, as the paper does.
-        refinements: How often the best hypotheses are fitted again to their inliers; the paper's program never does.
-        least: Inliers below which nothing was found.
-        share: Share of the matches that must be inliers.
-        seed: Of the samples.
-    """
-
-    model: Model = "homography"
-    hypotheses: int = 10_000
-    tolerance: float = 0.05
-    isotropic: bool = False
-    refinements: int = 4
-    least: int = 8
-    share: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigError: One is unknown or out of range.
-        """
-        if self.model not in SAMPLE:
-            raise ConfigError(f"model={self.model!r} is not one of {', '.join(SAMPLE)}")
-        if self.hypotheses < 1 or self.refinements < 0 or self.least < 0:
-            raise ConfigError(
-                f"hypotheses={self.hypotheses} must be at least 1, refinements={self.refinements} and "
-                f"least={self.least} at least 0"
-            )
-        if not 0 < self.tolerance <= 2 or not 0 <= self.share <= 1:
-            raise ConfigError(
-                f"tolerance={self.tolerance} must be in (0, 2], half of the picture's side being 1, and "
-                f"share={self.share} in [0, 1]"
-            )
-        generator(self.seed)
+    model: Annotated[
+        Model,
+        "Kind of each transform; a scaling has a factor and a shift for each axis, and a similarity is one of pixels.",
+    ] = "homography"
+    hypotheses: Annotated[int, Interval(ge=1, le=10**7), "Samples that are drawn for each transform."] = 10_000
+    tolerance: Annotated[
+        float, Interval(gt=0, le=2), "Distance of an inlier in relative units, 0.05 is 2.5 % of a side."
+    ] = 0.05
+    least: Annotated[int, Ge(0), "Inliers of the first transform below which there is no alignment."] = 8
+    share: Annotated[Share, "Share of the matches that must be inliers."] = 0.05
+    seed: Annotated[int, Ge(0), "Of the samples."] = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What RANSAC found.
+    """What RANSAC found, or why it found nothing."""
 
-    Attributes:
-        matrix: [3, 3] float64 from relative target to relative source coordinates, 1 in its last place; None where
-            nothing was found.
-        inliers: [m] bool, the matches that agree; none where nothing was found.
-        score: Sum of the inliers' weights, by default their number; of the best hypothesis also where nothing was
-            found.
-        hypotheses: Samples that were sound and scored.
-        reason: Why nothing was found, in a sentence; "" where something was.
-    """
-
-    matrix: Tensor | None
-    inliers: Tensor
-    score: float = 0.0
-    hypotheses: int = 0
-    reason: str = ""
+    matrix: Tensor | None  # [3, 3] float64 from relative target to relative source coordinates, 1 in its last place
+    inliers: Tensor  # [m] bool, the matches that agree; none where nothing was found
+    score: float = 0.0  # sum of the weights of the inliers of the best hypothesis, also where nothing was found
+    hypotheses: int = 0  # samples that were sound and scored
+    reason: str = ""  # why nothing was found, in a sentence
 
 
 def draw(candidates: int, size: int, samples: int, seed: int, *, repeated: bool = False) -> Tensor:
     """Samples of `size` candidates each, by number: int64 [n, size]. The same arguments give the same samples.
 
-    Args:
-        candidates: How many there are.
-        size: Of a sample.
-        samples: How many are drawn. Below 50 candidates there are no two alike, and C(candidates, size) at most.
-        seed: Of the draws.
-        repeated: Whether a sample may have a candidate twice, and two samples may be alike, however few candidates
-            there are; it is quicker.
+    Below 50 candidates no two samples are alike, and there are C(candidates, size) at most. Where they may be
+    `repeated`, two samples may be alike and one may have a candidate twice, however few there are: it is quicker.
     """
     source = generator(seed)
     if candidates < FEW and not repeated:
@@ -130,8 +87,10 @@ def ransac(
     weights: Tensor | None = None,
     *,
     aspects: tuple[float, float] = (1.0, 1.0),
+    isotropic: bool = False,
+    refinements: int = 4,
 ) -> Fit:
-    """Find the transform that most matches agree on.
+    """Find the transform that most matches agree on; samples do not depend on the device.
 
     Args:
         target: [m, 2] relative places in the target.
@@ -139,21 +98,24 @@ def ransac(
         config: Settings.
         weights: [m], what each match counts for in scores and refits; None for 1.
         aspects: Width by height of the target and of the source: only a similarity and `isotropic` need them.
-
-    Returns:
-        The transform, or why there is none. Samples are drawn on the CPU, so that they do not depend on the device.
+        isotropic: Measure residuals alike along both axes, with the mean of the sides as the unit; otherwise each in
+            its own side, as the paper does.
+        refinements: How often the best hypotheses are fitted again to their inliers; the paper's program never does.
     """
     config = config or RansacConfig()
     count, size = len(target), SAMPLE[config.model]
-    nothing = torch.zeros(count, dtype=torch.bool, device=target.device)
+
+    def nothing(why: str, score: float = 0.0, hypotheses: int = 0) -> Fit:
+        none = torch.zeros(count, dtype=torch.bool, device=target.device)
+        return Fit(None, none, score, hypotheses, f"{why}: the pictures may not show the same thing")
+
     if count < size:
-        found = "is only 1 match" if count == 1 else f"are only {count} matches"
-        few = f"there {found}, and a transform ({config.model}) needs {size}"
-        return Fit(None, nothing, reason=f"{few}: the pictures may not show the same thing")
+        few = "is only 1 match" if count == 1 else f"are only {count} matches"
+        return nothing(f"there {few}, and a transform ({config.model}) needs {size}")
     weights = torch.ones(count, device=target.device) if weights is None else weights.float()
 
     # Where a unit is the same along both axes. The others change nothing but rounding, and stay as they are.
-    same = config.isotropic or config.model == "similarity"
+    same = isotropic or config.model == "similarity"
     units = [target.new_tensor([a**0.5, a**-0.5] if same else [1.0, 1.0], dtype=torch.float64) for a in aspects]
     target, source = target.double() * units[0], source.double() * units[1]
     to_relative = F.pad(units[0], (0, 1), value=1.0) / F.pad(units[1], (0, 1), value=1.0)[:, None]
@@ -161,20 +123,19 @@ def ransac(
     # What is drawn twice is degenerate.
     samples = draw(count, size, config.hypotheses, config.seed, repeated=True).to(target.device)
     parts = list[Tensor]()
-    for some in torch.split(samples, BLOCK):
-        solved, sound = minimal(target[some], source[some], config.model)
+    for block in torch.split(samples, BLOCK):
+        solved, sound = minimal(target[block], source[block], config.model)
         solved = solved[sound]
         parts.append(solved[plausible(solved * to_relative)])
     matrices = torch.cat(parts)
     if not len(matrices):
-        reason = f"no {size} of the {count} matches fit a plausible transform ({config.model})"
-        return Fit(None, nothing, reason=f"{reason}: the pictures may not show the same thing")
+        return nothing(f"no {size} of the {count} matches fit a plausible transform ({config.model})")
 
-    residuals = _Residuals(target, source, weights, config)
+    residuals = _Residuals(target, source, weights, config.tolerance)
     order = residuals.scores(matrices).sort(descending=True, stable=True).indices[:KEPT]
     best = matrices[order]
     values, rounds = [residuals.scores(best)], [best]
-    for _ in range(config.refinements):
+    for _ in range(refinements):
         best = least_squares(target, source, residuals.influence(best), config.model)
         values.append(residuals.scores(best).where(plausible(best * to_relative), -1.0))
         rounds.append(best)
@@ -183,23 +144,20 @@ def ransac(
     score, agreeing = float(weights[inliers].sum()), int(inliers.sum())
     needed = max(config.least, config.share * count)
     if agreeing < needed:
-        reason = (
-            f"only {agreeing} of {count} matches agree on a transform ({config.model}), of {math.ceil(needed)} needed"
-        )
-        return Fit(None, nothing, score, len(matrices), f"{reason}: the pictures may not show the same thing")
+        few = f"only {agreeing} of {count} matches agree on a transform ({config.model})"
+        return nothing(f"{few}, of {math.ceil(needed)} needed", score, len(matrices))
     return Fit(matrix * to_relative, inliers, score, len(matrices))
 
 
 class _Residuals:
     """Squared distances of matches under hypotheses, in units of the tolerance."""
 
-    def __init__(self, target: Tensor, source: Tensor, weights: Tensor, config: RansacConfig) -> None:
-        self.target, self.source, self.weights = target, source, weights
-        self.tolerance = config.tolerance
+    def __init__(self, target: Tensor, source: Tensor, weights: Tensor, tolerance: float) -> None:
+        self.target, self.source, self.weights, self.tolerance = target, source, weights, tolerance
         points = F.pad(target, (0, 1), value=1.0).T  # [3, m]
         # h1 p - x (h3 p) is linear in h1 and h3: both axes are products of one kind, and nothing is divided.
         self.products = [torch.cat([points, -value * points]).float() for value in source.T]  # [6, m]
-        self.points = points.float() * config.tolerance
+        self.points = points.float() * tolerance
 
     def squared(self, matrix: Tensor) -> Tensor:
         """Of one hypothesis [3, 3]: [m] float64."""
@@ -207,8 +165,8 @@ class _Residuals:
 
     def influence(self, matrices: Tensor) -> Tensor:
         """Weights [n, m] float64 of a refit: those of the inliers, less towards the tolerance (Tukey's biweight)."""
-        apart = apply(matrices, self.target.expand(len(matrices), -1, 2)) - self.source
-        return self.weights * (1 - apart.square().sum(2) / self.tolerance**2).clamp(min=0).square()
+        off = apply(matrices, self.target.expand(len(matrices), -1, 2)) - self.source
+        return self.weights * (1 - off.square().sum(2) / self.tolerance**2).clamp(min=0).square()
 
     def scores(self, matrices: Tensor) -> Tensor:
         """Of hypotheses [n, 3, 3] whose horizon is outside: the inliers' sum of 1 - e^2 / t^2 (MSAC), [n] float32."""
@@ -221,8 +179,8 @@ class _Residuals:
             part = slice(start, start + step)
             x, y = (rows[part, axis] @ self.products[axis] for axis in (0, 1))
             depth = (matrices[part, 2] @ self.points).square_()
-            apart = x.square_().addcmul_(y, y)
-            torch.mv(apart.div_(depth).neg_().add_(1).clamp_(min=0), self.weights, out=found[part])
+            squared = x.square_().addcmul_(y, y)
+            torch.mv(squared.div_(depth).neg_().add_(1).clamp_(min=0), self.weights, out=found[part])
         return found
 
 
@@ -231,15 +189,8 @@ def log_nfa(matches: int, inliers: int, tolerance: float) -> float:
 
     Moisan and Stival 2004, "A probabilistic criterion to detect rigid point matches between two images": with m
     matches, of which k agree, (m - 4) C(m, k) C(k, 4) alpha^(k - 4), where alpha is the chance that a place anywhere in
-    the source is within the tolerance. Below 0 the matches are hardly chance.
-
-    Args:
-        matches: m.
-        inliers: k.
-        tolerance: Radius in relative units; the whole picture is 2 x 2.
-
-    Returns:
-        Infinity where k is not above 4, which any four matches reach.
+    the source, 2 x 2 in relative units, is within the tolerance. Below 0 the matches are hardly chance; it is infinite
+    where k is not above 4, which any four matches reach.
     """
     if inliers <= 4:
         return math.inf

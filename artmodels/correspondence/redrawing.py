@@ -17,17 +17,9 @@ def blended(piece: Floats, ground: Floats, weights: Floats, *, seam: float = 0.0
     """Put a piece on a ground in the gradient domain.
 
     The gradient of the plain composite w p + (1 - w) g is w grad p + (1 - w) grad g + (p - g) grad w, and the last
-    term is the seam. The Poisson equation is solved for a share of it on the rectangle around the piece, a margin
-    included, whose border keeps the ground: exactly, by sine transforms.
-
-    Args:
-        piece: [H, W, 3] in [0, 1].
-        ground: Of the same size.
-        weights: w, [H, W] in [0, 1]; 0 outside the piece.
-        seam: In [0, 1]: 0 removes it, 1 gives the plain composite.
-
-    Returns:
-        [H, W, 3] in [0, 1].
+    term is the seam, of which `seam`, in [0, 1], says how much stays. The Poisson equation is solved on the rectangle
+    around the piece, a margin included, whose border keeps the ground: exactly, by sine transforms. Piece, ground and
+    result are [H, W, 3] in [0, 1]; w is `weights`, [H, W] in [0, 1], 0 outside the piece.
     """
     rows, columns = np.flatnonzero((weights > 0).any(1)), np.flatnonzero((weights > 0).any(0))
     if not len(rows):
@@ -37,20 +29,17 @@ def blended(piece: Floats, ground: Floats, weights: Floats, *, seam: float = 0.0
         slice(max(rows[0] - margin, 0), rows[-1] + 1 + margin),
         slice(max(columns[0] - margin, 0), columns[-1] + 1 + margin),
     )
-    p, g, w = piece[window], ground[window], weights[window][..., None]
-    right = np.zeros((p.shape[0] - 2, p.shape[1] - 2, 3))
+    parts = piece[window], ground[window], weights[window][..., None]
+    right = np.zeros((parts[0].shape[0] - 2, parts[0].shape[1] - 2, 3))
     for axis in (0, 1):
-        ahead = [slice(1, None) if dim == axis else slice(None) for dim in (0, 1)]
-        behind = [slice(None, -1) if dim == axis else slice(None) for dim in (0, 1)]
-        a, b = tuple(ahead), tuple(behind)
-        mean = (w[a] + w[b]) / 2
-        field = mean * (p[a] - p[b]) + (1 - mean) * (g[a] - g[b])
-        field += seam * (w[a] - w[b]) * (p[a] + p[b] - g[a] - g[b]) / 2
-        inner = [slice(None) if dim == axis else slice(1, -1) for dim in (0, 1)]
-        right += np.diff(field[tuple(inner)], axis=axis)
+        p, g, w = (part.swapaxes(0, axis) for part in parts)
+        mean = (w[1:] + w[:-1]) / 2
+        field = mean * np.diff(p, axis=0) + (1 - mean) * np.diff(g, axis=0)
+        field += seam * np.diff(w, axis=0) * (p[1:] + p[:-1] - g[1:] - g[:-1]) / 2
+        right += np.diff(field[:, 1:-1], axis=0).swapaxes(0, axis)
     # What is solved for is the difference from the ground, which is 0 on the border.
-    laplace = [np.diff(g[:, 1:-1] if axis == 0 else g[1:-1], n=2, axis=axis) for axis in (0, 1)]
-    right -= laplace[0] + laplace[1]
+    g = parts[1]
+    right -= np.diff(g[:, 1:-1], n=2, axis=0) + np.diff(g[1:-1], n=2, axis=1)
     waves = [2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) - 2 for n in right.shape[:2]]
     spectrum = dstn(right, type=1, axes=(0, 1)) / (waves[0][:, None] + waves[1])[..., None]
     made = ground.copy()
@@ -85,17 +74,12 @@ def recoloured(picture: Floats, strength: float, random: Random) -> Floats:
 
 
 def engraved(picture: Floats, random: Random) -> Floats:
-    """Draw a picture as an engraving: contours, and up to three layers of hatching that follow the luminance.
+    """Draw a picture [H, W, 3] in [0, 1] as an engraving: contours, and up to three layers of hatching for its tones.
 
-    Args:
-        picture: [H, W, 3] in [0, 1].
-        random: Of angle, pitch, paper and ink.
-
-    Returns:
-        [H, W, 3] in [0, 1].
+    Angle, pitch, paper and ink are random.
     """
     light = picture.mean(2)
-    # As a draughtsman does, tones are told from their surroundings rather than from the whole.
+    # As a draughtsman does, tones are judged by their surroundings rather than by the whole.
     local = gaussian_filter(light, 0.08 * min(light.shape))
     spread = np.sqrt(gaussian_filter((light - local) ** 2, 0.08 * min(light.shape))) + 0.04
     tone = 0.2 + 0.8 / (1 + np.exp(-1.6 * (gaussian_filter(light, 0.8) - local) / spread - 3 * (local - 0.3)))

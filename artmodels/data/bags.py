@@ -6,6 +6,8 @@ linear classifier is one matrix product then, and a store of features in a memor
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, Union, overload
 
 import numpy as np
@@ -30,7 +32,6 @@ class Bags:
         instances: [T, M] float32 or float16; may be memory-mapped, and is never written to.
         sizes: [B] int64, how many instances each bag has, at least 1; they add up to T.
         objectness: [T] float32 in [0, 1], how likely an instance shows an object at all; None if unknown.
-        offsets: [B + 1] int64, where each bag begins; the last is T.
     """
 
     def __init__(self, instances: Tensor, sizes: Tensor, objectness: Tensor | None = None) -> None:
@@ -46,20 +47,25 @@ class Bags:
             raise BagsError(
                 f"sizes ({_described(sizes)}) must be [B] whole numbers that add up to the {len(instances)} instances"
             )
-        self._set(instances, sizes.to("cpu", torch.int64), objectness)
+        self.instances, self.sizes, self.objectness = instances, sizes.to("cpu", torch.int64), objectness
         self._check()
 
-    def _set(self, instances: Tensor, sizes: Tensor, objectness: Tensor | None) -> None:
-        self.instances, self.sizes, self.objectness = instances, sizes, objectness
-        self.offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        self._bag_of: Tensor | None = None
+    def _part(self, rows: slice | Tensor, sizes: Tensor) -> "Bags":
+        """Some of the instances as bags of these sizes, which are not checked again."""
+        part = Bags.__new__(Bags)
+        part.instances, part.sizes = self.instances[rows], sizes
+        part.objectness = None if self.objectness is None else self.objectness[rows]
+        return part
 
-    @classmethod
-    def _view(cls, instances: Tensor, sizes: Tensor, objectness: Tensor | None) -> "Bags":
-        """Bags out of checked ones, which are not checked again."""
-        bags = cls.__new__(cls)
-        bags._set(instances, sizes, objectness)
-        return bags
+    @cached_property
+    def offsets(self) -> Tensor:
+        """[B + 1] int64, where each bag begins; the last is T."""
+        return torch.cat([self.sizes.new_zeros(1), self.sizes.cumsum(0)])
+
+    @cached_property
+    def bag_of(self) -> Tensor:
+        """[T] int64, the number of the bag that each instance is in."""
+        return torch.arange(len(self)).repeat_interleave(self.sizes)
 
     def _check(self) -> None:
         count, width = len(self.sizes), self.instances.shape[1]
@@ -75,7 +81,11 @@ class Bags:
         for start in range(0, len(self.instances), max(1, BLOCK // width)):
             block = self.instances[start : start + max(1, BLOCK // width)]
             if not torch.isfinite(block).all():
-                self._refuse(start + int((~torch.isfinite(block)).any(1).nonzero()[0]), "instances")
+                place = self._place(start + int((~torch.isfinite(block)).any(1).nonzero()[0]))
+                raise BagsError(
+                    f"{place} has values that are not finite (NaN or infinity, inf, or too large for float32): mend "
+                    "the features or leave the instance out"
+                )
         if self.objectness is None:
             return
         if self.objectness.shape != (len(self.instances),):
@@ -86,18 +96,12 @@ class Bags:
         self.objectness = self.objectness.float()
         wrong = (~((self.objectness >= 0) & (self.objectness <= 1))).nonzero()
         if len(wrong):
-            self._refuse(int(wrong[0]), "objectness")
+            place, value = self._place(int(wrong[0])), float(self.objectness[wrong[0]])
+            raise BagsError(f"the objectness of {place} is {value:g}: it must be in [0, 1]")
 
-    def _refuse(self, row: int, what: str) -> None:
+    def _place(self, row: int) -> str:
         bag = int(torch.searchsorted(self.offsets, row, right=True)) - 1
-        place = f"bag {bag}, instance {row - int(self.offsets[bag])}"
-        if what == "objectness":
-            assert self.objectness is not None  # noqa: S101 - for the type checker: it was just looked at
-            raise BagsError(f"the objectness of {place} is {float(self.objectness[row]):g}: it must be in [0, 1]")
-        raise BagsError(
-            f"{place} has values that are not finite (NaN or infinity, inf, or too large for float32): mend the "
-            "features or leave the instance out"
-        )
+        return f"bag {bag}, instance {row - int(self.offsets[bag])}"
 
     @classmethod
     def of(cls, bags: object, objectness: object = None, mask: object = None) -> "Bags":
@@ -132,10 +136,9 @@ class Bags:
         if mask is not None:
             raise BagsError("a mask is for one array [B, K, M]; a sequence of bags needs none: leave it out")
         if not isinstance(bags, Sequence) or isinstance(bags, str | bytes):
-            try:
+            array = np.empty(())
+            with suppress(TypeError, ValueError):
                 array = np.asarray(bags)
-            except (TypeError, ValueError) as error:
-                raise BagsError(f"bags cannot be a {type(bags).__name__}: give a list of arrays [K, M]") from error
             if array.dtype == object or array.ndim == 0:
                 raise BagsError(f"bags cannot be a {type(bags).__name__}: give a list of arrays [K, M]")
             return cls.of(array, objectness)
@@ -145,8 +148,6 @@ class Bags:
         for number, part in enumerate(parts):
             if part.dim() != 2:
                 raise BagsError(f"bag {number} has shape {tuple(part.shape)}: give [K, M], one row an instance")
-            if not len(part):
-                raise BagsError(f"bag {number} has no instance: leave it out, or give it at least one")
             if part.shape[1] != parts[0].shape[1]:
                 raise BagsError(
                     f"bag {number} has {part.shape[1]} features and bag 0 has {parts[0].shape[1]}: they must have the "
@@ -220,27 +221,18 @@ class Bags:
         sizes = self.sizes[chosen]
         ends = sizes.cumsum(0)
         rows = torch.arange(int(sizes.sum())) + (self.offsets[:-1][chosen] - ends + sizes).repeat_interleave(sizes)
-        return self._view(self.instances[rows], sizes, None if self.objectness is None else self.objectness[rows])
+        return self._part(rows, sizes)
 
     def _span(self, start: int, end: int) -> "Bags":
         """The bags from one to before another, as views."""
-        rows = slice(int(self.offsets[start]), int(self.offsets[end]))
-        objectness = None if self.objectness is None else self.objectness[rows]
-        return self._view(self.instances[rows], self.sizes[start:end], objectness)
+        return self._part(slice(int(self.offsets[start]), int(self.offsets[end])), self.sizes[start:end])
 
     def subset(self, kept: Tensor) -> "Bags":
-        """The same bags with some of their instances, copied.
-
-        Args:
-            kept: [T] boolean, true for at least one instance of each bag.
-
-        Raises:
-            BagsError: A bag would be empty.
-        """
+        """The same bags with some of their instances, copied: `kept`, [T] boolean, has one or more of each bag."""
         sizes = self.sum(kept.long())
         if not bool(sizes.all()):
             raise BagsError(f"bag {int((sizes == 0).nonzero()[0])} would keep no instance: keep at least one")
-        return self._view(self.instances[kept], sizes, None if self.objectness is None else self.objectness[kept])
+        return self._part(kept, sizes)
 
     @property
     def shape(self) -> tuple[int]:
@@ -252,22 +244,11 @@ class Bags:
         """M, how many numbers describe an instance."""
         return self.instances.shape[1]
 
-    @property
-    def bag_of(self) -> Tensor:
-        """[T] int64, the number of the bag that each instance is in."""
-        if self._bag_of is None:
-            self._bag_of = torch.arange(len(self)).repeat_interleave(self.sizes)
-        return self._bag_of
-
     def chunks(self, rows: int, chosen: Tensor | None = None) -> Iterator[tuple[int, "Bags"]]:
         """Walk through the bags in order, at most `rows` instances at a time, or one bag if it has more.
 
-        Args:
-            rows: Instances at a time.
-            chosen: [N] numbers of the bags to walk through; None for all, which are not copied.
-
-        Yields:
-            The place of the first bag among those walked through, and the bags.
+        `chosen`, [N], are the numbers of the bags to walk through; None is all, which are not copied. With the bags
+        comes the place of the first one among those walked through.
         """
         offsets = self.offsets
         if chosen is not None:
@@ -325,9 +306,9 @@ def _tensor(values: object, what: str) -> Tensor:
             if array.dtype != np.float16:
                 with np.errstate(over="ignore"):  # infinities are reported later, with the bag's number
                     array = array.astype(np.float32, copy=False)
+        except BagsError:
+            raise
         except (TypeError, ValueError) as error:
-            if isinstance(error, BagsError):
-                raise
             kind = TypeError if isinstance(error, TypeError) else BagsError
             raise kind(f"{what} cannot be read as an array of numbers: {error}") from error
         with warnings.catch_warnings():

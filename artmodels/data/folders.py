@@ -25,11 +25,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif",
 
 
 def image_files(root: Path, folders: Iterable[str] = (".",)) -> list[Path]:
-    """Every image file below some folders of `root`, sorted by its path.
-
-    Raises:
-        DatasetError: A folder does not exist, or there is no image.
-    """
+    """Every image file below some folders of `root`, sorted by its path; a DatasetError where there is none."""
     found = set[Path]()
     for name in folders:
         folder = root / name
@@ -69,11 +65,7 @@ class ImageSet:
 
     @classmethod
     def load(cls, files: Sequence[Path], *, side: int) -> "ImageSet":
-        """Decode and reduce files; what cannot be read is left out, and the log says so.
-
-        Raises:
-            DatasetError: Nothing could be read.
-        """
+        """Decode and reduce files; what cannot be read is left out, and the log says so. Not all may be."""
         kept = list[Tensor]()
         for path in files:
             try:
@@ -93,19 +85,12 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """How batches are cut from images.
+    """How batches are cut from images."""
 
-    Attributes:
-        size: Side of a crop in pixels.
-        smallest: Least share of the shorter side that a crop covers; 1 takes it whole.
-        flips: Whether half of the crops are mirrored.
-        jitter: Range of the changes of brightness, contrast and saturation: 0.3 is up to 30 %.
-    """
-
-    size: int
-    smallest: float = 0.4
-    flips: bool = True
-    jitter: float = 0.0
+    size: int  # side of a crop in pixels
+    smallest: float = 0.4  # least share of the shorter side that a crop covers; 1 takes it whole
+    flips: bool = True  # whether half of the crops are mirrored
+    jitter: float = 0.0  # range of the changes of brightness, contrast and saturation: 0.3 is up to 30 %
 
     def __call__(self, images: ImageSet, count: int, rng: torch.Generator) -> Tensor:
         """Draw `count` crops, [count, 3, size, size] in [0, 1]."""

@@ -12,32 +12,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import compress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from artmodels.data.folders import image_files
-from artmodels.data.voc import Box, Reader
+from artmodels.data.voc import Annotation, Box, Reader
 from artmodels.errors import DatasetError, some, suggest
 from artmodels.files import text_of
 from artmodels.images.decoding import Array
 
-__all__ = [
-    "Box",
-    "Item",
-    "LabelledSet",
-    "READERS",
-    "annotated_folder",
-    "caspa",
-    "clipart1k",
-    "comic2k",
-    "iconart",
-    "labelled_csv",
-    "peopleart",
-    "read",
-    "voc",
-    "watercolor2k",
-]
+__all__ = ["READERS", "Box", "Item", "LabelledSet", "annotated_folder", "labelled_csv", "read", "voc"]
 
 ICONART = ("angel", "Child_Jesus", "crucifixion_of_Jesus", "Mary", "nudity", "ruins", "Saint_Sebastien")
 ICONART_V2 = (*ICONART, "beard", "capital", "turban")
@@ -53,38 +40,19 @@ NAME_COLUMNS = ("item", "name_img", "file", "filename", "file_name", "image", "p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One image of a collection.
+class Item(Annotation):
+    """One image of a collection, with what its annotation says."""
 
-    Attributes:
-        path: The file, which exists.
-        labels: The classes that it shows.
-        boxes: Where they are; empty for a negative image.
-        boxed: Whether the boxes are known. False: there may be objects, but nobody has drawn them.
-        split: "train", "val", "test" or another part of the collection; None where there are no parts.
-        size: Width and height in pixels as the annotation gives them, or None.
-    """
-
-    path: Path
-    labels: frozenset[str] = frozenset()
-    boxes: tuple[Box, ...] = ()
-    boxed: bool = True
-    split: str | None = None
-    size: tuple[int, int] | None = None
+    path: Path  # the file, which exists
+    split: str | None = None  # "train", "val", "test" or another part of the collection; None where there are no parts
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Images with the classes that they show.
+    """Images with the classes that they show. All methods raise a DatasetError where a name is unknown."""
 
-    Attributes:
-        name: What it is called in tables.
-        classes: In the order of the columns of `labels`.
-        items: The images.
-    """
-
-    name: str
-    classes: tuple[str, ...]
+    name: str  # what it is called in tables
+    classes: tuple[str, ...]  # in the order of the columns of `labels`
     items: tuple[Item, ...]
 
     def __len__(self) -> int:
@@ -92,11 +60,7 @@ class LabelledSet:
         return len(self.items)
 
     def split(self, name: str) -> "LabelledSet":
-        """Keep one part; "trainval" is train and val together.
-
-        Raises:
-            DatasetError: There is no such part; the message names those that there are.
-        """
+        """Keep one part; "trainval" is train and val together."""
         wanted = {"train", "val", "trainval"} if name == "trainval" else {name}
         kept = tuple(item for item in self.items if item.split in wanted)
         if not kept:
@@ -117,11 +81,7 @@ class LabelledSet:
         return np.array(shown, np.uint8).reshape(len(self.items), len(self.classes))
 
     def restrict(self, classes: Sequence[str]) -> "LabelledSet":
-        """Forget all other classes. Every image stays: one that shows none of them is a negative.
-
-        Raises:
-            DatasetError: A class is unknown.
-        """
+        """Forget all other classes. Every image stays: one that shows none of them is a negative."""
         check_known(classes, self.classes, f"class of {self.name}")
         kept = frozenset(classes)
         items = tuple(
@@ -135,7 +95,7 @@ class LabelledSet:
         return tuple(name for name in self.classes if name in other.classes)
 
 
-# --- the layouts
+# --- the layouts: all raise a DatasetError where a folder, file, column, class or box is not what it should be
 
 
 def voc(
@@ -158,11 +118,8 @@ def voc(
         classes: Names to expect, in this order, whatever their case in the files; all that occur, sorted, by default.
         ignored: Names of objects that are passed over.
         splits: Lists `ImageSets/Main/<split>.txt` to read; those of train, val, trainval, test and extra by default.
-            An image of trainval that is also in train or val belongs to that.
+            An image of trainval that is also in train or val belongs to that; none is in two other parts.
         clip: Cut boxes that leave the image instead of refusing them.
-
-    Raises:
-        DatasetError: A folder, list, image or class is not what it should be, or an image is in two parts.
     """
     root = Path(root)
     lists = root / "ImageSets" / "Main"
@@ -201,31 +158,19 @@ def annotated_folder(
     ignored: Iterable[str] = (),
     clip: bool = False,
 ) -> LabelledSet:
-    """Read a folder of images and one of VOC files of the same names; images without one show nothing.
+    """Read a folder of images, with folders inside or not, and one of VOC files of the same names.
 
-    Args:
-        images: The folder of the images, with folders inside or not.
-        annotations: The folder of the `.xml` files.
-        name: What to call it; the images' folder by default.
-        classes: As in `voc`.
-        ignored: As in `voc`.
-        clip: As in `voc`.
-
-    Raises:
-        DatasetError: A folder is missing, a file of annotations has no image, or one is malformed.
+    Images without such a file show nothing. The other arguments are those of `voc`.
     """
     found, annotations = Images(Path(images)), Path(annotations)
     if not annotations.is_dir():
         raise DatasetError(f"There is no folder {annotations}: name the folder that holds the .xml files.")
-    names = {path.relative_to(annotations).with_suffix("").as_posix() for path in annotations.rglob("*.xml")}
-    if not names:
+    files = {path.relative_to(annotations).with_suffix("").as_posix(): path for path in annotations.rglob("*.xml")}
+    if not files:
         raise DatasetError(f"{annotations} holds no .xml file.")
-    of_image = {path: entry for entry, path in found.find_all(sorted(names)).items()}
+    of_image = {path: files[entry] for entry, path in found.find_all(sorted(files)).items()}
     reader = Reader(classes, ignored, clip=clip)
-    items = [
-        _item(reader, path, annotations / f"{of_image[path]}.xml", None) if path in of_image else Item(path=path)
-        for path in found.files
-    ]
+    items = [_item(reader, path, of_image.get(path), None) for path in found.files]
     return LabelledSet(name or Path(images).name, reader.classes, tuple(items))
 
 
@@ -250,9 +195,6 @@ def labelled_csv(
             image and path that there is.
         split_column: Column of the part, such as train and test; it need not be there.
         other_columns: Columns to pass over.
-
-    Raises:
-        DatasetError: A column, file or value is not what it should be, or an image is listed twice.
     """
     columns, rows = read_csv(Path(table))
     if name_column is None:
@@ -269,28 +211,19 @@ def labelled_csv(
     names = [row[name_column].strip() for row in rows]
     check_unique(names, str(table))
     paths = Images(Path(images)).find_all(names)
-    items = tuple(
-        Item(
-            path=paths[entry],
-            labels=frozenset(column for column, values in zip(classes, shown, strict=True) if values[number]),
-            boxed=False,
-            split=row.get(split_column, "").strip() or None,
+    items = list[Item]()
+    for entry, row, values in zip(names, rows, zip(*shown, strict=True), strict=True):
+        labels = frozenset(compress(classes, values))
+        items.append(
+            Item(path=paths[entry], labels=labels, boxed=False, split=row.get(split_column, "").strip() or None)
         )
-        for number, (entry, row) in enumerate(zip(names, rows, strict=True))
-    )
-    return LabelledSet(name or Path(table).stem, tuple(classes), items)
+    return LabelledSet(name or Path(table).stem, tuple(classes), tuple(items))
 
 
 def iconart(root: str | os.PathLike[str], *, version: int = 1, clip: bool = False) -> LabelledSet:
     """Read IconArt: labels from ImageSets/Main/IconArt_v1.csv (or v2), boxes where its column Anno says so.
 
-    Args:
-        root: The folder that holds JPEGImages, Annotations and ImageSets.
-        version: 1 has the seven classes of the papers, 2 ten.
-        clip: As in `voc`.
-
-    Raises:
-        DatasetError: A file, column or class is not what it should be; an annotation that Anno promises is missing.
+    Version 1 has the seven classes of the papers, 2 ten. `clip` is as in `voc`.
     """
     if version not in (1, 2):
         raise DatasetError(f"IconArt has no version {version}; give 1 or 2.")
@@ -312,15 +245,7 @@ def iconart(root: str | os.PathLike[str], *, version: int = 1, clip: bool = Fals
 
 
 def peopleart(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
-    """Read PeopleArt: lists Annotations/person_<split>.txt of +1 and -1, boxes for the images that show people.
-
-    Args:
-        root: The folder that holds JPEGImages and Annotations.
-        clip: As in `voc`.
-
-    Raises:
-        DatasetError: A list, an image, or the annotation of an image that shows people is missing or malformed.
-    """
+    """Read PeopleArt: lists Annotations/person_<split>.txt of +1 and -1, boxes for the images that show people."""
     folder = Path(root) / "Annotations"
     reader, entries = Reader(("person",), (), clip=clip), dict[str, tuple[str, bool]]()
     for split in ("train", "val", "test"):
@@ -335,33 +260,15 @@ def peopleart(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSe
     check_present({entry: folder / f"{entry}.xml" for entry, (_, shown) in entries.items() if shown})
     items = list[Item]()
     for entry, (split, shown) in entries.items():
-        if shown:
-            found = _item(reader, paths[entry], folder / f"{entry}.xml", split)
-            items.append(replace(found, labels=frozenset({"person"})))
-        else:
-            items.append(Item(path=paths[entry], split=split))
+        found = _item(reader, paths[entry], folder / f"{entry}.xml" if shown else None, split)
+        items.append(replace(found, labels=frozenset({"person"} if shown else ())))
     return LabelledSet("PeopleArt", ("person",), tuple(items))
 
 
-def watercolor2k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
-    """Read Watercolor2k with `voc` and its six classes."""
-    return voc(root, name="Watercolor2k", classes=SIX, clip=clip)
-
-
-def comic2k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
-    """Read Comic2k with `voc` and its six classes."""
-    return voc(root, name="Comic2k", classes=SIX, clip=clip)
-
-
-def clipart1k(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
-    """Read Clipart1k with `voc` and the twenty classes of Pascal VOC."""
-    return voc(root, name="Clipart1k", classes=TWENTY, clip=clip)
-
-
-def caspa(root: str | os.PathLike[str], *, clip: bool = False) -> LabelledSet:
-    """Read the paintings of CASPA with `voc` and its eight classes of animals."""
-    return voc(root, name="CASPA", classes=CASPA, clip=clip)
-
+watercolor2k = partial(voc, name="Watercolor2k", classes=SIX)
+comic2k = partial(voc, name="Comic2k", classes=SIX)
+clipart1k = partial(voc, name="Clipart1k", classes=TWENTY)
+caspa = partial(voc, name="CASPA", classes=CASPA)
 
 READERS: Mapping[str, Callable[[str | os.PathLike[str]], LabelledSet]] = {
     "iconart": iconart,
@@ -375,21 +282,16 @@ READERS: Mapping[str, Callable[[str | os.PathLike[str]], LabelledSet]] = {
 
 
 def read(name: str, root: str | os.PathLike[str]) -> LabelledSet:
-    """Read a collection by the name of its layout, one of `READERS`.
-
-    Raises:
-        DatasetError: The name is unknown, or the collection is not what it should be.
-    """
+    """Read a collection by the name of its layout, one of `READERS`."""
     if name not in READERS:
         raise DatasetError(f"There is no reader {name!r}.{suggest(name, READERS)} Those are {', '.join(READERS)}.")
     return READERS[name](root)
 
 
-def _item(reader: Reader, path: Path, file: Path, split: str | None) -> Item:
-    if not file.is_file():
-        return Item(path=path, split=split)
-    found = reader.read(file)
-    return Item(path=path, labels=found.labels, boxes=found.boxes, boxed=found.boxed, split=split, size=found.size)
+def _item(reader: Reader, path: Path, file: Path | None, split: str | None) -> Item:
+    """An image with what its annotation says; without one it shows nothing."""
+    found = reader.read(file) if file and file.is_file() else Annotation()
+    return Item(path=path, split=split, **vars(found))
 
 
 # --- lists, tables and folders that they are made of
@@ -399,11 +301,7 @@ class Images:
     """The image files below a folder, found by their path with or without its suffix."""
 
     def __init__(self, root: Path) -> None:
-        """List the folder once.
-
-        Raises:
-            DatasetError: There is no such folder, or no image in it.
-        """
+        """List the folder once."""
         self.root = root
         self.files = tuple(image_files(root))
         self._named = dict[str, list[Path]]()
@@ -413,11 +311,7 @@ class Images:
                 self._named.setdefault(key, []).append(file)
 
     def find_all(self, names: Iterable[str]) -> dict[str, Path]:
-        """Find the file of each name.
-
-        Raises:
-            DatasetError: Files are missing, several have one name, or two names are one file.
-        """
+        """Find the file of each name; no two names may be one file."""
         names = list(names)
         found = {name: self._named.get(PurePosixPath(name).as_posix(), []) for name in names}
         missing = [name for name, files in found.items() if not files]
@@ -435,11 +329,7 @@ class Images:
 
 
 def read_csv(table: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a table in UTF-8: its columns, and one row a line.
-
-    Raises:
-        DatasetError: It is empty or no table, a column occurs twice, or a line has another length than the header.
-    """
+    """Read a table in UTF-8: its columns, and one row a line of as many values."""
     lines = csv.reader(io.StringIO(text_of(table), newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(lines, [])]
@@ -457,11 +347,7 @@ def read_csv(table: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def labels_of(rows: Sequence[Mapping[str, str]], column: str, table: Path) -> list[bool]:
-    """Read one column of labels: 0 and 1, or -1 and +1.
-
-    Raises:
-        DatasetError: Something else is in it; the message names the first.
-    """
+    """Read one column of labels: 0 and 1, or -1 and +1."""
     values = [LABELS.get(row[column].strip()) for row in rows]
     if None in values:
         first = values.index(None)

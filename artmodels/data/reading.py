@@ -1,6 +1,5 @@
 """The files of a collection, read one ahead of what is done with them."""
 
-import hashlib
 import os
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 from artmodels import images
 from artmodels.data import folders
 from artmodels.errors import DatasetError, ImageError
+from artmodels.files import sha256_of
 from artmodels.images.decoding import LoadedImage
 from artmodels.progress import Progress
 
@@ -20,20 +20,16 @@ Read = tuple[str, str, LoadedImage | str | None]
 
 @dataclass(frozen=True)
 class Extraction(Progress):
-    """Where an extraction is: `done` files of `total` were looked at, and `what` is the name of the last one.
-
-    Attributes:
-        skipped: Files so far that cannot be read.
-    """
+    """Where an extraction is: `done` files of `total` were looked at, and `what` is the name of the last one."""
 
     skipped: int = 0
+    """Files so far that cannot be read."""
 
 
 def listed(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:
     """Names and paths of the files of a folder, whose names are their paths inside it, or of those given.
 
-    Raises:
-        DatasetError: There is none, or no such folder.
+    A DatasetError says that there is none, or no such folder.
     """
     if isinstance(source, str | os.PathLike):
         root = Path(source).expanduser()
@@ -59,8 +55,7 @@ def read_ahead(files: Sequence[tuple[str, Path]], known: Container[str]) -> Iter
         sha = ""
         try:
             if path.is_file():  # else `load` says what it is; opening a pipe would wait for ever
-                with path.open("rb") as file:
-                    sha = hashlib.file_digest(file, "sha256").hexdigest()
+                sha = sha256_of(path)
             return (sha, None) if sha in known else (sha, images.load(path))
         except OSError as error:
             return sha, f"it cannot be read: {error.strerror}"

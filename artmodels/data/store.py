@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.files import FileLock
+from artmodels.files import locked
 
 __all__ = ["FileRow", "ImageRow", "Store", "StoreKind", "StoreWriter"]
 
@@ -38,6 +38,9 @@ BLOCK = 2**24  # bytes that are copied or summed at a time
 WAIT = 30.0  # seconds for another process that has the database for a moment
 SUFFIXES = {"float16": "f16", "float32": "f32"}
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # in Python from 3.12 on
+# Private pages: PyTorch wants memory that may be written to, and the file must not be. No space is set aside for them,
+# or a store larger than the memory could not be mapped.
+PRIVATE = {"access": mmap.ACCESS_COPY} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | NORESERVE}
 SCHEMA = """
     CREATE TABLE store (about TEXT NOT NULL, total INTEGER NOT NULL);
     CREATE TABLE images (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, crc INTEGER NOT NULL, spans TEXT NOT NULL,
@@ -49,35 +52,21 @@ logger = logging.getLogger(__name__)
 
 
 class StoreKind(NamedTuple):
-    """Words for messages.
+    """Words for messages."""
 
-    Attributes:
-        name: What the store is, such as "collection".
-        content: What it has of an image, such as "features".
-        verb: How it gets that, such as "add".
-    """
-
-    name: str
-    content: str
-    verb: str
+    name: str  # what the store is, such as "collection"
+    content: str  # what it has of an image, such as "features"
+    verb: str  # how it gets that, such as "add"
 
 
 class ImageRow(NamedTuple):
-    """One different image.
+    """One different image."""
 
-    Attributes:
-        number: Its place among the images.
-        sha256: Of its bytes.
-        crc: Checksum of its numbers in all arrays.
-        spans: JSON: for each array, the rows before it and its own.
-        about: JSON: what else is known of it.
-    """
-
-    number: int
-    sha256: str
-    crc: int
-    spans: str
-    about: str
+    number: int  # its place among the images
+    sha256: str  # of its bytes
+    crc: int  # checksum of its numbers in all arrays
+    spans: str  # JSON: for each array, the rows before it and its own
+    about: str  # JSON: what else is known of it
 
     def span(self, array: str) -> tuple[int, int]:
         """Rows of an array before this image, and its own."""
@@ -91,21 +80,13 @@ class ImageRow(NamedTuple):
 
 
 class FileRow(NamedTuple):
-    """One file that was looked at.
+    """One file that was looked at."""
 
-    Attributes:
-        number: Files are in the order of their numbers.
-        name: What it is called.
-        sha256: Of the image that it holds; None where it was skipped.
-        path: Where it was, if that is of interest.
-        skipped: Why it was.
-    """
-
-    number: int
+    number: int  # its place among the files
     name: str
-    sha256: str | None
-    path: str = ""
-    skipped: str | None = None
+    sha256: str | None  # of the image that it holds; None where it was skipped
+    path: str = ""  # where it was, if that is of interest
+    skipped: str | None = None  # why
 
 
 INSERT = {ImageRow: "INSERT INTO images VALUES (?, ?, ?, ?, ?)", FileRow: "INSERT INTO files VALUES (?, ?, ?, ?, ?)"}
@@ -115,24 +96,18 @@ DELETE = {ImageRow: "DELETE FROM images WHERE number = ?", FileRow: "DELETE FROM
 class Store:
     """The rows of a store, and its arrays as memory maps.
 
-    Attributes:
-        folder: Where it is.
-        about: What it was begun with.
-        images: Each different image, in the order of the arrays.
-        number: Place among these of an image, by its sha256.
-        files: Each file that was looked at, by its name.
+    All methods raise a DatasetError where the store is damaged; the message says what to do.
     """
 
     def __init__(self, folder: Path, kind: StoreKind) -> None:
-        """Read the rows of a store.
-
-        Raises:
-            DatasetError: There is none, it is of another kind or version, or it is damaged; the message says what to
-                do.
-        """
-        self.folder, self.kind, self.about = folder, kind, dict[str, Any]()
-        self.images, self.number, self.files = list[ImageRow](), dict[str, int](), dict[str, FileRow]()
-        self._total, self._sound = 0, set[str]()
+        """Read the rows of a store; a DatasetError where there is none, or one of another kind or version."""
+        self.folder, self.kind = folder, kind
+        self.about = dict[str, Any]()  # what it was begun with
+        self.images = list[ImageRow]()  # each different image, in the order of the arrays
+        self.number = dict[str, int]()  # place among these of an image, by its sha256
+        self.files = dict[str, FileRow]()  # each file that was looked at, by its name
+        self._total = 0  # checksum of all rows
+        self._sound = set[str]()  # sha256 of the images whose numbers were compared with their checksums
         if not (folder / FILE).is_file():
             if self.exists(folder):
                 raise self._damaged(f"{folder} is of an earlier version, and this one does not read it")
@@ -152,22 +127,16 @@ class Store:
     def create(
         cls, folder: Path, kind: StoreKind, arrays: Mapping[str, tuple[str, int]], about: dict[str, Any]
     ) -> "Store":
-        """Begin a store in a new or empty folder.
+        """Begin a store in a new or empty folder, of arrays of "float16" or "float32" and so many numbers a row.
 
-        Args:
-            folder: Where.
-            kind: Of what.
-            arrays: For each, "float16" or "float32", and numbers of a row.
-            about: What else it is begun with; JSON.
-
-        Raises:
-            ConfigError: The folder holds something, or cannot be written to; another process writes there.
+        `about` is what else it is begun with, for JSON. A ConfigError says that the folder holds something or cannot be
+        written to, or that another process writes there.
         """
         begun = {"format": FORMAT, "kind": kind.name, "arrays": arrays, "generation": 0}
         text, draft = json.dumps(begun | about), folder / f"{FILE}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / LOCK, f"the {kind.name} {folder}"):
+            with locked(folder / LOCK, f"the {kind.name} {folder}"):
                 for path in folder.glob(f"{draft.name}*"):  # of a beginning that was cut short
                     path.unlink()
                 found = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
@@ -203,19 +172,15 @@ class Store:
         return {row.name: self.number[row.sha256] for row in self.files.values() if row.sha256 is not None}
 
     def image(self, name: str) -> ImageRow:
-        """The image that a file holds.
-
-        Raises:
-            DatasetError: The file was skipped, or was never looked at.
-        """
+        """The image that a file holds; a DatasetError where the file was skipped, or was never looked at."""
         row = self.files.get(name)
         if row is None or row.sha256 is None:
             why = f"was skipped: {row.skipped}" if row else f"is not in it: {self.kind.verb} the folder that has it"
             raise DatasetError(f"The {self.kind.name} {self.folder} has no {self.kind.content} of {name}, which {why}")
         return self.images[self.number[row.sha256]]
 
-    def _take(self, database: sqlite3.Connection) -> None:
-        """Take all rows up, as they are at one moment."""
+    def _load(self, database: sqlite3.Connection) -> None:
+        """Read all rows, as they are at one moment."""
         try:
             database.execute("BEGIN")
             ((text, total),) = database.execute("SELECT about, total FROM store")
@@ -239,9 +204,9 @@ class Store:
         self.files = {row.name: row for row in files}
 
     def _read(self, *, alone: bool) -> None:
-        """Take the rows up from the database and what is beside it, or from the database alone."""
+        """Read the rows from the database and what is beside it, or from the database alone."""
         with self._database(f"mode=ro{'&immutable=1' if alone else ''}") as database:
-            self._take(database)
+            self._load(database)
 
     @contextmanager
     def _database(self, options: str) -> Iterator[sqlite3.Connection]:
@@ -278,8 +243,7 @@ class Store:
     def map(self, array: str, start: int = 0, count: int | None = None) -> npt.NDArray[Any]:
         """Rows [count, width] of an array, memory-mapped: all or some; what is written there does not reach the file.
 
-        Raises:
-            DatasetError: The store was compacted since it was opened.
+        A DatasetError says that the store was compacted since it was opened.
         """
         kind, width = self.about["arrays"][array]
         shape = (self.rows(array) - start if count is None else count, width)
@@ -288,21 +252,11 @@ class Store:
             return np.empty(shape, kind)
         before = offset % mmap.ALLOCATIONGRANULARITY
         with self._opened(array) as file:
-            # Private pages: PyTorch wants memory that may be written to, and the file must not be. No space is set
-            # aside for them, or a store larger than the memory could not be mapped.
-            if sys.platform == "win32":
-                mapped = mmap.mmap(file.fileno(), before + length, access=mmap.ACCESS_COPY, offset=offset - before)
-            else:
-                options = {"flags": mmap.MAP_PRIVATE | NORESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
-                mapped = mmap.mmap(file.fileno(), before + length, **options, offset=offset - before)
+            mapped = mmap.mmap(file.fileno(), before + length, **PRIVATE, offset=offset - before)
         return np.frombuffer(mapped, kind, shape[0] * width, before).reshape(shape)
 
     def verify(self, *, numbers: bool) -> None:
-        """Check that the arrays hold all that is in the rows; and, if wanted, the numbers of all images.
-
-        Raises:
-            DatasetError: They do not, or the numbers are not those that were written.
-        """
+        """Check that the arrays hold all that is in the rows; and, if wanted, the numbers of all images."""
         for array in self.about["arrays"]:
             path, wanted = self.path(array), self._bytes(array, self.rows(array))
             size = path.stat().st_size if path.is_file() else 0
@@ -312,11 +266,7 @@ class Store:
             self.check(image)
 
     def check(self, image: ImageRow) -> ImageRow:
-        """Return an image whose numbers are those that were written: once they were compared, they are not again.
-
-        Raises:
-            DatasetError: They are not.
-        """
+        """Return an image whose numbers are those that were written: once they were compared, they are not again."""
         if image.sha256 not in self._sound:
             if not self._intact(image):
                 name = next((row.name for row in self.files.values() if row.sha256 == image.sha256), "of no file")
@@ -334,9 +284,8 @@ class Store:
 
     def path(self, array: str, *, later: int = 0) -> Path:
         """The file of an array, after so many more compactions."""
-        return (
-            self.folder / f"{array}.{self.about['generation'] + later:04d}.{SUFFIXES[self.about['arrays'][array][0]]}"
-        )
+        kind, _ = self.about["arrays"][array]
+        return self.folder / f"{array}.{self.about['generation'] + later:04d}.{SUFFIXES[kind]}"
 
     def _intact(self, image: ImageRow) -> bool:
         crc = 0
@@ -373,24 +322,22 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator["StoreWriter"]:
-        """Take up what is on the disk now, and write to it inside a `with` block.
+        """Read what is on the disk now, and write to it inside a `with` block.
 
-        Raises:
-            ConfigError: Another process is writing.
-            DatasetError: The store is damaged.
-            ArtModelsError: The disk is full or fails.
+        A ConfigError says that another process is writing.
         """
-        with (
-            FileLock(self.folder / LOCK, f"the {self.kind.name} {self.folder}"),
-            self._database("mode=rw") as database,
-        ):
+        lock = locked(self.folder / LOCK, f"the {self.kind.name} {self.folder}")
+        with lock, self._database("mode=rw") as database:
             database.execute("PRAGMA synchronous=FULL")
-            self._take(database)
+            self._load(database)
             yield StoreWriter(self, database)
 
 
 class StoreWriter:
-    """Appends to a store; whatever fails, it ends with the last image that is complete."""
+    """Appends to a store; whatever fails, it ends with the last image that is complete.
+
+    All methods raise an ArtModelsError where the disk is full or fails.
+    """
 
     def __init__(self, store: Store, database: sqlite3.Connection) -> None:
         """Use `Store.writing`."""
@@ -399,7 +346,7 @@ class StoreWriter:
         if last and not store._intact(last):
             logger.warning("The last image in %s was not written completely: it is computed again.", store.folder)
             self._commit([], [last, *(row for row in store.files.values() if row.sha256 == last.sha256)])
-            store._take(database)
+            store._load(database)
         store.verify(numbers=False)
         self._tidy()
 
@@ -414,15 +361,8 @@ class StoreWriter:
     ) -> None:
         """Say which image a file holds; nothing happens where that is known.
 
-        Args:
-            name: Of the file.
-            sha256: Of its bytes.
-            path: Where it is.
-            parts: For an image that is not here yet, its numbers [n, width] in each array.
-            about: And what else is known of it; JSON.
-
-        Raises:
-            ArtModelsError: The disk is full or fails.
+        An image that is not here yet comes with its `parts`, numbers [n, width] for each array, and with what else is
+        known `about` it, for JSON.
         """
         store, images = self._store, list[ImageRow]()
         if sha256 not in store.number:
@@ -436,30 +376,17 @@ class StoreWriter:
         self._put(FileRow(0, name, sha256, path), images)
 
     def skip(self, name: str, reason: str) -> None:
-        """Say why a file is passed over.
-
-        Raises:
-            ArtModelsError: The disk is full or fails.
-        """
+        """Say why a file is passed over."""
         self._put(FileRow(0, name, None, "", reason), [])
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget files; the images stay until the store is compacted.
-
-        Raises:
-            ArtModelsError: The disk is full or fails.
-        """
+        """Forget files; the images stay until the store is compacted."""
         self._commit([], [self._store.files[name] for name in names])
 
     def compact(self, images: Sequence[ImageRow], **about: Any) -> None:
-        """Write the numbers of some images into new files, and forget the others; until then the old files count.
+        """Write the numbers of these images into new files, and forget all others; until then the old files count.
 
-        Args:
-            images: That stay.
-            about: What changes in `Store.about`.
-
-        Raises:
-            ArtModelsError: The disk is full or fails.
+        `about` is what changes in `Store.about`.
         """
         store, moved = self._store, list[ImageRow]()
         ends = dict.fromkeys(store.about["arrays"], 0)
@@ -471,7 +398,7 @@ class StoreWriter:
             blocks = (block for image in images for block in store._blocks(image, array))
             self._append(store.path(array, later=1), blocks)
         self._commit(moved, store.images, generation=store.about["generation"] + 1, **about)
-        store._take(self._database)
+        store._load(self._database)
         self._tidy()
 
     def _put(self, file: FileRow, images: Sequence[ImageRow]) -> None:
@@ -483,12 +410,7 @@ class StoreWriter:
         if images or file != before:
             self._commit([*images, file], [before] if before else [])
 
-    def _commit(
-        self,
-        new: Sequence[ImageRow | FileRow],
-        gone: Sequence[ImageRow | FileRow],
-        **about: Any,
-    ) -> None:
+    def _commit(self, new: Sequence[ImageRow | FileRow], gone: Sequence[ImageRow | FileRow], **about: Any) -> None:
         """Delete rows and insert others, all or none of them; change what is said about the store."""
         store = self._store
         texts = json.dumps(store.about), json.dumps(store.about | about)

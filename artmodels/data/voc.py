@@ -23,41 +23,29 @@ SOMEWHERE = (1.0, 1.0, 1.0, 1.0)
 class Box:
     """One object in an image.
 
-    Attributes:
-        xyxy: Left, top, right, bottom in pixels, the first pixel at 0. VOC files count from 1: all four are one less
-            than in the file, so that right and bottom are the last pixels inside (`plus_one` of `boxes.iou`).
-        label: Its class.
-        difficult: Neither finding it nor missing it counts.
+    VOC files count pixels from 1: all four sides are one less than in the file, so that right and bottom are the last
+    pixels inside (`plus_one` of `boxes.iou`).
     """
 
-    xyxy: tuple[float, float, float, float]
-    label: str
-    difficult: bool = False
+    xyxy: tuple[float, float, float, float]  # left, top, right, bottom in pixels, the first pixel at 0
+    label: str  # its class
+    difficult: bool = False  # whether neither finding it nor missing it counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """What one file says.
+    """What one file says of an image; without one it shows nothing."""
 
-    Attributes:
-        labels: The classes that the image shows.
-        boxes: Where they are.
-        boxed: Whether every class has its box.
-        size: Width and height in pixels, or None.
-    """
-
-    labels: frozenset[str]
-    boxes: tuple[Box, ...]
-    boxed: bool
-    size: tuple[int, int] | None
+    labels: frozenset[str] = frozenset()  # the classes that it shows
+    boxes: tuple[Box, ...] = ()  # where they are
+    boxed: bool = True  # whether all boxes are known; if not, there may be objects, but nobody has drawn them
+    size: tuple[int, int] | None = None  # width and height in pixels
 
 
 class Reader:
     """Reads files of one collection, whose classes are the same throughout."""
 
-    def __init__(
-        self, classes: Sequence[str] | None = None, ignored: Iterable[str] = (), *, clip: bool = False
-    ) -> None:
+    def __init__(self, classes: Sequence[str] | None, ignored: Iterable[str], *, clip: bool) -> None:
         """Expect some classes, in any case of letters, or whatever comes (None); pass over the objects of others.
 
         With `clip`, boxes that leave the image are cut back; otherwise they are an error.
@@ -77,26 +65,26 @@ class Reader:
         """Read one file.
 
         The box 1, 1, 1, 1 stands for "somewhere", as Inoue et al. 2018 write it: the class counts, the box does not.
-
-        Raises:
-            DatasetError: It is missing, malformed, too large or declares entities; a class is unknown, or a box lies
-                outside the image.
+        A DatasetError says that the file is missing, malformed, too large or declares entities, that a class is
+        unknown, or that a box lies outside the image.
         """
         root = _parsed(file)
         size = _size(root)
         labels, boxes, boxed = set[str](), list[Box](), True
         for number, element in enumerate(root.findall("object"), 1):
-            label = self._label(element, f"{file}, object {number}")
+            where = f"{file}, object {number}"
+            label = self._label(element, where)
             if label is None:
                 continue
             labels.add(label)
-            corners = _corners(element, f"{file}, object {number} ({label})")
+            where = f"{where} ({label})"
+            corners = _corners(element, where)
             if corners == SOMEWHERE:
                 boxed = False
-                continue
-            xyxy = self._inside(corners, size, f"{file}, object {number} ({label})")
-            boxes.append(Box(xyxy, label, _child(element, "difficult") == "1"))
-        return Annotation(frozenset(labels), tuple(boxes), boxed, size)
+            else:
+                xyxy = self._inside(corners, size, where)
+                boxes.append(Box(xyxy, label, _child(element, "difficult") == "1"))
+        return Annotation(labels=frozenset(labels), boxes=tuple(boxes), boxed=boxed, size=size)
 
     def _label(self, element: ElementTree.Element, where: str) -> str | None:
         label = _child(element, "name")

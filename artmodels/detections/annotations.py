@@ -7,8 +7,8 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,31 +28,22 @@ _DIGITS = 3  # of a pixel, in COCO
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:
-    """What was found in one image.
+    """What was found in one image; arrays, tensors and lists are taken as they come.
 
-    Attributes:
-        image: Name of its file; folders in it are kept.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        boxes: [N, 4] float32: left, top, right, bottom in pixels.
-        scores: [N] float32.
-        labels: N names of classes.
+    Raises:
+        DatasetError: Lengths differ, a value is not finite, a box is none or lies outside the image, or a class has no
+            name that can be written.
     """
 
-    image: str
-    width: int
+    image: str  # name of its file; folders in it are kept
+    width: int  # px of the image
     height: int
-    boxes: Array
-    scores: Array
-    labels: tuple[str, ...]
+    boxes: Array  # [N, 4] float32: left, top, right, bottom in pixels
+    scores: Array  # [N] float32
+    labels: tuple[str, ...]  # N names of classes
 
     def __post_init__(self) -> None:
-        """Take arrays, tensors and lists as they come.
-
-        Raises:
-            DatasetError: Lengths differ, a value is not finite, a box is none or lies outside the image, or a class
-                has no name that can be written.
-        """
+        """Check, and convert."""
         boxes = as_boxes(self.boxes).detach().cpu().numpy().astype(np.float32)
         scores = np.asarray(self.scores, np.float32).reshape(-1)
         labels = tuple(self.labels)
@@ -81,14 +72,8 @@ class Detections:
     def above(self, threshold: float) -> "Detections":
         """Keep those whose score is above a threshold."""
         kept = np.flatnonzero(self.scores > threshold)
-        return Detections(
-            image=self.image,
-            width=self.width,
-            height=self.height,
-            boxes=self.boxes[kept],
-            scores=self.scores[kept],
-            labels=tuple(self.labels[number] for number in kept),
-        )
+        labels = tuple(self.labels[number] for number in kept)
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=labels)
 
 
 # --- the formats
@@ -102,10 +87,7 @@ def plain(detections: Sequence[Detections]) -> dict[str, Any]:
                 "image": found.image,
                 "width": found.width,
                 "height": found.height,
-                "objects": [
-                    {"label": label, "score": score, "box": box}
-                    for label, score, box in zip(found.labels, _exact(found.scores), _exact(found.boxes), strict=True)
-                ],
+                "objects": [{"label": label, "score": score, "box": box} for label, score, box in _objects(found)],
             }
             for found in detections
         ]
@@ -117,21 +99,15 @@ def voc(found: Detections) -> str:
 
     `labelled.voc` and `labelled.annotated_folder` read the same boxes from it.
     """
-    boxes = [
-        voc_xml.Box((left, top, right, bottom), label)
-        for label, (left, top, right, bottom) in zip(found.labels, _exact(found.boxes), strict=True)
-    ]
+    boxes = [voc_xml.Box((left, top, right, bottom), label) for label, _, (left, top, right, bottom) in _objects(found)]
     return voc_xml.to_xml(found.image, found.width, found.height, boxes, _exact(found.scores))
 
 
 def coco(detections: Sequence[Detections], classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Give a COCO data set: images, categories and annotations with `bbox` [left, top, width, height] and `score`.
 
+    `classes` are the categories 1, 2, ... in this order; by default the classes found, sorted.
     Source: the data format of COCO, https://cocodataset.org/#format-data.
-
-    Args:
-        detections: One an image.
-        classes: Categories 1, 2, ... in this order; by default the classes found, sorted.
 
     Raises:
         DatasetError: A class that was found is not in `classes`, or two images have one name.
@@ -144,7 +120,7 @@ def coco(detections: Sequence[Detections], classes: Sequence[str] | None = None)
         raise DatasetError("two images have the same name; give each one of its own")
     annotations = list[dict[str, Any]]()
     for image, found in enumerate(detections, 1):
-        for label, score, box in zip(found.labels, _exact(found.scores), _exact(found.boxes), strict=True):
+        for label, score, box in _objects(found):
             width, height = box[2] - box[0], box[3] - box[1]
             annotations.append(
                 {
@@ -175,14 +151,12 @@ def iiif_page(
     Regions are fragments `#xywh=` of the canvas in whole pixels that cover the box; the score is a second body whose
     purpose is "assessing", because neither standard has a word for it.
 
+    `canvas` is the URI of the canvas, or of the image where there is no manifest, and `canvas_size` its width and
+    height where its coordinates are not the image's pixels. The page will be found under the URI `page`; those of the
+    annotations are fragments of it.
+
     Source: https://iiif.io/api/presentation/3.0/#55-annotation-page, https://www.w3.org/TR/annotation-model/,
     https://www.w3.org/TR/media-frags/#naming-space.
-
-    Args:
-        found: The detections in one image.
-        canvas: URI of the canvas, or of the image where there is no manifest.
-        page: URI under which the page will be found; each annotation's is a fragment of it.
-        canvas_size: Width and height of the canvas, where its coordinates are not the image's pixels.
 
     Raises:
         ConfigError: A URI is not absolute or has a fragment, or the size is not positive.
@@ -195,18 +169,18 @@ def iiif_page(
         raise ConfigError(f"canvas_size is {canvas_size}; give the width and height of the canvas")
     across, down = width / found.width, height / found.height
     items = list[dict[str, Any]]()
-    for label, score, box in zip(found.labels, _exact(found.scores), _exact(found.boxes), strict=True):
+    for number, (label, score, box) in enumerate(_objects(found), 1):
         left, top = min(math.floor(box[0] * across), width - 1), min(math.floor(box[1] * down), height - 1)
         right, bottom = max(left + 1, math.ceil(box[2] * across)), max(top + 1, math.ceil(box[3] * down))
-        bodies = (("tagging", label), ("assessing", f"score {score:.4g}"))
+        texts = {"tagging": label, "assessing": f"score {score:.4g}"}
         items.append(
             {
-                "id": f"{page}#{len(items) + 1}",
+                "id": f"{page}#{number}",
                 "type": "Annotation",
                 "motivation": "tagging",
                 "body": [
                     {"type": "TextualBody", "purpose": purpose, "value": text, "format": "text/plain"}
-                    for purpose, text in bodies
+                    for purpose, text in texts.items()
                 ],
                 "target": f"{canvas}#xywh={left},{top},{right - left},{bottom - top}",
             }
@@ -249,6 +223,11 @@ def save_voc(detections: Sequence[Detections], folder: str | os.PathLike[str]) -
         texts[target] = voc(found)
     write_whole(texts)
     return list(texts)
+
+
+def _objects(found: Detections) -> Iterator[tuple[str, float, list[float]]]:
+    """Label, score and box of each object."""
+    return zip(found.labels, _exact(found.scores), _exact(found.boxes), strict=True)
 
 
 def _exact(values: Array) -> list[Any]:

@@ -44,16 +44,10 @@ def clip(boxes: Tensor, width: float, height: float) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
-    """Intersection over union of boxes side by side: [..., 4] and [..., 4], which broadcast, to [...].
+    """Intersection over union of boxes side by side: [..., 4] and [..., 4], which broadcast, to [...] in [0, 1].
 
-    Args:
-        a: Boxes.
-        b: Boxes.
-        plus_one: Read right and bottom as the numbers of the last pixels inside, as Pascal VOC does: a side is
-            longer by one. Otherwise they are where the box ends.
-
-    Returns:
-        Values in [0, 1]; 0 where both boxes are empty.
+    It is 0 where both boxes are empty. With `plus_one` right and bottom are the numbers of the last pixels inside, as
+    in Pascal VOC, and a side is longer by one; otherwise they are where the box ends.
     """
     extra = 1.0 if plus_one else 0.0
 
@@ -71,16 +65,10 @@ def iou(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
 
 
 def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou: float = 0.3) -> Tensor:
-    """Greedy non-maximum suppression among the boxes of each class.
+    """Greedy non-maximum suppression among the boxes [N, 4] of each class, by scores [N] and numbers of classes [N].
 
-    Args:
-        boxes: [N, 4].
-        scores: [N].
-        labels: [N] int64, the number of the class.
-        iou: A box goes when it overlaps a better one of its class by more than this, in [0, 1]; 0.3 is the paper's.
-
-    Returns:
-        The numbers of the boxes that stay, by falling score; among equal scores the first comes first.
+    A box goes when it overlaps a better one of its class by more than `iou`, in [0, 1]; 0.3 is the paper's. The numbers
+    of the boxes that stay are returned, by falling score; among equal scores the first comes first.
 
     Raises:
         ConfigError: `iou` is out of range.

@@ -22,12 +22,9 @@ Colour = tuple[int, int, int]
 
 
 def in_a_row(pictures: Sequence[Image.Image], *, height: int | None = None, gap: int = 8) -> Image.Image:
-    """Lay pictures side by side on white, aligned at the top.
+    """Lay pictures, at least one, side by side on white, aligned at the top, with `gap` pixels between two.
 
-    Args:
-        pictures: From left to right; at least one.
-        height: Of all of them, in pixels, keeping their shapes; None leaves each as it is.
-        gap: Pixels between two.
+    With a `height` all are brought to so many pixels, keeping their shapes.
     """
     if height is not None:
         pictures = [item.resize((max(1, round(item.width * height / item.height)), height)) for item in pictures]
@@ -56,25 +53,13 @@ def class_colour(label: str, classes: Sequence[str] = ()) -> Colour:
 
 
 def boxes_over(
-    image: images.Source,
-    found: Detections,
-    *,
-    threshold: float = -math.inf,
-    classes: Sequence[str] = (),
+    image: images.Source, found: Detections, *, threshold: float = -math.inf, classes: Sequence[str] = ()
 ) -> Image.Image:
-    """Draw boxes over an image, each with its class and score; the highest score lies on top.
+    """Draw boxes over an RGB copy of an image, each with its class and score; the highest score lies on top.
 
     Lines and letters grow with the image, so that they can be read when it is shown whole. The font is Pillow's own,
-    which has Latin letters; others become empty squares.
-
-    Args:
-        image: Anything that `images.load` takes.
-        found: The detections in it.
-        threshold: Only scores above it are drawn.
-        classes: All classes, to spread their colours, as in `class_colour`.
-
-    Returns:
-        An RGB image of the same size.
+    which has Latin letters; others become empty squares. Only scores above `threshold` are drawn. For `classes` see
+    `class_colour`.
 
     Raises:
         ImageError: The image has not the size that the detections were made at.
@@ -88,37 +73,39 @@ def boxes_over(
     pen = ImageDraw.Draw(picture)
     shorter = min(picture.size)
     line, font = max(1, round(shorter / 250)), ImageFont.load_default(max(10, round(shorter / 32)))
+    found = found.above(threshold)
     for number in np.argsort(found.scores, kind="stable"):
-        if not found.scores[number] > threshold:
-            continue
         colour = class_colour(found.labels[number], classes)
         left, top, right, bottom = found.boxes[number].round().astype(int).tolist()
         right, bottom = max(left, min(right, picture.width - 1)), max(top, min(bottom, picture.height - 1))
         pen.rectangle((min(left, right), min(top, bottom), right, bottom), outline=colour, width=line)
-        _caption(pen, f"{found.labels[number]} {found.scores[number]:.2f}", left, top, colour, font, picture.size)
+        # The caption on its class's colour: above the box where there is room, inside it otherwise, never beyond.
+        caption = f"{found.labels[number]} {found.scores[number]:.2f}"
+        x0, y0, x1, y1 = pen.textbbox((0, 0), caption, font=font)
+        pad = max(1, round((y1 - y0) / 5))
+        width, height = math.ceil(x1 - x0) + 2 * pad, math.ceil(y1 - y0) + 2 * pad
+        x = max(0, min(left, picture.width - width))
+        y = top - height if top >= height else max(0, min(top, picture.height - height))
+        pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        pen.text((x + pad - x0, y + pad - y0), caption, fill=(0, 0, 0), font=font)
     return picture
 
 
-def heat_colours(count: int = 256) -> Array:
-    """Colours from dark violet over red to pale yellow, [count, 3] uint8 sRGB, whose lightness rises evenly.
+def heat_colours() -> Array:
+    """Colours from dark violet over red to pale yellow, [256, 3] uint8 sRGB, whose lightness rises evenly.
 
     Even steps of CIELAB lightness keep the order of values also in grey and for colour-blind eyes.
     """
-    steps = np.linspace(0, 1, count)
+    steps = np.linspace(0, 1, 256)
     hue = np.radians(300 + 150 * steps)  # violet, red, orange, yellow
     chroma = 8 + 52 * np.sin(np.pi * np.clip(0.08 + 0.87 * steps, 0, 1))
     return _srgb(np.stack([8 + 84 * steps, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1))
 
 
 def heat_over(
-    image: images.Source,
-    scores: Array,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    strength: float = 0.7,
+    image: images.Source, scores: Array, *, low: float | None = None, high: float | None = None, strength: float = 0.7
 ) -> Image.Image:
-    """Lay a score map over an image: where it is low the image shows, where it is high the heat.
+    """Lay a score map over an RGB copy of an image: where it is low the image shows, where it is high the heat.
 
     Args:
         image: Anything that `images.load` takes.
@@ -126,9 +113,6 @@ def heat_over(
         low: Score without heat, and everything under it; the lowest by default.
         high: Score of full heat, and everything above it; the highest by default.
         strength: Share of the heat at `high`, in (0, 1].
-
-    Returns:
-        An RGB image of the same size.
 
     Raises:
         ConfigError: `strength` is out of range, or `low` above `high`.
@@ -144,7 +128,7 @@ def heat_over(
         raise ConfigError(f"low is {low}, high {high}; low is the smaller")
     picture = images.load(image).pil()
     shares = (np.clip(scores, low, high) - low) / (high - low) if high > low else np.zeros_like(scores)
-    size = (picture.height, picture.width)
+    size = picture.size[::-1]
     enlarged = F.interpolate(torch.from_numpy(shares)[None, None], size, mode="bilinear", align_corners=False)
     heat = enlarged[0, 0].clamp(0, 1).numpy()
     colours = heat_colours()[(heat * 255).round().astype(np.uint8)]
@@ -153,17 +137,9 @@ def heat_over(
 
 
 def score_map(boxes: Array, scores: Array, width: int, height: int, *, background: float = 0.0) -> Array:
-    """Give each pixel the highest score of the boxes over it.
+    """Give each pixel the highest score [N] of the boxes [N, 4] over it: [height, width] float32.
 
-    Args:
-        boxes: [N, 4] in pixels.
-        scores: [N].
-        width: Of the map.
-        height: Of the map.
-        background: Of pixels that no box covers, and the least there is.
-
-    Returns:
-        [height, width] float32.
+    Pixels that no box covers have the score `background`, which is the least there is.
     """
     edges = as_boxes(boxes).cpu().numpy()
     scores = np.asarray(scores, np.float32)
@@ -180,22 +156,3 @@ def score_map(boxes: Array, scores: Array, width: int, height: int, *, backgroun
 def _srgb(lab: Array) -> Array:
     colours: Array = (np.clip(lab2rgb(lab), 0, 1) * 255).round().astype(np.uint8)
     return colours
-
-
-def _caption(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    left: int,
-    top: int,
-    colour: Colour,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
-) -> None:
-    """Text on its class's colour: above the box where there is room, inside it otherwise, never beyond the image."""
-    x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
-    pad = max(1, round((y1 - y0) / 5))
-    width, height = math.ceil(x1 - x0) + 2 * pad, math.ceil(y1 - y0) + 2 * pad
-    x = max(0, min(left, size[0] - width))
-    y = top - height if top >= height else max(0, min(top, size[1] - height))
-    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    pen.text((x + pad - x0, y + pad - y0), text, fill=(0, 0, 0), font=font)

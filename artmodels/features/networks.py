@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 
 import torch
 from annotated_types import Interval
+from torch import Tensor, nn
 
 from artmodels.errors import ConfigError, one_of
 from artmodels.features.stages import (
@@ -29,6 +30,7 @@ from artmodels.settings import Positive, Settings
 __all__ = [
     "CAFFE",
     "CENTRED",
+    "Depth",
     "MOST_BLOCKS",
     "NONE",
     "TORCHVISION",
@@ -44,6 +46,7 @@ __all__ = [
     "art_vgg_nodes",
     "checkpoint_layout",
     "convolutions",
+    "folded",
     "layout",
     "named_nodes",
     "randomise",
@@ -91,6 +94,7 @@ FILTER_SIZES = {
 WIDEST = 2**14  # channels of a layer that a configuration may ask for: networks have some thousands
 Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 MOST_BLOCKS = 128  # of a network, likewise
+Depth = Annotated[int, Interval(ge=1, le=MOST_BLOCKS)]
 
 ART_VGG = "art-vgg"
 ART_VGG_WIDTHS = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128,))
@@ -226,6 +230,19 @@ def randomise(nodes: Sequence[Node], generator: torch.Generator) -> None:
     for block in blocks:
         # Without normalisation the variance would double with each block (Zhang et al. 2019, "Fixup").
         block.convolutions[-1].get_parameter("weight").data /= math.sqrt(len(blocks))
+
+
+def folded(head: nn.Module) -> Tensor:
+    """A linear head to a teacher's C' channels as a square kernel [C, C, 1, 1] with the same inner products.
+
+    It is scaled so that a tap has mean square 1 over its channels.
+    """
+    matrix = head.get_parameter("weight").detach()[:, :, 0, 0].double()  # [C', C]
+    upper: Tensor = torch.linalg.qr(matrix, mode="r")[1]
+    # Signs of the rows are the library's choice: make the diagonal positive.
+    upper = upper * upper.diagonal().sign()[:, None]
+    upper *= (matrix.shape[1] / matrix.shape[0]) ** 0.5
+    return upper[:, :, None, None].half()
 
 
 def checkpoint_layout(name: str) -> dict[str, tuple[int, ...]]:

@@ -37,87 +37,50 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """One pinned file in a Hub repository.
+    """One pinned file in a Hub repository."""
 
-    Attributes:
-        repo: `owner/name` on the Hub.
-        revision: Commit, 40 hexadecimal digits; "main" for what is embedded, whose hash is the promise.
-        sha256: Of the file, 64 hexadecimal digits. Nothing else ever loads under the entry's name.
-        size_mb: Approximate size in megabytes (10^6 bytes), for people deciding whether to download.
-        filename: The file, at the top of the repository.
-    """
-
-    repo: str
-    revision: str
-    sha256: str
-    size_mb: float
-    filename: str = "model.safetensors"
+    repo: str  # `owner/name` on the Hub
+    revision: str  # commit, 40 hexadecimal digits; "main" for what is embedded, whose hash is the promise
+    sha256: str  # of the file, 64 hexadecimal digits; nothing else ever loads under the entry's name
+    size_mb: float  # in megabytes (10^6 bytes), for people deciding whether to download
+    filename: str = "model.safetensors"  # at the top of the repository
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One name that `from_pretrained` accepts.
+    """One name that `from_pretrained` accepts."""
 
-    Attributes:
-        name: Unique, lower case, no slash.
-        method: The method's id, e.g. `"neural_style"`; `"features"` for feature extractors.
-        summary: One sentence for people choosing.
-        source: Paper or page that describes it.
-        licence: SPDX identifier of the weights, or of our code where there are none.
-        config: Fields of the method's config dataclass; those that it does not name have their defaults.
-        weights: The pinned file, or None where the checkpoint is only a configuration.
-        embedded: Whether the folder travels inside the package.
-        converted: Whether the weights are published as files that are never opened here, and the user converts them.
-        default: Whether `from_pretrained()` without a name picks it; one entry a method.
-        needs: Names of other entries that it loads; those of its method, unless it has its own.
-        order: Where in lists; that of its method, unless it has its own.
-    """
-
-    name: str
-    method: str
-    summary: str
-    source: str
-    licence: str
+    name: str  # unique, lower case, no slash
+    method: str  # its method's id, e.g. "neural_style"; "features" for feature extractors
+    summary: str  # one sentence for people choosing
+    source: str  # paper or page that describes it
+    licence: str  # SPDX identifier of the weights, or of our code where there are none
+    # Fields of the method's config dataclass; those that it does not name have their defaults.
     config: Mapping[str, object] = field(default_factory=dict)
-    weights: Weights | None = None
-    embedded: bool = False
-    converted: bool = False
-    default: bool = False
-    needs: tuple[str, ...] = ()
-    order: int = 0
+    weights: Weights | None = None  # the pinned file; None where the checkpoint is only a configuration
+    embedded: bool = False  # whether the folder travels inside the package
+    converted: bool = False  # whether the user converts published weights, which are never opened here
+    default: bool = False  # whether `from_pretrained()` without a name picks it; one entry a method
+    needs: tuple[str, ...] = ()  # names of other entries that it loads; those of its method, unless it has its own
+    order: int = 0  # where in lists; that of its method, unless it has its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One method, or a part of methods that has no page of its own, with its models.
+    """One method, or a part of methods that has no page of its own, with its models."""
 
-    Attributes:
-        id: Name of its folder, e.g. `"neural_style"`; `"features"` for feature extractors.
-        class_name: Its class, which its package exports; empty for `"features"`.
-        title: Heading of its page; empty if it has none.
-        text: What it does, for people choosing among the pages.
-        source: Paper and year, and what was made of it here.
-        place: Where among the pages.
-        no_graph: Why it has no ONNX graph; None if it has one.
-        needs: Names of the entries that its models load, but for those that have their own.
-        command: `module:function` in its package that `artmodels run` calls; empty for the call of its class.
-        example: Lines of Python that use a `model` of it, for model cards.
-        models: Its entries.
-        test: How the tests call it quickly, see `tests/verbs.py`.
-    """
-
-    id: str
-    class_name: str = ""
-    title: str = ""
-    text: str = ""
-    source: str = ""
-    place: int = 0
-    no_graph: str | None = None
-    needs: tuple[str, ...] = ()
-    command: str = ""
-    example: str = 'model("photo.jpg").save("result.png")'
+    id: str  # name of its folder, e.g. "neural_style"; "features" for feature extractors
+    class_name: str = ""  # its class, which its package exports; empty for "features"
+    title: str = ""  # heading of its page; empty if it has none
+    text: str = ""  # what it does, for people choosing among the pages
+    source: str = ""  # paper and year, and what was made of it here
+    place: int = 0  # where among the pages
+    no_graph: str | None = None  # why it has no ONNX graph; None if it has one
+    needs: tuple[str, ...] = ()  # names of the entries that its models load, but for those that have their own
+    command: str = ""  # `module:function` in its package that `artmodels run` calls; empty for the call of its class
+    example: str = 'model("photo.jpg").save("result.png")'  # lines of Python that use a `model` of it, for model cards
     models: tuple[Entry, ...] = ()
-    test: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] = field(default_factory=dict)  # how the tests call it quickly, see `tests/verbs.py`
 
 
 def manifest(method: str) -> Path:
@@ -177,13 +140,8 @@ def find(name: object) -> Entry | None:
 
 
 def get(name: str) -> Entry:
-    """Return the entry called `name`.
-
-    Raises:
-        MissingWeights: There is none; the message names near misses and how to list what there is.
-    """
-    entry = find(name)
-    if entry is not None:
+    """Return the entry called `name`; MissingWeights names near misses, and how to list what there is."""
+    if entry := find(name):
         return entry
     hint = suggest(name, (entry.name for entry in list_models()))
     raise MissingWeights(
@@ -193,11 +151,7 @@ def get(name: str) -> Entry:
 
 
 def default(method: str) -> Entry:
-    """Return the entry that a method loads when no name is given.
-
-    Raises:
-        ConfigError: The method is unknown or has no default.
-    """
+    """Return the entry that a method loads when no name is given; a ConfigError where there is none."""
     for entry in list_models(method):
         if entry.default:
             return entry
@@ -206,13 +160,9 @@ def default(method: str) -> Entry:
 
 
 def list_models(method: str | None = None) -> list[Entry]:
-    """Return the catalogue's entries, in its order.
+    """Return the catalogue's entries in its order: all, or only those of one method, e.g. `"texture_synthesis"`.
 
-    Args:
-        method: Only those of this method, e.g. `"texture_synthesis"`.
-
-    Raises:
-        ConfigError: No entry has this method; the message names near misses.
+    A ConfigError says that no entry has this method, and names near misses.
     """
     entries = sorted((entry for known in read() for entry in known.models), key=lambda entry: entry.order)
     found = [entry for entry in entries if method in (None, entry.method)]

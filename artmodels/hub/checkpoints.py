@@ -9,27 +9,16 @@ import contextlib
 import hashlib
 import json
 import os
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from artmodels.errors import (
-    ConfigError,
-    HashMismatch,
-    MissingWeights,
-    UnsafeFormat,
-    WeightsError,
-    WeightsMismatch,
-    clipped,
-    short,
-    some,
-)
+from artmodels.errors import ConfigError, HashMismatch, MissingWeights, UnsafeFormat, WeightsMismatch, clipped, some
 from artmodels.files import read_object
 
 __all__ = [
@@ -51,7 +40,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 
-Expected: typing.TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
+Expected: TypeAlias = Mapping[str, tuple[int, ...]] | Mapping[str, Tensor]
 """By key, what a file must hold: a shape, or a tensor of that shape, whose type is wanted too and its numbers not."""
 
 _HEADER = 2**22  # bytes: room for some 40 000 tensors
@@ -64,21 +53,18 @@ _COUNTER = "num_batches_tracked"  # of batch normalisation, which does without w
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the object in a checkpoint's `config.json`.
 
-    Raises:
-        MissingWeights: The file is not there.
-        ConfigError: It is not a regular file within the folder, too large, or not a plain JSON object.
+    MissingWeights says that the file is not there, a ConfigError that it is not a regular file within the folder, too
+    large, or not a plain JSON object.
     """
     file = Path(folder) / CONFIG
+    if not _stays(file):
+        raise ConfigError(f"{file} is a link to a file elsewhere: put a copy of that file in its place.")
     try:
-        if not _stays(file):
-            raise ConfigError(f"{file} is a link to a file elsewhere: put a copy of that file in its place.")
         return read_object(file)
     except FileNotFoundError:
         raise MissingWeights(f"{folder} has no {CONFIG}: it is not a checkpoint of artmodels.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}. Mend it or fetch it again.") from None
-    except ConfigError:  # also a ValueError
-        raise
     except ValueError as error:  # also UnicodeDecodeError
         raise ConfigError(f"{file} is not valid JSON: {error}. Mend it or fetch it again.") from None
 
@@ -103,17 +89,9 @@ def load_tensors(
 ) -> dict[str, Tensor]:
     """Load a safetensors file whose bytes, keys and shapes are exactly the expected ones, and its values finite.
 
-    The header is compared before any tensor is read.
-
-    Args:
-        file: The `.safetensors` file.
-        expected: Every tensor that the file must hold, and no other; see `Expected`.
-        sha256: What the file must hash to.
-        wanted: Which of the keys to read; all by default. The others are checked but not read.
-        dtype: What is to be computed in: values must fit it too.
-
-    Returns:
-        Tensors on the CPU, in the types of `expected`; in the file's own where that gives shapes only.
+    The header is compared before any tensor is read. Keys that are not `wanted` are checked but not read; `dtype` is
+    what is to be computed in, and values must fit it, too. The tensors are on the CPU, in the types of `expected`, or
+    in the file's own where that gives shapes only.
 
     Raises:
         MissingWeights: There is no such file.
@@ -151,13 +129,7 @@ def fingerprint(settings: Mapping[str, object], tensors: Mapping[str, Tensor]) -
 def read_tensors(file: str | os.PathLike[str], *, unused: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
     """Read whatever a safetensors file holds, as converters do, which know the names later.
 
-    Args:
-        file: The `.safetensors` file.
-        unused: Keys that are left out, whatever they are.
-
-    Raises:
-        MissingWeights: There is no such file.
-        WeightsMismatch: A tensor is not of a floating type or not finite, or the file is damaged.
+    Keys that are `unused` are left out, whatever they are. It raises what `load_tensors` does.
     """
     file = Path(file)
     with _opened(file) as tensors:
@@ -198,11 +170,7 @@ def _opened(file: Path, sha256: str | None = None) -> Iterator[Any]:
 
 
 def check_numbers(file: str | os.PathLike[str], tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> None:
-    """Check that weights can be computed with, see `fault_of`.
-
-    Raises:
-        WeightsMismatch: They cannot; the message names the file and the first tensor.
-    """
+    """Raise WeightsMismatch about a file whose weights cannot be computed with, see `fault_of`."""
     fault = fault_of(tensors, *types)
     if fault is not None:
         raise WeightsMismatch(
@@ -213,29 +181,25 @@ def check_numbers(file: str | os.PathLike[str], tensors: Mapping[str, Tensor], *
 def fault_of(tensors: Mapping[str, Tensor], *types: torch.dtype | None) -> str | None:
     """What is wrong with the first tensor that holds NaN, infinity or a negative variance; None if none does.
 
-    One pass over each tensor, which is not copied: its extremes tell all, and NaN is both of them.
-
-    Args:
-        tensors: By key.
-        types: What they are then converted to, one after the other, and must fit; None changes nothing.
+    One pass over each tensor, which is not copied: its extremes tell all, and NaN is both of them. `types` are what the
+    tensors are then converted to, one after the other, and must fit; None changes nothing.
     """
     for key, tensor in tensors.items():
         if not tensor.numel() or not tensor.is_floating_point():
             continue
+        name = clipped(key)
         extremes = torch.stack(torch.aminmax(tensor.detach()))
         if not bool(extremes.isfinite().all()):
-            return f"{clipped(key)} holds values that are not finite"
+            return f"{name} holds values that are not finite"
         # torchvision's name, and the end of MXNet's: the root of a negative one would be no number.
         if key.endswith("running_var") and extremes[0] < 0:
-            return f"{clipped(key)} holds a negative variance, {float(extremes[0]):g}"
+            return f"{name} holds a negative variance, {float(extremes[0]):g}"
         largest = float(extremes.abs().max())
         for kind in types:
             if kind is not None and kind.is_floating_point:
                 extremes = extremes.to(kind)
                 if not bool(extremes.isfinite().all()):
-                    return (
-                        f"{clipped(key)} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
-                    )
+                    return f"{name} has values up to {largest:g}, too large for {str(kind).removeprefix('torch.')}"
     return None
 
 
@@ -254,29 +218,27 @@ def _check_kinds(file: Path, kinds: Mapping[str, str]) -> None:
 
 
 def _check_shapes(file: Path, actual: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing = sorted(expected.keys() - actual.keys())
-    extra = sorted(actual.keys() - expected.keys())
-    wrong = [
-        f"{clipped(key)} is {short(list(actual[key]))}, not {list(expected[key])}"
-        for key in sorted(expected.keys() & actual.keys())
-        if actual[key] != tuple(expected[key])
-    ]
-    faults = [
-        f"{len(items)} {title}: {some(items)}"
-        for title, items in (("missing", missing), ("unexpected", extra), ("of the wrong shape", wrong))
-        if items
-    ]
-    if faults:
+    faults = {
+        "missing": sorted(expected.keys() - actual.keys()),
+        "unexpected": sorted(actual.keys() - expected.keys()),
+        "of the wrong shape": [
+            f"{clipped(key)} is {clipped(str(list(actual[key])))}, not {list(expected[key])}"
+            for key in sorted(expected.keys() & actual.keys())
+            if actual[key] != tuple(expected[key])
+        ],
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{len(items)} {title}: {some(items)}" for title, items in faults.items() if items)
         raise WeightsMismatch(
-            f"{file} does not fit this architecture: {'; '.join(faults)}. Load the checkpoint that was made "
-            "for it, or change the config to match."
+            f"{file} does not fit this architecture: {found}. Load the checkpoint that was made for it, or change the "
+            "config to match."
         )
 
 
 # --- Messages
 
 
-def missing_file(where: str, filename: str, names: Sequence[str]) -> WeightsError:
+def missing_file(where: str, filename: str, names: Sequence[str]) -> UnsafeFormat | MissingWeights:
     """Return the error for a file that is not among `names`: UnsafeFormat if pickle-based weights are."""
     unsafe = [name for name in names if name.endswith(PICKLES)]
     if unsafe and not any(name.endswith(".safetensors") for name in names):

@@ -1,20 +1,16 @@
-"""From a name or path to verified weights, and back: resolve, check, load, save and push.
+"""The base of the method classes, which load from a name or path to verified weights, save them and push them.
 
-A checkpoint is a folder with `config.json` and, where the method has weights, `model.safetensors`: the Hub's
-own layout. Loading is strict: the sha256 that the catalogue (or the Hub) declares, then exactly the expected
-keys and shapes, or an error. Pickle-based files are never opened.
-
-Here are the method classes; `artmodels.hub.resolving` resolves names, `artmodels.hub.checkpoints` reads folders.
+A checkpoint is a folder with `config.json` and, where the method has weights, `model.safetensors`: the Hub's own
+layout. `artmodels.hub.resolving` resolves names, `artmodels.hub.checkpoints` reads folders strictly.
 """
 
 import dataclasses
 import json
 import os
 import tempfile
-import typing
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, constants
@@ -85,8 +81,8 @@ class Pretrained(ABC, Generic[C]):
             WeightsError: The checkpoint is missing, unsafe or not the promised one; see the subclasses.
         """
         if runtime != "torch":
-            fixed = dict(overrides) | {"revision": revision, "dtype": dtype}
-            fixed = {key: value for key, value in fixed.items() if value is not None}
+            asked = overrides | {"revision": revision, "dtype": dtype}
+            fixed = {key: value for key, value in asked.items() if value is not None}
             return cls._from_graph(name_or_path, runtime, device=device, provider=provider, fixed=fixed)
         if provider is not None:
             raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
@@ -122,13 +118,7 @@ class Pretrained(ABC, Generic[C]):
 
     @classmethod
     def _from_graph(
-        cls,
-        name_or_path: str | os.PathLike[str] | None,
-        runtime: str,
-        *,
-        device: torch.device | str | None,
-        provider: str | None,
-        fixed: dict[str, object],
+        cls, name_or_path: str | os.PathLike[str] | None, runtime: str, *, fixed: dict[str, object], **place: Any
     ) -> Self:
         """Load an exported graph, if the method has any; `fixed` is what was asked for that a graph cannot change."""
         raise ConfigError(
@@ -170,13 +160,8 @@ class Pretrained(ABC, Generic[C]):
     def save_pretrained(self, folder: str | os.PathLike[str], *, card: str | None = None) -> Path:
         """Write `config.json`, `model.safetensors` (where there are weights) and `README.md`, all or nothing.
 
-        Args:
-            folder: A new or empty folder: what is there is never overwritten.
-            card: Markdown of the model card, whose front matter is completed where it lacks something; None
-                writes a short one.
-
-        Returns:
-            The folder.
+        The folder, which is returned, is new or empty: what is there is never overwritten. `card` is the Markdown of
+        the model card, whose front matter is completed where it lacks something; None writes a short one.
 
         Raises:
             ConfigError: The folder is not empty, or the card's front matter is not valid.
@@ -198,8 +183,7 @@ class Pretrained(ABC, Generic[C]):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors().items()}
-        fault = fault_of(tensors)
-        if fault is not None:
+        if fault := fault_of(tensors):
             raise WeightsError(
                 f"{type(self).__name__} is not saved, since it would not load again: its tensor {fault}."
             )
@@ -208,24 +192,20 @@ class Pretrained(ABC, Generic[C]):
 
     def _card(self, name: str, card: str | None) -> str:
         entry = self._entry
-        # The Hub's identifiers are SPDX in lower case.
-        licence = entry.licence.lower() if entry else "unknown"
-        tags = ["artmodels", self.method.replace("_", "-")]
         if card is None:
-            data = ModelCardData(license=licence, library_name="artmodels", tags=tags)
             source = f"Made from `{entry.name}`: {entry.source}.\n\n" if entry else ""
             card = (
-                f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n"
-                f"A checkpoint of `{self.method}` for artmodels {__version__}.\n\n{source}"
+                f"\n# {name}\n\nA checkpoint of `{self.method}` for artmodels {__version__}.\n\n{source}"
                 f"```python\nimport artmodels\n\n"
                 f"model = artmodels.{type(self).__name__}.from_pretrained({name!r})\n```\n"
             )
         try:
             parsed = ModelCard(card if card.lstrip().startswith("---") else f"---\n\n---\n{card}")
-            data = typing.cast(ModelCardData, parsed.data)
-            data.license = data.license or licence
+            data = cast(ModelCardData, parsed.data)
+            # The Hub's identifiers are SPDX in lower case.
+            data.license = data.license or (entry.licence.lower() if entry else "unknown")
             data.library_name = data.library_name or "artmodels"
-            data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
+            data.tags = list(dict.fromkeys([*(data.tags or []), "artmodels", self.method.replace("_", "-")]))
             return str(parsed)
         except Exception as error:  # the parser raises YAML's own errors, ValueError and TypeError
             raise ConfigError(f"The card's front matter is not valid: {error}") from error
@@ -240,17 +220,11 @@ class Pretrained(ABC, Generic[C]):
         commit_message: str | None = None,
         card: str | None = None,
     ) -> str:
-        """Upload the checkpoint to a Hub repository, which is made if it does not exist.
+        """Upload the checkpoint to a Hub repository `owner/name`.
 
-        A README that the repository already has is left as it is.
-
-        Args:
-            repo_id: `owner/name`.
-            private: Whether a repository that is made is private.
-            token: Access token with write permission; None takes the one of `hf auth login` or HF_TOKEN.
-            revision: Branch to commit to, made if needed; None for the main one.
-            commit_message: First line of the commit.
-            card: See `save_pretrained`.
+        It is made if it does not exist, `private` or not. A README that is there already is left as it is; for `card`
+        see `save_pretrained`. The commit goes to the branch `revision`, made if needed, or to the main one. The access
+        token needs write permission; None takes the one of `hf auth login` or HF_TOKEN.
 
         Returns:
             The commit: pass it as `revision=` to load exactly this.

@@ -15,40 +15,16 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, whichever it is
 from torch import nn
 
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, MissingWeights, UnsafeFormat, WeightsError
 from artmodels.hub import catalogue
-from artmodels.hub.catalogue import Entry
-from artmodels.hub.checkpoints import (
-    CONFIG,
-    PICKLES,
-    WEIGHTS,
-    Expected,
-    load_tensors,
-    missing_file,
-    pickle_text,
-    read_config,
-)
+from artmodels.hub.catalogue import PACKAGE, Entry
+from artmodels.hub.checkpoints import CONFIG, PICKLES, WEIGHTS, Expected, load_tensors, missing_file, read_config
 from artmodels.hub.outline import Outline
 
 __all__ = ["LIBRARY", "PACKAGE", "REPO", "Placement", "Resolved", "is_checkpoint_folder", "resolve"]
@@ -56,7 +32,6 @@ __all__ = ["LIBRARY", "PACKAGE", "REPO", "Placement", "Resolved", "is_checkpoint
 logger = logging.getLogger(__name__)
 
 LIBRARY: dict[str, Any] = {"library_name": "artmodels", "library_version": __version__}
-PACKAGE = Path(__file__).parents[1]
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,19 +40,12 @@ _RETRY_AFTER = (0.5, 1.0, 2.0)
 _RETRY_STATUS = (500, 502, 503, 504)
 
 _T = TypeVar("_T")
-Accept: TypeAlias = Callable[[str, object], None]
-"""Raises an error unless a checkpoint of that name and method is wanted."""
+Accept: TypeAlias = Callable[[str, object], None]  # raises unless a checkpoint of that name and method is wanted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a model is to compute, in what, and whether its parts may be fetched.
-
-    Attributes:
-        device: None picks CUDA, then MPS, then CPU.
-        dtype: None picks what is fast and exact enough on the device.
-        local_files_only: Never use the network.
-    """
+    """Where a model is to compute, in what, and whether its parts may be fetched; see `from_pretrained`."""
 
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
@@ -91,23 +59,14 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Where a checkpoint was found.
+    """Where a checkpoint was found."""
 
-    Attributes:
-        name: What was asked for.
-        origin: `"folder"`, `"package"`, `"built-in"` (no files), `"cache"`, `"hub"` or `"upstream"`.
-        folder: Where its files lie; None when built in.
-        entry: Its catalogue entry, if the name is in the catalogue.
-        repo: The Hub repository it comes from, if any.
-        revision: The commit it comes from, if any.
-    """
-
-    name: str
-    origin: str
-    folder: Path | None = None
-    entry: Entry | None = None
-    repo: str | None = None
-    revision: str | None = None
+    name: str  # what was asked for
+    origin: str  # "folder", "package", "built-in" (no files), "cache", "hub" or "upstream"
+    folder: Path | None = None  # where its files lie; None when built in
+    entry: Entry | None = None  # if the name is in the catalogue
+    repo: str | None = None  # the Hub repository it comes from, if any
+    revision: str | None = None  # the commit it comes from, if any
 
     def config(self) -> dict[str, Any]:
         """Return the catalogue's configuration for a catalogue name, otherwise what `config.json` says.
@@ -125,12 +84,7 @@ class Resolved:
 
     @property
     def weights_file(self) -> Path:
-        """The safetensors file.
-
-        Raises:
-            UnsafeFormat: There are only pickle-based weights.
-            MissingWeights: There are none.
-        """
+        """The safetensors file; UnsafeFormat where there are only pickle-based weights, MissingWeights where none."""
         if self.folder is None:
             raise MissingWeights(f"{self.name} is built in: it has no weights to load.")
         pinned = self.entry.weights if self.entry else None
@@ -153,11 +107,7 @@ class Resolved:
         return declared if _SHA256.fullmatch(declared) else None
 
     def load(
-        self,
-        expected: Expected,
-        *,
-        wanted: Callable[[str], bool] | None = None,
-        dtype: torch.dtype | None = None,
+        self, expected: Expected, *, wanted: Callable[[str], bool] | None = None, dtype: torch.dtype | None = None
     ) -> dict[str, torch.Tensor]:
         """Load the weights file with its hash checked; see `load_tensors`."""
         return load_tensors(self.weights_file, expected=expected, sha256=self.sha256, wanted=wanted, dtype=dtype)
@@ -170,16 +120,10 @@ class Resolved:
         dtype: torch.dtype | None = None,
         counters: bool = True,
     ) -> _T:
-        """Make networks and load their weights.
+        """Make the networks that a configuration describes, and load their weights, of which the file holds a part.
 
         A configuration may ask for networks of any size: they are first made without memory, and compared with what the
-        file holds.
-
-        Args:
-            make: Makes the networks that the configuration describes.
-            stored: Which part of them the file holds.
-            dtype: What is to be computed in: values must fit it too.
-            counters: Whether the file has the counters of batch normalisation.
+        file holds. `counters` says whether that has the counters of batch normalisation; `dtype` as in `load_tensors`.
         """
         with Outline():
             expected = stored(make()).state_dict()
@@ -203,14 +147,9 @@ def resolve(
     In this order: a local folder; the package; the Hub's cache; the Hub (for `owner/name`, or for a bare name
     with the owner that ARTMODELS_NAMESPACE in the environment gives); the upstream repository that the
     catalogue pins. A catalogue name stands for one sha256 wherever the file comes from, so a mirror cannot
-    change what loads.
-
-    Args:
-        name_or_path: A folder, a catalogue name, or `owner/name` on the Hub.
-        revision: Branch, tag or commit, for `owner/name` only. A full commit that is cached needs no network.
-        local_files_only: Never use the network.
-        accept: Called with the name and the method, for a name of the catalogue before anything is fetched; what it
-            raises is raised.
+    change what loads. A revision, for `owner/name` only, is a branch, tag or commit; a full commit that is cached needs
+    no network. `accept` is called with the name and the method, for a name of the catalogue before anything is fetched;
+    what it raises is raised.
 
     Raises:
         ConfigError: `revision` was given for something that has no revisions.
@@ -235,15 +174,13 @@ def resolve(
 def is_checkpoint_folder(name: str) -> bool:
     """Whether a name is that of a local folder, and not of an entry of the catalogue or a repository.
 
-    Raises:
-        UnsafeFormat: It is a pickle-based file.
-        ConfigError: It is another file.
+    A file is refused: a pickle-based one as UnsafeFormat, another as a ConfigError.
     """
     path = Path(os.path.expanduser(name))
     is_path = "/" in name or os.sep in name or name in (".", "..", "~")
     if path.is_file() and (is_path or path.suffix in (".safetensors", *PICKLES)):
         if path.suffix in PICKLES:
-            raise UnsafeFormat(pickle_text(str(path), [path.name]))
+            raise missing_file(str(path), CONFIG, [path.name])
         raise ConfigError(f"{name} is a file: give the folder that holds it and its {CONFIG}.")
     if not name or not path.is_dir():
         return False
@@ -262,7 +199,7 @@ def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
     names = _names(path)
     if CONFIG not in names and WEIGHTS not in names:
         raise missing_file(str(path), CONFIG, names)
-    if catalogue.find(name) is not None:
+    if catalogue.find(name):
         logger.warning("The local folder %s hides the catalogue's checkpoint of that name.", path.absolute())
     return Resolved(name=name, origin="folder", folder=path)
 
@@ -281,13 +218,11 @@ def _from_name(name: str, revision: str | None, local_files_only: bool, accept: 
     if revision is not None and (pinned is None or revision != pinned.revision):
         instead = f": for another, ask for the repository {pinned.repo!r}" if pinned else ""
         raise ConfigError(f"The catalogue decides the revision of {name!r}{instead}; leave revision= out.")
-    if entry.embedded:
-        folder = _embedded(name)
-        if folder is not None:
-            return Resolved(name=name, origin="package", folder=folder, entry=entry)
-        if pinned is None:
-            raise MissingWeights(f"{name} should be inside the package but is not: install artmodels again.")
+    if entry.embedded and (folder := _embedded(name)):
+        return Resolved(name=name, origin="package", folder=folder, entry=entry)
     if pinned is None:
+        if entry.embedded:
+            raise MissingWeights(f"{name} should be inside the package but is not: install artmodels again.")
         return Resolved(name=name, origin="built-in", entry=entry)
     seen = try_to_load_from_cache(pinned.repo, pinned.filename, revision=pinned.revision)
     if mirror and not isinstance(seen, str):
@@ -296,22 +231,21 @@ def _from_name(name: str, revision: str | None, local_files_only: bool, accept: 
         except _NoSuchRepo:
             logger.info("%s: there is no mirror %s, using the upstream source", name, mirror)
         else:
-            return _from_cache(name, file, "cache" if cached else "hub", entry=entry, repo=mirror)
+            return _from_cache(name, file, "cache" if cached else "hub", mirror, entry)
     file, cached = _fetch(pinned.repo, pinned.filename, pinned.revision, local_files_only)
-    return _from_cache(name, file, "cache" if cached else "upstream", entry=entry, repo=pinned.repo)
+    return _from_cache(name, file, "cache" if cached else "upstream", pinned.repo, entry)
 
 
-def _from_cache(name: str, file: Path, origin: str, *, entry: Entry | None = None, repo: str) -> Resolved:
+def _from_cache(name: str, file: Path, origin: str, repo: str, entry: Entry | None = None) -> Resolved:
     # The cache's layout is snapshots/<commit>/<file>.
     return Resolved(name=name, origin=origin, folder=file.parent, entry=entry, repo=repo, revision=file.parent.name)
 
 
 def _embedded(name: str) -> Path | None:
-    checkout = PACKAGE.parent
     folders = [PACKAGE / "_weights" / name]
     # Installed, the parent is site-packages, whose "weights" would be someone else's.
-    if (checkout / "pyproject.toml").is_file():
-        folders.append(checkout / "weights" / name)
+    if (PACKAGE.parent / "pyproject.toml").is_file():
+        folders.append(PACKAGE.parent / "weights" / name)
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
@@ -323,7 +257,7 @@ def _from_repo(name: str, repo: str, revision: str | None, local_files_only: boo
         _, weights_cached = _fetch(repo, WEIGHTS, file.parent.name, local_files_only)
     except _NoSuchFile:  # a checkpoint may be only a configuration: weights_file tells who needs more
         weights_cached = True
-    return _from_cache(name, file, "cache" if cached and weights_cached else "hub", repo=repo)
+    return _from_cache(name, file, "cache" if cached and weights_cached else "hub", repo)
 
 
 # --- Fetching one file
@@ -364,7 +298,7 @@ def _fetch(repo: str, filename: str, revision: str | None, local_files_only: boo
         if cached and cached.parent.name == commit:
             return cached, True
         path: str = _patiently(lambda: hf_hub_download(repo, filename, revision=revision, **LIBRARY))
-    except (OSError, httpx.HTTPError, EntryNotFoundError) as error:
+    except (OSError, httpx.HTTPError, hub_errors.EntryNotFoundError) as error:
         # Only a server that does not answer may be stood in for by an older copy, and never in silence.
         if cached and not answered and _unanswered(error):
             logger.warning("%s: the Hub does not answer; using the cached %s.", what, cached.parent.name)
@@ -377,7 +311,7 @@ def _patiently(action: Callable[[], _T]) -> _T:
     for wait in _RETRY_AFTER:
         try:
             return action()
-        except HfHubHTTPError as error:
+        except hub_errors.HfHubHTTPError as error:
             if error.response.status_code not in _RETRY_STATUS:
                 raise
             logger.warning("The Hub answered %s; trying again.", error.response.status_code)
@@ -386,34 +320,36 @@ def _patiently(action: Callable[[], _T]) -> _T:
 
 
 def _unanswered(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, hub_errors.HfHubHTTPError):
         return error.response.status_code in _RETRY_STATUS
-    return isinstance(error, OfflineModeIsEnabled | httpx.TransportError | LocalEntryNotFoundError)
+    return isinstance(
+        error, hub_errors.OfflineModeIsEnabled | httpx.TransportError | hub_errors.LocalEntryNotFoundError
+    )
 
 
 def _explained(error: Exception, repo: str, what: str, filename: str, revision: str | None) -> WeightsError:
     """Return the error of ours that says what went wrong with a fetch and what to do."""
     hub = constants.ENDPOINT
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, hub_errors.GatedRepoError):
         return MissingWeights(
             f"{repo} is gated: accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN."
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, hub_errors.RepositoryNotFoundError):
         return _NoSuchRepo(
             f"There is no repository {repo} on {hub}, or it is private: check the spelling, or log in with "
             "`hf auth login`."
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, hub_errors.RevisionNotFoundError):
         return MissingWeights(
             f"{repo} has no revision {revision!r}: {hub}/{repo}/commits/main lists them; give a branch, a "
             "tag or a full commit."
         )
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, hub_errors.OfflineModeIsEnabled):
         return MissingWeights(
             f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
             "unset it to fetch the file once."
         )
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, hub_errors.EntryNotFoundError) and not isinstance(error, hub_errors.LocalEntryNotFoundError):
         missing = missing_file(what, filename, _repo_files(repo, revision))
         return missing if isinstance(missing, UnsafeFormat) else _NoSuchFile(str(missing))
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) or "Consistency check" in str(error):
@@ -423,7 +359,7 @@ def _explained(error: Exception, repo: str, what: str, filename: str, revision: 
             f"{hub} does not answer and {filename} of {what} is not in the cache {constants.HF_HUB_CACHE}: "
             f"check the connection and try again, or load from a local folder. ({error})"
         )
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, hub_errors.HfHubHTTPError):
         return MissingWeights(f"{hub} refused {filename} of {what} with HTTP {error.response.status_code}: {error}")
     full = " The disk is full: free some space." if getattr(error, "errno", None) == errno.ENOSPC else ""
     return MissingWeights(f"{filename} of {what} could not be fetched or stored.{full} ({error})")

@@ -12,26 +12,17 @@ from typing import BinaryIO
 
 from artmodels.errors import ImageTooLarge, UndecodableImage
 
-__all__ = ["check_structure", "usable_exif"]
+__all__ = ["check_structure", "undecodable", "usable_exif"]
 
-SCANS = 32
-"""Scans of a JPEG of `max_pixels`, and as many more of a smaller one; encoders write 10 to 18."""
-SEGMENTS = 10_000
-"""Segments of a JPEG: tables, scans, and metadata of at most 64 kB each."""
-DATA_CHUNKS = 2**17
-"""Chunks of a PNG that hold pixels: 1 GB in the usual 8 kB, or two a row of the tallest picture."""
-OTHER_CHUNKS = 1024
-"""Chunks of a PNG that hold anything else."""
-PROFILES = 8
-"""Colour profiles of a PNG, each of which is inflated; only one is allowed."""
-NUMBERS = 2**20
-"""Numbers in the tags of a TIFF or of EXIF: twice the offsets and sizes of its strips or tiles, mostly."""
-PIECES = 2**18
-"""Strips or tiles of a TIFF: 40 megapixels in the smallest tiles, 16 x 16, are 156 250."""
-FRACTIONS = 2**14
-"""Those of the numbers that are fractions, each of which becomes an object."""
-SHARED_BYTES = 2**26
-"""Bytes of tags beyond those that the file has: where tags share them."""
+SCANS = 32  # of a JPEG of `max_pixels`, and as many more of a smaller one; encoders write 10 to 18
+SEGMENTS = 10_000  # of a JPEG: tables, scans, and metadata of at most 64 kB each
+DATA_CHUNKS = 2**17  # of a PNG: 1 GB of pixels in the usual 8 kB, or two a row of the tallest picture
+OTHER_CHUNKS = 1024  # of a PNG, that hold anything but pixels
+PROFILES = 8  # of a PNG, each of which is inflated; only one is allowed
+NUMBERS = 2**20  # in the tags of a TIFF or of EXIF: twice the offsets and sizes of its strips or tiles, mostly
+PIECES = 2**18  # strips or tiles of a TIFF: 40 megapixels in the smallest tiles, 16 x 16, are 156 250
+FRACTIONS = 2**14  # those of the numbers that are fractions, each of which becomes an object
+SHARED_BYTES = 2**26  # of tags beyond those that the file has: where tags share them
 
 _BLOCK = 2**16
 _STRAY = 2**20  # bytes before the pixels of a JPEG that belong to no segment: looked at one by one
@@ -53,10 +44,7 @@ _DEPTH = 3
 def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
     """Check that a JPEG, PNG or TIFF file does not ask for more work than any encoder's file of its kind.
 
-    Args:
-        file: Open for reading; it is left at its start. Other formats pass.
-        name: What messages call it.
-        max_pixels: The limit that the picture itself has to keep.
+    The picture itself has to keep `max_pixels`. Other formats pass; the file is left at its start.
 
     Raises:
         ImageTooLarge: It asks for more.
@@ -79,6 +67,13 @@ def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
     file.seek(0)
 
 
+def undecodable(name: str, reason: object) -> UndecodableImage:
+    """The error about a file that a decoder gives up, for a reason."""
+    return UndecodableImage(
+        f"{name} cannot be decoded ({reason}); it is damaged or incomplete: save or download it again"
+    )
+
+
 def usable_exif(data: bytes) -> bool:
     """Tell whether EXIF data, with or without its prefix, can be read with bounded work."""
     while data.startswith(b"Exif\0\0"):
@@ -96,10 +91,7 @@ def _check_jpeg(file: BinaryIO, name: str, max_pixels: int) -> None:
         if scans == 0:
             stray += found.start() if found else len(block)
             if stray > _STRAY:
-                raise UndecodableImage(
-                    f"{name} cannot be decoded (its segments do not follow each other); it is damaged or incomplete: "
-                    "save or download it again"
-                )
+                raise undecodable(name, "its segments do not follow each other")
         if not found:
             if len(block) < _BLOCK:
                 break
@@ -180,19 +172,19 @@ def _tags_fit(file: BinaryIO, size: int) -> bool:
             return False
         entries = file.read(count * entry.size)
         for tag, kind, values, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
-            taken = values * _TYPES.get(kind, 0)
-            if taken > most:
-                if value + taken > size:
+            length = values * _TYPES.get(kind, 0)
+            if length > most:
+                if value + length > size:
                     continue  # decoders read nothing of it
-                left["bytes"] -= taken
+                left["bytes"] -= length
             if kind not in _BYTES and kind in _TYPES:
                 left["numbers"] -= values
             if kind in _FRACTIONS:
                 left["fractions"] -= values
             if min(left.values()) < 0 or (tag in _PIECES and values > PIECES):
                 return False
-            if tag in _DIRECTORIES and depth < _DEPTH and values == 1 and 0 < taken <= most:
+            if tag in _DIRECTORIES and depth < _DEPTH and values == 1 and 0 < length <= most:
                 # A value that is shorter than its field stands at the start of it.
-                value = value & (1 << 8 * taken) - 1 if order == "<" else value >> 8 * (most - taken)
+                value = value & (1 << 8 * length) - 1 if order == "<" else value >> 8 * (most - length)
                 directories.append((value, depth + 1))
     return True

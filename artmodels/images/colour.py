@@ -19,12 +19,9 @@ def luminance(image: Tensor) -> Tensor:
 def with_chroma(bright: Tensor, content: Tensor) -> Tensor:
     """An image with the luminance of one and the chroma of another (Gatys et al. 2016, "Preserving color", sec. 3.2).
 
-    Y enters red, green and blue alike, so that chroma is kept by adding the change of Y to all three. Where the sum
-    would leave [0, 1], Y stops at the last value that does not: chroma is exact, always.
-
-    Args:
-        bright: Luminance [1, 1, H, W].
-        content: [1, 3, H, W] in [0, 1].
+    The luminance is [1, 1, H, W], the image [1, 3, H, W] in [0, 1]. Y enters red, green and blue alike, so that chroma
+    is kept by adding the change of Y to all three. Where the sum would leave [0, 1], Y stops at the last value that
+    does not: chroma is exact, always.
     """
     offset = content - luminance(content)
     least, greatest = -offset.amin(dim=1, keepdim=True), 1 - offset.amax(dim=1, keepdim=True)
@@ -36,13 +33,7 @@ def linearly_matched(image: Tensor, reference: Tensor) -> Tensor:
 
     Source: Gatys et al. 2016, "Preserving color", sec. 3.1, with the symmetric map A = Si^-1/2 (Si^1/2 Sr Si^1/2)^1/2
     Si^-1/2 of Pitie & Kokaram 2007, which moves colours least. Colours that the image does not vary in stay constant.
-
-    Args:
-        image: [1, 3, H, W].
-        reference: [1, 3, h, w].
-
-    Returns:
-        [1, 3, H, W], not clamped to [0, 1].
+    The images are [1, 3, H, W] and [1, 3, h, w]; the result is not clamped to [0, 1].
     """
     mean, covariance = _colour_moments(image)
     wanted, target = _colour_moments(reference)

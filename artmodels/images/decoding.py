@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,27 +19,18 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
-from artmodels.images.bounds import usable_exif
+from artmodels.images.bounds import undecodable, usable_exif
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "STRIP_PIXELS",
-    "Array",
-    "Canvas",
-    "LoadedImage",
-    "check_size",
-    "decode",
-    "decoding",
-    "strips",
-    "to_uint16",
-]
+__all__ = ["FLOATS", "Array", "LoadedImage", "check_pixels", "composed", "decode", "decoding", "to_uint16"]
 
 STRIP_PIXELS = 2**20
 
 _WEBP_SHARE = 0.7  # its decoder takes 16 bytes a pixel, the others at most 12: same memory, fewer pixels
 _FLOAT_SLACK = 1e-4  # rounding in the caller's own resize is forgiven, a wrong range is not
+FLOATS = "Float values in [0, 1] became 16-bit."
 _ORIENTATION = 0x0112
 _RAW_EXIF = "Raw profile type exif"  # of a PNG: hexadecimal text after three lines, as ImageMagick writes it
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 284, 322, 323
@@ -61,7 +52,10 @@ _SIGNATURES = (
 
 Array: TypeAlias = npt.NDArray[Any]
 Depth: TypeAlias = type[np.uint8] | type[np.uint16]
-Reader: TypeAlias = Callable[[Image.Image], tuple[Array, Array | None]]
+Colour: TypeAlias = tuple[int, int, int]
+Strip: TypeAlias = tuple[Array, Array | None]  # colour [h, W, 1|3] and alpha [h, W] of some rows
+Rows: TypeAlias = Callable[[int, int], Strip]  # from the first row to the last, which is exclusive
+Reader: TypeAlias = Callable[[Image.Image], Strip]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +76,7 @@ class LoadedImage:
     alpha: Array | None = None
     format: str | None = None
     notes: tuple[str, ...] = ()
-    background: tuple[int, int, int] | None = (255, 255, 255)
+    background: Colour | None = (255, 255, 255)
 
     @property
     def height(self) -> int:
@@ -113,11 +107,10 @@ class LoadedImage:
 
 
 class _Quiet:
-    """Silences Pillow's warnings while any thread decodes.
+    """Silences Pillow's warnings while any thread decodes: callers who turn them into errors get the same images.
 
-    What Pillow warns about is decided by our own limits, and a caller who turns warnings into errors must
-    get the same images. `warnings.catch_warnings` alone would leave its filter behind when two threads
-    interleave, so the first one in sets it and the last one out restores it.
+    Our own limits decide what they are about. `warnings.catch_warnings` alone would leave its filter behind when two
+    threads interleave: the first one in sets it, and the last one out restores it.
     """
 
     def __init__(self) -> None:
@@ -160,20 +153,24 @@ def decoding(name: str, head: bytes = b"") -> Iterator[None]:
         kind = kind or "damaged at its start, or not an image"
         raise UndecodableImage(f"{name} is {kind}; PNG, JPEG, WebP and TIFF are accepted") from error
     except Exception as error:  # decoders raise nearly every built-in type, SyntaxError included
-        reason = str(error) or type(error).__name__
-        raise UndecodableImage(
-            f"{name} cannot be decoded ({reason}); it is damaged or incomplete: save or download it again"
-        ) from error
+        raise undecodable(name, str(error) or type(error).__name__) from error
 
 
-def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+def check_pixels(
+    width: int,
+    height: int,
+    most: float,
+    name: str,
+    limit: str = "",
+    advice: str = "make it smaller or raise max_pixels",
+) -> None:
     """Raise ImageTooLarge, or ImageError for an empty image; `name` is what messages call it."""
     if width < 1 or height < 1:
         raise ImageError(f"{name} is empty: {width} x {height} pixels; give at least 1 x 1")
-    if width * height > max_pixels:
+    if width * height > most:
         raise ImageTooLarge(
-            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit is "
-            f"{max_pixels / 1e6:.1f}; make it smaller or raise max_pixels"
+            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit{limit} is "
+            f"{most / 1e6:.1f}; {advice}"
         )
 
 
@@ -190,42 +187,33 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 }
 
 
-class Canvas:
-    """Collects strips into the output: turned upright, composited on the background if there is one."""
+def composed(
+    size: tuple[int, int], dtype: Depth, read: Rows, background: Colour | None, notes: list[str], orientation: int = 1
+) -> LoadedImage:
+    """Put a picture together from strips: turned upright, composited on the background if there is one.
 
-    def __init__(
-        self, size: tuple[int, int], dtype: Depth, background: tuple[int, int, int] | None, orientation: int = 1
-    ) -> None:
-        """Make it for strips of a file of `size` (width, height) with an EXIF orientation."""
-        width, height = size if orientation < 5 else size[::-1]
-        self.pixels: Array = np.empty((height, width, 3), dtype)
-        self.alpha: Array | None = None
-        self.transparent = False
-        self._turn = _TURNS[orientation]
-        self._full = int(np.iinfo(dtype).max)
-        self._background = background
-
-    def write(self, top: int, colour: Array, alpha: Array | None) -> None:
-        """Write `colour` `[h, W, 1|3]` and `alpha` `[h, W]` at row `top` of the file's order."""
-        rows = slice(top, top + colour.shape[0])
-        if alpha is not None:
-            if self.alpha is None:
-                self.alpha = np.empty(self.pixels.shape[:2], self.pixels.dtype)
-            self._turn(self.alpha)[rows] = alpha
-            if self._background is not None and int(alpha.min()) < self._full:
-                self.transparent = True
+    `size` is (width, height) in the file's order, and `read` gives what is between two of its rows.
+    """
+    width, height = size
+    shape = (height, width) if orientation < 5 else size
+    pixels, alpha, transparent = np.empty((*shape, 3), dtype), None, False
+    turn, full = _TURNS[orientation], int(np.iinfo(dtype).max)
+    for top, bottom in strips(height, width):
+        colour, opacity = read(top, bottom)
+        if opacity is not None:
+            if alpha is None:
+                alpha = np.empty(shape, dtype)
+            turn(alpha)[top:bottom] = opacity
+            if background is not None and int(opacity.min()) < full:
+                transparent = True
                 # 65535 * 65535 + 32767 still fits uint32.
-                over = alpha[..., None].astype(np.uint32)
-                under = np.array(self._background, np.uint32) * (self._full // 255)
-                colour = colour * over + under * (self._full - over)
-                colour = (colour + self._full // 2) // self._full
-        self._turn(self.pixels)[rows] = colour
-
-    def finish(self, format: str | None, notes: list[str]) -> LoadedImage:
-        """Give the whole picture, with a note if any of it was composited."""
-        if self.transparent:
-            notes.append("Transparent pixels were composited on the background.")
-        return LoadedImage(self.pixels, self.alpha, format, tuple(notes), self._background)
+                weight = opacity[..., None].astype(np.uint32)
+                behind = np.array(background, np.uint32) * (full // 255)
+                colour = (colour * weight + behind * (full - weight) + full // 2) // full
+        turn(pixels)[top:bottom] = colour
+    if transparent:
+        notes.append("Transparent pixels were composited on the background.")
+    return LoadedImage(pixels, alpha, None, tuple(notes), background)
 
 
 def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -247,15 +235,12 @@ def to_uint16(values: Array, name: str) -> Array:
     return scaled
 
 
-def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage:
+def decode(image: Image.Image, name: str, max_pixels: int, background: Colour | None) -> LoadedImage:
     """Check the header, decode, and convert strip by strip."""
-    width, height = image.size
-    check_size(width, height, max_pixels, name)
-    if image.format == "WEBP" and width * height > _WEBP_SHARE * max_pixels:
-        raise ImageTooLarge(
-            f"{name} has {width} x {height} = {width * height / 1e6:.1f} megapixels and the limit for WebP, "
-            f"which takes more memory, is {_WEBP_SHARE * max_pixels / 1e6:.1f}; save it as PNG or JPEG"
-        )
+    check_pixels(*image.size, max_pixels, name)
+    if image.format == "WEBP":
+        limit = " for WebP, which takes more memory,"
+        check_pixels(*image.size, _WEBP_SHARE * max_pixels, name, limit, "save it as PNG or JPEG")
     if isinstance(image, TiffImageFile):
         _check_tiff(image, name, max_pixels)
     notes: list[str] = []
@@ -269,10 +254,12 @@ def decode(image: Image.Image, name: str, max_pixels: int, background: tuple[int
     if max(stored, orientation) > 1:
         notes.append(f"It was turned upright (EXIF orientation {max(stored, orientation)}).")
     dtype, read = _reader(image, raw, name, notes)
-    canvas = Canvas(image.size, dtype, background, orientation)
-    for top, bottom in strips(image.height, image.width):
-        canvas.write(top, *read(image.crop((0, top, image.width, bottom))))
-    return canvas.finish("JPEG" if image.format == "MPO" else image.format, notes)
+
+    def rows(top: int, bottom: int) -> Strip:
+        return read(image.crop((0, top, image.width, bottom)))
+
+    loaded = composed(image.size, dtype, rows, background, notes, orientation)
+    return replace(loaded, format="JPEG" if image.format == "MPO" else image.format)
 
 
 def _check_tiff(image: TiffImageFile, name: str, max_pixels: int) -> None:
@@ -307,10 +294,9 @@ def _check_tiff(image: TiffImageFile, name: str, max_pixels: int) -> None:
 def _raw_mode(image: Image.Image) -> str:
     """Name the file's own sample layout, such as "RGB;16B"; empty where the image is loaded already."""
     tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    if isinstance(arguments, tuple) and arguments:
-        arguments = arguments[0]
-    return arguments if isinstance(arguments, str) else ""
+    arguments = tiles[0].args if tiles else ""
+    layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return layout if isinstance(layout, str) else ""
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
@@ -333,7 +319,7 @@ def _reader(image: Image.Image, raw: str, name: str, notes: list[str]) -> tuple[
         if image.info.get("icc_profile"):
             notes.append("The embedded colour profile was not applied, to keep the full range of the grey.")
         if image.mode == "F":
-            notes.append("Float values in [0, 1] became 16-bit.")
+            notes.append(FLOATS)
             return np.uint16, lambda strip: (to_uint16(np.asarray(strip), name)[..., None], None)
         return np.uint16, _grey16_reader(image, raw, name)
     if ";16" in raw:
@@ -346,7 +332,7 @@ def _grey16_reader(image: Image.Image, raw: str, name: str) -> Reader:
     inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     key = image.info.get("transparency")
 
-    def read(strip: Image.Image) -> tuple[Array, Array | None]:
+    def read(strip: Image.Image) -> Strip:
         values = np.asarray(strip)
         if values.dtype.kind == "i" and (values.min() < 0 or values.max() > 65535):
             raise ImageError(
@@ -373,7 +359,7 @@ def _colour_reader(image: Image.Image, raw: str, notes: list[str]) -> Reader:
         key *= {"L;2": 85, "L;4": 17}[raw]
     profile = _profile(image, notes)
 
-    def read(strip: Image.Image) -> tuple[Array, Array | None]:
+    def read(strip: Image.Image) -> Strip:
         alpha = None
         if transparent:
             if key is not None:

@@ -19,21 +19,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self, TypeVar, cast
 
 import numpy as np
 
 from artmodels import errors, images
-from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
+from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge
+from artmodels.images.bounds import undecodable
 from artmodels.images.decoding import Array, LoadedImage
 
 __all__ = ["CPU_SECONDS", "DecodingProcesses"]
 
-CPU_SECONDS = 30.0
-"""Time of the processor for one file: several times what an ordinary one at the default limit takes."""
-WALL_SECONDS = 600.0
-"""Time of the clock for one file: far more, so that a busy machine refuses nothing wrongly."""
-
+CPU_SECONDS = 30.0  # of the processor, for one file: several times what an ordinary one at the default limit takes
+WALL_SECONDS = 600.0  # of the clock: far more, so that a busy machine refuses nothing wrongly
 _MEMORY = 2**30  # of address space, for the interpreter and the libraries
 _MEMORY_PER_PIXEL = 32  # bytes: decoding takes at most 12, and the file itself at most 8
 _HEADER = struct.Struct(">I")
@@ -41,6 +39,8 @@ _LONGEST = 2**16  # bytes of a header: a few notes, or a message
 _FORMATS = (None, "PNG", "JPEG", "WEBP", "TIFF")
 _KINDS = ("ImageError", "ImageTooLarge", "UndecodableImage", "ConfigError")
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+Room = TypeVar("Room", bytearray, Array)
 
 
 class DecodingProcesses:
@@ -73,53 +73,38 @@ class DecodingProcesses:
     ) -> LoadedImage:
         """Load an image file as `artmodels.images.load` does; waits while all workers are busy.
 
-        Raises:
-            ImageTooLarge: As there, or it takes longer than its time.
-            UndecodableImage: As there, or the decoder broke down over it.
-            ImageError: As there.
-            ConfigError: As there.
+        Besides what that raises, ImageTooLarge says that the file takes longer than its time, UndecodableImage that the
+        decoder broke down over it.
         """
-        name = repr(os.fspath(path))
         request = {
             "folder": os.getcwd(),  # to which a path may be relative; a program may move after the worker started
             "path": os.fspath(path),
             "max_pixels": max_pixels,
             "background": background,
+            "cpu_seconds": self._cpu_seconds,
         }
         worker = self._idle.get()
         try:
-            if worker is not None and worker.ended:
+            if worker is not None and worker.process.poll() is not None:  # it has ended meanwhile
                 self._end(worker)
                 worker = None
             if worker is None:
                 worker = _Worker()
                 self._live.add(worker)
-            answer = worker.ask(request, self._cpu_seconds, self._wall_seconds)
-        except _Late:
-            raise ImageTooLarge(
-                f"{name} takes too long to decode, more than {self._cpu_seconds:g} seconds; save it again, as PNG or "
-                "baseline JPEG, or make it smaller"
-            ) from None
-        except _Broken as error:
-            raise UndecodableImage(
-                f"{name} cannot be decoded ({error}); it is damaged or incomplete: save or download it again"
-            ) from None
+            return worker.ask(request, self._wall_seconds)
         finally:
             # Whatever happened, a worker that is not ready for the next file is replaced by none.
             if worker is not None and not worker.ready:
                 self._end(worker)
                 worker = None
             self._idle.put(worker)
-        if isinstance(answer, ArtModelsError):
-            raise answer
-        return answer
 
     def close(self) -> None:
         """End the workers at once, whatever they do; a later `load` starts new ones."""
         slots = 0
         while slots < self._count:  # those at work come back when their processes are gone
             for worker in tuple(self._live):
-                worker.kill()
+                worker.process.kill()
             with contextlib.suppress(queue.Empty):
                 idle = self._idle.get(timeout=0.1)
                 slots += 1
@@ -132,7 +117,7 @@ class DecodingProcesses:
         self._live.discard(worker)
         worker.close()
 
-    def __enter__(self) -> "DecodingProcesses":
+    def __enter__(self) -> Self:
         """Give itself."""
         return self
 
@@ -142,83 +127,64 @@ class DecodingProcesses:
         self.close()
 
 
-class _Late(Exception):  # noqa: N818 - it never leaves this module
-    """A file took longer than it may."""
-
-
-class _Broken(Exception):  # noqa: N818
-    """The worker ended, or gave no proper answer."""
-
-
 class _Worker:
-    """A process that decodes, seen from outside."""
+    """A process that decodes, seen from outside; it is `ready` once it has answered all that it was asked."""
 
     def __init__(self) -> None:
         """Start it: this interpreter, with this very package, whatever folder the program stands in."""
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *(path for path in sys.path if path)])
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "artmodels.images.decoding_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **_THREADS, "PYTHONPATH": paths},
         )
+        self._send = cast(IO[bytes], self.process.stdin)
+        self._receive = cast(IO[bytes], self.process.stdout)
         self.ready = False
-        """Whether it has answered all that it was asked."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
-
-    def ask(self, request: dict[str, Any], cpu_seconds: float, wall_seconds: float) -> LoadedImage | ArtModelsError:
-        """Send a request and wait for its answer.
-
-        Raises:
-            _Late: It took too long, and the process is being killed.
-            _Broken: The process ended, or the answer is not one.
-        """
+    def ask(self, request: dict[str, Any], wall_seconds: float) -> LoadedImage:
+        """Send a request and wait for its answer; where it takes too long or is none, `load` says what is raised."""
+        name = repr(request["path"])
         self.ready = False
         late = threading.Event()
 
         def end() -> None:
             late.set()
-            self._process.kill()
+            self.process.kill()
 
         timer = threading.Timer(wall_seconds, end)
         timer.daemon = True
         timer.start()
         try:
-            send, receive = self._process.stdin, self._process.stdout
-            if send is None or receive is None:
-                raise _Broken("no pipes")
-            _write(send, {**request, "cpu_seconds": cpu_seconds})
-            answer = _answer(receive, request["max_pixels"], request["background"])
-        except (OSError, EOFError) as error:
-            code = self._process.wait()
+            _write(self._send, request)
+            answer = _answer(self._receive, request["max_pixels"], request["background"])
+        except (OSError, EOFError):
+            code = self.process.wait()
             if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
-                raise _Late from error
-            raise _Broken(f"its decoder ended with code {code}") from error
-        except ValueError as error:
-            raise _Broken("its decoder gave no proper answer") from error
+                raise ImageTooLarge(
+                    f"{name} takes too long to decode, more than {request['cpu_seconds']:g} seconds; save it again, as "
+                    "PNG or baseline JPEG, or make it smaller"
+                ) from None
+            raise undecodable(name, f"its decoder ended with code {code}") from None
+        except (ValueError, RecursionError):
+            raise undecodable(name, "its decoder gave no proper answer") from None
         finally:
             timer.cancel()
             timer.join()  # it may kill the process until then, and must not later
         self.ready = not late.is_set()
+        if isinstance(answer, ArtModelsError):
+            raise answer
         return answer
-
-    def kill(self) -> None:
-        """End the process, at work or not."""
-        self._process.kill()
 
     def close(self) -> None:
         """End the process, and leave nothing of it."""
-        self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # it has ended with a request in the pipe
-                    pipe.close()
-        self._process.wait()
+        self.process.kill()
+        for pipe in (self._send, self._receive):
+            with contextlib.suppress(OSError):  # it has ended with a request in the pipe
+                pipe.close()
+        self.process.wait()
 
 
 def _write(file: IO[bytes], header: dict[str, Any]) -> None:
@@ -228,22 +194,11 @@ def _write(file: IO[bytes], header: dict[str, Any]) -> None:
 
 
 def _read(file: IO[bytes]) -> dict[str, Any]:
-    """Read a header.
-
-    Raises:
-        EOFError: The other side has ended.
-        ValueError: It is not one.
-    """
-    start = file.read(_HEADER.size)
-    if len(start) < _HEADER.size:
-        raise EOFError
-    (length,) = _HEADER.unpack(start)
-    if length > _LONGEST:
-        raise ValueError("too long")
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError
-    header = json.loads(data)
+    """Read a header; raise EOFError where the other side has ended, ValueError where it is none."""
+    (length,) = _HEADER.unpack(_exactly(file, bytearray(_HEADER.size)))
+    if not 0 < length <= _LONGEST:
+        raise ValueError("no header is of that length")
+    header = json.loads(_exactly(file, bytearray(length)))
     if not isinstance(header, dict):
         raise ValueError("not an object")
     return header
@@ -252,12 +207,7 @@ def _read(file: IO[bytes]) -> dict[str, Any]:
 def _answer(
     file: IO[bytes], max_pixels: int, background: tuple[int, int, int] | None = (255, 255, 255)
 ) -> LoadedImage | ArtModelsError:
-    """Read an answer, and believe nothing of it.
-
-    Raises:
-        EOFError: The other side has ended.
-        ValueError: It is not one.
-    """
+    """Read an answer, and believe nothing of it; raise what `_read` does."""
     header = _read(file)
     kind, message = header.get("error"), header.get("message")
     if kind is not None:
@@ -278,59 +228,45 @@ def _answer(
     ):
         raise ValueError("not an image")
     dtype = np.uint8 if depth == 8 else np.uint16
-    pixels = _values(file, (*size, 3), dtype)
-    alpha = _values(file, tuple(size), dtype) if header.get("alpha") is True else None
+    pixels = _exactly(file, np.empty((*size, 3), dtype))
+    alpha = _exactly(file, np.empty(size, dtype)) if header.get("alpha") is True else None
     return LoadedImage(pixels, alpha, format, tuple(notes), background)
 
 
-def _values(file: IO[bytes], shape: tuple[int, ...], dtype: type[np.uint8] | type[np.uint16]) -> Array:
-    values: Array = np.empty(shape, dtype)
-    rest = values.data.cast("B")
-    while rest:
-        count = file.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return values
+def _exactly(file: IO[bytes], room: Room) -> Room:
+    """Fill an array or a buffer from a file that waits for all bytes; raise EOFError where it ends before."""
+    data = memoryview(room.data if isinstance(room, np.ndarray) else room).cast("B")
+    if file.readinto(data) < len(data):  # type: ignore[attr-defined]
+        raise EOFError
+    return room
 
 
 # --- the worker -----------------------------------------------------------------------------------
-
-
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Decode what is asked for until the other side ends."""
-    while True:
-        try:
-            request = _read(requests)
-        except EOFError:
-            return
-        _decode(request, answers)
 
 
 def _decode(request: dict[str, Any], answers: IO[bytes]) -> None:
     """Answer one request; nothing of it is kept."""
     with contextlib.suppress(OSError):
         os.chdir(request["folder"])
-    _limit(request["cpu_seconds"], request["max_pixels"])
     background = None if request["background"] is None else tuple(request["background"])
+    arrays = list[Array]()
+    _limit(request["cpu_seconds"], request["max_pixels"])
     try:
         loaded = images.load(request["path"], max_pixels=request["max_pixels"], background=background)
+        arrays = [loaded.pixels] if loaded.alpha is None else [loaded.pixels, loaded.alpha]
+        header = {
+            "size": [loaded.height, loaded.width],
+            "depth": 8 * loaded.pixels.itemsize,
+            "format": loaded.format,
+            "notes": loaded.notes,
+            "alpha": loaded.alpha is not None,
+        }
     except (ImageError, errors.ConfigError) as error:
-        _limit(0, request["max_pixels"])
-        _write(answers, {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]})
-        return
+        header = {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]}
     _limit(0, request["max_pixels"])
-    header = {
-        "size": [loaded.height, loaded.width],
-        "depth": 8 * loaded.pixels.itemsize,
-        "format": loaded.format,
-        "notes": list(loaded.notes),
-        "alpha": loaded.alpha is not None,
-    }
     _write(answers, header)
-    for values in (loaded.pixels, loaded.alpha):
-        if values is not None:
-            answers.write(np.ascontiguousarray(values).data.cast("B"))
+    for values in arrays:
+        answers.write(np.ascontiguousarray(values).data.cast("B"))
     answers.flush()
 
 
@@ -348,13 +284,14 @@ def _limit(cpu_seconds: float, max_pixels: int) -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one, through standard input and output."""
+    """Serve the process that started this one, through standard input and output, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that closes the pipe
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
-    with requests, answers, contextlib.suppress(BrokenPipeError):
-        _serve(requests, answers)
+    with requests, answers, contextlib.suppress(BrokenPipeError, EOFError):
+        while True:
+            _decode(_read(requests), answers)
 
 
 if __name__ == "__main__":

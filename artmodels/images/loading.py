@@ -3,8 +3,6 @@
 Every image enters through `load`: PNG, JPEG, WebP and TIFF files, PIL images, arrays and tensors. The size
 is read from the header before anything is decoded, EXIF orientation is applied, colours become sRGB, 16-bit
 grey keeps its range, alpha is composited and kept beside, and `LoadedImage.notes` says what was done.
-
-Anything that cannot be used raises `ImageError` or one of its two kinds.
 """
 
 import io
@@ -16,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, Union
 
 import numpy as np
 from PIL import Image
@@ -25,27 +23,14 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
 from artmodels.files import write_whole
 from artmodels.images.bounds import check_structure
-from artmodels.images.decoding import Array, Canvas, LoadedImage, check_size, decode, decoding, strips, to_uint16
+from artmodels.images.decoding import FLOATS, Array, LoadedImage, check_pixels, composed, decode, decoding, to_uint16
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     import torch
 
-__all__ = [
-    "LIMIT",
-    "LoadedImage",
-    "Source",
-    "encode_png",
-    "encode_png16",
-    "load",
-    "read_metadata",
-    "save_png",
-    "to_pil",
-]
+__all__ = ["LIMIT", "LoadedImage", "Source", "encode_png", "load", "read_metadata", "save_png", "to_pil"]
 
-LIMIT = 40_000_000
-"""Pixels that `load` accepts by default."""
+LIMIT = 40_000_000  # pixels that `load` accepts by default
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _BYTES_PER_PIXEL = 8  # 16-bit RGBA, uncompressed: no accepted file needs more
@@ -57,14 +42,12 @@ _COLOUR_TYPES = {3: 2, 4: 6}  # of a PNG, by channels
 _TEXT_LIMIT = 2**20  # what Pillow agrees to read back
 
 File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
-Source: TypeAlias = Union[File, Image.Image, Array, "torch.Tensor", LoadedImage]
+Picture: TypeAlias = Union[Image.Image, "torch.Tensor", Array, LoadedImage]
+Source: TypeAlias = File | Picture
 
 
 def load(
-    source: Source,
-    *,
-    max_pixels: int = LIMIT,
-    background: tuple[int, int, int] | None = (255, 255, 255),
+    source: Source, *, max_pixels: int = LIMIT, background: tuple[int, int, int] | None = (255, 255, 255)
 ) -> LoadedImage:
     """Load an image from wherever it is; nothing is ever fetched from the network.
 
@@ -93,7 +76,7 @@ def load(
     ):
         raise ConfigError(f"background is {background!r}; give three whole numbers from 0 to 255, or None")
     if isinstance(source, LoadedImage):
-        check_size(source.width, source.height, max_pixels, "the image")
+        check_pixels(source.width, source.height, max_pixels, "the image")
         return source
     if isinstance(source, Image.Image):
         with decoding("the PIL image"):
@@ -116,8 +99,7 @@ def load(
 def to_pil(tensor: "torch.Tensor") -> Image.Image:
     """Turn a float tensor `[3, H, W]` or `[1, 3, H, W]` into an 8-bit RGB image; clamps to [0, 1] and rounds.
 
-    Raises:
-        ImageError: Another shape or type, or values that are not finite.
+    An ImageError says that the shape or type is another, or that values are not finite.
     """
     import torch
 
@@ -127,9 +109,7 @@ def to_pil(tensor: "torch.Tensor") -> Image.Image:
     return Image.fromarray(values.clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def encode_png(
-    image: Union[Image.Image, "torch.Tensor", Array, LoadedImage], *, metadata: Mapping[str, str] | None = None
-) -> bytes:
+def encode_png(image: Picture, *, metadata: Mapping[str, str] | None = None) -> bytes:
     """Encode an image as PNG bytes, with text chunks that `read_metadata` reads back.
 
     Args:
@@ -160,23 +140,11 @@ def encode_png(
     return out.getvalue()
 
 
-def save_png(
-    image: Union[Image.Image, "torch.Tensor", Array, LoadedImage],
-    path: str | os.PathLike[str],
-    *,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
+def save_png(image: Picture, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write an image as a PNG file, whole or not at all: an older file stays until the new one is complete.
 
-    Args:
-        image: As in `encode_png`.
-        path: File to write; must end in `.png`. Its folder must exist.
-        metadata: As in `encode_png`.
-
-    Raises:
-        ArtModelsError: The file could not be written (no space, no such folder, no permission).
-        ConfigError: The path does not end in `.png`, or the metadata cannot be stored.
-        ImageError: The image has no usable values.
+    The path must end in `.png`. An ArtModelsError says that the file could not be written (no space, no such folder, no
+    permission); the rest is as in `encode_png`.
     """
     target = Path(path)
     if target.suffix.lower() != ".png":
@@ -185,16 +153,12 @@ def save_png(
 
 
 def read_metadata(png: File) -> dict[str, str]:
-    """Read the text chunks of a PNG file or of its bytes, as `encode_png` wrote them.
-
-    Raises:
-        ImageError: No such file, or not a PNG file that can be decoded.
-    """
+    """Read the text chunks of a PNG file or of its bytes, as `encode_png` wrote them; an ImageError if it is none."""
     name, file = _open(png, _PILLOW_LIMIT)
     with file:
         check_structure(file, name, _PILLOW_LIMIT)
         with decoding(name), Image.open(file, formats=("PNG",)) as image:
-            check_size(*image.size, _PILLOW_LIMIT, name)
+            check_pixels(*image.size, _PILLOW_LIMIT, name)
             return {key: str(text) for key, text in image.text.items()} if isinstance(image, PngImageFile) else {}
 
 
@@ -275,38 +239,39 @@ def _is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
 
 
 def _from_array(array: Array, max_pixels: int, background: tuple[int, int, int] | None) -> LoadedImage:
-    name = "the array"
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    values = array[..., None] if array.ndim == 2 else array
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = ": channels come last, use array.transpose(1, 2, 0)" if first else ""
-        raise ImageError(f"{name} has shape {array.shape}; give [H, W] or [H, W, 1, 3 or 4]{hint}")
-    check_size(array.shape[1], array.shape[0], max_pixels, name)
+        raise ImageError(f"the array has shape {array.shape}; give [H, W] or [H, W, 1, 3 or 4]{hint}")
+    height, width = array.shape[:2]
+    check_pixels(width, height, max_pixels, "the array")
     kind, depth = array.dtype.kind, array.dtype.itemsize
     floats = kind == "f"
     if not floats and kind != "b" and not (kind == "u" and depth <= 2):
-        raise ImageError(f"{name} is of type {array.dtype}; give uint8, uint16, or float in [0, 1]")
+        raise ImageError(f"the array is of type {array.dtype}; give uint8, uint16, or float in [0, 1]")
     dtype = np.uint16 if floats or depth == 2 else np.uint8
-    values = array[..., None] if array.ndim == 2 else array
-    canvas = Canvas((array.shape[1], array.shape[0]), dtype, background)
-    for top, bottom in strips(array.shape[0], array.shape[1]):
+
+    def read(top: int, bottom: int) -> tuple[Array, Array | None]:
         strip = values[top:bottom]
         if floats:
-            strip = to_uint16(strip, name)
+            strip = to_uint16(strip, "the array")
         elif kind == "b":
             strip = strip.astype(np.uint8) * 255
-        canvas.write(top, strip[..., :3], strip[..., 3] if strip.shape[2] == 4 else None)
-    return canvas.finish(None, ["Float values in [0, 1] became 16-bit."] if floats else [])
+        return strip[..., :3], strip[..., 3] if strip.shape[2] == 4 else None
+
+    return composed((width, height), dtype, read, background, [FLOATS] if floats else [])
 
 
 def _from_tensor(tensor: "torch.Tensor", max_pixels: int) -> LoadedImage:
     values = _single(tensor).permute(1, 2, 0)
     height, width = values.shape[:2]
-    check_size(width, height, max_pixels, "the tensor")
-    canvas = Canvas((width, height), np.uint16, (255, 255, 255))
-    for top, bottom in strips(height, width):
-        strip = values[top:bottom].to("cpu").float().numpy()
-        canvas.write(top, to_uint16(strip, "the tensor"), None)
-    return canvas.finish(None, ["Float values in [0, 1] became 16-bit."])
+    check_pixels(width, height, max_pixels, "the tensor")
+
+    def read(top: int, bottom: int) -> tuple[Array, Array | None]:
+        return to_uint16(values[top:bottom].to("cpu").float().numpy(), "the tensor"), None
+
+    return composed((width, height), np.uint16, read, (255, 255, 255), [FLOATS])
 
 
 def _single(tensor: "torch.Tensor") -> "torch.Tensor":

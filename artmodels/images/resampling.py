@@ -1,15 +1,20 @@
 """Images at the sizes that methods work at: resampled, large enough, one or several."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.loading import LoadedImage, Source, load
 
-__all__ = ["at_size", "check_size", "list_or_none", "picture", "resized"]
+__all__ = ["at_size", "check_size", "list_or_none", "one_or_each", "picture", "resized"]
 
 SMALLEST = 8  # px: fewer hold no picture
+R = TypeVar("R")
 
 
 def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> Tensor:
@@ -28,11 +33,7 @@ def resized(image: Tensor, size: tuple[int, int], *, circular: bool = False) -> 
 
 
 def picture(source: Source, what: str = "picture") -> LoadedImage:
-    """Load a picture to repaint, or to paint like.
-
-    Raises:
-        ImageError: It cannot be read, or is smaller than 8 pixels; the message calls it `what`.
-    """
+    """Load a picture to repaint, or to paint like; an ImageError about `what` says that it is below 8 pixels."""
     loaded = load(source)
     if min(loaded.height, loaded.width) < SMALLEST:
         raise ImageError(
@@ -49,11 +50,7 @@ def at_size(loaded: LoadedImage, size: tuple[int, int] | None) -> Tensor:
 
 
 def check_size(size: tuple[int, int] | None) -> None:
-    """Check what a caller asks for.
-
-    Raises:
-        ConfigError: Not (height, width) of at least 8 pixels each.
-    """
+    """Raise a ConfigError unless a caller asks for (height, width) of at least 8 pixels each, or for nothing."""
     if size is not None and not all(isinstance(side, int) and side >= SMALLEST for side in size):
         raise ConfigError(f"size={size} must be (height, width) of at least {SMALLEST} px each")
 
@@ -61,3 +58,11 @@ def check_size(size: tuple[int, int] | None) -> None:
 def list_or_none(sources: object) -> list[Source] | None:
     """The images of a list or tuple of them; None for a single one."""
     return list(sources) if isinstance(sources, list | tuple) else None
+
+
+def one_or_each(image: Source | Sequence[Source], run: Callable[[Source], R], *, progress: bool) -> R | list[R]:
+    """What `run` makes of an image, or of each of a list or tuple of them; a bar shows how far it is, if `progress`."""
+    many = list_or_none(image)
+    if many is None:
+        return run(image)  # type: ignore[arg-type]
+    return [run(source) for source in tqdm(many, disable=not progress, unit="image")]

@@ -1,7 +1,7 @@
 """Fit images to what a network accepts, and run large images in overlapping tiles.
 
-What a network demands is data (`SizeRequirements`, `Tiling`), declared once beside the network; padding,
-cropping back and tiling are done here and nowhere else. Tensors are `[N, C, H, W]`.
+A network says what it accepts as data (`SizeRequirements`, `Tiling`); padding, cropping back and tiling are done here
+and nowhere else. Tensors are `[N, C, H, W]`.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from artmodels.errors import ConfigError
 
-__all__ = ["Crop", "SizeRequirements", "Tiling", "fit_run", "tiled"]
+__all__ = ["SizeRequirements", "Tiling", "fit_run", "tiled"]
 
 ImageFunction = Callable[[torch.Tensor], torch.Tensor]
 
@@ -23,42 +23,18 @@ ImageFunction = Callable[[torch.Tensor], torch.Tensor]
 class Tiling(StrEnum):
     """Whether a network may be run tile by tile."""
 
-    SUPPORTED = "supported"
-    """Each output pixel depends on its surroundings only."""
-    DISCOURAGED = "discouraged"
-    """Statistics of the whole image matter (instance normalisation): tiles may differ in tone."""
-    INTERNAL = "internal"
-    """The network splits the image itself, or needs it whole: never tile it from outside."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Cuts the padding off a result. `height` and `width` are those of the input before padding."""
-
-    height: int
-    width: int
-
-    def __call__(self, y: torch.Tensor, scale: int = 1) -> torch.Tensor:
-        """Give the top left `[N, C, height * scale, width * scale]` of `y`."""
-        return y[..., : self.height * scale, : self.width * scale]
+    SUPPORTED = "supported"  # each output pixel depends on its surroundings only
+    DISCOURAGED = "discouraged"  # statistics of the whole image matter: tiles may differ in tone
+    INTERNAL = "internal"  # it splits the image itself, or needs it whole: never tile it from outside
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeRequirements:
-    """The input sizes that a network accepts.
+    """The input sizes that a network accepts; a ConfigError where a number is not whole or below 1."""
 
-    Attributes:
-        minimum: Least height and width in pixels.
-        multiple_of: Height and width are multiples of this.
-        square: Height equals width.
-
-    Raises:
-        ConfigError: `minimum` or `multiple_of` is below 1.
-    """
-
-    minimum: int = 1
-    multiple_of: int = 1
-    square: bool = False
+    minimum: int = 1  # px, of height and width
+    multiple_of: int = 1  # what height and width are multiples of
+    square: bool = False  # whether height equals width
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -73,51 +49,35 @@ class SizeRequirements:
     def _side(self, length: int) -> int:
         return -(-max(length, self.minimum) // self.multiple_of) * self.multiple_of
 
-    def pad(self, x: torch.Tensor) -> tuple[torch.Tensor, Crop]:
-        """Pad `[N, C, H, W]` at the bottom and right to an accepted size.
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """Pad a non-empty `[N, C, H, W]` at the bottom and right to an accepted size, or give it back if it has one.
 
         Pixels are reflected; along an axis where the padding is as long as the image or longer, the last row
         or column is repeated instead, because there is not enough to reflect.
-
-        Returns:
-            The padded tensor (the tensor itself where it fits already), and the crop that undoes it.
-
-        Raises:
-            ConfigError: `x` is not a non-empty `[N, C, H, W]`.
         """
-        height, width = _check(x)
-        new_height, new_width = self.size(height, width)
-        return _pad(x, new_height, new_width), Crop(height, width)
+        if x.dim() != 4 or x.numel() == 0:
+            raise ConfigError(f"the input has shape {tuple(x.shape)}; give a non-empty [N, C, H, W]")
+        height, width = self.size(*x.shape[2:])
+        for axis, more in ((3, width - x.shape[3]), (2, height - x.shape[2])):
+            if more > 0:
+                mode = "reflect" if more < x.shape[axis] else "replicate"
+                x = F.pad(x, (0, more, 0, 0) if axis == 3 else (0, 0, 0, more), mode=mode)
+        return x
 
 
 def fit_run(fn: ImageFunction, x: torch.Tensor, requirements: SizeRequirements, scale: int = 1) -> torch.Tensor:
     """Run `fn` on any image size: pad to what it accepts, run, and crop back.
 
-    Args:
-        fn: Takes `[N, C, H, W]`, gives `[N, C', H * scale, W * scale]`.
-        x: Image `[N, C, H, W]`.
-        requirements: The sizes that `fn` accepts.
-        scale: Whole factor from input to output size.
-
-    Returns:
-        `[N, C', H * scale, W * scale]` for the size of `x` itself.
-
-    Raises:
-        ConfigError: `x` has no such shape, `scale` is below 1, or `fn` returned another size.
+    `fn` takes `[N, C, H, W]` of the sizes that the requirements name, and gives `[N, C', H * scale, W * scale]`; what
+    is returned is that for the size of `x` itself. A ConfigError says that `x` has no such shape, that `scale` is below
+    1, or that `fn` returned another size.
     """
     _at_least(1, scale=scale)
-    padded, crop = requirements.pad(x)
-    return crop(_run(fn, padded, scale), scale)
+    return _cropped(_run(fn, requirements.pad(x), scale), x, scale)
 
 
 def tiled(
-    fn: ImageFunction,
-    x: torch.Tensor,
-    *,
-    tile: int,
-    overlap: int,
-    scale: int = 1,
-    multiple_of: int = 1,
+    fn: ImageFunction, x: torch.Tensor, *, tile: int, overlap: int, scale: int = 1, multiple_of: int = 1
 ) -> torch.Tensor:
     """Run `fn` on overlapping tiles and blend them with raised-cosine ramps.
 
@@ -137,17 +97,9 @@ def tiled(
     plus the input and the output; run it under `torch.inference_mode()`, because autograd would keep every
     tile.
 
-    Args:
-        fn: Takes `[N, C, h, w]`, gives `[N, C', h * scale, w * scale]`; called once a tile, in reading order.
-            Tiles have side `tile`, or that of the padded image where it is smaller.
-        x: Image `[N, C, H, W]`.
-        tile: Side of a tile in input pixels, a multiple of `multiple_of`.
-        overlap: Least overlap of neighbouring tiles in input pixels, at most `tile - multiple_of`.
-        scale: Whole factor from input to output size.
-        multiple_of: Heights and widths that `fn` accepts are multiples of this.
-
-    Returns:
-        `[N, C', H * scale, W * scale]`, of the type that `fn` returns.
+    `fn` is as in `fit_run` and called once a tile, in reading order; the result has the type of what it returns. A tile
+    has `tile` input pixels a side, or as many as a smaller image; heights and widths that `fn` accepts are multiples of
+    `multiple_of`.
 
     Raises:
         ConfigError: An argument is out of range, or `fn` returned whole numbers, another size, or not always
@@ -159,7 +111,7 @@ def tiled(
         raise ConfigError(f"tile is {tile}, which is no multiple of {multiple_of}; give a multiple of it")
     if overlap > tile - multiple_of:
         raise ConfigError(f"overlap is {overlap}; give at most tile - multiple_of = {tile - multiple_of}")
-    padded, crop = SizeRequirements(multiple_of=multiple_of).pad(x)
+    padded = SizeRequirements(multiple_of=multiple_of).pad(x)
     rows = _axis(padded.shape[2], tile, overlap, multiple_of, scale)
     columns = _axis(padded.shape[3], tile, overlap, multiple_of, scale)
     out: torch.Tensor | None = None
@@ -173,9 +125,9 @@ def tiled(
             raise ConfigError(f"fn gave {y.shape[1]} channels for one tile and {out.shape[1]} for another")
         weight = (row.weight[:, None] * column.weight).to(y.dtype).to(y.device)
         out[..., row.target, column.target].addcmul_(y[..., row.used, column.used], weight)
-    if out is None:  # _check refuses empty images
+    if out is None:  # `pad` refuses empty images
         raise AssertionError("no tile was run")
-    return crop(out, scale)
+    return _cropped(out, x, scale)
 
 
 @dataclass(frozen=True)
@@ -232,18 +184,9 @@ def _run(fn: ImageFunction, x: torch.Tensor, scale: int) -> torch.Tensor:
     return y
 
 
-def _pad(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    for axis, more in ((3, width - x.shape[3]), (2, height - x.shape[2])):
-        if more > 0:
-            mode = "reflect" if more < x.shape[axis] else "replicate"
-            x = F.pad(x, (0, more, 0, 0) if axis == 3 else (0, 0, 0, more), mode=mode)
-    return x
-
-
-def _check(x: torch.Tensor) -> tuple[int, int]:
-    if x.dim() != 4 or x.numel() == 0:
-        raise ConfigError(f"the input has shape {tuple(x.shape)}; give a non-empty [N, C, H, W]")
-    return x.shape[2], x.shape[3]
+def _cropped(y: torch.Tensor, x: torch.Tensor, scale: int) -> torch.Tensor:
+    """The part of a result that stands for `x`, without its padding."""
+    return y[..., : x.shape[2] * scale, : x.shape[3] * scale]
 
 
 def _at_least(least: int, **settings: int) -> None:

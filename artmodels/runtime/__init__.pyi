@@ -1,10 +1,10 @@
-from .devices import Runner, bf16_is_fast, generator, make_runner, pick_device, pick_dtype, versions
+from .devices import Runner, TorchRunner, bf16_is_fast, generator, pick_device, pick_dtype, versions
 
 __all__ = [
     "Runner",
+    "TorchRunner",
     "bf16_is_fast",
     "generator",
-    "make_runner",
     "pick_device",
     "pick_dtype",
     "versions",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from artmodels._version import __version__
 from artmodels.errors import ConfigError, DeviceError
 
-__all__ = ["Runner", "bf16_is_fast", "generator", "make_runner", "pick_device", "pick_dtype", "versions"]
+__all__ = ["Runner", "TorchRunner", "bf16_is_fast", "generator", "pick_device", "pick_dtype", "versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,37 +87,29 @@ def versions() -> dict[str, str]:
 
 
 class Runner(Protocol):
-    """A feed-forward network behind one call, whatever computes it: `make_runner`, or `graphs.OnnxRunner`.
-
-    Attributes:
-        bucket: Sides that are multiples of this run faster, because few sizes recur; 1 where that makes no difference.
-    """
+    """A feed-forward network behind one call, whatever computes it: `TorchRunner`, or `graphs.OnnxRunner`."""
 
     bucket: int
+    """Sides that are multiples of this run faster, because few sizes recur; 1 where that makes no difference."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run the network once, without gradients, on tensors whose first axis is the batch."""
 
 
-def make_runner(
-    network: nn.Module, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
-) -> Runner:
-    """Put a network behind a `Runner`, in a number type, on the device that is asked for or the fastest.
+class TorchRunner:
+    """A network behind the `Runner` protocol, in a number type, on the device that is asked for or the fastest."""
 
-    Raises:
-        DeviceError: The device asked for is not on this machine.
-    """
-    return _TorchRunner(network, pick_device(device), dtype)
-
-
-class _TorchRunner:
     bucket = 1
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.network = network.to(device, dtype).to(memory_format=torch.channels_last).eval()
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self, network: nn.Module, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Move the network there; a device that is not on this machine is a DeviceError."""
+        self.device, self.dtype = pick_device(device), dtype
+        self.network = network.to(self.device, dtype).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:
+        """Run the network once."""
         output: Tensor = self.network(*(tensor.to(self.device, self.dtype) for tensor in inputs))
         return output

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,37 +33,20 @@ __all__ = ["FeedForward", "Graph"]
 
 
 class Graph(nn.Module):
-    """A feed-forward network with its demands. The first input is an image [N, C, H, W] in [0, 1], as is the output.
+    """A feed-forward network with its demands. The first input is an image [N, C, H, W] in [0, 1], as is the output."""
 
-    Attributes:
-        requirements: The sizes that the first input may have.
-        scale: Height and width of the output over those of the first input.
-        tiling: Whether it may be run tile by tile.
-        context: Pixels of the input, to each side, that a pixel of the output depends on; for tiling.
-        inputs: Names of the inputs, for graphs.
-        output: Name of the output.
-        pictures: Whether the output is an image in [0, 1]; otherwise it is numbers of any size, [N, ...].
-    """
-
-    requirements: SizeRequirements = SizeRequirements()
-    scale: int = 1
+    requirements: SizeRequirements = SizeRequirements()  # sizes that the first input may have
+    scale: int = 1  # height and width of the output over those of the first input
     tiling: ClassVar[Tiling] = Tiling.INTERNAL
-    context: int = 0
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    context: int = 0  # pixels of the input, to each side, that a pixel of the output depends on; for tiling
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # names, for graphs
     output: ClassVar[str] = "result"
-    pictures: ClassVar[bool] = True
+    pictures: ClassVar[bool] = True  # whether the output is an image in [0, 1], or numbers of any size, [N, ...]
 
     def example(self, batch: int, height: int, width: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-        """Make inputs to export, check and time the network with; one with more inputs than an image adds them to this.
+        """Make inputs to export, check and time the network with: an image [N, 3, H, W] of soft shapes and grain.
 
-        Args:
-            batch: Length of the first axis.
-            height: Of the first input, in pixels, a size that `requirements` accepts.
-            width: Of the first input.
-            seed: For other values.
-
-        Returns:
-            float32 tensors on the CPU, one for each of `inputs`; an image has soft shapes and grain, [N, 3, H, W].
+        A network with further inputs adds them.
 
         Raises:
             ConfigError: The network has further inputs, and does not say what they look like.
@@ -83,13 +66,8 @@ class Graph(nn.Module):
 class FeedForward(hub.Pretrained[C]):
     """Base of the feed-forward methods. A subclass makes its network from its configuration, and calls `_infer`.
 
-    One with companions makes these as well, in `_companions`, and calls `_companion`.
-
-    Attributes:
-        network: The network, in evaluation mode; None where a graph runs instead.
-        runner: What computes: PyTorch or ONNX Runtime.
-        companions: The companions' networks by name; with random weights where graphs run instead.
-        companion_runners: What computes the companions, by name.
+    One with companions makes these as well, in `_companions`, and calls `_companion`. `network` is the network in
+    evaluation mode, or None where an exported graph computes instead; `runner` is what computes.
     """
 
     limit: ClassVar[int] = 12_000_000
@@ -127,34 +105,22 @@ class FeedForward(hub.Pretrained[C]):
             with Outline() if runner else contextlib.nullcontext():  # a graph has the weights
                 network = self._network(self.config)
         self.graph = network
-        self.network = None
-        if runner is None:
-            self.network = self.graph.requires_grad_(False).eval()
-            runner = runtime.make_runner(self.network, device=self.device, dtype=self.dtype)
-        self.runner = runner
+        self.network = None if runner else network
+        self.runner = runner or self._runner(network)
         self.companions = dict(self._companions(self.config) if companions is None else companions)
-        if companion_runners is None:
-            companion_runners = {
-                name: runtime.make_runner(part.requires_grad_(False).eval(), device=self.device, dtype=self.dtype)
-                for name, part in self.companions.items()
-            }
-        self.companion_runners = dict(companion_runners)
+        self.companion_runners = companion_runners or {
+            name: self._runner(part) for name, part in self.companions.items()
+        }
+
+    def _runner(self, network: Graph) -> runtime.Runner:
+        return runtime.TorchRunner(network.requires_grad_(False), device=self.device, dtype=self.dtype)
 
     @classmethod
-    def _usual_dtype(cls, config: C, device: torch.device) -> torch.dtype | None:
-        """What to compute in if nobody says; None leaves it to the device."""
-        return torch.float16 if device.type == "cuda" else None
-
-    @classmethod
-    def _computed(
-        cls,
-        config: C,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> torch.dtype:
-        """What is computed in."""
+    def _computed(cls, config: C, device: torch.device | str | None, dtype: torch.dtype | None) -> torch.dtype:
+        """What to compute in: what is asked for, or float16 on CUDA and float32 elsewhere."""
         place = runtime.pick_device(device)
-        return runtime.pick_dtype(place, cls._usual_dtype(config, place) if dtype is None else dtype)
+        usual = torch.float16 if place.type == "cuda" else None
+        return runtime.pick_dtype(place, dtype or usual)
 
     @classmethod
     def _network(cls, config: C) -> Graph:
@@ -182,14 +148,9 @@ class FeedForward(hub.Pretrained[C]):
 
     @classmethod
     def _from_graph(
-        cls,
-        name_or_path: str | os.PathLike[str] | None,
-        runtime: str,
-        *,
-        device: torch.device | str | None,
-        provider: str | None,
-        fixed: dict[str, object],
+        cls, name_or_path: str | os.PathLike[str] | None, runtime: str, *, fixed: dict[str, object], **place: Any
     ) -> Self:
+        """Load a graph; `place` is the device and the provider that are asked for."""
         if runtime != "onnx":
             raise ConfigError(f"runtime={runtime!r} is not one of 'torch', 'onnx'")
         name = os.fspath(catalogue.default(cls.method).name if name_or_path is None else name_or_path)
@@ -206,8 +167,8 @@ class FeedForward(hub.Pretrained[C]):
             )
         stored = hub.read_config(folder)
         cls._check_method(name, stored.get("method"))
-        runner = graphs.OnnxRunner(folder, device=device, provider=provider)
-        source = _source(runner)
+        runner = graphs.OnnxRunner(folder, **place)
+        source = runner.exported.source
         if "part" in source:
             raise ConfigError(
                 f"{name} is the {source['part']} of a model, without the rest: load the folder beside it, of the same "
@@ -222,11 +183,11 @@ class FeedForward(hub.Pretrained[C]):
             dtype=runner.dtype,
             runner=runner,
             companions=companions,
-            companion_runners={
-                part: _companion_graph(folder, part, source, device=device, provider=provider) for part in companions
-            },
+            companion_runners={part: _companion_graph(folder, part, source, **place) for part in companions},
         )
-        model._entry = next((entry for entry in catalogue.list_models() if _made_from(entry, source)), None)
+        for entry in catalogue.list_models():
+            if entry.weights is not None and source == {"name": entry.name, "sha256": entry.weights.sha256}:
+                model._entry = entry
         return model
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -236,28 +197,14 @@ class FeedForward(hub.Pretrained[C]):
         return {key: value.half() if value.is_floating_point() else value for key, value in stored.state_dict().items()}
 
     def _companion(self, name: str, *inputs: Tensor) -> Tensor:
-        """Run a companion once.
-
-        Args:
-            name: Which one.
-            inputs: What it takes; the first an image [N, C, H, W] in [0, 1], of a size that it accepts.
-
-        Returns:
-            Its output as it is, float32 on the CPU.
-        """
+        """Run a companion once, on inputs that it accepts; its output as it is, float32 on the CPU."""
         return self.companion_runners[name](*inputs).float().cpu()
 
     def _infer(self, x: Tensor, *extras: Tensor, tile: int | None = None) -> Tensor:
-        """Run the network on an image of any size.
+        """Run the network on an image [1, C, H, W] in [0, 1] of any size; `extras` are its further inputs.
 
-        Args:
-            x: [1, C, H, W] in [0, 1].
-            extras: Further inputs of the network, the same for every tile.
-            tile: Side of a tile in pixels, for networks that may be tiled; None tiles only what is larger than
-                twice the usual tile.
-
-        Returns:
-            [1, C', H * scale, W * scale] in [0, 1], float32 on the CPU.
+        A network that may be tiled runs in tiles of side `tile`; None tiles only what is larger than twice the usual
+        tile. The result is [1, C', H * scale, W * scale] in [0, 1], float32 on the CPU.
 
         Raises:
             ImageTooLarge: The network needs the image whole, and it has more pixels than that is allowed.
@@ -297,32 +244,19 @@ class FeedForward(hub.Pretrained[C]):
         return ImageResult(tensor=tensor, settings=settings, seconds=time.perf_counter() - start, notes=tuple(notes))
 
 
-def _source(runner: graphs.OnnxRunner) -> Mapping[str, object]:
-    """What a graph was exported from: name and sha256 of the weights, and `part` where it is a companion."""
-    source = runner.exported.facts.get("source")
-    return source if isinstance(source, dict) else {}
-
-
-def _companion_graph(
-    folder: Path, part: str, source: Mapping[str, object], *, device: torch.device | str | None, provider: str | None
-) -> graphs.OnnxRunner:
+def _companion_graph(folder: Path, part: str, source: Mapping[str, object], **place: Any) -> graphs.OnnxRunner:
     """Open the graph of a companion, which must have been exported from the same weights."""
-    place = graphs.companion_folder(folder.resolve(), part)
-    again = f"export both again, with `python -m export {source.get('name', 'NAME')} --out {place.parent}`."
-    if not (place / graphs.SIDECAR).is_file():
-        raise MissingWeights(f"{folder} needs its {part}, which is not in {place}: {again}")
-    runner = graphs.OnnxRunner(place, device=device, provider=provider)
-    theirs = _source(runner)
+    beside = graphs.companion_folder(folder.resolve(), part)
+    again = f"export both again, with `python -m export {source.get('name', 'NAME')} --out {beside.parent}`."
+    if not (beside / graphs.SIDECAR).is_file():
+        raise MissingWeights(f"{folder} needs its {part}, which is not in {beside}: {again}")
+    runner = graphs.OnnxRunner(beside, **place)
+    theirs = runner.exported.source
     if theirs.get("part") != part:
-        raise ConfigError(f"{place} is not the {part} of a model, which {folder} needs: {again}")
+        raise ConfigError(f"{beside} is not the {part} of a model, which {folder} needs: {again}")
     if theirs.get("sha256") != source.get("sha256"):
         raise HashMismatch(
-            f"{place} was made from weights with sha256 {theirs.get('sha256')}, and {folder} from "
+            f"{beside} was made from weights with sha256 {theirs.get('sha256')}, and {folder} from "
             f"{source.get('sha256')}: {again}"
         )
     return runner
-
-
-def _made_from(entry: catalogue.Entry, source: object) -> bool:
-    """Whether a graph was exported from the weights of an entry of the catalogue."""
-    return entry.weights is not None and source == {"name": entry.name, "sha256": entry.weights.sha256}

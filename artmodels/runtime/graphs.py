@@ -14,18 +14,22 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from artmodels.errors import ConfigError, DeviceError, HashMismatch, MissingWeights, WeightsError
 from artmodels.files import read_object
+from artmodels.hub.checkpoints import CONFIG
 from artmodels.runtime.devices import pick_device
+from artmodels.settings import Settings, config_from
 
 __all__ = ["MODEL", "PROVIDERS", "SIDECAR", "Exported", "OnnxRunner", "Port", "companion_folder"]
 
@@ -33,18 +37,16 @@ logger = logging.getLogger(__name__)
 
 SIDECAR = "export.json"
 MODEL = "1/model.onnx"
+FILES = (MODEL, CONFIG)
 FORMAT = 1
-LARGEST_SCALE = 16
 BUCKET = 64  # px: few different sizes, because cuDNN chooses its algorithms anew for each
 
+# Each falls back on those before it.
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-# What is tried, in this order, when the first of them is wanted.
-_ORDER = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}
-_TYPES = {"float32": (torch.float32, np.float32), "uint8": (torch.uint8, np.uint8)}
 
 # A session lives as long as a runner uses it: the same graph opened twice is held once.
 _sessions: WeakValueDictionary[tuple[object, ...], Any] = WeakValueDictionary()
@@ -53,24 +55,14 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """One input or output of a graph.
-
-    Attributes:
-        name: Its name.
-        type: `"float32"`, or `"uint8"` for images in 0 to 255.
-        dims: Its shape: numbers, and symbols such as `"N"` or `"4*h"` for axes of any length.
-    """
+    """One input or output of a graph."""
 
     name: str
-    type: str
-    dims: tuple[int | str, ...]
+    type: Literal["float32", "uint8"]  # bytes are images in 0 to 255
+    dims: tuple[int | str, ...]  # symbols such as "N" or "4*h" are axes of any length
 
     def check(self, tensor: Tensor) -> None:
-        """Compare a tensor with the fixed axes.
-
-        Raises:
-            ConfigError: It has another rank or other lengths.
-        """
+        """Refuse, by a ConfigError, a tensor of another rank or of other lengths along fixed axes."""
         fits = tensor.dim() == len(self.dims) and all(
             isinstance(dim, str) or dim == size for dim, size in zip(self.dims, tensor.shape, strict=True)
         )
@@ -80,26 +72,16 @@ class Port:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What a sidecar, `export.json`, says.
+class Exported(Settings):
+    """What a sidecar, `export.json`, says."""
 
-    Attributes:
-        folder: Where it lies.
-        files: sha256 by path within the folder.
-        inputs: The first is the image.
-        output: An image, or numbers.
-        scale: Height and width of the output over those of the first input.
-        precision: `"float32"` or `"float16"`: what is computed in.
-        facts: All that the file holds.
-    """
-
-    folder: Path
-    files: Mapping[str, str]
-    inputs: tuple[Port, ...]
-    output: Port
-    scale: int
-    precision: str
-    facts: Mapping[str, Any]
+    folder: Path  # where it lies
+    files: Mapping[str, str]  # sha256 by path within the folder
+    inputs: tuple[Port, ...]  # the first is the image
+    output: Port  # an image, or numbers
+    scale: Annotated[int, Interval(ge=1, le=16)]  # height and width of the output over those of the first input
+    precision: Literal["float32", "float16"]  # what is computed in
+    facts: Mapping[str, Any]  # all that the file holds
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "Exported":
@@ -118,28 +100,22 @@ class Exported:
                     f"{file} is of format {facts['format']!r}, and this artmodels reads {FORMAT}: export the model "
                     "again."
                 )
-            inputs, outputs = ([_port(port) for port in facts[key]] for key in ("inputs", "outputs"))
-            return cls(
-                folder=folder,
-                files={name: str(facts["files"][name]) for name in (MODEL, "config.json")},
-                inputs=tuple(inputs),
-                output=outputs[0],
-                scale=_scale(facts["scale"]),
-                precision=str(facts["precision"]),
-                facts=facts,
-            )
+            checked = {key: facts[key] for key in ("inputs", "scale", "precision")}
+            checked |= {"output": facts["outputs"][0], "files": {name: facts["files"][name] for name in FILES}}
+            return config_from(cls, {"folder": folder, "facts": facts} | checked)
         except FileNotFoundError:
             raise MissingWeights(f"{folder} has no {SIDECAR}: `python -m export NAME` writes such folders.") from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise WeightsError(f"{file} is damaged ({error!r}): export the model again.") from error
 
-    def verified(self, name: str) -> bytes:
-        """Return the bytes of one of `files`, checked.
+    @property
+    def source(self) -> Mapping[str, object]:
+        """What it was exported from: name and sha256 of the weights, and `part` where it is a companion."""
+        source = self.facts.get("source")
+        return source if isinstance(source, dict) else {}
 
-        Raises:
-            MissingWeights: It is not there.
-            HashMismatch: It is not the file that was exported.
-        """
+    def verified(self, name: str) -> bytes:
+        """Return the bytes of one of `files`, if it is there and is the one that was exported."""
         file = self.folder / name
         try:
             data = file.read_bytes()
@@ -159,46 +135,23 @@ def companion_folder(folder: Path, part: str) -> Path:
     return folder.with_name(f"{folder.name}-{part}")
 
 
-def _scale(value: object) -> int:
-    if not isinstance(value, int) or not 1 <= value <= LARGEST_SCALE:
-        raise ValueError(f"scale {value!r}")
-    return value
-
-
-def _port(facts: Mapping[str, Any]) -> Port:
-    if facts["type"] not in _TYPES:
-        raise ValueError(f"type {facts['type']!r}")
-    return Port(name=facts["name"], type=facts["type"], dims=tuple(facts["dims"]))
-
-
 class OnnxRunner:
     """A graph that `python -m export` wrote, behind the `Runner` protocol.
 
     Inputs and output are bound where they lie, so that on CUDA the output of one graph is the input of the next without
-    leaving the device. The tests run this on the CPU only; on CUDA and TensorRT it has not been run.
-
-    Attributes:
-        exported: The sidecar.
-        provider: What computes, in fact: `"cpu"`, `"cuda"` or `"tensorrt"`.
-        device: Where the output lies.
-        dtype: What is computed in.
-        bucket: See `Runner`.
-        session: The `onnxruntime.InferenceSession`.
+    leaving the device. The tests run this on the CPU only; on CUDA and TensorRT it has not been run. `provider` is what
+    computes in fact, `device` where the output lies, `dtype` what is computed in.
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-        provider: str | None = None,
+        self, folder: str | os.PathLike[str], *, device: torch.device | str | None = None, provider: str | None = None
     ) -> None:
         """Open a graph.
 
         Args:
             folder: What `python -m export` wrote.
             device: Where to compute; None is CUDA where this ONNX Runtime has it, else the CPU.
-            provider: What computes: `"cpu"`, `"cuda"` or, only when asked for, `"tensorrt"`; None goes by the device.
+            provider: `"cpu"`, `"cuda"` or, only when asked for, `"tensorrt"`; None goes by the device.
 
         Raises:
             ConfigError: ONNX Runtime is not installed, or `provider` is unknown or contradicts `device`.
@@ -220,14 +173,10 @@ class OnnxRunner:
         logger.info("%s: ONNX Runtime %s, %s", folder, onnxruntime.__version__, PROVIDERS[self.provider])
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Run the graph once.
-
-        Args:
-            inputs: Floats; images in [0, 1], also where the graph itself takes bytes.
+        """Run the graph once on floats, which for images are in [0, 1], also where the graph itself takes bytes.
 
         Returns:
-            float32 on `device`: the image [N, C, H * scale, W * scale] in [0, 1], or numbers of the shape that the
-            sidecar says.
+            float32 on `device`: the image [N, C, H * scale, W * scale] in [0, 1], or numbers as the sidecar says.
 
         Raises:
             ConfigError: The number of inputs or the shape of one is wrong.
@@ -239,14 +188,14 @@ class OnnxRunner:
         for port, tensor in zip(self.exported.inputs, inputs, strict=True):
             port.check(tensor)
             own = (tensor * 255).round() if port.type == "uint8" else tensor
-            held.append(own.detach().to(self.device, _TYPES[port.type][0]).contiguous())
+            held.append(own.detach().to(self.device, getattr(torch, port.type)).contiguous())
             self._bind(binding.bind_input, port, held[-1])
         batch, _, height, width = inputs[0].shape
         port, scale = self.exported.output, self.exported.scale
         # Numbers have no height and width, or fixed ones.
         sizes = (batch, 0, height * scale, width * scale)
         shape = [size if isinstance(dim, str) else dim for dim, size in zip(port.dims, sizes, strict=False)]
-        output = torch.empty(shape, dtype=_TYPES[port.type][0], device=self.device)
+        output = torch.empty(shape, dtype=getattr(torch, port.type), device=self.device)
         self._bind(binding.bind_output, port, output)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has a stream of its own
@@ -255,25 +204,23 @@ class OnnxRunner:
         return output / 255 if port.type == "uint8" else output
 
     def _bind(self, bind: Any, port: Port, tensor: Tensor) -> None:  # noqa: ANN401 - a method of ONNX Runtime
-        kind = _TYPES[port.type][1]
-        bind(port.name, self.device.type, self.device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr())
+        place = self.device.type, self.device.index or 0
+        bind(port.name, *place, getattr(np, port.type), tuple(tensor.shape), tensor.data_ptr())
 
 
 def _import() -> ModuleType:
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError as error:
         raise ConfigError(
             f"runtime='onnx' needs ONNX Runtime, which cannot be imported ({error}): pip install 'artmodels[onnx]', or "
             "'artmodels[onnx-gpu]' for CUDA, never both"
         ) from error
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _choose_provider(provider: str | None, device: torch.device | None, available: Sequence[str]) -> str:
     """Name the provider that is asked for, or the best that is built in."""
-    here = [name for name in _ORDER if PROVIDERS[name] in available]
+    here = [name for name in PROVIDERS if PROVIDERS[name] in available]
     if provider is None and device is None:
         if "cuda" not in here and torch.cuda.is_available():
             _warn_once(
@@ -297,7 +244,7 @@ def _choose_provider(provider: str | None, device: torch.device | None, availabl
 def _open(onnxruntime: ModuleType, exported: Exported, wanted: str, index: int) -> tuple[Any, str]:
     """Return a session and the provider that it runs on: the one wanted, or what still works, with a warning."""
     data = exported.verified(MODEL)
-    exported.verified("config.json")
+    exported.verified(CONFIG)
     threads = torch.get_num_threads()
     key = (exported.files[MODEL], wanted, index, threads)
     with _lock:
@@ -334,14 +281,14 @@ def _start(onnxruntime: ModuleType, exported: Exported, data: bytes, wanted: str
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the wheels that PyTorch depends on
         logger.debug("preload_dlls: %s", printed.getvalue())
     reason = "its libraries could not be loaded"
-    order = _ORDER[wanted]
-    for first in range(len(order)):
-        providers = [(PROVIDERS[name], settings[name]) for name in order[first:]]
+    names = list(PROVIDERS)
+    for last in range(names.index(wanted), -1, -1):
+        providers = [(PROVIDERS[name], settings[name]) for name in names[last::-1]]
         try:
             # Without its own fall-back, which prints.
             session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own errors derive from nothing narrower
-            if order[first] == "cpu":
+            if names[last] == "cpu":
                 raise WeightsError(
                     f"ONNX Runtime {onnxruntime.__version__} cannot open {exported.folder / MODEL}: {error}. Export "
                     "the model again, or install a newer onnxruntime."
@@ -352,7 +299,7 @@ def _start(onnxruntime: ModuleType, exported: Exported, data: bytes, wanted: str
         if got != PROVIDERS[wanted]:
             _warn_once(f"{PROVIDERS[wanted]} does not start ({reason}); graphs run on {got} instead")
         return session
-    raise AssertionError("the CPU is in every order")
+    raise AssertionError("the CPU is the last to be tried")
 
 
 @functools.cache

@@ -9,20 +9,24 @@ import importlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.files import read_object, replacing
+from artmodels.settings import Count, Settings
 
 __all__ = ["Array", "ExactIndex", "FaissConfig", "FaissIndex", "Index", "WhitenedIndex", "Whitening", "load_index"]
 
@@ -36,7 +40,10 @@ WHITENING, INNER = "whitening.npz", "whitened"
 
 
 class Index(Protocol):
-    """Vectors with numbers, searched by inner product."""
+    """Vectors with numbers, searched by inner product.
+
+    What is of another shape or not finite, a number that is negative or there already, and k below 1 are a ConfigError.
+    """
 
     @property
     def dims(self) -> int:
@@ -84,66 +91,100 @@ def load_index(folder: str | os.PathLike[str]) -> Index:
     return found
 
 
-class ExactIndex:
+class _Numbered(ABC):
+    """The numbers of an index: which position has which, and which positions count. A subclass keeps the vectors."""
+
+    def __init__(self, dims: int) -> None:
+        if dims < 1:
+            raise ConfigError(f"dims={dims}: vectors have at least one number")
+        self.dims = dims
+        self._take(np.empty(0, np.int64))
+
+    def _take(self, numbers: Array) -> None:
+        """Replace the numbers; -1 stands for one that was removed."""
+        self._all, self._live = numbers, numbers >= 0
+
+    @property
+    def ids(self) -> Array:
+        """The numbers [M] int64 that it holds."""
+        return np.asarray(self._all[self._live])
+
+    def __len__(self) -> int:
+        return int(self._live.sum())
+
+    def add(self, ids: Array, vectors: Tensor | Array) -> None:
+        """Add vectors [N, D] under numbers [N]."""
+        numbers = np.asarray(ids, np.int64)
+        if tuple(vectors.shape) != (len(numbers), self.dims):
+            raise ConfigError(
+                f"vectors of shape {tuple(vectors.shape)} came with {len(numbers)} numbers, and this index takes "
+                f"[N, {self.dims}]: give one number for each vector of that length"
+            )
+        if not len(numbers):
+            return
+        if not all(bool(block.isfinite().all()) for block in _blocks_of(vectors)):
+            raise ConfigError("a vector that is to be added is not finite: check what made it")
+        if numbers.min() < 0:
+            raise ConfigError(f"a vector has number {numbers.min()}: numbers are 0 or more")
+        # Numbers mostly rise, and then none has to be looked up.
+        again = numbers[np.isin(numbers, self.ids)] if numbers.min() <= self._all.max(initial=-1) else numbers[:0]
+        if len(again) or len(np.unique(numbers)) < len(numbers):
+            which = int(again[0]) if len(again) else "one of those given"
+            raise ConfigError(f"number {which} would be there twice: remove it first, or give another")
+        self._store(vectors)
+        self._all = np.concatenate([self._all, numbers])
+        self._live = np.concatenate([self._live, np.ones(len(numbers), bool)])
+
+    def remove(self, ids: Array) -> None:
+        """Pass over the vectors of these numbers from now on."""
+        self._live &= ~np.isin(self._all, np.asarray(ids, np.int64))
+
+    def search(self, queries: Tensor | Array, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of each query [Q, D]: scores [Q, k], numbers [Q, k]."""
+        asked = _tensor_of(queries)
+        if asked.ndim != 2 or asked.shape[1] != self.dims or not bool(asked.isfinite().all()):
+            raise ConfigError(
+                f"queries of shape {tuple(asked.shape)} cannot be searched for: give finite ones [Q, {self.dims}]"
+            )
+        if k < 1:
+            raise ConfigError(f"k={k}: ask for at least one vector")
+        scores, ids = self._nearest(asked, k)
+        ids, order = ids.sort(1)  # equal scores come by rising number
+        scores, second = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+        return scores, ids.gather(1, second).masked_fill(scores == -math.inf, -1)
+
+    @abstractmethod
+    def _store(self, vectors: Tensor | Array) -> None:
+        """Keep vectors that were checked, at the next positions."""
+
+    @abstractmethod
+    def _nearest(self, asked: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores and numbers of the k best that count, in any order."""
+
+
+class ExactIndex(_Numbered):
     """Compares with every vector, block by block: exact, linear in their number, and of bounded memory.
 
     Vectors that are memory-mapped stay in their file. Removed ones are passed over, and left out by `save`.
     """
 
     def __init__(self, dims: int, *, device: torch.device | str = "cpu") -> None:
-        """Begin an empty one for vectors of so many numbers, compared on a device.
-
-        Raises:
-            ConfigError: Less than one.
-        """
-        self._numbers, self._parts, self.device = _Numbers(dims), list[Array](), torch.device(device)
-
-    @property
-    def dims(self) -> int:
-        """D."""
-        return self._numbers.dims
-
-    @property
-    def ids(self) -> Array:
-        """The numbers [M] int64 that it holds."""
-        return self._numbers.ids
-
-    def __len__(self) -> int:
-        """M."""
-        return int(self._numbers.live.sum())
+        """Begin an empty one for vectors of so many numbers, at least one, compared on a device."""
+        super().__init__(dims)
+        self._parts, self.device = list[Array](), torch.device(device)
 
     def prepare(self, sample: Tensor, total: int) -> None:
         """Nothing has to be learned."""
 
-    def add(self, ids: Array, vectors: Tensor | Array) -> None:
-        """Add vectors [N, D] under numbers [N].
+    def _store(self, vectors: Tensor | Array) -> None:
+        self._parts.append(vectors.detach().cpu().numpy() if isinstance(vectors, Tensor) else vectors)
 
-        Raises:
-            ConfigError: Another shape, values that are not finite, or a number that is there already.
-        """
-        numbers = self._numbers.checked(ids, vectors)
-        if len(numbers):
-            self._parts.append(vectors.detach().cpu().numpy() if isinstance(vectors, Tensor) else vectors)
-            self._numbers.append(numbers)
-
-    def remove(self, ids: Array) -> None:
-        """Forget the vectors of these numbers."""
-        self._numbers.remove(ids)
-
-    def search(self, queries: Tensor | Array, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest of each query [Q, D]: scores [Q, k], numbers [Q, k].
-
-        Raises:
-            ConfigError: Queries of another shape or not finite, or k below 1.
-        """
-        asked = self._numbers.queries(queries, k)
-        scores = torch.full((len(asked), k), -math.inf)
-        ids = torch.full((len(asked), k), -1)
+    def _nearest(self, asked: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        scores, ids = torch.full((len(asked), k), -math.inf), torch.full((len(asked), k), -1)
         for start, block in self._blocks():
             vectors = block.to(self.device)
-            stop = start + len(block)
-            numbers = torch.from_numpy(self._numbers.all[start:stop])
-            dead = torch.from_numpy(~self._numbers.live[start:stop]).to(self.device)
+            numbers = torch.from_numpy(self._all[start : start + len(block)])
+            dead = torch.from_numpy(~self._live[start : start + len(block)]).to(self.device)
             for first in range(0, len(asked), QUERIES):
                 part = slice(first, first + QUERIES)
                 found = (asked[part].to(self.device) @ vectors.T).masked_fill_(dead, -math.inf)
@@ -152,42 +193,34 @@ class ExactIndex:
                 named = torch.cat([ids[part], numbers[best.indices.cpu()]], 1)
                 scores[part], chosen = both.topk(k, dim=1)
                 ids[part] = named.gather(1, chosen)
-        return _ordered(scores, ids)
+        return scores, ids
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Vectors as float32, at most so many at a time; cut at the same places however they were added."""
-        waiting, held, start = list[Array](), 0, 0
-        for part in self._parts:
-            first = 0
-            while first < len(part):
-                piece = part[first : first + BLOCK - held]
-                waiting.append(piece)
-                first, held = first + len(piece), held + len(piece)
-                if held == BLOCK:
-                    yield start, torch.cat([_tensor_of(vectors) for vectors in waiting])
-                    waiting, held, start = [], 0, start + BLOCK
-        if held:
-            yield start, torch.cat([_tensor_of(vectors) for vectors in waiting])
+        """Position of the first, and vectors as float32; cut at the same places however they were added."""
+        starts = np.cumsum([0, *map(len, self._parts)])
+        for start in range(0, int(starts[-1]), BLOCK):
+            stop = start + BLOCK
+            inside = slice(np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts[:-1], stop))
+            parts = zip(starts[inside].tolist(), self._parts[inside], strict=True)
+            yield start, torch.cat([_tensor_of(part[max(0, start - first) : stop - first]) for first, part in parts])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it into a folder."""
-        root, header = _begin(folder, {"kind": "exact", "dims": self.dims})
         half = bool(self._parts) and all(part.dtype == np.float16 for part in self._parts)
         kind = np.float16 if half else np.float32
-        # A new file, because the old one may be where the vectors are.
-        with replacing(root / VECTORS) as (draft,), draft.open("wb") as file:
-            about = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, about | {"shape": (len(self), self.dims)})
-            for start, block in self._blocks():
-                live = self._numbers.live[start : start + len(block)]
-                file.write(block.numpy()[live].astype(kind).tobytes())
-        np.save(root / IDS, self.ids)
-        (root / HEADER).write_text(header, encoding="utf-8")
+        with _header_last(folder, {"kind": "exact", "dims": self.dims}) as root:
+            # A new file, because the old one may be where the vectors are.
+            with replacing(root / VECTORS) as (draft,), draft.open("wb") as file:
+                about = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, about | {"shape": (len(self), self.dims)})
+                for start, block in self._blocks():
+                    file.write(block.numpy()[self._live[start : start + len(block)]].astype(kind).tobytes())
+            np.save(root / IDS, self.ids)
 
     @classmethod
     def _read(cls, root: Path, about: dict[str, Any]) -> Self:
         found = cls(about["dims"])
-        found._numbers = _Numbers(about["dims"], np.load(root / IDS))
+        found._take(np.load(root / IDS))
         # What is empty cannot be mapped.
         part = np.load(root / VECTORS, mmap_mode="r" if len(found) else None)
         if part.shape != (len(found), found.dims):
@@ -197,45 +230,31 @@ class ExactIndex:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaissConfig:
-    """How FAISS searches.
+class FaissConfig(Settings):
+    """How FAISS searches."""
 
-    Attributes:
-        kind: "ivf": k-means cells, of which the nearest are searched; "hnsw": a graph of neighbours.
-        lists: Cells of "ivf"; 0 takes 4 sqrt(M) for the M vectors that it was prepared for.
-        probes: Cells that are searched.
-        codes: Bytes of a product code in which "ivf" keeps a vector; 0 keeps the vector, 4 D bytes.
-        links: Neighbours of a node of "hnsw" (M of Malkov and Yashunin 2018).
-        construction: Nodes that are considered as neighbours of a new one.
-        breadth: Nodes that a search keeps in view.
-        seed: Of k-means.
-    """
-
-    kind: Literal["ivf", "hnsw"] = "ivf"
-    lists: int = 0
-    probes: int = 16
-    codes: int = 0
-    links: int = 32
-    construction: int = 80
-    breadth: int = 128
-    seed: int = 0
+    kind: Annotated[
+        Literal["ivf", "hnsw"],
+        '"ivf": k-means cells, of which the nearest are searched; "hnsw": a graph of neighbours.',
+    ] = "ivf"
+    lists: Annotated[int, Ge(0), 'Cells of "ivf"; 0 takes 4 sqrt(M) for the M vectors that it was prepared for.'] = 0
+    probes: Annotated[Count, "Cells that are searched."] = 16
+    codes: Annotated[
+        int, Ge(0), 'Bytes of a product code in which "ivf" keeps a vector; 0 keeps the vector, 4 D bytes.'
+    ] = 0
+    links: Annotated[int, Ge(2), 'Neighbours of a node of "hnsw" (M of Malkov and Yashunin 2018).'] = 32
+    construction: Annotated[Count, "Nodes that are considered as neighbours of a new one."] = 80
+    breadth: Annotated[Count, "Nodes that a search keeps in view."] = 128
+    seed: Annotated[int, "Of k-means."] = 0
 
     def __post_init__(self) -> None:
-        """Check.
-
-        Raises:
-            ConfigError: A value out of range.
-        """
-        if self.kind not in ("ivf", "hnsw"):
-            raise ConfigError(f"kind={self.kind!r} is not one of ivf, hnsw")
-        for name, least in {"lists": 0, "probes": 1, "codes": 0, "links": 2, "construction": 1, "breadth": 1}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: give {least} or more")
+        """Check the values."""
+        super().__post_init__()
         if self.codes and self.kind == "hnsw":
             raise ConfigError('codes belong to kind="ivf": set codes=0, or take that kind')
 
 
-class FaissIndex:
+class FaissIndex(_Numbered):
     """Approximate search with FAISS (Douze et al. 2024, arXiv:2401.08281), for more than about a million vectors.
 
     Removed vectors of either kind are masked when it is searched and keep their memory: a graph of neighbours loses its
@@ -249,24 +268,11 @@ class FaissIndex:
         Raises:
             ConfigError: FAISS is not installed, or the codes do not divide D.
         """
-        self.config, self._numbers, self._faiss = config or FaissConfig(), _Numbers(dims), _faiss()
+        super().__init__(dims)
+        self.config, self._faiss = config or FaissConfig(), _faiss()
         if self.config.codes and dims % self.config.codes:
             raise ConfigError(f"codes={self.config.codes} does not divide vectors of {dims} numbers: give a divisor")
         self._index: Any = None
-
-    @property
-    def dims(self) -> int:
-        """D."""
-        return self._numbers.dims
-
-    @property
-    def ids(self) -> Array:
-        """The numbers [M] int64 that it holds."""
-        return self._numbers.ids
-
-    def __len__(self) -> int:
-        """M."""
-        return int(self._numbers.live.sum())
 
     def prepare(self, sample: Tensor, total: int) -> None:
         """Find the cells from a sample [N, D], for about `total` vectors; the first `add` does so by itself.
@@ -299,52 +305,33 @@ class FaissIndex:
         index.train(sample.float().contiguous().numpy())
         self._index = index
 
-    def add(self, ids: Array, vectors: Tensor | Array) -> None:
-        """Add vectors [N, D] under numbers [N].
-
-        Raises:
-            ConfigError: Another shape, values that are not finite, or a number that is there already.
-        """
-        numbers = self._numbers.checked(ids, vectors)
-        if not len(numbers):
-            return
+    def _store(self, vectors: Tensor | Array) -> None:
         if self._index is None:
             self.prepare(_tensor_of(vectors), len(vectors))
         threads = self._faiss.omp_get_max_threads()
         try:
             if self.config.kind == "hnsw":
                 self._faiss.omp_set_num_threads(1)
-            for start in range(0, len(vectors), BLOCK):
-                self._index.add(_tensor_of(vectors[start : start + BLOCK]).contiguous().numpy())
+            for block in _blocks_of(vectors):
+                self._index.add(block.contiguous().numpy())
         finally:
             self._faiss.omp_set_num_threads(threads)
-        self._numbers.append(numbers)
 
-    def remove(self, ids: Array) -> None:
-        """Mask the vectors of these numbers."""
-        self._numbers.remove(ids)
-
-    def search(self, queries: Tensor | Array, k: int) -> tuple[Tensor, Tensor]:
-        """About the k nearest of each query [Q, D]: scores [Q, k], numbers [Q, k].
-
-        Raises:
-            ConfigError: Queries of another shape or not finite, or k below 1.
-        """
-        asked = self._numbers.queries(queries, k).contiguous().numpy()
+    def _nearest(self, asked: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not len(self):
             return torch.full((len(asked), k), -math.inf), torch.full((len(asked), k), -1)
         faiss = self._faiss
         options: dict[str, Any] = {}
-        live = np.packbits(self._numbers.live, bitorder="little")
-        if len(self) < len(self._numbers.all):
+        live = np.packbits(self._live, bitorder="little")
+        if len(self) < len(self._all):
             options["sel"] = faiss.IDSelectorBitmap(len(live), faiss.swig_ptr(live))
         if self.config.kind == "hnsw":
             settings = faiss.SearchParametersHNSW(efSearch=max(self.config.breadth, k), **options)
         else:
             settings = faiss.SearchParametersIVF(nprobe=self.config.probes, **options)
-        scores, places = self._index.search(asked, k, params=settings)
-        found = torch.from_numpy(np.where(places >= 0, self._numbers.all[places], -1))
-        return _ordered(torch.from_numpy(scores).masked_fill(found < 0, -math.inf), found)
+        scores, places = self._index.search(asked.contiguous().numpy(), k, params=settings)
+        found = torch.from_numpy(np.where(places >= 0, self._all[places], -1))
+        return torch.from_numpy(scores).masked_fill(found < 0, -math.inf), found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it into a folder.
@@ -354,18 +341,17 @@ class FaissIndex:
         """
         if self._index is None:
             raise ConfigError("the index is empty: add vectors before it is saved")
-        root, header = _begin(folder, {"kind": "faiss", "dims": self.dims, "config": asdict(self.config)})
-        self._faiss.write_index(self._index, str(root / GRAPH))
-        np.save(root / IDS, np.where(self._numbers.live, self._numbers.all, -1))
-        (root / HEADER).write_text(header, encoding="utf-8")
+        with _header_last(folder, {"kind": "faiss", "dims": self.dims, "config": asdict(self.config)}) as root:
+            self._faiss.write_index(self._index, str(root / GRAPH))
+            np.save(root / IDS, np.where(self._live, self._all, -1))
 
     @classmethod
     def _read(cls, root: Path, about: dict[str, Any]) -> Self:
         found = cls(about["dims"], FaissConfig(**about["config"]))
         found._index = found._faiss.read_index(str(root / GRAPH))
-        found._numbers = _Numbers(about["dims"], np.load(root / IDS))
-        if (found._index.ntotal, found._index.d) != (len(found._numbers.all), found.dims):
-            raise ValueError(f"{found._index.ntotal} vectors for {len(found._numbers.all)} numbers")
+        found._take(np.load(root / IDS))
+        if (found._index.ntotal, found._index.d) != (len(found._all), found.dims):
+            raise ValueError(f"{found._index.ntotal} vectors for {len(found._all)} numbers")
         return found
 
 
@@ -375,23 +361,16 @@ class Whitening:
 
     Features after a ReLU all point into one corner of space: without their mean they differ more (Jegou and Chum 2012,
     "Negative evidences and co-occurrences in image retrieval").
-
-    Attributes:
-        mean: [D].
-        projection: [D, d].
     """
 
-    mean: Tensor
-    projection: Tensor
+    mean: Tensor  # [D]
+    projection: Tensor  # [D, d]
 
     @classmethod
     def fit(cls, vectors: Tensor | Array, dims: int, *, power: float = 0.5) -> "Whitening":
         """Estimate it from vectors [N, D], of which at most 100 000 evenly spread ones are used.
 
-        Args:
-            vectors: From which.
-            dims: d, directions that are kept.
-            power: Each is divided by its variance to this power: 0.5 is full whitening, 0 none.
+        Of their directions `dims` are kept, each divided by its variance to a power: 0.5 is full whitening, 0 none.
 
         Raises:
             ConfigError: More directions than the vectors span.
@@ -463,74 +442,16 @@ class WhitenedIndex:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it into a folder."""
-        root, header = _begin(folder, {"kind": "whitened"})
-        np.savez(root / WHITENING, mean=self.whitening.mean.numpy(), projection=self.whitening.projection.numpy())
-        self.inner.save(root / INNER)
-        (root / HEADER).write_text(header, encoding="utf-8")
+        mean, projection = self.whitening.mean.numpy(), self.whitening.projection.numpy()
+        with _header_last(folder, {"kind": "whitened"}) as root:
+            np.savez(root / WHITENING, mean=mean, projection=projection)
+            self.inner.save(root / INNER)
 
     @classmethod
     def _read(cls, root: Path, about: dict[str, Any]) -> Self:
         with np.load(root / WHITENING) as stored:
             whitening = Whitening(torch.from_numpy(stored["mean"]), torch.from_numpy(stored["projection"]))
         return cls(load_index(root / INNER), whitening)
-
-
-class _Numbers:
-    """Which number each position has, and which positions still count."""
-
-    def __init__(self, dims: int, ids: Array | None = None) -> None:
-        """For vectors of so many numbers, of which these are there; -1 stands for one that was removed."""
-        if dims < 1:
-            raise ConfigError(f"dims={dims}: vectors have at least one number")
-        self.dims = dims
-        self.all = np.empty(0, np.int64) if ids is None else ids
-        self.live = self.all >= 0
-
-    @property
-    def ids(self) -> Array:
-        """Those that count."""
-        return np.asarray(self.all[self.live])
-
-    def checked(self, ids: Array, vectors: Tensor | Array) -> Array:
-        """The numbers of vectors that may be added."""
-        numbers = np.asarray(ids, np.int64)
-        if tuple(vectors.shape) != (len(numbers), self.dims):
-            raise ConfigError(
-                f"vectors of shape {tuple(vectors.shape)} came with {len(numbers)} numbers, and this index takes "
-                f"[N, {self.dims}]: give one number for each vector of that length"
-            )
-        for start in range(0, len(vectors), BLOCK):
-            block = _tensor_of(vectors[start : start + BLOCK])
-            if not bool(torch.isfinite(block).all()):
-                raise ConfigError("a vector that is to be added is not finite: check what made it")
-        if len(numbers) and numbers.min() < 0:
-            raise ConfigError(f"a vector has number {numbers.min()}: numbers are 0 or more")
-        highest = int(self.all.max()) if len(self.all) and len(numbers) else -1
-        again = numbers[np.isin(numbers, self.ids)] if len(numbers) and numbers.min() <= highest else numbers[:0]
-        if len(again) or len(np.unique(numbers)) < len(numbers):
-            which = int(again[0]) if len(again) else "one of those given"
-            raise ConfigError(f"number {which} would be there twice: remove it first, or give another")
-        return numbers
-
-    def append(self, numbers: Array) -> None:
-        """Take numbers that were checked."""
-        self.all = np.concatenate([self.all, numbers])
-        self.live = np.concatenate([self.live, np.ones(len(numbers), bool)])
-
-    def remove(self, ids: Array) -> None:
-        """Let numbers count no more."""
-        self.live &= ~np.isin(self.all, np.asarray(ids, np.int64))
-
-    def queries(self, queries: Tensor | Array, k: int) -> Tensor:
-        """Queries [Q, D] float32 that can be answered."""
-        found = _tensor_of(queries)
-        if found.ndim != 2 or found.shape[1] != self.dims or not bool(torch.isfinite(found).all()):
-            raise ConfigError(
-                f"queries of shape {tuple(found.shape)} cannot be searched for: give finite ones [Q, {self.dims}]"
-            )
-        if k < 1:
-            raise ConfigError(f"k={k}: ask for at least one vector")
-        return found
 
 
 def _faiss() -> ModuleType:
@@ -547,16 +468,15 @@ def _tensor_of(values: Tensor | Array) -> Tensor:
     return values.float() if isinstance(values, Tensor) else torch.from_numpy(values.astype(np.float32))
 
 
-def _ordered(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows by falling score, and equal scores by rising number."""
-    ids, order = ids.sort(1)
-    scores, second = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return scores, ids.gather(1, second).masked_fill(scores == -math.inf, -1)
+def _blocks_of(vectors: Tensor | Array) -> Iterator[Tensor]:
+    return (_tensor_of(vectors[start : start + BLOCK]) for start in range(0, len(vectors), BLOCK))
 
 
-def _begin(folder: str | os.PathLike[str], about: dict[str, Any]) -> tuple[Path, str]:
-    """A folder to write into, and its header, which is written last: an index without one does not count."""
+@contextmanager
+def _header_last(folder: str | os.PathLike[str], about: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write into. Its header is written last: an index without one does not count."""
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     (root / HEADER).unlink(missing_ok=True)
-    return root, json.dumps(about, indent=2) + "\n"
+    yield root
+    (root / HEADER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -14,9 +14,9 @@ from PIL import Image
 from artmodels import images
 from artmodels.errors import ArtModelsError, ImageError, WeightsError
 from artmodels.images.results import ImageResult
-from artmodels.ui.controls import Panel, Update, run_folder, status_lines
+from artmodels.ui.controls import Panel, Update, download_button, offered, run_and_stop, run_folder, status_lines
 from artmodels.ui.server.components import Files
-from artmodels.ui.uploads import Names, listing, markdown
+from artmodels.ui.uploads import Names, bullets, markdown
 
 __all__ = ["FILES", "batch_results", "show_batch", "upload_files"]
 
@@ -28,35 +28,25 @@ _log = logging.getLogger(__name__)
 
 def upload_files(label: str) -> Any:
     """Add a control for several files, which reach us as they are, readable or not."""
-    return Files(label=label, file_count="multiple", height=260, elem_classes="batch")
+    return Files(label=label, file_count="multiple", height=260)
 
 
 def batch_results() -> Panel:
     """Add the buttons of a batch, its progress, its pictures, a report on each file, and the archive."""
-    with gr.Row():
-        run = gr.Button("Run all", variant="primary", size="lg", min_width=120)
-        stop = gr.Button("Stop", size="lg", min_width=120)
+    run, stop = run_and_stop("Run all")
     status, made = status_lines()
-    previews = gr.Gallery(
-        label="Results", format="png", interactive=False, columns=4, height=360, buttons=[],
-        elem_classes="batch-results",
-    )  # fmt: skip
-    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+    previews = gr.Gallery(label="Results", format="png", interactive=False, columns=4, height=360, buttons=[])
+    download = download_button("Download ZIP")
     with gr.Accordion("Report on each file", open=False):
         report = gr.JSON(label="Report: settings or error of each file", buttons=["copy"])
-    return Panel(
-        run=run, stop=stop, outputs=(download, report, previews, status), public=2, made=made, lane="collections"
-    )
+    outputs = (download, report, previews, status)
+    return Panel(run=run, stop=stop, outputs=outputs, public=2, made=made, lane="collections")
 
 
 def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str) -> Generator[Update, None, None]:
     """Run a method on files, one after the other; a file that cannot be used is reported, and the rest goes on.
 
-    Args:
-        run: Gives the result for a file.
-        paths: The files.
-        name: Of the archive to download, without ending. It holds a PNG a picture, each with its settings, and the
-            report as `report.json`.
+    The archive has this name, and holds a PNG a picture, with its settings, and the report as `report.json`.
 
     Raises:
         ImageError: No file gave a result.
@@ -68,7 +58,7 @@ def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name:
     report: list[dict[str, Any]] = []
     previews: list[tuple[str, str]] = []
     names = Names("report.json")
-    yield gr.update(value=None, interactive=False), None, None, f"0 of {len(paths)} pictures…"
+    yield offered(None), None, None, f"0 of {len(paths)} pictures…"
     with zipfile.ZipFile(archive, "w") as packed:  # stored: PNG is compressed already
         for index, path in enumerate(paths, start=1):
             given = Path(path).name
@@ -78,7 +68,8 @@ def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name:
                 row |= {"result": names.unused(f"{Path(path).stem}.png"), "settings": result.settings}
                 result.save(folder / "result.png")
                 packed.write(folder / "result.png", row["result"])
-                previews.append((_preview(images.to_pil(result.tensor), folder / f"preview-{index}.jpg"), given))
+                opaque = images.to_pil(result.tensor)
+                previews.append((_preview(opaque, folder / f"preview-{index}.jpg"), given))
                 if result.notes:
                     row["notes"] = list(result.notes)
             except WeightsError:
@@ -95,7 +86,7 @@ def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name:
         raise ImageError("None of the files gave a result." + _faults(report))
     seconds = time.perf_counter() - start
     status = f"**Finished: {len(previews)} of {len(paths)} pictures after {seconds:.1f} s.**{markdown(_faults(report))}"
-    yield gr.update(value=str(archive), interactive=True), report, previews, status
+    yield offered(archive), report, previews, status
 
 
 def _preview(image: Image.Image, file: Path) -> str:
@@ -106,4 +97,4 @@ def _preview(image: Image.Image, file: Path) -> str:
 
 
 def _faults(report: Sequence[dict[str, Any]]) -> str:
-    return listing([(row["file"], row["error"]) for row in report if "error" in row])
+    return bullets([(row["file"], row["error"]) for row in report if "error" in row])

@@ -12,7 +12,7 @@ from artmodels.hub import catalogue
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.decoding_process import DecodingProcesses
 
-__all__ = ["Check", "file_list", "model_of", "picture", "read", "same_size_as", "validator", "whole_number"]
+__all__ = ["Check", "file_list", "model_of", "picture", "pixels", "read", "same_size_as", "validator", "whole_number"]
 
 Check = Callable[[Any, Mapping[str, Any]], str]
 """Takes a parameter's value and all values by name; returns what is wrong, or nothing."""
@@ -22,11 +22,7 @@ _processes = DecodingProcesses(2)
 
 
 def read(path: str, *, background: tuple[int, int, int] | None = (255, 255, 255)) -> LoadedImage:
-    """Load an uploaded picture, in a process that is killed if it takes too long.
-
-    Args:
-        path: Of the file.
-        background: See `artmodels.images.load`.
+    """Load an uploaded picture as `artmodels.images.load` does, in a process that is killed if it takes too long.
 
     Raises:
         ImageError: It cannot be used; the message does not tell where the server keeps it.
@@ -49,10 +45,8 @@ def picture(what: str, *, smallest: int = 1, optional: bool = False) -> Check:
             return str(error)
         if min(image.width, image.height) >= smallest:
             return ""
-        return (
-            f"This picture is {image.width} x {image.height} pixels: {what} needs at least {smallest} on each "
-            "side. Upload a larger one."
-        )
+        size = f"{image.width} x {image.height}"
+        return f"This picture is {size} pixels: {what} needs at least {smallest} on each side. Upload a larger one."
 
     return check
 
@@ -82,6 +76,11 @@ def model_of(method: str) -> Check:
     return check
 
 
+def pixels(what: str, least: int, most: int, *, or_zero: bool = False) -> Check:
+    """Check a length in pixels, as `whole_number` does."""
+    return whole_number(what, least, most, f"The limit of this machine is {most} pixels a side.", or_zero=or_zero)
+
+
 def whole_number(what: str, least: int, most: int, advice: str = "", *, or_zero: bool = False) -> Check:
     """Check that a number is whole and within its bounds, or 0 where that leaves the choice to the method."""
 
@@ -108,12 +107,8 @@ def same_size_as(other: str, advice: str) -> Check:
             reference = read(given[other])
         except (ImageError, TypeError):
             return ""  # the other control says so
-        if (image.width, image.height) == (reference.width, reference.height):
-            return ""
-        return (
-            f"This picture is {image.width} x {image.height} pixels and the {other} {reference.width} x "
-            f"{reference.height}. {advice}"
-        )
+        size, wanted = (f"{each.width} x {each.height}" for each in (image, reference))
+        return "" if size == wanted else f"This picture is {size} pixels and the {other} {wanted}. {advice}"
 
     return check
 

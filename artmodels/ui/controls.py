@@ -28,14 +28,18 @@ __all__ = [
     "Panel",
     "Update",
     "blocks",
+    "download_button",
     "example_file",
     "examples",
     "model_choice",
     "models",
+    "number",
+    "offered",
     "quality",
     "results",
+    "run_and_stop",
     "run_folder",
-    "seed",
+    "status_line",
     "status_lines",
     "time_limit",
     "upload",
@@ -52,7 +56,6 @@ Update = tuple[Any, ...]
 
 # --- models
 
-
 MODELS = ModelCache(load)
 
 
@@ -63,7 +66,7 @@ def models(method: str) -> list[catalogue.Entry]:
 
 
 def model_choice(method: str, label: str, **options: Any) -> Any:
-    """Add a choice among a method's models; a name that is none of them needs the check `model_of`."""
+    """Add a choice among a method's models, which needs the check `model_of`."""
     choices = [(entry.summary, entry.name) for entry in models(method)]
     return Choice(choices, value=choices[0][1], label=label, elem_classes="stacked", **options)
 
@@ -91,9 +94,7 @@ def upload(label: str, **options: Any) -> Any:
 
 def examples(rows: Sequence[Sequence[str]], inputs: Sequence[Any]) -> None:
     """Add examples to click: in each row, a file for each of the inputs."""
-    gr.Examples(
-        [list(row) for row in rows], list(inputs), label="Examples", cache_examples=False, api_visibility="private"
-    )
+    gr.Examples([*map(list, rows)], [*inputs], label="Examples", cache_examples=False, api_visibility="private")
 
 
 def quality() -> Any:
@@ -101,16 +102,15 @@ def quality() -> Any:
     return gr.Radio(list(QUALITIES), value="Normal", label="Quality", info="Finer takes longer: try a draft first.")
 
 
-def seed(info: str) -> Any:
-    """Add the number that random numbers begin with."""
-    return gr.Number(0, label="Seed", info=info, precision=0)
+def number(label: str, value: int, info: str, **options: Any) -> Any:
+    """Add a whole number."""
+    return gr.Number(value, label=label, info=info, precision=0, **options)
 
 
 def time_limit(seconds: int) -> Any:
     """Add the number of seconds that an optimisation may take."""
-    return gr.Slider(
-        5, 600, seconds, step=5, label="Time limit in seconds", info="Then the best so far is kept."
-    )  # fmt: skip
+    info = "Then the best so far is kept."
+    return gr.Slider(5, 600, seconds, step=5, label="Time limit in seconds", info=info)
 
 
 # --- results
@@ -118,75 +118,72 @@ def time_limit(seconds: int) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The buttons of a run, and the components that show what comes out of it.
-
-    Attributes:
-        run: The button that starts it.
-        stop: The button that stops it; None where a run is one pass, which nothing can stop.
-        outputs: In the order of an `Update`: those that a program gets too come first, the status last.
-        public: How many of the outputs a program gets.
-        made: Says from what the result was made: pictures, model, and settings that are not the page's own.
-        lane: Runs of one lane wait for each other.
-    """
+    """The buttons of a run, and the components that show what comes out of it."""
 
     run: Any
-    stop: Any = None
-    outputs: tuple[Any, ...]
-    public: int
-    made: Any
-    lane: Lane
+    stop: Any = None  # where a run is one pass, nothing can stop it
+    outputs: tuple[Any, ...]  # in the order of an `Update`: those that a program gets too come first, the status last
+    public: int  # how many a program gets
+    made: Any  # says from what the result was made: pictures, model, and settings that are not the page's own
+    lane: Lane  # runs of one lane wait for each other
 
-    @property
-    def status(self) -> Any:
-        """The line that says what is going on."""
-        return self.outputs[-1]
+
+def run_and_stop(label: str, widths: tuple[int, int] = (120, 120), *, steps: bool = True) -> tuple[Any, Any]:
+    """Add the button that starts work and, where it takes steps, the one that stops it; least widths in pixels."""
+    with gr.Row():
+        run = gr.Button(label, variant="primary", min_width=widths[0])
+        return run, gr.Button("Stop", min_width=widths[1]) if steps else None
+
+
+def status_line(text: str = "Nothing has run yet.") -> Any:
+    """Add the line that says what is going on."""
+    return gr.Markdown(text, elem_classes="status")
 
 
 def status_lines() -> tuple[Any, Any]:
     """Add the line that says what is going on, and the one that says from what the result is made."""
-    return gr.Markdown("Nothing has run yet.", elem_classes="status"), gr.HTML("", elem_classes="made", padding=False)
+    return status_line(), gr.HTML("", elem_classes="made", padding=False)
+
+
+def download_button(label: str, **options: Any) -> Any:
+    """Add a button to download a file, which `offered` gives it."""
+    return gr.DownloadButton(label, interactive=False, elem_classes="download", **options)
+
+
+def offered(file: Path | None) -> Any:
+    """Give a button a file to download, or none; for one use, since gradio takes the value out of an update."""
+    return gr.update(value=file and str(file), interactive=file is not None)
 
 
 def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | None = None) -> Panel:
     """Add the buttons, and what shows progress, the result, another picture, and the settings.
 
     Args:
-        before: What the result is compared with, for people.
+        before: What a slider compares the result with, for people.
         steps: Whether the method takes steps: then it can be stopped, and has a loss curve.
-        second: Title of the second tab and the component in it, made with `render=False`; by default a slider between
-            the result and what was before.
+        second: Title of the second tab, and the component in it instead of the slider, made with `render=False`.
     """
-    slider = gr.ImageSlider(
-        label=f"{before} | result", format="png", interactive=False, max_height=480, buttons=["fullscreen"],
-        render=False,
-    )  # fmt: skip
+    looks: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
+    slider = gr.ImageSlider(label=f"{before} | result", max_height=480, render=False, **looks)
     title, other = second or ("Compare", slider)
-    with gr.Row():
-        run = gr.Button("Run", variant="primary", size="lg", min_width=120)
-        stop = gr.Button("Stop", size="lg", min_width=120) if steps else None
+    run, stop = run_and_stop("Run", steps=steps)
     status, made = status_lines()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
-            image = gr.Image(label="Result", format="png", interactive=False, height=480, buttons=["fullscreen"])
+            image = gr.Image(label="Result", height=480, **looks)
         with gr.Tab(title):
             other.render()
+        curve = []
         if steps:
             with gr.Tab("Loss"):
-                plot = gr.LinePlot(
-                    x="step", y="loss", label="Loss at each step: lower is closer", height=320, buttons=[]
-                )
+                label = "Loss at each step: lower is closer"
+                curve = [gr.LinePlot(x="step", y="loss", label=label, height=320, buttons=[])]
         with gr.Tab("Settings"):
             settings = gr.JSON(label="Settings: enough to repeat the result", buttons=["copy"])
-    download = gr.DownloadButton("Download PNG", interactive=False, elem_classes="download", size="lg")
-    curve = (plot,) if steps else ()
-    return Panel(
-        run=run,
-        stop=stop,
-        outputs=(image, settings, download, other, *curve, status),
-        public=3,
-        made=made,
-        lane="compute" if steps else "passes",
-    )
+    download = download_button("Download PNG")
+    outputs = (image, settings, download, other, *curve, status)
+    lane: Lane = "compute" if steps else "passes"
+    return Panel(run=run, stop=stop, outputs=outputs, public=3, made=made, lane=lane)
 
 
 # --- files

@@ -26,6 +26,7 @@ __all__ = ["answered", "connect", "describe_inputs", "endpoint", "explain_errors
 NEXT = "(was) => /^(Step|Training|Next)|…$/m.test(was) ? 'Next: what is set now.' : was"
 NAMED = 80  # characters of a name that are shown
 
+Controls = Sequence[Any]
 Handler = Callable[..., Iterator[Update]]
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 # --- a page with one thing to do
 
 
-def connect(function: Handler, inputs: Sequence[Any], panel: Panel, checks: Mapping[str, Check]) -> None:
+def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[str, Check]) -> None:
     """Make the buttons of a panel work, and add the public endpoint, which is called as the function is.
 
     People see everything stream; a program gets the panel's public outputs.
@@ -47,15 +48,16 @@ def connect(function: Handler, inputs: Sequence[Any], panel: Panel, checks: Mapp
                 yield *shown, made, status
                 made = gr.skip()
 
-    outputs = [*panel.outputs[:-1], panel.made, panel.status]
+    *others, status = panel.outputs
+    outputs = [*others, panel.made, status]
     running = working(panel.run, page, inputs, outputs, panel.lane, validator=validator(function, checks))
     if panel.stop is not None:
         text = "Stopped. What is shown is as far as it came; run again for a full result."
-        stop_button(panel.stop, [running], panel.status, text)
+        stop_button(panel.stop, [running], status, text)
     endpoint(function, inputs, panel.outputs[: panel.public], checks, panel.lane)
 
 
-def describe_inputs(controls: Sequence[Any], values: Sequence[Any]) -> str:
+def describe_inputs(controls: Controls, values: Sequence[Any]) -> str:
     """Say from what a result is made, as HTML, in the words of its controls: files, choices, and what was changed."""
     parts = []
     for control, value in zip(controls, values, strict=True):
@@ -77,58 +79,34 @@ def describe_inputs(controls: Sequence[Any], values: Sequence[Any]) -> str:
 
 
 def on(
-    listener: Any,
-    handler: Handler,
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    *,
-    event: bool = False,
-    lane: Lane | None = None,
-    **more: Any,
+    listener: Any, handler: Handler, inputs: Controls, outputs: Controls, lane: Lane | None = None, **more: Any
 ) -> Any:
-    """Connect a control of a page, which programs do not see; the status, the last output, tells of errors.
+    """Connect a listener of a control, such as `button.click`, which programs do not see; see `answered`.
 
-    Args:
-        listener: Of the control, such as `button.click`.
-        handler: A generator of updates.
-        inputs: Controls whose values it takes.
-        outputs: Controls that it updates.
-        event: See `answered`.
-        lane: Where it waits, and the status shows how many wait before; None for what takes no time.
-        more: Further arguments of the listener.
+    In a lane it waits, and the status, the last output, shows how many wait before it; what takes no time has none.
     """
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     if lane is not None:
         options |= {"concurrency_id": lane, "concurrency_limit": 1}
         options |= {"show_progress": "minimal", "show_progress_on": outputs[-1]}
-    safe = answered(handler, outputs=len(outputs), event=event, lane=lane)
-    return listener(safe, list(inputs), list(outputs), **options | more)
+    return listener(answered(handler, outputs=len(outputs), lane=lane), list(inputs), list(outputs), **options | more)
 
 
-def working(
-    button: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], lane: Lane, **more: Any
-) -> Any:
+def working(button: Any, handler: Handler, inputs: Controls, outputs: Controls, lane: Lane, **more: Any) -> Any:
     """Connect a button that starts work, see `on`; a click while it works counts, once, and the status says so."""
     button.click(None, outputs[-1], outputs[-1], js=NEXT, api_visibility="private")
     return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last", **more)
 
 
-def stop_button(button: Any, running: Sequence[Any], status: Any, text: str) -> None:
+def stop_button(button: Any, running: Controls, status: Any, text: str) -> None:
     """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`."""
     button.click(lambda: text, outputs=status, cancels=list(running), api_visibility="private", queue=False)
 
 
-def endpoint(
-    function: Handler, inputs: Sequence[Any], outputs: Sequence[Any], checks: Mapping[str, Check], lane: Lane
-) -> None:
-    """Add an endpoint for programs, which is called as the function is.
+def endpoint(function: Handler, inputs: Controls, outputs: Controls, checks: Mapping[str, Check], lane: Lane) -> None:
+    """Add an endpoint for programs, which is called as the function is, and gives its first values, one an output.
 
-    Args:
-        function: A generator of updates, the status last; programs get the first values, one for each output.
-        inputs: Components that say what it takes.
-        outputs: Components that say what it gives.
-        checks: Of what is sent, by the names of the function's arguments.
-        lane: Where it waits.
+    The components say what it takes and gives; the checks are of what is sent, by the names of its parameters.
     """
 
     @wraps(function)
@@ -154,24 +132,15 @@ def _value(output: Any) -> Any:
 # --- errors
 
 
-def answered(handler: Handler, *, outputs: int, event: bool = False, lane: Lane | None = None) -> Handler:
-    """Make a handler that shows its errors as the status; see `explain_errors`.
+def answered(handler: Handler, *, outputs: int, lane: Lane | None = None) -> Handler:
+    """Make a handler that shows its errors as the status, the last of its outputs; see `explain_errors`."""
 
-    Args:
-        handler: A generator of updates.
-        outputs: How many values an update has.
-        event: Whether the handler also takes what happened, before the values: the place of a click, or a number.
-        lane: Where it waits; None for what takes no time.
-    """
-
+    @wraps(handler)  # gradio reads there whether it takes what happened, such as the place of a click
     def run(*values: Any) -> Generator[Update, None, None]:
         updates = handler(*values)
         yield from explain_errors(updates if lane is None else LANES.run(updates, lane), outputs=outputs)
 
-    def clicked(what: gr.EventData, *values: Any) -> Generator[Update, None, None]:
-        yield from run(what, *values)
-
-    return clicked if event else run
+    return run
 
 
 def explain_errors(updates: Iterator[Update], *, outputs: int) -> Generator[Update, None, None]:

@@ -6,6 +6,7 @@ The look is paper, ink and one dark red, in fonts that are already on the visito
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,7 +24,7 @@ from artmodels.ui.server.sessions import Sessions
 
 __all__ = ["CSS", "health", "launch_options", "theme"]
 
-_SERIF = '"Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", "Book Antiqua", Georgia, serif'
+CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _PAPER = gr.themes.Color(
     *("#fdfcfa", "#f7f4ee", "#ebe6dc", "#d9d2c5", "#b4ab9b", "#847b6d", "#665e52", "#4b453c", "#2f2b26"),
     *("#211e1a", "#171512"),
@@ -35,9 +36,31 @@ _RED = gr.themes.Color(
     name="red",
 )
 
+# In light, and in dark.
+_COLOURS = {
+    "body_background_fill": ("*neutral_100", "*neutral_950"),
+    "body_text_color": ("*neutral_900", "*neutral_200"),
+    "body_text_color_subdued": ("*neutral_600", "*neutral_400"),
+    "block_background_fill": ("*neutral_50", "*neutral_900"),
+    "block_info_text_color": ("*neutral_600", "*neutral_400"),
+    "block_label_text_color": ("*neutral_700", "*neutral_300"),
+    "block_title_text_color": ("*neutral_800", "*neutral_200"),
+    "border_color_primary": ("*neutral_300", "*neutral_800"),
+    "input_border_color": ("*neutral_300", "*neutral_700"),
+    "input_background_fill": ("white", "*neutral_950"),
+    "button_primary_background_fill": ("*primary_700", "*primary_600"),
+    "button_primary_background_fill_hover": ("*primary_800", "*primary_700"),
+    "button_primary_text_color": ("white", "white"),
+    "button_secondary_background_fill": ("*neutral_200", "*neutral_800"),
+    "link_text_color": ("*primary_700", "*primary_300"),
+    "slider_color": ("*primary_700", "*primary_400"),
+}
+
 
 def theme() -> gr.themes.Base:
     """Make the theme; it fetches no font and no style sheet."""
+    light = {name: colours[0] for name, colours in _COLOURS.items()}
+    dark = {f"{name}_dark": colours[1] for name, colours in _COLOURS.items()}
     return gr.themes.Base(
         primary_hue=_RED,
         secondary_hue=_PAPER,
@@ -45,84 +68,7 @@ def theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_sm,
         font=["Seravek", "Gill Sans Nova", "Ubuntu", "Calibri", "Segoe UI", "DejaVu Sans", "sans-serif"],
         font_mono=["Cascadia Code", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"],
-    ).set(
-        body_background_fill="*neutral_100",
-        body_background_fill_dark="*neutral_950",
-        body_text_color="*neutral_900",
-        body_text_color_dark="*neutral_200",
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_400",
-        block_background_fill="*neutral_50",
-        block_background_fill_dark="*neutral_900",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_400",
-        block_label_text_color="*neutral_700",
-        block_label_text_color_dark="*neutral_300",
-        block_title_text_color="*neutral_800",
-        block_title_text_color_dark="*neutral_200",
-        border_color_primary="*neutral_300",
-        border_color_primary_dark="*neutral_800",
-        input_border_width="1px",
-        input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_700",
-        input_background_fill="white",
-        input_background_fill_dark="*neutral_950",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700",
-        button_primary_text_color="white",
-        button_primary_text_color_dark="white",
-        button_secondary_background_fill="*neutral_200",
-        button_secondary_background_fill_dark="*neutral_800",
-        link_text_color="*primary_700",
-        link_text_color_dark="*primary_300",
-        slider_color="*primary_700",
-        slider_color_dark="*primary_400",
-    )
-
-
-CSS = f"""
-gradio-app > .gradio-container {{ width: 100%; max-width: 1180px !important; margin: 0 auto !important; }}
-.gradio-container h1, .gradio-container h2, .gradio-container h3 {{
-  font-family: {_SERIF}; font-weight: 400; letter-spacing: .005em; line-height: 1.2;
-}}
-.gradio-container h1 {{ font-size: clamp(1.8rem, 4vw, 2.6rem); margin: .6rem 0 .2rem; }}
-.prose p {{ max-width: 68ch; }}
-footer .divider:last-child {{ display: none; }}
-/* Here, because the frames of an animation must not be inside the rules of a component. */
-@keyframes turns {{ 0%, 49% {{ visibility: hidden; }} 50%, 100% {{ visibility: visible; }} }}
-.stacked .wrap {{ flex-direction: column; align-items: stretch; }}
-.status .error {{ display: none; }} /* gradio's badge would hide the sentence that says more */
-.status p {{ min-height: 1.5em; max-width: none; }}
-/* Whose turn is not yet: gradio fades the old text, and hides the place in the queue where a line has no height. */
-.status.block {{ overflow: visible !important; }}
-.status .pending {{ opacity: 1 !important; }}
-.status .pending .md > * {{ display: none; }}
-.status .pending .md::before {{ content: "Waiting for the machine…"; }}
-.status .wrap.minimal {{ inset: 0 0 auto auto !important; height: auto !important; overflow: visible !important; }}
-.status .minimal .progress-text {{ position: static !important; transform: none !important; padding: 0 !important; }}
-.made, .made > div {{ padding: 0 !important; }}
-.made p {{ margin: 0; font-size: .9rem; color: var(--body-text-color-subdued); }}
-.gallery-head {{ padding: 1rem 0 1rem; border-bottom: 1px solid var(--border-color-primary); }}
-.gallery-head p {{ font-size: 1.05rem; color: var(--body-text-color-subdued); max-width: 62ch; }}
-.cards {{
-  display: grid; gap: 1.6rem; padding: 1.6rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr));
-}}
-.cards a {{
-  display: block; padding: 0 !important; overflow: hidden; color: inherit; text-align: left; text-decoration: none;
-  background: var(--block-background-fill);
-  border: 1px solid var(--border-color-primary); transition: border-color .15s, box-shadow .15s;
-}}
-.cards a:hover, .cards a:focus-visible {{
-  border-color: var(--button-primary-background-fill); box-shadow: 0 3px 14px rgb(0 0 0 / .09);
-}}
-.cards img {{ display: block; width: 100%; aspect-ratio: 8 / 5; object-fit: cover; margin: 0; padding: 0; border: 0; }}
-.cards h2 {{ font-size: 1.35rem; margin: 1rem 1.2rem .3rem; }}
-.cards p {{ margin: 0 1.2rem .7rem; line-height: 1.5; }}
-.cards .source {{ font-size: .85rem; color: var(--body-text-color-subdued); padding-bottom: .5rem; }}
-"""
+    ).set(input_border_width="1px", **light, **dark)
 
 
 def launch_options(**changes: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from artmodels.images.loading import LoadedImage
 from artmodels.images.results import ImageResult
 from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import read
-from artmodels.ui.controls import Update, run_folder
+from artmodels.ui.controls import Update, offered, run_folder
 
 __all__ = ["LONGEST", "at_size", "calm", "show_pass", "show_steps"]
 
@@ -39,7 +39,7 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
     """Show each step of an optimisation on the panel of `results`, so that Stop acts within one.
 
     Args:
-        start: Starts it: a generator of `Step`s and, lastly, the method's result.
+        start: Starts it: a generator of `Step`s and, last, the method's result.
         name: Of the file to download, without ending.
         before: File of the picture to compare the result with.
     """
@@ -47,7 +47,7 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
     losses: list[float] = []
     next_preview = 0.0
     folder = run_folder()
-    yield None, None, gr.update(value=None, interactive=False), None, None, "Preparing…"
+    yield None, None, offered(None), None, None, "Preparing…"
     with contextlib.closing(start()) as steps:  # type: ignore[type-var]
         for item in steps:
             if not isinstance(item, Step):
@@ -57,7 +57,7 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
             losses.append(item.loss)
             began = time.monotonic()
             if began < next_preview:
-                yield skip, skip, skip, skip, skip, skip
+                yield (skip,) * 6
                 continue
             update = _preview(item, folder), skip, skip, skip, _curve(losses), _progress(item)
             # Previews take a twentieth of the time at most, whatever they cost.
@@ -66,32 +66,22 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
 
 
 def show_pass(run: Callable[[], ImageResult], *, name: str, second: Second) -> Generator[Update, None, None]:
-    """Show one pass of a network on the panel of `results(..., steps=False)`.
-
-    Args:
-        run: Gives the method's result.
-        name: Of the file to download, without ending.
-        second: File of the picture to compare the result with; or what makes the picture of the second tab.
-    """
-    yield None, None, gr.update(value=None, interactive=False), None, "Working…"
+    """Show one pass of a network on the panel of `results(..., steps=False)`; the file to download has this name."""
+    yield None, None, offered(None), None, "Working…"
     yield _finish(run(), run_folder() / f"{name}.png", second)
 
 
 def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, **options: object) -> ImageResult:
-    """Run a method that keeps the size of its input, on a picture whose longest side is to be `side` pixels.
+    """Run a method, with these options, on a picture whose longest side is to be `side` pixels.
 
-    Args:
-        model: Is called with the picture, `size=(height, width)` and the options.
-        picture: What to run it on.
-        side: 0 keeps the picture's own size up to `LONGEST`; a note of the result says where that made it smaller.
-        **options: Passed on.
+    0 keeps the picture's own size up to `LONGEST`; a note of the result says where that made it smaller.
     """
     longest = max(picture.height, picture.width)
     target = side or min(longest, LONGEST)
     if target == longest:
         return model(picture, **options)
-    size = max(1, round(picture.height * target / longest)), max(1, round(picture.width * target / longest))
-    result = model(picture, size=size, **options)
+    width, height = _scaled(picture.width, picture.height, target)
+    result = model(picture, size=(height, width), **options)
     if side:
         return result
     note = (
@@ -99,6 +89,12 @@ def at_size(model: Callable[..., ImageResult], picture: LoadedImage, side: int, 
         "side; in Python there is no such limit."
     )
     return replace(result, notes=(*result.notes, note))
+
+
+def _scaled(width: int, height: int, side: int) -> tuple[int, int]:
+    """The size whose longer side is `side`."""
+    longest = max(width, height)
+    return max(1, round(width * side / longest)), max(1, round(height * side / longest))
 
 
 def _finish(result: ImageResult, file: Path, second: Second, *, steps: int = 0) -> Update:
@@ -115,22 +111,15 @@ def _finish(result: ImageResult, file: Path, second: Second, *, steps: int = 0) 
     end = "Finished" if result.complete else "The time limit cut it short: the best so far,"
     counted = f"{steps} steps and " if steps else ""
     status = f"{end} after {counted}{result.seconds:.1f} s, {image.width} x {image.height} pixels."
-    return (
-        path,
-        result.settings,
-        gr.update(value=path, interactive=True),
-        str(other) if callable(second) else (str(other), path),
-        "  \n".join([f"**{status}**", *result.notes]),
-    )
+    shown = str(other) if callable(second) else (str(other), path)
+    return path, result.settings, offered(file), shown, "  \n".join([f"**{status}**", *result.notes])
 
 
 def _preview(step: Step, folder: Path) -> str:
     """Write a small JPEG: there may be hundreds of them."""
     image = images.to_pil(step.image.detach().cpu())
-    ratio = PREVIEW_SIDE / max(image.size)
-    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
     file = folder / f"step-{step.index}.jpg"
-    image.resize(size, Image.Resampling.BILINEAR).save(file, quality=85)
+    image.resize(_scaled(*image.size, PREVIEW_SIDE), Image.Resampling.BILINEAR).save(file, quality=85)
     return str(file)
 
 

@@ -7,12 +7,14 @@ sizes is not believed: the bytes that come out of it are counted.
 import contextlib
 import hashlib
 import io
+import itertools
 import re
 import shutil
 import struct
 import unicodedata
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +27,7 @@ from artmodels.data.folders import SUFFIXES
 from artmodels.errors import DatasetError, ImageError
 from artmodels.ui.checks import read
 
-__all__ = ["Names", "Taken", "listing", "markdown", "reported", "take_in"]
+__all__ = ["Names", "Taken", "bullets", "markdown", "reported", "take_in"]
 
 ARCHIVES = 32  # open at a time
 ENTRIES = 10_000  # in all archives
@@ -55,45 +57,36 @@ _FAULTS = (
 
 @dataclass(frozen=True)
 class Taken:
-    """A picture that can be used.
+    """A picture that can be used."""
 
-    Attributes:
-        name: Of its own among all that were taken, by letters of either case.
-        file: Its bytes as they came, in the folder given.
-        picture: Decoded, upright.
-    """
-
-    name: str
-    file: Path
-    picture: Image.Image
+    name: str  # no other's, by letters of either case
+    file: Path  # its bytes as they came
+    picture: Image.Image  # upright
 
 
 class _Waiting(NamedTuple):
-    """What may be a picture: a file, or an entry of one."""
+    """What may be a picture: a file, or an entry of an archive."""
 
     name: str
     path: Path
-    archive: "_Archive | None" = None
+    archive: zipfile.ZipFile | None = None
     entry: zipfile.ZipInfo | None = None
 
 
 class Names:
     """Gives names that nobody has: a.jpg, a-2.jpg, a-3.jpg; in a time that grows with their number, not its square."""
 
-    def __init__(self, *taken: str) -> None:
-        """Begin with names that are taken."""
-        self._taken = {name.casefold() for name in taken}  # as Windows and macOS compare them
-        self._last: dict[str, int] = {}
+    def __init__(self, *used: str) -> None:
+        """Begin with names that are used."""
+        self._used = {name.casefold() for name in used}  # as Windows and macOS compare them
+        self._numbers = defaultdict[str, Iterator[int]](lambda: itertools.count(2))
 
     def unused(self, name: str) -> str:
         """Give the name, numbered where it was given before."""
-        key, given = name.casefold(), name
-        number = self._last.get(key, 1)
-        while given.casefold() in self._taken:
-            number += 1
-            given = f"{Path(name).stem}-{number}{Path(name).suffix}"
-        self._last[key] = number
-        self._taken.add(given.casefold())
+        given, numbers = name, self._numbers[name.casefold()]
+        while given.casefold() in self._used:
+            given = f"{Path(name).stem}-{next(numbers)}{Path(name).suffix}"
+        self._used.add(given.casefold())
         return given
 
 
@@ -109,7 +102,7 @@ def take_in(
 
     Args:
         paths: Pictures and ZIP files.
-        folder: A folder, which is there; receives the pictures as they came.
+        folder: Receives the pictures as they came.
         left_out: Receives the names of what cannot be used, and why; neither is safe for HTML: see `markdown`.
         most: Pictures at most; also how many may prove unusable before the rest is left out unseen.
         twins: Receives the files with the bytes of one that came before, and its name; None takes them, too.
@@ -120,11 +113,10 @@ def take_in(
     Raises:
         DatasetError: More than `most` pictures can be used.
     """
-    names, known, useless = Names(), dict[str, str](), dict[str, str]()
+    known = dict[str, str]()  # the first file with these bytes
     inflated = count = unusable = 0
     with contextlib.ExitStack() as stack:
-        waiting = list[_Waiting]()
-        yield from _listed(paths, waiting, names, left_out, useless, stack)
+        waiting, useless = yield from _listed(paths, left_out, stack)
         for number, (name, path, archive, entry) in enumerate(waiting):
             yield f"{number} of {len(waiting)} pictures…"
             if unusable == most:
@@ -151,8 +143,10 @@ def take_in(
                         first = known.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), name)
                     if first != name:
                         target.unlink()
-                        into, reason = (left_out, left_out[first]) if first in left_out else (twins, first)
-                        into[name] = reason
+                        if first in left_out:
+                            left_out[name] = left_out[first]
+                        else:
+                            twins[name] = first
                         continue
                 picture = read(str(target)).pil()
             except (ImageError, *_FAULTS) as error:
@@ -169,18 +163,14 @@ def take_in(
 
 
 def _listed(
-    paths: Sequence[str],
-    waiting: list[_Waiting],
-    names: Names,
-    left_out: MutableMapping[str, str],
-    useless: MutableMapping[str, str],
-    stack: contextlib.ExitStack,
-) -> Iterator[str]:
-    """Look into archives, put aside what is useless before it is read, and say how far it is."""
+    paths: Sequence[str], left_out: MutableMapping[str, str], stack: contextlib.ExitStack
+) -> Generator[str, None, tuple[list[_Waiting], dict[str, str]]]:
+    """Look into archives, and say how far it is; return what is to be read, and what is useless without, and why."""
+    names, waiting, useless = Names(), list[_Waiting](), dict[str, str]()
     archives = entries = 0
     for path in map(Path, paths):
         if path.suffix.lower() != ".zip":
-            if _of_a_system(path):
+            if _of_a_system(PurePosixPath(path.name)):
                 continue
             if fault := _odd(path.name):
                 left_out[names.unused(_printable(path.name))] = fault
@@ -192,7 +182,9 @@ def _listed(
         try:
             if archives > ARCHIVES:
                 raise zipfile.BadZipFile(f"more than {ARCHIVES} archives are not opened at a time")
-            archive = _Archive(stack.enter_context(_Bounded(path)))
+            file = stack.enter_context(_Bounded(path))
+            archive = zipfile.ZipFile(file)
+            file.listed = True
             if entries + len(archive.infolist()) > ENTRIES:  # it is not kept, and its long list neither
                 raise zipfile.BadZipFile(f"more than {ENTRIES} files are in the archives: give parts of it")
             entries += len(stack.enter_context(archive).infolist())
@@ -203,12 +195,12 @@ def _listed(
             inside = PurePosixPath(entry.orig_filename.replace("\\", "/"))
             if entry.orig_filename.endswith(("/", "\\")) or _of_a_system(inside):
                 continue
-            fault = "its name is not the UTF-8 that it says it is" if number in archive.undecodable else ""
-            if fault := fault or _useless(entry, inside, path):
+            if fault := _useless(entry, inside, path, decodable=number not in file.undecodable):
                 shown = str(inside) if inside.is_absolute() or ".." in inside.parts else inside.name
                 useless[names.unused(_printable(shown))] = fault
             else:
                 waiting.append(_Waiting(names.unused(inside.name), path, archive, entry))
+    return waiting, useless
 
 
 class _Bounded(io.BufferedReader):
@@ -248,19 +240,9 @@ class _Bounded(io.BufferedReader):
         return bytes(table)
 
 
-class _Archive(zipfile.ZipFile):
-    """A ZIP file, and the places in its list of entries whose names are not what they say."""
-
-    def __init__(self, file: _Bounded) -> None:
-        super().__init__(file)
-        file.listed = True
-        self.undecodable = file.undecodable
-
-
-def _of_a_system(path: PurePosixPath | Path) -> bool:
-    parts = [part.casefold() for part in path.parts] if isinstance(path, PurePosixPath) else []
-    name = path.name.casefold()
-    return bool(_SYSTEM_FOLDERS.intersection(parts)) or name in _SYSTEM_FILES or name.startswith("._")
+def _of_a_system(path: PurePosixPath) -> bool:
+    parts, name = {part.casefold() for part in path.parts}, path.name.casefold()
+    return bool(_SYSTEM_FOLDERS & parts) or name in _SYSTEM_FILES or name.startswith("._")
 
 
 def _odd(name: str) -> str:
@@ -274,9 +256,11 @@ def _odd(name: str) -> str:
     return ""
 
 
-def _useless(entry: zipfile.ZipInfo, inside: PurePosixPath, path: Path) -> str:
+def _useless(entry: zipfile.ZipInfo, inside: PurePosixPath, path: Path, *, decodable: bool) -> str:
     """Say why an entry is left out before it is opened, if it is."""
     suffix = inside.suffix.lower()
+    if not decodable:
+        return "its name is not the UTF-8 that it says it is"
     if fault := _odd(inside.name):
         return fault
     if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", str(inside)):
@@ -323,10 +307,7 @@ def _one_line(error: Exception) -> str:
 
 
 def reported(steps: Iterator[Any], *, others: int) -> Generator[tuple[Any, ...], None, Any]:
-    """Show the texts of some steps as the status, after `others` outputs that stay as they are; return the last step.
-
-    Closing this closes the steps, too.
-    """
+    """Show the texts of some steps as the status, and leave `others` outputs as they are; return the last step."""
     made = None
     with contextlib.closing(steps):  # type: ignore[type-var]
         for step in steps:
@@ -337,13 +318,8 @@ def reported(steps: Iterator[Any], *, others: int) -> Generator[tuple[Any, ...],
     return made
 
 
-def listing(left_out: Iterable[tuple[str, str]], words: str = "") -> str:
-    """List what is left out, the first `SHOWN`, a line each; as text, which is not safe for HTML: see `markdown`.
-
-    Args:
-        left_out: Names and reasons.
-        words: Stand between both.
-    """
+def bullets(left_out: Iterable[tuple[str, str]], words: str = "") -> str:
+    """List names and reasons, with the words between, the first `SHOWN`; not safe for HTML: see `markdown`."""
     pairs = list(left_out)
     lines = [f"\n- {name}{words}: {reason}" for name, reason in pairs[:SHOWN]]
     more = len(pairs) - len(lines)
@@ -352,7 +328,4 @@ def listing(left_out: Iterable[tuple[str, str]], words: str = "") -> str:
 
 def markdown(text: str) -> str:
     """Make text Markdown that shows it as it is: no link, picture, heading or HTML, but its lines and lists."""
-    return "\n".join(
-        mark + _SPECIAL.sub(r"\\\g<0>", line)
-        for mark, line in (("- ", line[2:]) if line.startswith("- ") else ("", line) for line in text.split("\n"))
-    )
+    return _SPECIAL.sub(r"\\\g<0>", text)

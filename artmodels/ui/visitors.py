@@ -8,7 +8,9 @@ from typing import Protocol, Self, TypeVar
 from PIL import Image
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.ui.uploads import listing, markdown, take_in
+from artmodels.images.decoding import LoadedImage
+from artmodels.ui.checks import read
+from artmodels.ui.uploads import bullets, markdown, take_in
 
 __all__ = ["VisitorPictures", "present"]
 
@@ -25,21 +27,14 @@ W = TypeVar("W", bound=_Kept)
 
 @dataclass(eq=False)
 class VisitorPictures:
-    """One visitor's pictures; a Space adds what it knows of them in a class of its own.
+    """One visitor's pictures; a Space adds what it knows of them in a class of its own."""
 
-    Attributes:
-        folder: Where they are, until the server deletes it.
-        files: Names of the pictures.
-        sizes: Width and height of each picture that came in, upright; their order numbers the small versions.
-        skipped: Files that cannot be used, and why.
-        twins: Files with the bytes of one that came before, and its name.
-    """
-
-    folder: Path
+    folder: Path  # until the server deletes it
     files: list[str] = field(default_factory=list)
+    # Width and height of each picture that came in, upright; their order numbers the small versions.
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    twins: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # files that cannot be used, and why
+    twins: dict[str, str] = field(default_factory=dict)  # files with the bytes of one that came before, and its name
 
     @property
     def pictures(self) -> Path:
@@ -59,13 +54,19 @@ class VisitorPictures:
         """The file of a small version."""
         return self.small / f"{list(self.sizes).index(name):04}.jpg"
 
-    def collect(self, paths: Sequence[str], *, most: int, repeated: bool = False) -> Iterator[str | Self]:
-        """Take pictures, and those inside ZIP files; what cannot be used is left out, with the reason.
+    def opened(self, name: str) -> LoadedImage:
+        """A picture, loaded."""
+        return read(str(self.picture(name)))
 
-        Args:
-            paths: The files.
-            most: Pictures at most.
-            repeated: Whether a file with the bytes of another one is taken, too; otherwise it is one of the `twins`.
+    def opened_small(self, name: str) -> Image.Image:
+        """A small version, loaded."""
+        with Image.open(self.thumbnail(name)) as picture:
+            return picture.convert("RGB")
+
+    def collect(self, paths: Sequence[str] | None, *, most: int, repeated: bool = False) -> Iterator[str | Self]:
+        """Take pictures, `most` at most, and those inside ZIP files; what cannot be used is left out, with the reason.
+
+        A file with the bytes of another one is taken if it may be `repeated`, and otherwise one of the `twins`.
 
         Yields:
             Texts that say how far it is, and this object last; closing the generator ends the work.
@@ -73,6 +74,8 @@ class VisitorPictures:
         Raises:
             DatasetError: Nothing can be used, or there is too much.
         """
+        if not paths:
+            raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
         self.pictures.mkdir(parents=True)
         self.small.mkdir()
         for taken in take_in(paths, self.pictures, self.skipped, most=most, twins=None if repeated else self.twins):
@@ -84,7 +87,7 @@ class VisitorPictures:
             taken.picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
             taken.picture.save(self.thumbnail(taken.name), quality=85)
         if not self.files:
-            reasons = listing(self.skipped.items())
+            reasons = bullets(self.skipped.items())
             raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
         yield self
 
@@ -110,7 +113,7 @@ class VisitorPictures:
     def left_out(self) -> str:
         """List, as Markdown, the files that are not among the pictures, and why; "" where all are."""
         twins = [(name, f"it has the same bytes as {first}") for name, first in self.twins.items()]
-        return markdown(listing([*self.skipped.items(), *twins], " is left out"))
+        return markdown(bullets([*self.skipped.items(), *twins], " is left out"))
 
 
 def present(
@@ -118,15 +121,10 @@ def present(
     missing: str = "There is no collection yet: upload pictures, or take the example collection.",
     deleted: str = "The collection was deleted, as everything is after an hour: upload it again.",
 ) -> W:
-    """Give what a visitor works on, if it is still there.
-
-    Args:
-        work: None before there is anything.
-        missing: What to say where it is None.
-        deleted: What to say where its files are gone.
+    """Give what a visitor works on.
 
     Raises:
-        DatasetError: With one of the two texts.
+        DatasetError: There is nothing yet, or its files are gone; with one of the two texts.
     """
     if work is None:
         raise DatasetError(missing)

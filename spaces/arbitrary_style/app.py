@@ -23,10 +23,10 @@ Slots = tuple[tuple[str | None, float], ...]
 def painter(slots: Slots, strength: float, colour: str, style_size: int, size: int) -> Callable[[str], ImageResult]:
     """Return what repaints a file in the manner of the styles that were given."""
     given = [(path, weight) for path, weight in slots if path is not None]
+    weights = [weight for _, weight in given]
 
     def run(path: str) -> ImageResult:
         styles = [ui.read(style) for style, _ in given]
-        weights = [weight for _, weight in given]
         options = {"style_weights": weights, "strength": strength, "colour": colour, "style_size": style_size}
         return ui.at_size(partial(ui.MODELS(MODEL), styles=styles), ui.read(path), size, **options)
 
@@ -113,9 +113,11 @@ def arbitrary_style_batch(
 
 
 CHECKS = {
+    "photo": ui.picture("the picture to repaint", smallest=8),
+    "photos": ui.file_list(ui.FILES),
     "style_1": ui.picture("a picture to take the style from", smallest=8),
     "style_size": ui.whole_number("Stroke size", 32, 1024),
-    "size": ui.whole_number("Longest side", 64, ui.LONGEST, f"The limit is {ui.LONGEST} pixels a side.", or_zero=True),
+    "size": ui.pixels("Longest side", 64, ui.LONGEST, or_zero=True),
     **{f"style_{i}": ui.picture("a style", smallest=8, optional=True) for i in range(2, STYLES + 1)},
 }
 PAIRS = (("chelsea", "marbling"), ("rocket", "terrazzo"), ("astronaut", "weave"), ("coffee", "bricks"))
@@ -126,17 +128,13 @@ with ui.blocks("Arbitrary style") as demo:
         "Repaint a photograph in the manner of any other picture, in one pass. Blend up to four styles, and set how "
         "strong they are and how broad their strokes."
     )
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=2, min_width=320) as left:
             style = ui.upload("Style", height=220)
             strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="0: nearly the photograph itself.")
             colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
-            style_size = gr.Number(
-                256, label="Stroke size", info="32 to 1024: larger gives broader strokes.", precision=0
-            )
-            size = gr.Number(
-                0, label="Longest side", info=f"64 to {ui.LONGEST} pixels, or 0: the picture's own.", precision=0
-            )
+            style_size = ui.number("Stroke size", 256, "32 to 1024: larger gives broader strokes.")
+            size = ui.number("Longest side", 0, f"64 to {ui.LONGEST} pixels, or 0: the picture's own.")
             slots = []
             with gr.Accordion("More styles", open=False):
                 for i in range(1, STYLES + 1):
@@ -146,18 +144,12 @@ with ui.blocks("Arbitrary style") as demo:
         with gr.Column(scale=3, min_width=320), gr.Tabs():
             with gr.Tab("One picture"):
                 photo = ui.upload("Photograph", height=220)
-                panel = ui.results("Photograph", steps=False)
-                check = ui.picture("the picture to repaint", smallest=8)
-                ui.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS | {"photo": check})
+                ui.connect(arbitrary_style_run, [photo, *controls], ui.results("Photograph", steps=False), CHECKS)
             with gr.Tab("Several pictures"):
                 photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
-                panel = ui.batch_results()
-                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
-                ui.connect(arbitrary_style_batch, [photos, *controls], panel, checks)
+                ui.connect(arbitrary_style_batch, [photos, *controls], ui.batch_results(), CHECKS)
     with left:
         ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [photo, style])
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

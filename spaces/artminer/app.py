@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from artmodels import ui
 from artmodels.errors import ConfigError, DatasetError
@@ -24,8 +23,9 @@ from artmodels.ui.running import calm
 from artmodels.ui.uploads import markdown, reported
 from artmodels.ui.visitors import VisitorPictures, present
 from artmodels.ui.widgets.canvas import box_canvas, corners, opened
-from artmodels.ui.widgets.evidence import JUDGING_STYLE, ROWS_STYLE, SCROLL, comparison, judging, rows_of_groups
-from artmodels.ui.widgets.viewers import gallery, gallery_tiles, html
+from artmodels.ui.widgets.component import html
+from artmodels.ui.widgets.evidence import JUDGING_STYLE, SCROLL, comparison, judging, rows_of_groups
+from artmodels.ui.widgets.viewers import gallery, gallery_tiles
 
 # What computes is imported where it is used: the gallery is to be up before anybody searches.
 if TYPE_CHECKING:
@@ -74,21 +74,13 @@ Updates = Generator[ui.Update, None, None]
 
 @dataclass(eq=False)
 class Investigation(VisitorPictures):
-    """What a visitor works on: pictures, and what was found in them.
+    """What a visitor works on: pictures, and what was found in them."""
 
-    Attributes:
-        store: The folder of the features, if they are not with the pictures.
-        features: Those of all pictures; None before they are computed.
-        open: Name of the picture that is looked at.
-        shown: The hits that the page shows.
-        judging: What a verdict is about; None where nothing is open.
-    """
-
-    store: Path | None = None
-    features: "Collection | None" = None
-    open: str = ""
-    shown: "list[Hit]" = field(default_factory=list)
-    judging: "Claim | None" = None
+    store: Path | None = None  # the folder of the features, if they are not with the pictures
+    features: "Collection | None" = None  # of all pictures, once they are computed
+    open: str = ""  # name of the picture that is looked at
+    shown: "list[Hit]" = field(default_factory=list)  # on the page
+    judging: "Claim | None" = None  # what a verdict is about; None where nothing is open
 
     @cached_property
     def findings(self) -> "Findings":
@@ -104,42 +96,34 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     gr.Markdown(INTRODUCTION)
     state = gr.State(None, time_to_live=3600)
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=1, min_width=300):
             files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
             sample = gr.Button("Take the example collection")
         with gr.Column(scale=2, min_width=320):
             pictures = gallery("Click a picture to open it", "collection", columns=6, height=300)
-    status = gr.Markdown("There is no collection yet.", elem_classes="status")
+    status = ui.status_line("There is no collection yet.")
     with gr.Tabs():
         with gr.Tab("A detail"):
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     canvas, box = box_canvas()
-                    with gr.Row():
-                        run = gr.Button("Find it elsewhere", variant="primary", size="lg", min_width=180)
-                        stop = gr.Button("Stop", size="lg", min_width=90)
-                    search_status = gr.Markdown("", elem_classes="status")
+                    run, stop = ui.run_and_stop("Find it elsewhere", (180, 90))
+                    search_status = ui.status_line("")
                 with gr.Column(scale=1, min_width=320):
-                    threshold = gr.Slider(
-                        -1, 1, THRESHOLD, step=0.01, label="Show places with a score of at least", info=MEASURED
-                    )
+                    label = "Show places with a score of at least"
+                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=MEASURED)
                     label = "Found, best first: click one to see why"
                     hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
             why, verdicts, verdict_status = judging(VERDICTS)
         with gr.Tab("Repeats"):
-            with gr.Row():
-                run_all = gr.Button("Find whatever repeats", variant="primary", size="lg", min_width=180)
-                stop_all = gr.Button("Stop", size="lg", min_width=90)
-            pairs_status = gr.Markdown(
-                f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions.",
-                elem_classes="status",
+            run_all, stop_all = ui.run_and_stop("Find whatever repeats", (180, 90))
+            pairs_status = ui.status_line(
+                f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions."
             )
-            least = gr.Slider(
-                0, STRICTEST, PAIR_THRESHOLD, step=0.001, label="Link pictures with a discovery score above",
-                info=MEASURED,
-            )  # fmt: skip
-            rows = html(ROWS_STYLE, name="clusters")
+            label = "Link pictures with a discovery score above"
+            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=MEASURED)
+            rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
             why_pair, pair_verdicts, pair_status = judging(VERDICTS)
@@ -150,20 +134,20 @@ with ui.blocks("Find a detail elsewhere") as demo:
                 "a hard negative: `python -m artmodels.methods.artminer.tuning.tune PICTURES TUNED "
                 "--verdicts verdicts.jsonl`"
             )
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(min_width=300):
                     weigh = gr.Button("Calibrate thresholds from verdicts")
                     save_verdicts = gr.Button("Write verdicts")
-                    verdict_file = gr.DownloadButton("Download verdicts", interactive=False, elem_classes="download")
+                    verdict_file = ui.download_button("Download verdicts")
                     brought = gr.File(label="Verdicts from before (.jsonl)", type="filepath", height=120)
                 with gr.Column(min_width=300):
                     save = gr.Button("Export what was found")
-                    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    download = ui.download_button("Download ZIP")
                     gr.Markdown(
                         "Tables (CSV), everything (JSON), a graph for Gephi or Cytoscape (GraphML), IIIF annotations "
                         "of each picture, and a report (HTML) that opens anywhere."
                     )
-            files_status = gr.Markdown("", elem_classes="status")
+            files_status = ui.status_line("")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
     # --- a collection comes in, and a picture is opened
@@ -176,8 +160,6 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     def take(paths: list[str] | None) -> Updates:
         """Make a collection of uploaded files."""
-        if not paths:
-            raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
         work = yield from reported(collected(paths), others=len(everything) - 1)
         work.open = work.files[0]
         if len(work.files) == 1:
@@ -200,14 +182,14 @@ with ui.blocks("Find a detail elsewhere") as demo:
         """Open a picture: canvas, numbers, status."""
         work = present(work)
         work.open = work.files[event.index]
-        picture = opened(ui.read(str(work.picture(work.open))).pil())
+        picture = opened(work.opened(work.open).pil())
         yield picture, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
 
     collecting = [
         ui.on(files.upload, take, [files], everything, lane="collections"),
         ui.on(sample.click, example, [], everything, lane="collections"),
     ]
-    ui.on(pictures.select, choose, [state], [canvas, *box, status], event=True)
+    ui.on(pictures.select, choose, [state], [canvas, *box, status])
 
     # --- a detail is looked for, looked at, and judged
 
@@ -243,8 +225,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     running = ui.working(run, find, [state, *box, threshold], [hits, why, search_status], lane="collections")
     ui.on(threshold.change, browse, [state, threshold], [hits, search_status], trigger_mode="always_last")
-    explaining = ui.on(hits.select, explain, [state], [why, verdict_status], event=True)
-    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    ui.on(hits.select, explain, [state], [why, verdict_status]).then(**SCROLL)
     kinds = {verdict: gr.State(verdict) for verdict in VERDICTS}
     for verdict, button in verdicts.items():
         ui.on(button.click, judge_hit, [state, kinds[verdict], threshold], [hits, why, verdict_status])
@@ -285,8 +266,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     comparing = ui.working(run_all, repeat, [state, least], [rows, pairs, why_pair, pairs_status], lane="collections")
     ui.on(least.change, regroup, [state, least], [rows, pairs, pairs_status], trigger_mode="always_last")
-    explaining = ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status], event=True)
-    explaining.then(None, None, None, js=SCROLL, api_visibility="private")
+    ui.on(pairs.select, explain_pair, [state], [why_pair, pair_status]).then(**SCROLL)
     for verdict, button in pair_verdicts.items():
         ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
     text = "Stopped. Start again to go on: pictures that were looked at are not looked at again."
@@ -322,7 +302,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         file = ui.run_folder() / "verdicts.jsonl"
         shutil.copyfile(findings.verdict_file.path, file)
         text = f"{file.name} has {count(len(findings.verdicts), 'verdict')}."
-        yield gr.update(value=str(file), interactive=True), text
+        yield ui.offered(file), text
 
     def bring(work: Investigation | None, path: str | None) -> Updates:
         """Take up verdicts from a file: upload, status."""
@@ -345,7 +325,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
             raise ConfigError("Nothing has been found yet: search for a detail, or for whatever repeats, then export.")
         archive, texts = packed(work, threshold if searched else None, pair_threshold if compared else None)
         names = ", ".join(name for name in texts if "/iiif/" not in name)
-        yield gr.update(value=str(archive), interactive=True), f"{archive.name} has {names} and IIIF annotations."
+        yield ui.offered(archive), f"{archive.name} has {names} and IIIF annotations."
 
     ui.on(weigh.click, calibrate, [state], [threshold, least, files_status])
     ui.on(save_verdicts.click, write_verdicts, [state], [verdict_file, files_status])
@@ -407,18 +387,15 @@ with ui.blocks("Find a detail elsewhere") as demo:
         least_pair = gr.Slider(0, 1, PAIR_THRESHOLD, label="Least discovery score")
         tiles_found = gr.Gallery(label="Places, best first", format="jpeg")
         json_found, zip_file = gr.JSON(label="Found"), gr.File(label="ZIP file")
-    checks = {"photos": ui.file_list(FILES)}
-    endpoint(
-        artminer_search, [photos, named, *numbers, least_score], [tiles_found, json_found, zip_file], checks,
-        "collections",
-    )  # fmt: skip
-    endpoint(artminer_pairs, [photos, least_pair], [json_found, zip_file], checks, "collections")
+    checks, found = {"photos": ui.file_list(FILES)}, [json_found, zip_file]
+    endpoint(artminer_search, [photos, named, *numbers, least_score], [tiles_found, *found], checks, "collections")
+    endpoint(artminer_pairs, [photos, least_pair], found, checks, "collections")
 
 
 # --- the collection
 
 
-def collected(paths: Sequence[str], *, store: Path | None = None) -> Iterator[str | Investigation]:
+def collected(paths: Sequence[str] | None, *, store: Path | None = None) -> Iterator[str | Investigation]:
     """Take pictures in: texts that say how far it is, and what the visitor works on, last."""
     return Investigation(ui.run_folder() / "collection", store=store).collect(paths, most=FILES)
 
@@ -426,12 +403,9 @@ def collected(paths: Sequence[str], *, store: Path | None = None) -> Iterator[st
 def new_collection(work: Investigation, text: str, box: list[int] | None = None) -> ui.Update:
     """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
-    canvas = opened(ui.read(str(work.picture(work.open))).pil(), box)
-    empty: ui.Update = ([], "", "", [], "", "", "", "", gr.update(value=None, interactive=False))
-    usual = (
-        gr.update(value=THRESHOLD, info=MEASURED),
-        gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST),
-    )
+    canvas = opened(work.opened(work.open).pil(), box)
+    empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
+    usual = gr.update(value=THRESHOLD, info=MEASURED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
     return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, text
 
 
@@ -459,10 +433,7 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
     model = miner()
     found = Collection.open_or_create(work.store or work.folder / "features", model)
     if set(found.names) != set(work.files):
-        with (
-            _describing,
-            closing(calm(found.stream_add(work.pictures, model))) as steps,
-        ):  # closed before it is unlocked
+        with _describing, closing(calm(found.stream_add(work.pictures, model))) as steps:  # closed, then unlocked
             for step in steps:
                 if isinstance(step, Progress):
                     yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
@@ -514,7 +485,8 @@ def compare(work: Investigation) -> Iterator[str]:
 
 def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]], str]:
     """Give the hits above a threshold as pictures, and a sentence."""
-    from artmodels.methods.artminer.evidence.proof import counterpart, fitted
+    from artmodels.methods.artminer.evidence.proof import counterpart
+    from artmodels.methods.artminer.evidence.report import fitted
 
     findings, found = work.findings, work.findings.last
     above = [hit for hit in found.hits if hit.score >= threshold]
@@ -522,7 +494,7 @@ def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]]
     frame = fitted((found.box[2] - found.box[0], found.box[3] - found.box[1]), TILE)
     shown = []
     for hit in work.shown:
-        picture, _ = counterpart(ui.read(str(work.picture(hit.image))), hit, frame)
+        picture, _ = counterpart(work.opened(hit.image), hit, frame)
         mark = MARKS[findings.verdict_on(found.query, hit.image, found.box)] if findings.is_best(hit) else ""
         shown.append((picture, f"{mark}{hit.score:.2f}{' ⇆' if hit.view == 'mirror' else ''}  {hit.image}"))
     more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
@@ -536,10 +508,7 @@ def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str,
     from artmodels.detections.drawing import in_a_row
     from artmodels.methods.artminer.evidence.proof import cluster_rows, link_rows
 
-    def small(name: str) -> Image.Image:
-        with Image.open(work.thumbnail(name)) as picture:
-            return picture.convert("RGB")
-
+    small = work.opened_small
     groups, further = work.findings.groups(threshold)
     rows = rows_of_groups(cluster_rows(groups, small), link_rows(further, small))
     shown = []
@@ -563,7 +532,7 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
     from artmodels.methods.artminer.evidence.proof import facts, proof
 
     work.judging = Claim(first, hit, box)
-    query, image = (ui.read(str(work.picture(name))) for name in (first, hit.image))
+    query, image = map(work.opened, (first, hit.image))
     made, model = proof(query, box, image, hit, name=first), miner()
     settings = {name: getattr(model.config, name) for name in ("scales", "views", "iterations", "seed")}
     known = facts(hit, pair=box is None) | {
@@ -572,13 +541,9 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
         "Parameters": ", ".join(f"{key} {value}" for key, value in settings.items()),
     }
     what, where = ("The first picture,", "The second,") if box is None else ("The detail, in", "Found in")
-    return comparison(
-        (f"{what} {first}", made.detail),
-        (f"{where} {hit.image}, {made.how}", made.found),
-        made.wholes,
-        known,
-        note=" Yellow: the cells that correspond." if made.cells else "",
-    )
+    looked_for, place = (f"{what} {first}", made.detail), (f"{where} {hit.image}, {made.how}", made.found)
+    note = " Yellow: the cells that correspond." if made.cells else ""
+    return comparison(looked_for, place, made.wholes, known, note=note)
 
 
 # --- verdicts and files
@@ -615,7 +580,5 @@ def packed(
     return archive, texts
 
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

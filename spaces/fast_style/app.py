@@ -53,10 +53,11 @@ def caption(entry: Entry) -> tuple[str, str]:
     return title, f"{artist[0].upper()}{artist[1:]}, {year}"
 
 
-ADVICE = f"The limit of this machine is {ui.LONGEST} pixels a side."
 CHECKS = {
+    "photo": ui.picture("the picture to repaint", smallest=8),
+    "photos": ui.file_list(ui.FILES),
     "style": ui.model_of("fast_style"),
-    "size": ui.whole_number("Longest side", 64, ui.LONGEST, ADVICE, or_zero=True),
+    "size": ui.pixels("Longest side", 64, ui.LONGEST, or_zero=True),
 }
 
 with ui.blocks("Fast style") as demo:
@@ -68,31 +69,22 @@ with ui.blocks("Fast style") as demo:
     style = wall("Painting", tiles("fast_style", caption, example("chelsea")))
     with gr.Row():
         strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="1: all style. 0: the picture itself.")
-        size = gr.Number(
-            0,
-            label="Longest side",
-            info=f"64 to {ui.LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes.",
-            precision=0,
-        )
+        info = f"64 to {ui.LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes."
+        size = ui.number("Longest side", 0, info)
     with gr.Tabs():
-        with gr.Tab("One picture"), gr.Row(equal_height=False):
+        with gr.Tab("One picture"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Photograph")
                 names = ("astronaut", "coffee", "rocket", "chelsea")
                 ui.examples([[ui.example_file(name)] for name in names], [photo])
             with gr.Column(scale=3, min_width=320):
                 panel = ui.results("Photograph", steps=False)
-                check = ui.picture("the picture to repaint", smallest=8)
-                ui.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS | {"photo": check})
-        with gr.Tab("Several pictures"), gr.Row(equal_height=False):
+                ui.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS)
+        with gr.Tab("Several pictures"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
             with gr.Column(scale=3, min_width=320):
-                panel = ui.batch_results()
-                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
-                ui.connect(fast_style_batch, [photos, style, strength, size], panel, checks)
-
-LAUNCH = ui.launch_options()
+                ui.connect(fast_style_batch, [photos, style, strength, size], ui.batch_results(), CHECKS)
 
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -55,7 +55,5 @@ with build_routes_once():
             SPACES[method.id]["demo"].render()
 
 demo.queue(**ui.QUEUE)
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.launch(**ui.launch_options())

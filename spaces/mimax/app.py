@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from artmodels import ui
 from artmodels.data.labelled import labelled_csv
@@ -48,15 +47,10 @@ INTRODUCTION = (
 
 @dataclass(eq=False)
 class MarkedPictures(VisitorPictures):
-    """One visitor's collection.
-
-    Attributes:
-        detectors: What was learnt, for each class.
-        learnt: What it was learnt from: for each class, whether a picture shows it.
-    """
+    """One visitor's collection, and what was learnt of each class."""
 
     detectors: "dict[str, Detector]" = field(default_factory=dict)
-    learnt: dict[str, marking.Answers] = field(default_factory=dict)
+    learnt: dict[str, marking.Answers] = field(default_factory=dict)  # whether the pictures learnt from show it
 
     def learnt_from(self, label: str) -> str:
         """Say what a class was learnt from."""
@@ -65,12 +59,12 @@ class MarkedPictures(VisitorPictures):
 
     def detections(self, labels: Sequence[str], threshold: float) -> list[Detections]:
         """Give what was found of some classes in each picture."""
-        from artmodels.methods.mimax.several import detect_together
+        from artmodels.methods.mimax.detector import detect_together
 
         return detect_together([self.detectors[label] for label in labels], threshold=threshold)
 
 
-def collection(paths: Sequence[str]) -> Iterator[Any]:
+def collection(paths: Sequence[str] | None) -> Iterator[Any]:
     """Take pictures, and those inside ZIP files: texts that say how far it is, and the work, last."""
     return MarkedPictures(ui.run_folder() / "collection").collect(paths, most=FILES, repeated=True)
 
@@ -100,8 +94,7 @@ def drawn(work: MarkedPictures, found: Sequence[Detections]) -> list[tuple[str, 
     """Draw the best boxes over small versions of the best pictures: name, file and score of each, the best first."""
     folder, tiles = ui.run_folder(), []
     for number, one in enumerate(sorted(found, key=lambda one: -one.scores.max())[:SHOWN]):
-        with Image.open(work.thumbnail(one.image)) as small:
-            picture = small.convert("RGB")
+        picture = work.opened_small(one.image)
         scale = picture.width / one.width, picture.height / one.height
         best = np.argsort(-one.scores, kind="stable")[:DRAWN]
         reduced = Detections(
@@ -154,8 +147,6 @@ def plain_name(label: str) -> str:
 
 def take(paths: list[str] | None) -> Iterator[ui.Update]:
     """Make a collection of uploaded files: state, wall, found, status."""
-    if not paths:
-        raise DatasetError("There are no pictures: upload some, or a ZIP file of them.")
     work = yield from reported(collection(paths), others=3)
     text = f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{work.left_out()}"
     yield work, marking.wall_update(work.files, work.small, "", {}), marking.found_update("", []), text
@@ -179,12 +170,7 @@ def label_of(work: MarkedPictures | None, sent: object) -> str:
 
 
 def marks_on(work: MarkedPictures | None, sent: object) -> tuple[MarkedPictures, marking.Marks]:
-    """Give the collection, and its marks, of which one class is looked at.
-
-    Raises:
-        ConfigError: No class is looked at, or the marks are none.
-        DatasetError: There is no collection, or the marks are of another.
-    """
+    """Give the collection, and its marks, if there is one and a class is looked at."""
     work = present(work)
     marks = marking.read_marks(sent, work.files)
     if not marks.label:
@@ -243,7 +229,7 @@ def export(work: MarkedPictures | None, sent: object, threshold: float, form: st
     text = f"{markdown(archive.name)} has the boxes and the classifier, {work.learnt_from(label)}."
     if work.learnt[label] != marks.current:
         text += " The marks have changed since: train again to learn from them."
-    yield gr.update(value=str(archive), interactive=True), text
+    yield ui.offered(archive), text
 
 
 # --- for programs, and for tables of labels
@@ -262,7 +248,7 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
         A ZIP file of the detections (JSON, COCO, Pascal VOC, IIIF) and the classifiers, and the detections (JSON).
     """
     start = time.monotonic()
-    yield gr.update(value=None, interactive=False), None, None, "Reading…"
+    yield ui.offered(None), None, None, "Reading…"
     work = yield from reported(collection(photos), others=3)
     try:
         given = labelled_csv(table, work.pictures)
@@ -277,7 +263,7 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
     tiles = [(str(file), name) for name, file, _ in drawn(work, [one for one in found if len(one)])]
     status = f"**Finished after {time.monotonic() - start:.1f} s: {sum(map(len, found))} places.**{work.left_out()}"
     report = annotations.plain(found) | {"skipped": work.skipped}
-    yield gr.update(value=str(archive), interactive=True), report, tiles, status
+    yield ui.offered(archive), report, tiles, status
 
 
 def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Update]:
@@ -291,9 +277,7 @@ def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Upd
     Returns:
         The picture with boxes (PNG), its settings with the boxes in pixels, and the PNG file with both inside.
     """
-    yield from ui.show_pass(
-        lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo
-    )  # fmt: skip
+    yield from ui.show_pass(lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo)
 
 
 def a_table(path: str | None, _: object) -> str:
@@ -309,21 +293,19 @@ with ui.blocks("Find things in a collection") as demo:
     with gr.Tabs():
         with gr.Tab("By clicking"):
             state = gr.State(None, time_to_live=3600)
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                     sample = gr.Button("Take the example collection")
                     wall = marking.wall()
                 with gr.Column(scale=1, min_width=320):
-                    with gr.Row():
-                        run = gr.Button("Train", variant="primary", size="lg", min_width=120)
-                        stop = gr.Button("Stop", size="lg", min_width=120)
-                    status = gr.Markdown("Nothing has run yet.", elem_classes="status")
+                    run, stop = ui.run_and_stop("Train")
+                    status = ui.status_line()
                     threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
                     results = marking.found_wall()
                     form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
-                    download = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    download = ui.download_button("Download ZIP")
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
@@ -337,7 +319,7 @@ with ui.blocks("Find things in a collection") as demo:
             ui.on(save.click, export, [*marks, form], [download, status])
             text = "Stopped. Train again to go on; pictures that were looked at are not looked at again."
             ui.stop_button(stop, [running, *collecting], status, text)
-        with gr.Tab("By a table"), gr.Row(equal_height=False):
+        with gr.Tab("By a table"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photos = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                 table = gr.File(label="Labels: a CSV file", file_count="single", type="filepath", height=120)
@@ -346,7 +328,7 @@ with ui.blocks("Find things in a collection") as demo:
                 panel = ui.batch_results()
                 checks = {"photos": ui.file_list(FILES), "table": a_table}
                 ui.connect(mimax_batch, [photos, table, least], panel, checks)
-        with gr.Tab("One picture"), gr.Row(equal_height=False):
+        with gr.Tab("One picture"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Picture")
                 model = ui.model_choice("mimax", "Trained model")
@@ -357,7 +339,5 @@ with ui.blocks("Find things in a collection") as demo:
                 checks = {"photo": ui.picture("the picture to search"), "model": ui.model_of("mimax")}
                 ui.connect(mimax_run, [photo, model, score], panel, checks)
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

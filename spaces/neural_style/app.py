@@ -95,12 +95,11 @@ def neural_style_run(
 
 
 MASK_ADVICE = "Paint the mask over a copy of the content, white where the style goes, and keep its size."
-ADVICE = f"The limit of this machine is {ui.LARGEST} pixels a side."
 CHECKS = {
     "content": ui.picture("the picture to repaint", smallest=16),
     "model": ui.model_of("neural_style"),
     "style_1": ui.picture("a picture to take the style from", smallest=16),
-    "size": ui.whole_number("Longest side", 64, ui.LARGEST, ADVICE),
+    "size": ui.pixels("Longest side", 64, ui.LARGEST),
     "seed": ui.whole_number("Seed", 0, ui.SEEDS),
     **{f"style_{i}": ui.picture("a style", smallest=16, optional=True) for i in range(2, STYLES + 1)},
     **{f"mask_{i}": ui.same_size_as("content", MASK_ADVICE) for i in range(1, STYLES + 1)},
@@ -113,7 +112,7 @@ with ui.blocks("Neural style") as demo:
         "Repaint one picture in the manner of another: its colours, strokes and grain, laid over your composition. Mix "
         "up to four styles, and give each a place with a mask."
     )
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=2, min_width=320):
             with gr.Row():
                 content = ui.upload("Content", height=220, min_width=120)
@@ -124,7 +123,7 @@ with ui.blocks("Neural style") as demo:
                 0.1, 10, 1, step=0.1, label="Style strength", info="Higher: more style, less of the content."
             )
             colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
-            size = gr.Number(384, label="Longest side", info=f"64 to {ui.LARGEST} pixels", precision=0)
+            size = ui.number("Longest side", 384, f"64 to {ui.LARGEST} pixels")
             quality = ui.quality()
             slots = []
             with gr.Accordion("More styles, weights and masks", open=False):
@@ -142,14 +141,11 @@ with ui.blocks("Neural style") as demo:
                 smoothness = gr.Slider(
                     0, 10, 1, step=0.1, label="Smoothness", info="Higher removes grain, and detail with it."
                 )
-                seed = ui.seed("The same seed gives the same picture.")
+                seed = ui.number("Seed", 0, "The same seed gives the same picture.")
                 seconds = ui.time_limit(180)
         with gr.Column(scale=3, min_width=320):
-            panel = ui.results("Content")
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
-            ui.connect(neural_style_run, inputs, panel, CHECKS)
-
-LAUNCH = ui.launch_options()
+            ui.connect(neural_style_run, inputs, ui.results("Content"), CHECKS)
 
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -18,9 +18,10 @@ from artmodels.hub import catalogue
 from artmodels.progress import Progress
 from artmodels.ui.events import endpoint
 from artmodels.ui.server.pictures import data_url
-from artmodels.ui.uploads import listing, markdown, reported, take_in
+from artmodels.ui.uploads import bullets, markdown, reported, take_in
 from artmodels.ui.visitors import present
 from artmodels.ui.widgets import viewers
+from artmodels.ui.widgets.component import html
 
 # What computes is imported where it is used: the gallery is to be up before anybody aligns.
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ MEANS = {
     "fine": ("Fine", "Every pixel moved by itself, and weighed by its matchability."),
 }
 CHOOSE = ""  # of the reference: let the page find it
+PAGE_CHOOSES = ("Let the page choose", CHOOSE)
 CHECKS = {
     "source": ui.picture("the source, the picture that is moved", smallest=SMALLEST),
     "target": ui.picture("the target, the picture it is brought onto", smallest=SMALLEST),
@@ -97,19 +99,12 @@ Updates = Generator[ui.Update, None, None]
 
 @dataclass(eq=False)
 class AlignedPair:
-    """What a visitor looks at, small enough to be kept for an hour.
-
-    Attributes:
-        folder: Of the files.
-        alignment: Without pixels, see `Alignment.without_pixels`.
-        about: Everything there is to say of it, for the JSON file.
-        points: That were clicked: x and y in pixels of the target.
-    """
+    """What a visitor looks at, small enough to be kept for an hour."""
 
     folder: Path
-    alignment: "Alignment"
-    about: dict[str, Any]
-    points: list[tuple[float, float]] = field(default_factory=list)
+    alignment: "Alignment"  # without pixels
+    about: dict[str, Any]  # everything there is to say of it, for the JSON file
+    points: list[tuple[float, float]] = field(default_factory=list)  # that were clicked: pixels of the target
 
     def exists(self) -> bool:
         """Whether the files are still there."""
@@ -118,17 +113,15 @@ class AlignedPair:
 
 @dataclass(eq=False)
 class Gathered:
-    """A group before it is aligned.
+    """A group before it is aligned."""
 
-    Attributes:
-        pictures: By name, at most `SIDE` pixels a side.
-        skipped: Files that cannot be used, and why.
-        reduced: Whether some were larger.
-    """
+    pictures: dict[str, Image.Image] = field(default_factory=dict)  # at most `SIDE` pixels a side
+    skipped: dict[str, str] = field(default_factory=dict)  # files that cannot be used, and why
+    reduced: bool = False  # whether some pictures were larger
 
-    pictures: dict[str, Image.Image] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    reduced: bool = False
+    def left_out(self) -> str:
+        """List, as Markdown, the files that cannot be used, and why."""
+        return markdown(bullets(self.skipped.items(), " cannot be used"))
 
 
 with ui.blocks("Align two pictures") as demo:
@@ -138,17 +131,16 @@ with ui.blocks("Align two pictures") as demo:
     state = gr.State(None, time_to_live=3600)
     with gr.Tabs():
         with gr.Tab("Two pictures"):
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 source = ui.upload("Source: the picture that is moved", min_width=280)
                 target = ui.upload("Target: the picture it is brought onto", min_width=280)
             samples = viewers.choices([(EXAMPLES / f"{name}.jpg", text) for name, text in PAIRS.items()])
-            run = gr.Button("Align", variant="primary", size="lg")
-            status = gr.Markdown("Nothing has been aligned yet.", elem_classes="status")
+            run = gr.Button("Align", variant="primary")
+            status = ui.status_line("Nothing has been aligned yet.")
             with gr.Column(visible=False, elem_classes="aligned") as results:
-                stage = gr.Radio(
-                    list(STAGES.items()), value="fine", label="Show the source as it was moved",
-                    info="For the eye and the PNG file; points, maps and the other files are of the fine stage.",
-                )  # fmt: skip
+                info = "For the eye and the PNG file; points, maps and the other files are of the fine stage."
+                label = "Show the source as it was moved"
+                stage = gr.Radio(list(STAGES.items()), value="fine", label=label, info=info)
                 with gr.Tabs():
                     with gr.Tab("Swipe"):
                         slider = gr.ImageSlider(
@@ -162,15 +154,12 @@ with ui.blocks("Align two pictures") as demo:
                             place = [gr.Number(None, label=f"Target {name}", min_width=90) for name in "xy"]
                             look = gr.Button("Look up", min_width=100)
                             clear = gr.Button("Clear", min_width=100)
-                        table = viewers.html(viewers.TABLE_STYLE, viewers.NO_POINTS)
+                        table = html("table", viewers.NO_POINTS)
                     with gr.Tab("Maps"):
-                        maps = viewers.html(viewers.FIGURES_STYLE)
+                        maps = html("figures")
                     with gr.Tab("Files"):
                         with gr.Row():
-                            downloads = [
-                                gr.DownloadButton(title, interactive=False, elem_classes="download", min_width=150)
-                                for title, _ in FILES.values()
-                            ]
+                            downloads = [ui.download_button(title, min_width=150) for title, _ in FILES.values()]
                         gr.Markdown("\n".join(f"- **{kind.upper()}**: {text}" for kind, (_, text) in FILES.items()))
         with gr.Tab("Several pictures"):
             gr.Markdown(
@@ -178,39 +167,34 @@ with ui.blocks("Align two pictures") as demo:
                 "mean (the variance of its Laplacian, times 10 000), the better they fit; what cannot be aligned is "
                 "left out, and named."
             )
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     photos = ui.upload_files(f"Pictures or ZIP files, 2 to {PICTURES} pictures")
                 with gr.Column(scale=1, min_width=280):
                     sample = gr.Button("Take the example group")
-                    reference = gr.Dropdown(
-                        [("Let the page choose", CHOOSE)], value=CHOOSE, label="Reference",
-                        info=f"The page chooses among {CHOOSING} pictures at most: all pairs are compared.",
-                    )  # fmt: skip
-                    with gr.Row():
-                        run_all = gr.Button("Align all", variant="primary", size="lg", min_width=120)
-                        stop = gr.Button("Stop", size="lg", min_width=90)
-            group_status = gr.Markdown("There are no pictures yet.", elem_classes="status")
-            means = viewers.html(viewers.FIGURES_STYLE)
-            archive = gr.DownloadButton("Download ZIP", interactive=False, elem_classes="download", size="lg")
+                    info = f"The page chooses among {CHOOSING} pictures at most: all pairs are compared."
+                    reference = gr.Dropdown([PAGE_CHOOSES], value=CHOOSE, label="Reference", info=info)
+                    run_all, stop = ui.run_and_stop("Align all", (120, 90))
+            group_status = ui.status_line("There are no pictures yet.")
+            means = html("figures")
+            archive = ui.download_button("Download ZIP")
     gr.HTML(f"<style>{STYLE}</style>", padding=False)
 
     # --- two pictures are aligned
 
-    def example(event: gr.EventData) -> Updates:
+    def choose_example(event: gr.EventData) -> Updates:
         """Take an example: source, target, status."""
         name = list(PAIRS)[int(event.index)]
         yield *(str(EXAMPLES / f"{stem}.jpg") for stem in (name, "painting")), "An example is ready: press Align."
 
     def align(source: str | None, target: str | None) -> Updates:
         """Align: pair, results, stage, slider, overlay, points, table, maps, downloads, status."""
-        from artmodels.methods.ransac_flow.results.maps import explained_maps
+        from artmodels.methods.ransac_flow.results.evidence import explained_maps
 
-        hidden: ui.Update = (None, gr.update(visible=False), *[gr.skip()] * 6, *nothing(len(FILES)))
-        yield *hidden, "Aligning: this takes some seconds…"
+        yield without_result("Aligning: this takes some seconds…")
         result = ui.MODELS(MODEL)(*loaded(source, target))
         if not result.found:
-            yield *hidden, refusal(result)
+            yield without_result(refusal(result))
             return
         pair = kept(result)
         shown = page_pictures(result, pair.folder)
@@ -218,7 +202,6 @@ with ui.blocks("Align two pictures") as demo:
         text = "  \n".join([verdict(result), f"{names}.", *result.notes])
         both = {name: data_url(shown[name]) for name in ("source", "target")}
         sizes = {f"{name}_size": list(size) for name, size in zip(both, result.sizes, strict=True)}
-        written = nothing(len(FILES))
         yield (
             pair,
             gr.update(visible=True),
@@ -227,18 +210,16 @@ with ui.blocks("Align two pictures") as demo:
             gr.update(value=both | sizes, marks=[]),
             viewers.NO_POINTS,
             viewers.figures(explained_maps(result, SHOWN)),
-            *written,
+            *no_files(),
             f"{text}  \nWriting files…",
         )
-        for index, path in enumerate(files(result, pair)):
-            written[index] = gr.update(value=str(path), interactive=True)
-        yield *[gr.skip()] * 8, *written, text
+        yield *[gr.skip()] * 8, *map(ui.offered, files(result, pair)), text
 
     def restage(pair: AlignedPair | None, stage: str) -> Updates:
         """Show the coarse or the fine stage: slider, overlay, PNG, status."""
         pair = present(pair, *GONE)
         file = pair.folder / ("aligned.png" if stage == "fine" else "aligned-coarse.png")
-        yield *layers(pair, stage), gr.update(value=str(file), interactive=True), gr.skip()
+        yield *layers(pair, stage), ui.offered(file), gr.skip()
 
     def pick(event: gr.EventData, pair: AlignedPair | None) -> Updates:
         """Look up a place that was clicked: x, y, points, table, status."""
@@ -262,8 +243,8 @@ with ui.blocks("Align two pictures") as demo:
     everything = [state, results, stage, slider, overlay, points, table, maps, *downloads, status]
     ui.working(run, align, [source, target], everything, lane="compute")
     ui.on(stage.input, restage, [state, stage], [slider, overlay, downloads[0], status])
-    ui.on(samples.chosen, example, [], [source, target, status], event=True)
-    ui.on(points.picked, pick, [state], [*place, points, table, status], event=True, trigger_mode="multiple")
+    ui.on(samples.chosen, choose_example, [], [source, target, status])
+    ui.on(points.picked, pick, [state], [*place, points, table, status], trigger_mode="multiple")
     ui.on(look.click, look_up, [state, *place], [points, table, status])
     ui.on(clear.click, forget, [state], [points, table, status])
 
@@ -271,34 +252,26 @@ with ui.blocks("Align two pictures") as demo:
 
     def offer_names(paths: list[str] | None) -> Updates:
         """Offer uploaded pictures as references: reference, status."""
-        page_chooses = ("Let the page choose", CHOOSE)
         if not paths:
-            yield gr.update(choices=[page_chooses], value=CHOOSE), "There are no pictures yet."
+            yield gr.update(choices=[PAGE_CHOOSES], value=CHOOSE), "There are no pictures yet."
             return
         gathered = yield from reported(gather(paths), others=1)
         names = list(gathered.pictures)
         choices = [(name, name) for name in names]
-        # So many are not compared with each other to choose one.
-        many = len(names) > CHOOSING
-        yield (
-            gr.update(choices=choices if many else [page_chooses, *choices], value=names[0] if many else CHOOSE),
-            f"**{len(names)} pictures.** Choose the reference, or let the page choose, then align them."
-            f"{left_out(gathered)}",
-        )
+        if len(names) <= CHOOSING:  # more are not compared with each other to choose one
+            choices.insert(0, PAGE_CHOOSES)
+        text = f"**{len(names)} pictures.** Choose the reference, or let the page choose, then align them."
+        yield gr.update(choices=choices, value=choices[0][1]), text + gathered.left_out()
 
     def align_all(paths: list[str] | None, reference: str) -> Updates:
         """Align several pictures: figures, download, status."""
         if not paths:
             raise ImageError("There are no pictures: upload two or more, or a ZIP file of them, or take the example.")
-        yield "", *nothing(1), "Preparing…"
+        yield "", ui.offered(None), "Preparing…"
         gathered = yield from reported(gather(paths), others=2)
         group = yield from reported(aligned(gathered, reference), others=2)
         _, archive = packed(group, gathered)
-        yield (
-            viewers.figures(group_pictures(group)),
-            gr.update(value=str(archive), interactive=True),
-            group_verdict(group, gathered),
-        )
+        yield viewers.figures(group_pictures(group)), ui.offered(archive), group_verdict(group, gathered)
 
     naming = ui.on(photos.change, offer_names, [photos], [reference, group_status], lane="collections")
     sample.click(
@@ -370,11 +343,7 @@ with ui.blocks("Align two pictures") as demo:
 
 
 def loaded(source: str | None, target: str | None) -> Iterator[Any]:
-    """Read both pictures.
-
-    Raises:
-        ImageError: One is missing, or cannot be used.
-    """
+    """Read both pictures, or say which is missing or cannot be used."""
     for name, path in (("source", source), ("target", target)):
         fault = CHECKS[name](path, {})
         if fault or path is None:
@@ -429,7 +398,7 @@ def kept(result: "Alignment") -> AlignedPair:
 
 def page_pictures(result: "Alignment", folder: Path) -> dict[str, Path]:
     """Write what the page shows, as JPEGs: source, target, and the source on the target, finely and coarsely."""
-    from artmodels.methods.ransac_flow.results.maps import thumbnail
+    from artmodels.methods.ransac_flow.results.evidence import thumbnail
 
     result.coarse.save(folder / "aligned-coarse.png", compress_level=3)
     source, target = (picture.pil() for picture in result.pictures)
@@ -458,9 +427,14 @@ def write_about(pair: AlignedPair, found: list[dict[str, Any]]) -> dict[str, Any
     return about
 
 
-def nothing(count: int) -> list[Any]:
-    """Buttons with nothing to download; one update each, since gradio takes the value out of an update that it uses."""
-    return [gr.update(value=None, interactive=False) for _ in range(count)]
+def no_files() -> list[Any]:
+    """Buttons with nothing to download."""
+    return [ui.offered(None) for _ in FILES]
+
+
+def without_result(text: str) -> ui.Update:
+    """Show a status and no result: see `align`."""
+    return None, gr.update(visible=False), *[gr.skip()] * 6, *no_files(), text
 
 
 def layers(pair: AlignedPair, stage: str) -> tuple[tuple[str, str], Any]:
@@ -486,11 +460,7 @@ def marked(pair: AlignedPair, points: Sequence[tuple[float, float]]) -> tuple[An
 
 
 def gather(paths: Sequence[str]) -> Iterator[str | Gathered]:
-    """Read pictures, and those inside ZIP files: texts that say how far it is, and the group, last.
-
-    Raises:
-        DatasetError: There are fewer than two, or too many.
-    """
+    """Read pictures, and those inside ZIP files: texts that say how far it is, and the group, last."""
     made = Gathered()
     for taken in take_in(paths, ui.run_folder(), made.skipped, most=PICTURES):
         if isinstance(taken, str):
@@ -507,20 +477,15 @@ def gather(paths: Sequence[str]) -> Iterator[str | Gathered]:
         made.pictures[taken.name] = picture
     if len(made.pictures) < 2:
         have = "There is one picture" if made.pictures else "There is no picture that can be used"
-        reasons = listing(made.skipped.items())
+        reasons = bullets(made.skipped.items())
         raise DatasetError(f"{have}: a group needs two or more, as PNG, JPEG, WebP or TIFF files.{reasons}")
     yield made
 
 
 def aligned(gathered: Gathered, reference: str) -> "Iterator[str | Group]":
-    """Align a group: texts that say how far it is, and the group, last; closing this ends it after the next pair.
+    """Align a group onto one of its pictures, or onto the one that fits best, if none is named.
 
-    Args:
-        gathered: The pictures.
-        reference: Name of the one that the others are brought onto; "" finds it.
-
-    Raises:
-        ConfigError: There is no such picture, or there are too many to look for one.
+    Yields texts that say how far it is, and the group, last; closing this ends it after the next pair.
     """
     from artmodels.methods.ransac_flow import stream_align_group
 
@@ -556,12 +521,7 @@ def group_verdict(group: "Group", gathered: Gathered) -> str:
         for name in group.left_out
     )
     note = f"\n- Pictures were reduced to {SIDE} pixels a side; in Python there is no such limit."
-    return head + out + left_out(gathered) + (note if gathered.reduced else "")
-
-
-def left_out(gathered: Gathered) -> str:
-    """List, as Markdown, the files that cannot be used, and why."""
-    return markdown(listing(gathered.skipped.items(), " cannot be used"))
+    return head + out + gathered.left_out() + (note if gathered.reduced else "")
 
 
 def group_pictures(group: "Group") -> list[tuple[str, Image.Image, str]]:
@@ -582,7 +542,5 @@ def packed(group: "Group", gathered: Gathered) -> tuple[dict[str, Any], Path]:
     return about, archive
 
 
-LAUNCH = ui.launch_options()
-
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

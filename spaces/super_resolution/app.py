@@ -40,8 +40,7 @@ def enlarger(model: str) -> Callable[[str], ImageResult]:
 
     def enlarge(path: str) -> ImageResult:
         image = ui.read(path, background=None)  # composited, colours of little alpha would be coarse
-        fault = too_large(image, model)
-        if fault:
+        if fault := too_large(image, model):
             raise ImageTooLarge(fault)
         result: ImageResult = ui.MODELS(model)(image)
         return result
@@ -83,7 +82,11 @@ def small_enough(path: str | None, given: Mapping[str, Any]) -> str:
     return too_large(ui.read(path), given["model"])
 
 
-CHECKS = {"model": ui.model_of("super_resolution")}
+CHECKS = {
+    "photo": small_enough,
+    "photos": ui.file_list(ui.FILES),
+    "model": ui.model_of("super_resolution"),
+}
 
 with ui.blocks("Super-resolution") as demo:
     gr.Markdown(
@@ -91,34 +94,25 @@ with ui.blocks("Super-resolution") as demo:
         "Enlarge a scan or a photograph. Transparency, grey, and 16 bits of grey are kept. The slider of the tab "
         "Compare shows what the network adds to plain enlargement."
     )
-    model = ui.model_choice(
-        "super_resolution",
-        "Model",
-        info=f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: "
-        + ", ".join(
-            f"{LARGEST / scale**2 / 1e6:g} for the picture if enlarged {scale} times"
-            for scale in sorted(set(SCALES.values()))
-        )
-        + ".",
+    limits = (
+        f"{LARGEST / scale**2 / 1e6:g} for the picture if enlarged {scale} times"
+        for scale in sorted(set(SCALES.values()))
     )
+    info = f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: {', '.join(limits)}."
+    model = ui.model_choice("super_resolution", "Model", info=info)
     with gr.Tabs():
-        with gr.Tab("One picture"), gr.Row(equal_height=False):
+        with gr.Tab("One picture"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photo = ui.upload("Picture")
                 names = ("chelsea", "coffee", "page", "astronaut")
                 ui.examples([[ui.example_file(name, 240)] for name in names], [photo])
             with gr.Column(scale=3, min_width=320):
-                panel = ui.results("Plain enlargement", steps=False)
-                ui.connect(super_resolution_run, [photo, model], panel, CHECKS | {"photo": small_enough})
-        with gr.Tab("Several pictures"), gr.Row(equal_height=False):
+                ui.connect(super_resolution_run, [photo, model], ui.results("Plain enlargement", steps=False), CHECKS)
+        with gr.Tab("Several pictures"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photos = ui.upload_files(f"Pictures, up to {ui.FILES}")
             with gr.Column(scale=3, min_width=320):
-                panel = ui.batch_results()
-                checks = CHECKS | {"photos": ui.file_list(ui.FILES)}
-                ui.connect(super_resolution_batch, [photos, model], panel, checks)
-
-LAUNCH = ui.launch_options()
+                ui.connect(super_resolution_batch, [photos, model], ui.batch_results(), CHECKS)
 
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

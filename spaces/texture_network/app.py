@@ -78,12 +78,12 @@ def caption(entry: Entry) -> tuple[str, str]:
     return f"{title[0].upper()}{title[1:]}", f"learnt from one picture ({source})"
 
 
-ADVICE = f"The limit of this machine is {ui.LONGEST} pixels a side."
 CHECKS = {
     "texture": ui.model_of("texture_network"),
-    "width": ui.whole_number("Width", SHORTEST, ui.LONGEST, ADVICE),
-    "height": ui.whole_number("Height", SHORTEST, ui.LONGEST, ADVICE),
+    "width": ui.pixels("Width", SHORTEST, ui.LONGEST),
+    "height": ui.pixels("Height", SHORTEST, ui.LONGEST),
     "seed": ui.whole_number("Seed", 0, ui.SEEDS),
+    "count": ui.whole_number("Count", 1, MOST, "For more, run again with another seed."),
 }
 
 with ui.blocks("Texture network") as demo:
@@ -95,18 +95,15 @@ with ui.blocks("Texture network") as demo:
     )
     blank = Image.new("RGB", (TILE, TILE), "#d9d2c5")
     texture = wall("Texture", tiles("texture_network", caption, blank, lambda model, _: model(size=(TILE, TILE))))
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=2, min_width=320):
             with gr.Row():
                 info = f"{SHORTEST} to {ui.LONGEST} pixels"
-                width = gr.Number(512, label="Width", info=info, precision=0, min_width=120)
-                height = gr.Number(512, label="Height", info=info, precision=0, min_width=120)
-            seamless = gr.Checkbox(
-                True,
-                label="Seamless tile",
-                info="Copies laid side by side will show no seam. Multiples of 32 pixels keep the true grain.",
-            )
-            seed = ui.seed("Another number gives another sample of the same texture.")
+                width = ui.number("Width", 512, info, min_width=120)
+                height = ui.number("Height", 512, info, min_width=120)
+            info = "Copies laid side by side will show no seam. Multiples of 32 pixels keep the true grain."
+            seamless = gr.Checkbox(True, label="Seamless tile", info=info)
+            seed = ui.number("Seed", 0, "Another number gives another sample of the same texture.")
         with gr.Column(scale=3, min_width=320), gr.Tabs():
             inputs = [texture, width, height, seamless, seed]
             with gr.Tab("One texture"):
@@ -114,17 +111,10 @@ with ui.blocks("Texture network") as demo:
                     label="Two by two copies side by side", format="jpeg", interactive=False, height=480,
                     buttons=["fullscreen"], render=False,
                 )  # fmt: skip
-                panel = ui.results(steps=False, second=("Four copies", copies))
-                ui.connect(texture_network_run, inputs, panel, CHECKS)
+                ui.connect(texture_network_run, inputs, ui.results(steps=False, second=("Four copies", copies)), CHECKS)
             with gr.Tab("Several textures"):
-                count = gr.Number(
-                    4, label="Count", info=f"1 to {MOST} samples: the first has the seed given.", precision=0
-                )
-                panel = ui.batch_results()
-                checks = CHECKS | {"count": ui.whole_number("Count", 1, MOST, "For more, run again with another seed.")}
-                ui.connect(texture_network_batch, [*inputs, count], panel, checks)
-
-LAUNCH = ui.launch_options()
+                count = ui.number("Count", 4, f"1 to {MOST} samples: the first has the seed given.")
+                ui.connect(texture_network_batch, [*inputs, count], ui.batch_results(), CHECKS)
 
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -47,12 +47,11 @@ def texture_synthesis_run(
     yield from ui.show_steps(start, name=f"texture-{width}x{height}-seed{seed}", before=exemplar)
 
 
-ADVICE = f"The limit of this machine is {ui.LARGEST} pixels a side."
 CHECKS = {
     "exemplar": ui.picture("a picture of the texture", smallest=16),
     "model": ui.model_of("texture_synthesis"),
-    "width": ui.whole_number("Width", 64, ui.LARGEST, ADVICE),
-    "height": ui.whole_number("Height", 64, ui.LARGEST, ADVICE),
+    "width": ui.pixels("Width", 64, ui.LARGEST),
+    "height": ui.pixels("Height", 64, ui.LARGEST),
     "seed": ui.whole_number("Seed", 0, ui.SEEDS),
 }
 
@@ -62,7 +61,7 @@ with ui.blocks("Texture synthesis") as demo:
         "Give a picture of a material, such as cloth, stone, wallpaper or brushwork, and get more of it: any size, any "
         "proportions, new in every detail. Even light and one material work best."
     )
-    with gr.Row(equal_height=False):
+    with gr.Row():
         with gr.Column(scale=2, min_width=320):
             exemplar = ui.upload("Exemplar: a picture of the texture")
             materials = ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")
@@ -70,19 +69,16 @@ with ui.blocks("Texture synthesis") as demo:
             model = ui.model_choice("texture_synthesis", "Method")
             with gr.Row():
                 info = f"64 to {ui.LARGEST} pixels"
-                width = gr.Number(256, label="Width", info=info, precision=0, min_width=120)
-                height = gr.Number(256, label="Height", info=info, precision=0, min_width=120)
+                width = ui.number("Width", 256, info, min_width=120)
+                height = ui.number("Height", 256, info, min_width=120)
             quality = ui.quality()
             seamless = gr.Checkbox(False, label="Seamless tile", info="Copies laid side by side will show no seam.")
             with gr.Accordion("More", open=False):
-                seed = ui.seed("Another number gives another picture of the same texture.")
+                seed = ui.number("Seed", 0, "Another number gives another picture of the same texture.")
                 seconds = ui.time_limit(120)
         with gr.Column(scale=3, min_width=320):
-            panel = ui.results("Exemplar")
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
-            ui.connect(texture_synthesis_run, inputs, panel, CHECKS)
-
-LAUNCH = ui.launch_options()
+            ui.connect(texture_synthesis_run, inputs, ui.results("Exemplar"), CHECKS)
 
 if __name__ == "__main__":
-    demo.queue(**ui.QUEUE).launch(**LAUNCH)
+    demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -210,7 +210,7 @@ def test_a_process_that_breaks_down_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(FILES["plain.png"])
     with DecodingProcesses(1) as processes:
         processes.load(tmp_path / "a.png")
-        (pid,) = {worker._process.pid for worker in processes._live}
+        (pid,) = {worker.process.pid for worker in processes._live}
         os.kill(pid, signal.SIGKILL)
         processes_seen = psutil.Process(pid)
         while processes_seen.status() != psutil.STATUS_ZOMBIE:
@@ -261,7 +261,7 @@ from artmodels.images.decoding_process import DecodingProcesses
 processes = DecodingProcesses(2)
 processes.load(sys.argv[1])
 (worker,) = processes._live
-print(worker._process.pid, "torch" in sys.modules, "gradio" in sys.modules, flush=True)
+print(worker.process.pid, "torch" in sys.modules, "gradio" in sys.modules, flush=True)
 if len(sys.argv) > 2:
     sys.stdin.read()
 """

@@ -405,7 +405,7 @@ def test_sizes_are_rounded_up_where_that_changes_nothing(
 
 
 def test_pytorch_has_no_favourite_sizes() -> None:
-    assert runtime.make_runner(Invert(), device="cpu").bucket == 1
+    assert runtime.TorchRunner(Invert(), device="cpu").bucket == 1
 
 
 def test_example_inputs_are_images_or_told_to_be_missing() -> None:

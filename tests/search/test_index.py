@@ -148,7 +148,7 @@ def test_faiss_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_of_faiss_are_checked() -> None:
-    with pytest.raises(ConfigError, match="is not one of ivf, hnsw"):
+    with pytest.raises(ConfigError, match="kind='flat' must be one of 'ivf', 'hnsw'"):
         FaissConfig(kind="flat")
     with pytest.raises(ConfigError, match="probes=0"):
         FaissConfig(probes=0)

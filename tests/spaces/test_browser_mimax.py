@@ -20,7 +20,7 @@ def app() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def site(app: ModuleType) -> Iterator[str]:
-    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
         yield url
 
 

@@ -21,7 +21,7 @@ def site() -> Iterator[str]:
     model = artmodels.RansacFlow.from_pretrained(side=240, steps=1, hypotheses=2000, views=views, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ui, "MODELS", lambda _: model)
-        with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+        with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
             yield url
 
 

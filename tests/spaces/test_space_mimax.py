@@ -1,10 +1,8 @@
 """The page that finds things in a collection: its handlers, and its endpoints as a program calls them."""
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
+from support import ROOT, load_script
 
 import artmodels
 from artmodels import images
@@ -21,18 +20,13 @@ from artmodels.errors import DatasetError
 from artmodels.ui import uploads
 from artmodels.ui.events import answered
 
-ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces" / "mimax"
 EXAMPLES = SPACE / "examples"
 
 
 @pytest.fixture(scope="module")
 def app() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("space_of_mimax", SPACE / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SPACE / "app.py")
 
 
 def last(steps):

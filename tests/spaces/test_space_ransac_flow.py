@@ -252,7 +252,7 @@ def test_stopping_a_group_ends_its_work(app: ModuleType) -> None:
 @pytest.fixture(scope="module")
 def client(app: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("downloads")
-    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
         client = Client(url, verbose=False, download_files=folder, analytics_enabled=False)
         yield client
         client.close()

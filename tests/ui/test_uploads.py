@@ -22,7 +22,7 @@ from artmodels.errors import DatasetError, ImageError
 from artmodels.ui import uploads
 from artmodels.ui.batches import show_batch
 from artmodels.ui.events import explain_errors
-from artmodels.ui.uploads import Names, Taken, listing, markdown, take_in
+from artmodels.ui.uploads import Names, Taken, bullets, markdown, take_in
 
 PICTURE = 36  # bytes of what `stored` packs
 
@@ -301,10 +301,10 @@ def test_too_many_pictures_are_refused_and_too_many_bad_ones_are_not_looked_at(t
 
 
 def test_reasons_are_bounded() -> None:
-    text = listing([(f"{number}.png", "it is bad") for number in range(4341)], " is left out")
+    text = bullets([(f"{number}.png", "it is bad") for number in range(4341)], " is left out")
     assert text.startswith("\n- 0.png is left out: it is bad\n- 1.png")
     assert text.count("\n") == 21 and text.endswith("\n- 19.png is left out: it is bad\n- and 4 321 more")
-    assert listing([]) == "" and "more" not in listing([("a.png", "it is bad")] * 20)
+    assert bullets([]) == "" and "more" not in bullets([("a.png", "it is bad")] * 20)
 
 
 def test_markdown_shows_names_as_they_are() -> None:
@@ -414,7 +414,7 @@ def test_a_program_that_cancels_ends_the_work(app: ModuleType, tmp_path: Path, m
     """The picture that is being read is the last one, on every endpoint that takes archives."""
     packed = pack(tmp_path / "a.zip", {f"{number}.png": pixels(size=(40, 40 + number)) for number in range(9)})
     (tmp_path / "labels.csv").write_text("file,ship\n0.png,1\n1.png,0\n", encoding="utf-8")
-    with launched(app.demo.queue(**ui.QUEUE), app.LAUNCH) as url:
+    with launched(app.demo.queue(**ui.QUEUE), ui.launch_options()) as url:
         client = Client(url, verbose=False, download_files=False, analytics_enabled=False)
         for name, values in ENDPOINTS[app.name].items():
             with held(monkeypatch) as (begun, go, started):

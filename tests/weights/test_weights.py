@@ -95,15 +95,12 @@ class ToyRecipe(Recipe):
 
     def __init__(self, settings, sources, *, seed):
         self.settings = settings
-        self.train, self.unseen = folders.split(folders.image_files(sources.data), held_out=3)
-        self.images, self.crops = ImageSet.load(self.train, side=16), Crops(size=settings.crop)
+        self.files, self.unseen = folders.split(folders.image_files(sources.data), held_out=3)
+        self.images, self.crops = ImageSet.load(self.files, side=16), Crops(size=settings.crop)
         self.network = Net(settings.network)
         draw = None if self.unseeded else generator(seed)
         for value in self.network.parameters():
             value.data.normal_(0, 0.1, generator=draw)
-
-    def files(self):
-        return self.train
 
     def losses(self, rng):
         batch = self.crops(self.images, 2, rng)

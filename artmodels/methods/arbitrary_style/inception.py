@@ -85,11 +85,7 @@ class InceptionStyle(Graph):
     pictures = False
 
     def __init__(self, bottleneck: int = 100) -> None:
-        """Make it with PyTorch's own random weights.
-
-        Args:
-            bottleneck: Numbers that a style becomes.
-        """
+        """Make it with PyTorch's own random weights; a style becomes `bottleneck` numbers."""
         super().__init__()
         self.stem = nn.Sequential(
             _Convolution(3, 32, 3, stride=2),

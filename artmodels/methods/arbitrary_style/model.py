@@ -8,18 +8,20 @@ to learn from.
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import torch
+from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import runtime
-from artmodels.errors import ConfigError, at_most, one_of
+from artmodels.errors import ConfigError
 from artmodels.features.extractor import moments
-from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, WIDEST
+from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings, odd
 
 __all__ = ["ArbitraryStyleConfig", "StyleStatistics", "StyleTransformer"]
 
@@ -31,45 +33,36 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArbitraryStyleConfig:
-    """Shape of the two networks: the paper's by default.
+class ArbitraryStyleConfig(Settings):
+    """Shape of the two networks: the paper's by default."""
 
-    Attributes:
-        predictor: "inception" as in the paper, or "statistics" of features.
-        bottleneck: Numbers that a style becomes.
-        hidden: Width of the predictor "statistics" before them.
-        widths: Channels after the first, second and third convolution; the last is also that of the blocks.
-        kernel: Side of the first and the last convolution.
-        blocks: Residual blocks.
-        early: Whether the first convolution halves the size already, and the third is left out: a quarter of the work.
-        separable: Whether the 3 x 3 convolutions after the first three are done channel by channel and then pixel by
-            pixel: a third of the weights.
-        palette: Whether the result is given the very mean and covariance of the style's colours, which then follow the
-            bottleneck's numbers, where the paper learns a scale and a shift for each channel and ends with a sigmoid.
-    """
-
-    predictor: Predictor = "inception"
-    bottleneck: int = 100
-    hidden: int = 256
-    widths: tuple[int, ...] = (32, 64, 128)
-    kernel: int = 9
-    blocks: int = 5
-    early: bool = False
-    separable: bool = False
-    palette: bool = False
+    predictor: Annotated[Predictor, '"inception" as in the paper, or "statistics" of features.'] = "inception"
+    bottleneck: Annotated[Width, "Numbers that a style becomes."] = 100
+    hidden: Annotated[Width, 'Width of the predictor "statistics" before them.'] = 256
+    widths: Annotated[
+        tuple[Width, Width, Width],
+        "Channels after the first, second and third convolution; the last is also that of the blocks.",
+    ] = (32, 64, 128)
+    kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
+    blocks: Annotated[Depth, "Residual blocks."] = 5
+    early: Annotated[
+        bool,
+        "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",
+    ] = False
+    separable: Annotated[
+        bool,
+        "Whether the 3 x 3 convolutions after the first three are done channel by channel and then pixel by pixel: a "
+        "third of the weights.",
+    ] = False
+    palette: Annotated[
+        bool,
+        "Whether the result is given the very mean and covariance of the style's colours, which then follow the "
+        "bottleneck's numbers, where the paper learns a scale and a shift for each channel and ends with a sigmoid.",
+    ] = False
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("predictor", self.predictor, get_args(Predictor))
-        if len(self.widths) != 3 or min(self.widths) < 1:
-            raise ConfigError(f"widths={self.widths!r} must be three numbers of at least 1")
-        if self.kernel < 3 or self.kernel % 2 == 0:
-            raise ConfigError(f"kernel={self.kernel} must be odd and at least 3")
-        for name in ("bottleneck", "hidden", "blocks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        at_most(WIDEST, widths=self.widths, bottleneck=self.bottleneck, hidden=self.hidden)
-        at_most(MOST_BLOCKS, kernel=self.kernel, blocks=self.blocks)
+        super().__post_init__()
         if self.palette and self.predictor == "inception":
             raise ConfigError("palette=True goes with predictor='statistics', which measures colours")
 
@@ -122,11 +115,9 @@ class StyleTransformer(Graph):
         super().__init__()
         self.bottleneck, self.description = config.bottleneck, config.description
         low, middle, high = config.widths
-        if config.early:
-            down = [_Contract(3, middle, config.kernel, 2), _Contract(middle, high, 3, 2)]
-        else:
-            down = [_Contract(3, low, config.kernel, 1), _Contract(low, middle, 3, 2), _Contract(middle, high, 3, 2)]
-        self.down = nn.Sequential(*down)
+        down = [(3, middle, config.kernel, 2)] if config.early else [(3, low, config.kernel, 1), (low, middle, 3, 2)]
+        down.append((middle, high, 3, 2))
+        self.down = nn.Sequential(*(_Contract(*shape) for shape in down))
         layers = [_Conditional(high, high, separable=config.separable) for _ in range(2 * config.blocks)]
         layers += [_Conditional(*pair, separable=config.separable) for pair in ((high, middle), (middle, low))]
         if not config.palette:
@@ -192,11 +183,9 @@ class StyleStatistics(Graph):
         self.blocks = nn.ModuleList()
         inputs = 3
         for row in ART_VGG_WIDTHS:
-            block = nn.ModuleList()
-            for width in row:
-                block.append(nn.Conv2d(inputs, width, 3))
-                inputs = width
-            self.blocks.append(block)
+            pairs = zip((inputs, *row), row, strict=False)
+            self.blocks.append(nn.ModuleList(nn.Conv2d(*pair, 3) for pair in pairs))
+            inputs = row[-1]
         self.features = COLOUR + 2 * sum(row[0] for row in ART_VGG_WIDTHS)
         self.register_buffer("centre", torch.zeros(self.features))
         self.register_buffer("spread", torch.ones(self.features))

@@ -8,12 +8,11 @@ from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from artmodels import images
 from artmodels.errors import ConfigError, one_of
 from artmodels.images.colour import linearly_matched, luminance, with_chroma
-from artmodels.images.resampling import at_size, check_size, list_or_none, picture, resized
+from artmodels.images.resampling import at_size, check_size, one_or_each, picture, resized
 from artmodels.images.results import ImageResult
 from artmodels.methods.arbitrary_style.inception import InceptionStyle
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleStatistics, StyleTransformer
@@ -34,7 +33,7 @@ class StyleCode:
 
     Attributes:
         vector: float32 [description].
-        model: Of which checkpoint the numbers are; another one does not understand them. None: not of the catalogue.
+        model: Checkpoint that understands the numbers; None is one that is not of the catalogue.
     """
 
     vector: Tensor = field(repr=False)
@@ -42,6 +41,7 @@ class StyleCode:
 
 
 Style = images.Source | StyleCode
+Seen = images.LoadedImage | StyleCode
 
 
 class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
@@ -70,49 +70,23 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
         return {PREDICTOR: StyleStatistics(config)}
 
     def describe(self, style: images.Source, *, style_size: int = 256) -> StyleCode:
-        """Look at a style, once for many pictures.
-
-        Args:
-            style: What `artmodels.images.load` reads.
-            style_size: See `__call__`.
-
-        Returns:
-            What stands for it in calls of this model.
-
-        Raises:
-            ConfigError: `style_size` is out of range.
-            ImageError: The picture cannot be read, or is smaller than 8 pixels.
-        """
+        """Look at a style once, for calls of this model on many pictures; they explain `style_size` and the errors."""
         _check_style_size(style_size)
         return self._code(picture(style, "style").tensor(), style_size)
 
     # A text, which is a path, would be a sequence of texts too; it never comes here as one.
     @overload
     def __call__(
-        self,
-        image: list[images.Source],
-        styles: Style | Sequence[Style],
-        *,
-        style_weights: Sequence[float] | None = ...,
-        strength: float = ...,
-        colour: Colour = ...,
-        style_size: int = ...,
-        size: tuple[int, int] | None = ...,
-        progress: bool = ...,
-    ) -> list[ImageResult]: ...
+        self, image: list[images.Source], styles: Style | Sequence[Style], *,
+        style_weights: Sequence[float] | None = ..., strength: float = ..., colour: Colour = ...,
+        style_size: int = ..., size: tuple[int, int] | None = ..., progress: bool = ...,
+    ) -> list[ImageResult]: ...  # fmt: skip
     @overload
     def __call__(
-        self,
-        image: images.Source,
-        styles: Style | Sequence[Style],
-        *,
-        style_weights: Sequence[float] | None = ...,
-        strength: float = ...,
-        colour: Colour = ...,
-        style_size: int = ...,
-        size: tuple[int, int] | None = ...,
-        progress: bool = ...,
-    ) -> ImageResult: ...
+        self, image: images.Source, styles: Style | Sequence[Style], *,
+        style_weights: Sequence[float] | None = ..., strength: float = ..., colour: Colour = ...,
+        style_size: int = ..., size: tuple[int, int] | None = ..., progress: bool = ...,
+    ) -> ImageResult: ...  # fmt: skip
     def __call__(
         self,
         image: images.Source | list[images.Source],
@@ -156,37 +130,25 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
         check_size(size)
         asked: list[Style] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]
         shares = _shares(style_weights, len(asked))
-        seen: list[StyleCode | images.LoadedImage] = []
-        for number, one in enumerate(asked, start=1):
-            if not isinstance(one, StyleCode):
-                seen.append(picture(one, "style" if len(asked) == 1 else f"style {number}"))
-                continue
-            self._check_code(one)
-            if colour == "transfer":
-                raise ConfigError(
-                    "colour='transfer' recolours a style before it is looked at: give its picture, not a StyleCode"
-                )
-            seen.append(one)
-        options = {"style_weights": shares, "strength": strength, "colour": colour, "style_size": style_size}
-        fixed = None if colour == "transfer" else self._blend(seen, shares, style_size)
-        many = list_or_none(image)
-        if many is not None:
-            bar = tqdm(many, disable=not progress, unit="image")
-            return [self._run_one(source, seen, fixed, size, options) for source in bar]
-        return self._run_one(image, seen, fixed, size, options)  # type: ignore[arg-type]
+        seen: list[Seen] = []
+        for number, style in enumerate(asked, start=1):
+            if isinstance(style, StyleCode):
+                self._check_code(style, colour)
+                seen.append(style)
+            else:
+                seen.append(picture(style, "style" if len(asked) == 1 else f"style {number}"))
+        options: dict[str, Any] = {"style_weights": shares, "strength": strength, "colour": colour}
+        options |= {"style_size": style_size, "size": size}
+        blend = None if colour == "transfer" else self._blend(seen, shares, style_size)
+        return one_or_each(image, lambda source: self._run_one(source, seen, blend, options), progress=progress)
 
     def _run_one(
-        self,
-        source: images.Source,
-        styles: list[StyleCode | images.LoadedImage],
-        fixed: Tensor | None,
-        size: tuple[int, int] | None,
-        options: dict[str, Any],
+        self, source: images.Source, styles: list[Seen], blend: Tensor | None, options: dict[str, Any]
     ) -> ImageResult:
         start = time.perf_counter()
         loaded = picture(source)
-        content = at_size(loaded, size)
-        vector = fixed
+        content = at_size(loaded, options["size"])
+        vector = blend
         if vector is None:
             vector = self._blend(styles, options["style_weights"], options["style_size"], like=content)
         if options["strength"] < 1:
@@ -201,14 +163,7 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
                 notes += [f"Style {number}: {note}" for note in style.notes]
         return self._result(result, options=options | {"size": list(content.shape[-2:])}, start=start, notes=notes)
 
-    def _blend(
-        self,
-        styles: list[StyleCode | images.LoadedImage],
-        shares: list[float],
-        style_size: int,
-        *,
-        like: Tensor | None = None,
-    ) -> Tensor:
+    def _blend(self, styles: list[Seen], shares: list[float], style_size: int, *, like: Tensor | None = None) -> Tensor:
         """Give the mean [description] of what stands for styles, recoloured like a picture where one is given."""
         vectors = []
         for style in styles:
@@ -223,15 +178,19 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
 
     def _code(self, pixels: Tensor, style_size: int) -> StyleCode:
         # A small picture is padded to what the predictor takes.
-        reduced, _ = self.companions[PREDICTOR].requirements.pad(_bounded(pixels, style_size))
+        reduced = self.companions[PREDICTOR].requirements.pad(_bounded(pixels, style_size))
         vector = self._companion(PREDICTOR, reduced)[0]
         return StyleCode(vector=vector, model=self._name)
 
-    def _check_code(self, code: StyleCode) -> None:
+    def _check_code(self, code: StyleCode, colour: Colour) -> None:
         if code.model != self._name or tuple(code.vector.shape) != (self.config.description,):
             raise ConfigError(
                 f"the StyleCode is of the model {code.model!r} with {code.vector.numel()} numbers, and this one is "
                 f"{self._name!r} with {self.config.description}: let this one describe the style again"
+            )
+        if colour == "transfer":
+            raise ConfigError(
+                "colour='transfer' recolours a style before it is looked at: give its picture, not a StyleCode"
             )
 
 

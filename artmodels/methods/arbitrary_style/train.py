@@ -7,9 +7,9 @@ VGG-19 of Wang et al. 2020.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleStatistics, StyleTransformer
 from artmodels.methods.fast_style.train import StyleObjective, reduced
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["ArbitraryStyleRecipe", "ArbitraryStyleSettings"]
@@ -36,32 +37,25 @@ PAIRS = 24  # held-out pairs that are judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArbitraryStyleSettings:
-    """What the recipe can be told.
+class ArbitraryStyleSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        network: Fields of `ArbitraryStyleConfig`.
-        batch: Pairs a step.
-        crop: Side of a crop of the content in pixels.
-        style_crop: Of one of the style.
-        style_weight: Against 1 for content.
-        tv_weight: Of total variation where the content is flat: skies stay skies.
-        identity: Share of the pictures that are their own style.
-        jitter: Changes of the styles' brightness, contrast and saturation.
-    """
-
-    network: ArbitraryStyleConfig = field(
-        default_factory=lambda: ArbitraryStyleConfig(
-            predictor="statistics", widths=(16, 32, 64), kernel=7, early=True, palette=True
-        )
+    network: ArbitraryStyleConfig = ArbitraryStyleConfig(
+        predictor="statistics", widths=(16, 32, 64), kernel=7, early=True, palette=True
     )
-    batch: int = 6
-    crop: int = 128
-    style_crop: int = 160
-    style_weight: float = 3.0
-    tv_weight: float = 1.0
-    identity: float = 0.1
-    jitter: float = 0.3
+    batch: Annotated[Count, "Pairs a step."] = 6
+    crop: Annotated[Count, "Side of a crop of the content in pixels."] = 128
+    style_crop: Annotated[Count, "Of one of the style."] = 160
+    style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
+    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
+    identity: Annotated[Share, "Of the pictures that are their own style."] = 0.1
+    jitter: Annotated[Weight, "Changes of the styles' brightness, contrast and saturation."] = 0.3
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.network.predictor != "statistics":
+            raise ConfigError("predictor='inception' is not trained here: settings.network has predictor='statistics'.")
 
 
 class ArbitraryStyleRecipe(Recipe):
@@ -71,13 +65,11 @@ class ArbitraryStyleRecipe(Recipe):
 
     def __init__(self, settings: ArbitraryStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, art-vgg and the images; draw the first weights."""
-        if settings.network.predictor != "statistics":
-            raise ConfigError("predictor='inception' is not trained here: settings.network has predictor='statistics'.")
         self.settings = settings
         self.extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
-        self._files = photographs + styles
+        self.files = photographs + styles
         self.photographs = ImageSet.load(photographs, side=400)
         self.styles = ImageSet.load(styles, side=400)
         self.content_crops = Crops(size=settings.crop, smallest=0.4)
@@ -110,10 +102,6 @@ class ArbitraryStyleRecipe(Recipe):
         self.predictor.centre.copy_(found.mean(0))
         self.predictor.spread.copy_(found.std(0).clamp_min(1e-3))
         self.objective.set_floors([self.objective.style_of(batch) for batch in batches], FLOOR)
-
-    def files(self) -> list[Path]:
-        """Contents and styles that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Content, style and flatness; contents are photographs and, a third of the time, paintings."""
@@ -158,13 +146,10 @@ class ArbitraryStyleRecipe(Recipe):
 
 def _copy_encoder(predictor: StyleStatistics, file: Path) -> None:
     """Fill the predictor's convolutions with art-vgg's."""
-    names = {
-        f"conv{block}_{layer}": predictor.get_submodule(f"blocks.{block - 1}.{layer - 1}")
-        for block, row in enumerate(ART_VGG_WIDTHS, start=1)
-        for layer in range(1, len(row) + 1)
-    }
     expected = layout(list(convolutions(art_vgg_nodes())))
     tensors = load_tensors(file, expected=expected, wanted=lambda key: key.startswith("conv"), dtype=torch.float32)
-    for name, conv in names.items():
-        for part in ("weight", "bias"):
-            conv.get_parameter(part).data.copy_(tensors[f"{name}.{part}"])
+    for block, row in enumerate(ART_VGG_WIDTHS):
+        for layer in range(len(row)):
+            for part in ("weight", "bias"):
+                value = tensors[f"conv{block + 1}_{layer + 1}.{part}"]
+                predictor.blocks.get_parameter(f"{block}.{layer}.{part}").data.copy_(value)

@@ -70,9 +70,7 @@ def local_features(features: Tensor, stride: int) -> Tensor:
 def recall(queries: Tensor, base: Tensor) -> float:
     """Share of the rows of `queries` whose nearest row of `base`, by cosine, is the one of the same number.
 
-    Args:
-        queries: [P, C], of length 1.
-        base: [P, C], of length 1.
+    Both are [P, C], of rows of length 1.
     """
     right = 0
     for start in range(0, len(queries), ROWS):
@@ -82,12 +80,7 @@ def recall(queries: Tensor, base: Tensor) -> float:
 
 
 def pair_correlation(ours: Tensor, theirs: Tensor) -> float:
-    """Correlation, over pairs of rows, of the cosines that two networks give to the same pairs of details.
-
-    Args:
-        ours: [P, C], of length 1.
-        theirs: [P, C'], of length 1.
-    """
+    """Correlation of the cosines that two networks give to the same pairs of details, which are rows of length 1."""
     pairs = torch.triu_indices(len(ours), len(ours), 1)
     both = torch.stack([(rows @ rows.T)[pairs[0], pairs[1]] for rows in (ours, theirs)])
     return float(torch.corrcoef(both)[0, 1])

@@ -11,19 +11,18 @@ borders.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
-from artmodels.errors import ConfigError
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import ART_RESNET_TAPS, CENTRED, art_resnet_nodes, convolutions, randomise
+from artmodels.features.networks import ART_RESNET_TAPS, CENTRED, art_resnet_nodes, convolutions, folded, randomise
 from artmodels.features.stages import NORM_EPSILON, Convolution, padded
 from artmodels.methods.art_resnet.retrieval import (
     EVERY,
@@ -38,6 +37,7 @@ from artmodels.methods.art_resnet.retrieval import (
 from artmodels.methods.art_resnet.views import Views
 from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Positive, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["UNSEEN_STYLES", "ArtResNetRecipe", "ArtResNetSettings"]
@@ -59,37 +59,20 @@ PAIRS = 1024  # details whose cosines are correlated
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtResNetSettings:
-    """What the recipe can be told.
+class ArtResNetSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        batch: Crops a step; our network sees twice as many pictures, the teacher as many.
-        crop: Side in pixels of what our network sees, a multiple of 16.
-        margin: Pixels that the teacher sees beyond that on each side, a multiple of 16.
-        side: Shorter side to which images are reduced when they are read.
-        styles: Checkpoints of fast style whose views are trained on.
-        stylised: Share of the views that are stylised; the others are degraded.
-        arbitrary: Share of the stylised views that `arbitrary-style` makes, from paintings of the training set.
-        match_weight: Weight of the cosines' term beside that of features, which is 1.
-        temperature: Of the distributions of cosines: small ones look at the nearest details only.
-    """
-
-    batch: int = 3
-    crop: int = 128
-    margin: int = 16
-    side: int = 400
-    styles: tuple[str, ...] = SEEN_STYLES
-    stylised: float = 0.6
-    arbitrary: float = 0.0
-    match_weight: float = 0.2
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.crop < EVERY or self.crop % EVERY or self.margin < 0 or self.margin % EVERY:
-            raise ConfigError(f"crop={self.crop} and margin={self.margin} must be multiples of {EVERY}")
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature={self.temperature} must be above 0")
+    batch: Annotated[Count, "Crops a step; our network sees twice as many pictures, the teacher as many."] = 3
+    crop: Annotated[Count, MultipleOf(EVERY), "Side in pixels of what our network sees."] = 128
+    margin: Annotated[int, Ge(0), MultipleOf(EVERY), "Pixels that the teacher sees beyond that on each side."] = 16
+    side: Annotated[Count, "Shorter side to which images are reduced when they are read."] = 400
+    styles: Annotated[tuple[str, ...], "Checkpoints of fast style whose views are trained on."] = SEEN_STYLES
+    stylised: Annotated[Share, "Of the views that are stylised; the others are degraded."] = 0.6
+    arbitrary: Annotated[
+        Share, "Of the stylised views that `arbitrary-style` makes, from paintings of the training set."
+    ] = 0.0
+    match_weight: Annotated[Weight, "Weight of the cosines' term beside that of features, which is 1."] = 0.2
+    temperature: Annotated[Positive, "Of the distributions of cosines: low ones look at the nearest only."] = 0.1
 
 
 class Normalised(Convolution):
@@ -129,8 +112,8 @@ class ArtResNetRecipe(Recipe):
         """Read teacher, styles and images, draw the weights."""
         self.settings, self.sources = settings, sources
         self.teacher = teachers.load(teachers.RESNET, sources.teachers)
-        self._train, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -163,10 +146,6 @@ class ArtResNetRecipe(Recipe):
             layer.requires_grad_(True)
         self.network = nn.ModuleDict({"stages": self.student.stages, "heads": self.heads})
 
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
-
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Relative squared error of features, and divergence of cosines, one term a tap."""
         settings = self.settings
@@ -195,17 +174,12 @@ class ArtResNetRecipe(Recipe):
         return {tap: _inner(value, self.settings.margin // self.teacher.stride(tap)) for tap, value in found.items()}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layers as they are; heads folded, and scaled so that a tap has mean square 1 over its channels."""
+        """Layers as they are; heads folded."""
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
             tensors |= layer.stored()
         for tap in ART_RESNET_TAPS:
-            head = self.heads[tap].get_parameter("weight").detach()[:, :, 0, 0].double()
-            upper = torch.linalg.qr(head, mode="r")[1]
-            # Signs of the rows are the library's choice: make the diagonal positive.
-            upper = upper * upper.diagonal().sign()[:, None]
-            upper *= (head.shape[1] / head.shape[0]) ** 0.5
-            tensors[f"{tap.replace('layer', 'head')}.weight"] = upper[:, :, None, None].half()
+            tensors[f"{tap.replace('layer', 'head')}.weight"] = folded(self.heads[tap])
         return {"architecture": "art-resnet"}, tensors
 
     @torch.no_grad()

@@ -29,22 +29,11 @@ class Views:
     """Draws a view of each of a batch: stylised or degraded, or both."""
 
     def __init__(
-        self,
-        weights: Path,
-        styles: Sequence[str],
-        *,
-        stylised: float,
-        arbitrary: float,
-        paintings: ImageSet,
+        self, weights: Path, styles: Sequence[str], *, stylised: float, arbitrary: float, paintings: ImageSet
     ) -> None:
-        """Read the style networks.
+        """Read the networks of fast style that are named, from a folder of checkpoints, and `arbitrary-style`.
 
-        Args:
-            weights: Folder of this project's own checkpoints.
-            styles: Names of checkpoints of fast style in it.
-            stylised: Share of the views that are stylised.
-            arbitrary: Share of these that `arbitrary-style` paints, in the manner of a crop of `paintings`.
-            paintings: What `arbitrary-style` takes its styles from.
+        A share of the views is `stylised`; of these `arbitrary-style` paints a share, like crops of `paintings`.
 
         Raises:
             ConfigError: A share is not from 0 to 1, or there is nothing to stylise with.
@@ -63,15 +52,7 @@ class Views:
 
     @torch.no_grad()
     def __call__(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw a view of each image.
-
-        Args:
-            batch: [N, 3, H, W] in [0, 1], sides multiples of 8.
-            rng: What is drawn from.
-
-        Returns:
-            The same shape and range. A third of the stylised views are degraded too.
-        """
+        """A view of each image [N, 3, H, W], sides multiples of 8. A third of the stylised views are degraded too."""
         painted = torch.rand(len(batch), generator=rng) < self.stylised
         worn = ~painted | (torch.rand(len(batch), generator=rng) < 1 / 3)
         views = batch.clone()
@@ -91,20 +72,11 @@ class Views:
 
 
 def degraded(batch: Tensor, rng: torch.Generator) -> Tensor:
-    """Change colours of every image; make some grey, blurred, noisy or blocky as a JPEG is.
-
-    Args:
-        batch: [N, 3, H, W] in [0, 1], sides multiples of 8.
-        rng: What is drawn from.
-
-    Returns:
-        The same shape and range.
-    """
-    count = len(batch)
+    """Change colours of images [N, 3, H, W], sides multiples of 8; make some grey, blurred, noisy, or blocky."""
 
     def draw(channels: int = 1) -> Tensor:
         """Numbers in [0, 1), [N, channels, 1, 1]."""
-        return torch.rand(count, channels, 1, 1, generator=rng)
+        return torch.rand(len(batch), channels, 1, 1, generator=rng)
 
     mean = batch.mean((1, 2, 3), keepdim=True)
     x = (batch - mean) * (0.5 + draw()) + mean * (0.6 + 0.8 * draw())

@@ -7,8 +7,7 @@ Gram matrices (Gatys et al. 2015). The heads are then folded into square ones, s
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,9 @@ from artmodels.data import folders
 from artmodels.data.folders import Crops, ImageSet
 from artmodels.features import teachers
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import ART_VGG_TAPS, CENTRED, art_vgg_nodes, convolutions, randomise
+from artmodels.features.networks import ART_VGG_TAPS, CENTRED, art_vgg_nodes, convolutions, folded, randomise
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["ArtVGGRecipe", "ArtVGGSettings", "gram"]
@@ -30,22 +30,14 @@ COMPRESSED_TAPS = {"relu4_1": "aux4_1", "relu4_2": "relu4_2", "relu5_1": "aux5_1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtVGGSettings:
-    """What the recipe can be told.
+class ArtVGGSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        batch: Crops a step.
-        crop: Side of a crop in pixels.
-        side: Shorter side to which images are reduced when they are read.
-        synthetic: Share of the crops replaced by synthetic textures: noise of random spectrum and colours.
-        gram_weight: Weight of the Gram term beside that of features, which is 1.
-    """
-
-    batch: int = 4
-    crop: int = 128
-    side: int = 400
-    synthetic: float = 0.15
-    gram_weight: float = 1.0
+    batch: Annotated[Count, "Crops a step."] = 4
+    crop: Annotated[Count, "Side of a crop in pixels."] = 128
+    side: Annotated[Count, "Shorter side to which images are reduced when they are read."] = 400
+    synthetic: Annotated[Share, "Of the crops replaced by textures: noise of random spectrum and colours."] = 0.15
+    gram_weight: Annotated[Weight, "Weight of the Gram term beside that of features, which is 1."] = 1.0
 
 
 def gram(features: Tensor) -> Tensor:
@@ -65,8 +57,8 @@ class ArtVGGRecipe(Recipe):
         self.normalised = teachers.load(teachers.NORMALISED, sources.teachers)
         self.compressed = teachers.load(teachers.COMPRESSED, sources.teachers)
         # What ships is a checkpoint that anyone may repeat on CC0 and public-domain images alone.
-        self._train, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.unseen = ImageSet.load(self._held_out, side=settings.side)
         self.crops = Crops(size=settings.crop, smallest=0.3, jitter=0.3)
 
@@ -91,10 +83,6 @@ class ArtVGGRecipe(Recipe):
         layers = nn.ModuleDict({key: conv for key, conv in self.plain.items() if not key.startswith("head")})
         layers.requires_grad_(True)
         self.network = nn.ModuleDict({"layers": layers, "heads": self.heads})
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Relative squared error of features and of Gram matrices, one term a tap."""
@@ -123,18 +111,13 @@ class ArtVGGRecipe(Recipe):
         return shallow | {tap: deep[name] for tap, name in COMPRESSED_TAPS.items()}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layers as they are; heads folded, and scaled so that a tap has mean square 1 over its channels."""
+        """Layers as they are; heads folded."""
         tensors: dict[str, Tensor] = {}
         for key, conv in self.plain.items():
             if not key.startswith("head"):
                 tensors |= {f"{key}.weight": conv.weight.half(), f"{key}.bias": conv.bias.half()}
         for tap in ART_VGG_TAPS:
-            head = self.heads[tap].get_parameter("weight").detach()[:, :, 0, 0].double()
-            upper = torch.linalg.qr(head, mode="r")[1]
-            # Signs of the rows are the library's choice: make the diagonal positive.
-            upper = upper * upper.diagonal().sign()[:, None]
-            upper *= (head.shape[1] / head.shape[0]) ** 0.5
-            tensors[f"{_head(tap)}.weight"] = upper[:, :, None, None].half()
+            tensors[f"{_head(tap)}.weight"] = folded(self.heads[tap])
         return {"architecture": "art-vgg"}, tensors
 
     @torch.no_grad()

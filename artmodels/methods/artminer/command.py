@@ -16,30 +16,21 @@ from artmodels.methods.artminer.evidence.report import html_report
 from artmodels.methods.artminer.oneshot import Searched
 from artmodels.methods.artminer.pipeline import ArtMiner
 
-__all__ = ["FolderSearch", "collection_of", "search_folder"]
+__all__ = ["FolderSearch", "search_folder"]
 
 SHOWN = 20  # hits
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSearch:
-    """Where a detail was found.
+    """Where a detail was found."""
 
-    Attributes:
-        formats: What `save` writes, by the ending of the file.
-        query: Picture that shows the detail.
-        searched: The hits, best first.
-        collection: Where it was looked for.
-        miner: What looked for it.
-        notes: Which pictures could not be looked at, and why.
-    """
-
-    formats: ClassVar[tuple[str, ...]] = (".html", ".htm")
-    query: Path
+    formats: ClassVar[tuple[str, ...]] = (".html", ".htm")  # of files that `save` writes
+    query: Path  # the picture that shows the detail
     searched: Searched
     collection: Collection
     miner: ArtMiner
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # which pictures could not be looked at, and why
 
     @property
     def summary(self) -> str:
@@ -56,11 +47,7 @@ class FolderSearch:
         return "\n".join([f"{len(hits)} places in {len(self.collection)} pictures", *table])
 
     def save(self, file: str | os.PathLike[str]) -> None:
-        """Write the hits as one HTML file, whole or not at all.
-
-        Raises:
-            ArtModelsError: It cannot be written.
-        """
+        """Write the hits as one HTML file, whole or not at all."""
         page = html_report(
             self.query,
             self.searched.box,
@@ -88,31 +75,20 @@ def search_folder(miner: ArtMiner, *, query: Path, box: Box, collection: Path, p
     Raises:
         ArtModelsError: The picture cannot be read, the box is none inside it, or the folder does not do.
     """
-    held = collection_of(collection, miner, progress=progress)
+    held = _collection_of(collection, miner, progress=progress)
     found = miner.search(query, box, held, query=held.name_of_bytes(query) or "")
     found = replace(found, hits=tuple(hit for hit in found.hits if hit.score >= miner.config.threshold))
     notes = tuple(f"{file} was skipped: {reason}" for file, reason in held.skipped.items())
     return FolderSearch(query=query, searched=found, collection=held, miner=miner, notes=notes)
 
 
-def collection_of(folder: Path, miner: ArtMiner, *, store: Path | None = None, progress: bool = False) -> Collection:
-    """The described pictures of a folder, made or brought up to date.
-
-    Args:
-        folder: Of pictures, with those of its subfolders.
-        miner: What describes them.
-        store: Where features are kept; None for a place of this folder and model in the user's cache.
-        progress: Show a bar.
-
-    Raises:
-        ArtModelsError: See `Collection.add`.
-    """
+def _collection_of(folder: Path, miner: ArtMiner, *, progress: bool) -> Collection:
+    """The described pictures of a folder and its subfolders, made or brought up to date in the user's cache."""
     root = folder.expanduser().resolve()
     if not root.is_dir():
         raise ConfigError(f"{folder} is not a folder: name one with pictures")
-    if store is None:
-        key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
-        store = user_cache_path("artmodels", appauthor=False) / "collections" / key
+    key = hashlib.sha256(f"{root}\0{miner.fingerprint}\0{miner.views}".encode()).hexdigest()[:16]
+    store = user_cache_path("artmodels", appauthor=False) / "collections" / key
     held = Collection.open_or_create(store, miner)
     held.add(root, miner, progress=progress)
     gone = [name for name in held.files if not (root / name).is_file()]

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from artmodels.correspondence.geometry import Model, least_squares
+from artmodels.images.decoding import Array
 
 __all__ = ["Matches", "best_of_each", "plausible", "refitted", "scores", "surviving"]
 
@@ -31,27 +32,16 @@ REUSED = 2**20  # bytes of a block on a CPU: a few of these stay in its cache, a
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Mutual matches of a pair at all scales, on the CPU.
+    """The m mutual matches of a pair at all scales, on the CPU."""
 
-    Attributes:
-        cell: [m] int64, row * columns + column in the reference without its margin; once at most for each scale.
-        first: [m, 2] float64, (x, y) in the reference, in the units of the tolerance.
-        second: [m, 2] float64, (x, y) in the target.
-        similarity: [m] float32, above 0.
-        extent: (width, height) of the whole target in the units of `second`.
-        cells: (x, y) cells of the reference that a unit of `first` is.
-        target_cells: The same for `second`, for a target brought to the reference's longer side.
-        tolerance: In the units of `first`.
-    """
-
-    cell: Tensor
-    first: Tensor
-    second: Tensor
-    similarity: Tensor
-    extent: tuple[float, float]
-    cells: tuple[float, float]
-    target_cells: tuple[float, float]
-    tolerance: float
+    cell: Tensor  # [m] int64, row * columns + column in the reference without its margin; once at most for each scale
+    first: Tensor  # [m, 2] float64, (x, y) in the reference, in the units of the tolerance
+    second: Tensor  # [m, 2] float64, (x, y) in the target
+    similarity: Tensor  # [m] float32, above 0
+    extent: tuple[float, float]  # width and height of the whole target in the units of `second`
+    cells: tuple[float, float]  # (x, y) cells of the reference that a unit of `first` is
+    target_cells: tuple[float, float]  # the same of `second`, for a target brought to the reference's longer side
+    tolerance: float  # in the units of `first`
 
 
 def plausible(transforms: Tensor, matches: Matches) -> Tensor:
@@ -94,13 +84,7 @@ def _layers(cell: Tensor) -> tuple[Tensor, list[int]]:
 def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "cpu") -> Tensor:
     """Score each hypothesis on all matches: sum over reference cells of the best s exp(-e^2 / t^2), where e < t.
 
-    Args:
-        transforms: [n, 3, 3] float64, target to reference.
-        matches: Of all scales.
-        device: Where to compute.
-
-    Returns:
-        [n] float32, on the CPU.
+    Transforms [n, 3, 3] float64 go from target to reference; the scores [n] float32 are on the CPU.
     """
     order, sizes = _layers(matches.cell)
     origin = matches.first.mean(0)  # near it float32 has digits to spare
@@ -143,17 +127,9 @@ def scores(transforms: Tensor, matches: Matches, device: torch.device | str = "c
 def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
     """Fit a transform to the matches that agree with it, by least squares with the weights s exp(-e^2 / t^2).
 
-    A hypothesis goes through its few points exactly; this one has the errors of all. Where the matches that agree do
-    not determine the model, the smallest of the solutions is taken: see with `plausible` and `scores` whether the
-    result is better.
-
-    Args:
-        model: Which kind.
-        transform: [3, 3] float64, target to reference.
-        matches: Of all scales.
-
-    Returns:
-        [3, 3] float64; where nothing agrees, the transform itself.
+    A hypothesis [3, 3] goes through its few points exactly; this one has the errors of all. Where the matches that
+    agree do not determine the model, the smallest of the solutions is taken, and where nothing agrees, the hypothesis:
+    see with `plausible` and `scores` whether the result is better.
     """
     moved = torch.cat([matches.second, torch.ones_like(matches.second[:, :1])], 1) @ transform.T
     away = (moved[:, :2] / moved[:, 2:] - matches.first) / matches.tolerance
@@ -169,7 +145,7 @@ def refitted(model: Model, transform: Tensor, matches: Matches) -> Tensor:
     return found
 
 
-def best_of_each(key: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.int64]:
+def best_of_each(key: Array, value: Array) -> NDArray[np.int64]:
     """Positions of the largest value of each key, the first of equal ones; in the order of keys."""
     order = np.lexsort((-value, key))
     return order[np.unique(key[order], return_index=True)[1]]
@@ -189,18 +165,12 @@ def surviving(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, int], str]:
     """What is left of the matches once they agree with a transform, pair cells one to one and lie in patches.
 
-    Args:
-        transform: [3, 3] float64, target to reference.
-        matches: Of all scales.
-        shape: (rows, columns) of the reference without its margin.
-        least: Cells that an 8-connected component must have, in both pictures.
-
-    Returns:
-        Positions [n] of the matches that are left, their cells (row, column) [n, 2] in the target, the shape of the
-        target in cells that are as large as the reference's, and why none is left, or "".
+    Patches are 8-connected and have `least` cells, in both pictures; `shape` is that of the reference in cells, without
+    its margin. Gives positions [n] of the matches that are left, their cells (row, column) [n, 2] in the target, the
+    target's shape in cells that are as large as the reference's, and why none is left, or "".
     """
     matrix, second = transform.numpy(), matches.second.numpy()
-    extent, nothing = np.array(matches.extent), np.zeros(0, np.int64)
+    extent = np.array(matches.extent)
     projected = np.c_[second, np.ones(len(second))] @ matrix.T
     with np.errstate(divide="ignore", invalid="ignore"):  # a point on the horizon of a homography is an outlier
         distance = projected[:, :2] / projected[:, 2:] - matches.first.numpy()
@@ -211,7 +181,7 @@ def surviving(
     size = f"{rows:.3g} x {columns:.3g}"
     # NaN and infinity are refused as well.
     if not (0.5 <= rows + EDGE < SIDE - 0.5 and 0.5 <= columns + EDGE < SIDE - 0.5):
-        return nothing, np.zeros((0, 2), np.int64), (0, 0), f"the transform makes the target {size} cells"
+        return np.zeros(0, np.int64), np.zeros((0, 2), np.int64), (0, 0), f"the transform makes the target {size} cells"
     grid = math.floor(rows + 0.5 + EDGE), math.floor(columns + 0.5 + EDGE)
     kept = np.flatnonzero(inlier & (projected[:, 2] > 0))
     cell, similarity = matches.cell.numpy(), matches.similarity.numpy()
@@ -225,4 +195,4 @@ def surviving(
         if large.all():
             return kept, place, grid, ""
         kept, place = kept[large], place[large]
-    return nothing, np.zeros((0, 2), np.int64), grid, f"no patch of {least} cells that touch agrees with the transform"
+    return kept, place, grid, f"no patch of {least} cells that touch agrees with the transform"

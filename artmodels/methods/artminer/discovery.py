@@ -11,10 +11,11 @@ By default distances are in cells of the reference, the same along both axes. Th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import get_args
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval, Predicate
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -24,10 +25,11 @@ from artmodels.correspondence.geometry import SAMPLE, Model, minimal
 from artmodels.correspondence.ransac import draw
 from artmodels.errors import ConfigError
 from artmodels.methods.artminer.consensus import Matches, plausible, refitted, scores, surviving
-from artmodels.runtime.devices import generator
+from artmodels.settings import Settings
 
-__all__ = ["PUBLISHED", "DiscoveryConfig", "Match", "discover", "discover_many", "inner_saliency"]
+__all__ = ["MOST_HYPOTHESES", "PUBLISHED", "DiscoveryConfig", "Match", "discover", "discover_many", "inner_saliency"]
 
+MOST_HYPOTHESES = 100_000
 CANDIDATES = 4  # matches that must agree on a translation
 LEAST = 1e-6  # similarity of a match: that of cells in uniform areas, which weigh nothing, is rounding
 REUSED = 2**20  # bytes of a block of similarities on a CPU: it stays in the cache and the allocator keeps it
@@ -38,56 +40,42 @@ VOTE = 2**40  # a vote is counted in these parts, so that sums are exact and equ
 drawn = lru_cache(maxsize=256)(draw)  # many pairs have as many candidates
 
 
+def whole(value: float) -> bool:
+    """For `Predicate`: whether a number is an int, which True is not."""
+    return type(value) is int
+
+
+Whole = Annotated[int, Predicate(whole)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class DiscoveryConfig:
-    """Settings of the discovery score.
+class DiscoveryConfig(Settings):
+    """Settings of the discovery score. Gates and refits are not published."""
 
-    Attributes:
-        margin: Cells at each side of the reference that are context only.
-        tolerance: Distance below which a match agrees with a transform, in cells of the reference: 2 for whole
-            pictures, 1 for regions. Also the radius of the votes for translations.
-        iterations: Hypotheses at most.
-        model: "affine", "scaling" (scale and translation for each axis), "similarity" or "homography".
-        saliency: Whether reference cells that are like their neighbours weigh less.
-        isotropic: Whether distances are the same along both axes. False is the published variant: coordinates are
-            shares of width and height, and the tolerance is a share of the reference's longer side with its margin.
-        gates: Whether transforms that no copyist would make are refused, see `consensus.plausible`. Not published.
-        least_component: Cells that touch which a patch must have in both pictures.
-        refits: How often the best transform is fitted again to the matches that agree with it, see
-            `consensus.refitted`; a fit that is refused or scores less is dropped. Not published.
-        seed: Of the samples.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    margin: int = 3
-    tolerance: float = 2.0
-    iterations: int = 1000
-    model: Model = "affine"
-    saliency: bool = True
-    isotropic: bool = True
-    gates: bool = True
-    least_component: int = 3
-    refits: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.model not in get_args(Model):
-            raise ConfigError(f"model={self.model!r} is not one of {', '.join(get_args(Model))}")
-        for name, least, greatest in (
-            ("margin", 0, 100),
-            ("iterations", 1, 100_000),
-            ("least_component", 1, 10_000),
-            ("refits", 0, 100),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= greatest:
-                raise ConfigError(f"{name}={value!r} is not a whole number from {least} to {greatest}")
-        if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance <= 16:
-            raise ConfigError(f"tolerance={self.tolerance!r} is not a number of cells above 0 and up to 16")
-        generator(self.seed)
+    margin: Annotated[Whole, Interval(ge=0, le=100), "Cells at each side of the reference that are context only."] = 3
+    tolerance: Annotated[
+        float,
+        Interval(gt=0, le=16),
+        "Distance below which a match agrees with a transform, in cells of the reference: 2 for whole pictures, 1 for "
+        "regions. Also the radius of the votes for translations.",
+    ] = 2.0
+    iterations: Annotated[Whole, Interval(ge=1, le=MOST_HYPOTHESES), "Hypotheses at most."] = 1000
+    model: Annotated[Model, "Kind of transform; scaling has a scale and a translation for each axis."] = "affine"
+    saliency: Annotated[bool, "Whether reference cells that are like their neighbours weigh less."] = True
+    isotropic: Annotated[
+        bool,
+        "Whether distances are the same along both axes. False is the published variant: coordinates are shares of "
+        "width and height, and the tolerance is a share of the reference's longer side with its margin.",
+    ] = True
+    gates: Annotated[bool, "Whether transforms are refused that no copyist would make: `consensus.plausible`."] = True
+    least_component: Annotated[Whole, Interval(ge=1, le=10_000), "Cells of a patch, in each of both pictures."] = 3
+    refits: Annotated[
+        Whole,
+        Interval(ge=0, le=100),
+        "How often the best transform is fitted again to the matches that agree with it, see `consensus.refitted`; a "
+        "fit that is refused or scores less is dropped.",
+    ] = 0
+    seed: Annotated[Whole, Interval(ge=0, lt=2**63), "Of the samples."] = 0
 
 
 PUBLISHED = DiscoveryConfig(isotropic=False, gates=False)
@@ -152,27 +140,21 @@ def inner_saliency(features: Tensor) -> Tensor:
     return inner
 
 
-def _first_largest(block: Tensor) -> Tensor:
-    """The first largest of each row; NumPy's is some ten times as fast as PyTorch's on a CPU."""
-    return torch.from_numpy(block.numpy().argmax(1)) if block.device.type == "cpu" else block.argmax(1)
-
-
 def _mutual(reference: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest target cell of each reference cell, and their similarity, 0 where it is not mutual: [n1] each.
+    """Of reference [n1, D] and target [D, n2]: the nearest target cell of each reference cell, and their similarity.
 
-    Args:
-        reference: [n1, D] float32.
-        target: [D, n2].
+    Both are [n1]; the similarity is 0 where the cells are not each other's nearest.
     """
-    count, cells = len(reference), target.shape[1]
+    count, cells, on_cpu = len(reference), target.shape[1], reference.device.type == "cpu"
     best = reference.new_full((count,), -torch.inf)
     nearest = torch.zeros(count, dtype=torch.int64, device=reference.device)
     largest = reference.new_empty(cells)
-    width = max(1, (REUSED if reference.device.type == "cpu" else BLOCK) // (4 * count))
+    width = max(1, (REUSED if on_cpu else BLOCK) // (4 * count))
     for start in range(0, cells, width):
         block = reference @ target[:, start : start + width].float()
         torch.amax(block, 0, out=largest[start : start + width])
-        where = _first_largest(block)
+        # The first largest of each row; NumPy's is some ten times as fast as PyTorch's on a CPU.
+        where = torch.from_numpy(block.numpy().argmax(1)) if on_cpu else block.argmax(1)
         value = block.gather(1, where[:, None])[:, 0]
         better = value > best
         best, nearest = torch.where(better, value, best), torch.where(better, where + start, nearest)
@@ -187,13 +169,9 @@ def _mutual(reference: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _agreeing(steps: Tensor, scale: Tensor, tolerance: float) -> Tensor:
     """Which matches agree on the translation with most votes: positions [h].
 
-    Each match votes for its own translation and, by exp(-d^2 / tolerance^2), for those within the tolerance along both
-    axes. The first of equal peaks counts, by scale, row and column.
-
-    Args:
-        steps: [m, 2] int64, (row, column) of the reference cell less those of the target cell.
-        scale: [m] int64.
-        tolerance: In cells.
+    Steps [m, 2] are the (row, column) of the reference cell less those of the target cell; scales are [m]. Each match
+    votes for its own translation and, by exp(-d^2 / tolerance^2), for those within the tolerance along both axes. The
+    first of equal peaks counts, by scale, row and column.
     """
     radius = int(tolerance)
     around = torch.cartesian_prod(*[torch.arange(-radius, radius + 1)] * 2)  # [25, 2]
@@ -233,15 +211,10 @@ class _Reference:
         none = torch.zeros(0, 2, dtype=torch.int64)
         return Match(0.0, torch.eye(3), none, none, torch.zeros(0), self.shape, finest, reason)
 
-    def mutual(self, target: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Nearest cells and similarities [K, n1], on the CPU."""
-        found = [_mutual(self.cells, features.flatten(1)) for features in target]
-        nearest, similarity = (torch.stack(blocks).cpu() for blocks in zip(*found, strict=True))
-        return nearest, similarity
-
     def matches(self, target: Sequence[Tensor]) -> tuple[Matches, Tensor, Tensor]:
         """All matches, the steps [m, 2] from target to reference cells, and scales [m]."""
-        nearest, similarity = self.mutual(target)
+        found = [_mutual(self.cells, features.flatten(1)) for features in target]
+        nearest, similarity = (torch.stack(blocks).cpu() for blocks in zip(*found, strict=True))  # [K, n1]
         scale, cell = torch.nonzero(similarity, as_tuple=True)
         shapes = torch.tensor([features.shape[1:] for features in target])[scale]  # [m, 2]
         place = nearest[scale, cell]
@@ -287,22 +260,19 @@ class _Reference:
         return best
 
     def match(self, target: Sequence[Tensor]) -> Match:
-        config, size = self.config, SAMPLE[self.config.model]
-        finest = _finest(target)
+        config, finest = self.config, _finest(target)
         if not len(self.cells):
             return self.nothing(f"no cell of {self.shape} is inside a margin of {config.margin}", finest)
         matches, steps, scale = self.matches(target)
         if not len(steps):
             return self.nothing("no cells are each other's nearest neighbours", finest)
-        agreeing = _agreeing(steps, scale, config.tolerance)
-        if len(agreeing) < max(CANDIDATES, size):
-            needed = max(CANDIDATES, size)
+        agreeing, size = _agreeing(steps, scale, config.tolerance), SAMPLE[config.model]
+        if len(agreeing) < (needed := max(CANDIDATES, size)):
             return self.nothing(f"{len(agreeing)} matches agree on a translation, fewer than {needed}", finest)
         samples = agreeing[drawn(len(agreeing), size, config.iterations, config.seed)]
         least = DEGENERATE * (self.longest**2 if config.isotropic else 1)
-        transforms, sound = minimal(
-            matches.second[samples], matches.first[samples], config.model, least=least, turned=True
-        )
+        pairs = matches.second[samples], matches.first[samples]
+        transforms, sound = minimal(*pairs, config.model, least=least, turned=True)
         degenerate = len(sound) - int(sound.sum())
         transforms = transforms[sound]
         if config.gates:
@@ -344,9 +314,6 @@ def discover_many(
         reference: [D, R, C] with its margin, each cell of length 1; usually 40 cells on the longer side.
         targets: For each, its maps [D, R_k, C_k] at all scales; float32 or float16, on the reference's device.
         config: Settings; None for the defaults.
-
-    Returns:
-        A match for each target.
 
     Raises:
         ConfigError: A map has the wrong shape or type, or a target has none.

@@ -71,15 +71,7 @@ class Searched:
 
 
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
-    """A box within a picture.
-
-    Args:
-        box: Left, top, right, bottom in pixels.
-        width: Of the picture.
-        height: Of it.
-
-    Returns:
-        The part of it that is inside the picture.
+    """The part of a box (left, top, right, bottom in pixels) that is inside a picture.
 
     Raises:
         ConfigError: It is no box, lies outside, or is less than 2 px wide or high.
@@ -99,14 +91,9 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
 
 
 def detail(describer: Describer, image: LoadedImage, box: Box, *, cells: int = CELLS, margin: int = MARGIN) -> Tensor:
-    """Features [D, a, b] of a box, of which the longer side has `cells` cells.
+    """Features [D, a, b] of a box, whose longer side has so many cells and whose shape is kept up to cells.
 
-    Args:
-        describer: What describes.
-        image: That the box is in.
-        box: See `check_box`.
-        cells: Of the longer side, at least 1; the other has at least 1, so that shapes are kept up to cells.
-        margin: Cells of surroundings that are described and cut off, fewer where the picture ends.
+    So many cells of margin, fewer where the picture ends, are described and cut off.
     """
     left, top, right, bottom = box
     rows, columns = grid(bottom - top, right - left, cells)
@@ -123,14 +110,9 @@ def detail(describer: Describer, image: LoadedImage, box: Box, *, cells: int = C
 
 
 def window_cosine(target: Tensor, kernels: Tensor) -> Tensor:
-    """Cosine of details with every window of their size.
+    """Cosine of details [Q, D, a, b] with every window of their size in a map [D, R, C], where a <= R and b <= C.
 
-    Args:
-        target: [D, R, C].
-        kernels: [Q, D, a, b]; those of one size at a time, with a <= R and b <= C.
-
-    Returns:
-        [Q, R - a + 1, C - b + 1] in [-1, 1]; 0 where a window is all zeros.
+    Gives [Q, R - a + 1, C - b + 1] in [-1, 1]; 0 where a window is all zeros.
     """
     products = F.conv2d(target[None], kernels)[0] / kernels.flatten(1).norm(dim=1).clamp_min(EPSILON)[:, None, None]
     # The sum of squares over channels first: one plane is convolved, not D.
@@ -140,20 +122,14 @@ def window_cosine(target: Tensor, kernels: Tensor) -> Tensor:
 
 
 def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """The discovery score of details and places that were found for them, each place by itself.
+    """The discovery score of details and places that were found for them, each place by itself: [Q, K] in [0, 1].
 
     As in `discovery`, cells that are each other's nearest neighbours match, and those near where the transform puts
     them count s exp(-e^2 / t^2), over the number of the detail's cells. But here the place is the transform, and only
     its own cells and those around it take part: a cell of a small detail need not be the nearest in a whole picture.
 
-    Args:
-        target: [D, R, C].
-        kernels: [Q, D, a, b], cells of length 1.
-        top: [Q, K] int64, first row of each place.
-        left: [Q, K], its first column.
-
-    Returns:
-        [Q, K] in [0, 1]; 1 is the detail itself.
+    The map is [D, R, C] and details are [Q, D, a, b], of cells of length 1; places begin at rows and columns [Q, K]. A
+    score of 1 is the detail itself.
     """
     a, b = kernels.shape[2:]
     rows = top[..., None] + torch.arange(a + 2 * RING, device=top.device)  # [Q, K, A]
@@ -173,20 +149,11 @@ def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Ten
 def found_in(
     maps: Sequence[Tensor], kernels: Tensor, *, width: int, height: int, verified: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """The best places of one picture for details of one size.
+    """The best places of one picture, given as maps [D, R_k, C_k] at all scales, for details [Q, D, a, b].
 
     The eight places of each scale with the largest cosine are pooled, forty are kept, and of two that overlap at all
-    the lesser goes.
-
-    Args:
-        maps: [D, R_k, C_k] of each scale.
-        kernels: [Q, D, a, b].
-        width: Of the picture, in pixels.
-        height: Of it.
-        verified: Whether the forty are scored by the mean of their cosine and their `agreement`. Not published.
-
-    Returns:
-        For each detail: boxes [N, 4] in pixels, and scores [N], descending. None where every scale is smaller than it.
+    the lesser goes. If verified, the forty are scored by the mean of their cosine and their `agreement`, which is not
+    published. Gives for each detail boxes [N, 4] in pixels and scores [N], descending; none where all maps are smaller.
     """
     a, b = kernels.shape[2:]
     boxes, scores, ranks = list[Tensor](), list[Tensor](), list[Tensor]()

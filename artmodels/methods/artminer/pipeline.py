@@ -6,36 +6,92 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval, MinLen, Predicate
 from PIL import Image
 from torch import Tensor
 
 from artmodels import features, hub, images, runtime
-from artmodels.correspondence.cells import Describer, Pyramid
-from artmodels.correspondence.views import VIEWS, turned, unturned
+from artmodels.correspondence.cells import SCALES, Describer, Pyramid
+from artmodels.correspondence.views import VIEWS, check_views, turned, unturned
 from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import in_a_row
 from artmodels.errors import ConfigError
+from artmodels.features.networks import Width
 from artmodels.hub.checkpoints import fingerprint
-from artmodels.images.decoding import Array, LoadedImage
+from artmodels.images.decoding import LoadedImage
 from artmodels.images.results import ImageResult
 from artmodels.methods.artminer.collection import shortlist
 from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
-from artmodels.methods.artminer.config import ArtMinerConfig
-from artmodels.methods.artminer.discovery import DiscoveryConfig, Match, discover
-from artmodels.methods.artminer.groups.pairtable import Pair
+from artmodels.methods.artminer.discovery import MOST_HYPOTHESES, DiscoveryConfig, Match, discover
+from artmodels.methods.artminer.groups.pairtable import THRESHOLD, Pair
 from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
 from artmodels.progress import Progress, result_of
 from artmodels.search.index import Index
+from artmodels.settings import Settings, Share, distinct
 
 __all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
 OUTSIDE = 100 / 255  # of the strength of what is not shared; the rest is white, as in the released code
+MOST_CELLS = 1000  # of the longer side of a picture: 16 000 px at a stride of 16
+
+Cells = Annotated[int, Interval(ge=CELLS, le=MOST_CELLS)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArtMinerConfig(Settings):
+    """What describes cells, and how pictures are looked at."""
+
+    backbone: Annotated[str, "A name that `artmodels.features` knows."] = "art-resnet"
+    tap: Annotated[str, "Of the backbone, at a stride of 16 in the paper."] = "layer3"
+    dims: Annotated[
+        Width | None, "D, numbers of a cell after a projection that the checkpoint holds; None keeps all of the tap."
+    ] = None
+    tuned: Annotated[
+        bool, "Whether the checkpoint holds the backbone's weights; otherwise they are those of its name."
+    ] = False
+    padding: Annotated[str, 'Of the backbone: "reflect", or "zeros" as published networks were trained.'] = "reflect"
+    scales: Annotated[
+        tuple[Cells, ...],
+        MinLen(1),
+        Predicate(distinct),
+        "Cells of the longer side of a picture in which something is looked for: the seven of the paper. Fewer are "
+        "faster and find less that is small.",
+    ] = SCALES
+    reference: Annotated[Cells, "Cells of the longer side of a picture that others are compared with."] = 40
+    views: Annotated[
+        tuple[str, ...],
+        "How pictures are turned before they are compared, see `artmodels.correspondence.views.VIEWS`. The paper only "
+        'has "", the picture as it is.',
+    ] = ("", "mirror")
+    iterations: Annotated[int, Interval(ge=1, le=MOST_HYPOTHESES), "Most hypotheses of a comparison."] = 1000
+    seed: Annotated[int, Ge(0), "Of the choice of hypotheses."] = 0
+    threshold: Annotated[
+        float,
+        Interval(ge=-1, le=1),
+        "Score of a search from which a place is shown to people. What a checkpoint has was measured by `python "
+        "benchmarks/artminer_thresholds.py`; -1, for features that were not, shows all. Searches and evaluations rank "
+        "everything: it is for whoever shows what they found.",
+    ] = -1.0
+    pair_threshold: Annotated[
+        Share, "Discovery score above which two pictures are linked, measured by the same; else the paper's."
+    ] = THRESHOLD
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if "" not in check_views(self.views):
+            raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
+
+    @property
+    def discovery(self) -> DiscoveryConfig:
+        """How pairs of whole pictures are scored."""
+        return DiscoveryConfig(iterations=self.iterations, seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +114,7 @@ class Compared(ImageResult):
     @property
     def other(self) -> Image.Image:
         """The second picture, pale where the first shows nothing of it."""
-        return images.to_pil(_pale(self.pictures[1], _shared_part(self.pair, "second", self.pictures[1])))
+        return images.to_pil(_pale(self.pictures[1], self.pair, "second"))
 
     def side_by_side(self) -> Image.Image:
         """Both, on white, aligned at the top."""
@@ -67,11 +123,7 @@ class Compared(ImageResult):
 
 @dataclasses.dataclass(frozen=True)
 class PairProgress(Progress):
-    """Two pictures have been compared.
-
-    Attributes:
-        pair: What they share; None where that is nothing, or scores less than was asked for.
-    """
+    """Two pictures have been compared: `pair` is None where they share nothing, or less than was asked for."""
 
     pair: Pair | None = None
 
@@ -91,7 +143,6 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     Attributes:
         scales: Cells of the longer side of each map of a pyramid: those of the settings, then that of a reference, if
             it is none of them.
-        views: See `ArtMinerConfig`.
     """
 
     method = "artminer"
@@ -107,11 +158,8 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 
-        Args:
-            config: Settings; None takes the defaults.
-            backbone: With the weights that it is to have.
-            projection: [C, D], see `Describer`.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
+        The backbone has the weights that it is to have, and the projection is [C, D], see `Describer`. By default
+        settings are those of `ArtMinerConfig()`, and the device is CUDA, then MPS, then the CPU.
 
         Raises:
             ConfigError: The projection does not fit the settings or the backbone.
@@ -155,11 +203,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         return stored if self.projection is None else stored | {"projection": self.projection.half()}
 
     def __call__(self, image: images.Source, other: images.Source) -> Compared:
-        """Compare two pictures.
-
-        Args:
-            image: What `artmodels.images.load` reads.
-            other: The same.
+        """Compare two pictures, each anything that `artmodels.images.load` reads.
 
         Returns:
             The first picture, pale where the second shows nothing of it; with the score, and both masks and maps of
@@ -174,10 +218,9 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         (pair,) = self.compare("first", ["second"], described)
         nothing = (f"Nothing is found that both show: {pair.match.reason}.",) if pair.match.reason else ()
         about: dict[str, object] = {"model": self._name, "score": pair.match.score, "view": pair.view}
-        settings = self._record(dataclasses.asdict(self.config) | about)
         return Compared(
-            tensor=_pale(pictures[0], _shared_part(pair, "first", pictures[0])),
-            settings=settings,
+            tensor=_pale(pictures[0], pair, "first"),
+            settings=self._record(dataclasses.asdict(self.config) | about),
             seconds=time.perf_counter() - start,
             notes=(*pictures[0].notes, *pictures[1].notes, *nothing),
             pair=pair,
@@ -200,16 +243,10 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
 
     @torch.inference_mode()
     def pyramids(self, image: images.Source) -> dict[str, Pyramid]:
-        """Describe one picture in each view.
-
-        Args:
-            image: What `artmodels.images.load` reads.
-
-        Returns:
-            Maps [D, R, C] at `scales`, float32 on the CPU, for each of `views`.
+        """Describe one picture: for each of `views`, maps [D, R, C] at `scales`, float32 on the CPU.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: `artmodels.images.load` cannot read it.
         """
         loaded = images.load(image)
         found = {}
@@ -224,11 +261,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
 
     def describe(self, pictures: Mapping[str, images.Source]) -> InMemory:
         """Describe a few pictures, which are kept in memory; a `Collection` keeps many on the disk."""
-        found = {}
-        for name, source in pictures.items():
-            views = self.pyramids(source)
-            found[name] = (views[""].width, views[""].height), views
-        return InMemory(found)
+        return InMemory({name: self.pyramids(source) for name, source in pictures.items()})
 
     # --- A detail
 
@@ -250,10 +283,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         verify: int = 20,
         by: Ranked = "verified",
     ) -> Iterator[Progress | Searched]:
-        """Do what `search` does as a stream: a step for each picture, and for each hit that is verified; then the hits.
-
-        Arguments and errors are those of `search`.
-        """
+        """As `search`, as a stream: a step for each picture, and for each hit that is verified; then the hits."""
         loaded = images.load(image)
         place = check_box(box, loaded.width, loaded.height)
         kernel = self.kernel(loaded, place)
@@ -308,38 +338,25 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         return result_of(steps, progress=progress, unit="picture")
 
     def places(self, name: str, among: Described, kernels: Tensor, *, by: Ranked = "verified") -> list[list[Hit]]:
-        """Where one picture looks like details.
+        """Where one picture of those looks like details [Q, D, a, b] of one size; for `by`, see `search`.
 
-        Args:
-            name: Of the picture.
-            among: That it is in.
-            kernels: [Q, D, a, b], of details of one size.
-            by: See `search`.
-
-        Returns:
-            For each detail its hits in all views, best first; of two that overlap the lesser goes.
+        For each detail gives its hits in all views, best first; of two that overlap the lesser goes.
         """
         size = among.size(name)
         found: list[list[Hit]] = [[] for _ in kernels]
         for view in self.views:
             pyramid = among.pyramid(name, view)
-            maps, shape = self._searched(pyramid), (pyramid.width, pyramid.height)
-            places = found_in(maps, kernels, width=shape[0], height=shape[1], verified=by == "verified")
+            maps, verified = self._searched(pyramid), by == "verified"
+            places = found_in(maps, kernels, width=pyramid.width, height=pyramid.height, verified=verified)
             for hits, (boxes, scores) in zip(found, places, strict=True):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
-        return [_without_overlaps(sorted(hits, key=lambda hit: -hit.score)) for hits in found]
+        return [_without_overlaps(hits) for hits in found]
 
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
-        """Where one picture holds a detail cell by cell: the discovery score of the detail and the picture.
+        """Where one picture of those holds a detail [D, a, b] cell by cell: their discovery score.
 
-        Args:
-            name: Of the picture.
-            among: That it is in.
-            kernel: [D, a, b], of the detail.
-
-        Returns:
-            For each view in which there is one, the place that the transform takes the detail to, best first.
+        For each view in which there is one, gives the place that the transform takes the detail to, best first.
         """
         hits = list[Hit]()
         for view in self.views:
@@ -352,7 +369,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
                 x, y = there[0] / there[2] * pyramid.width, there[1] / there[2] * pyramid.height
                 box = float(x.min()), float(y.min()), float(x.max()), float(y.max())
                 hits.append(Hit(name, unturned(box, view, *among.size(name)), match.score, view, match))
-        return _without_overlaps(sorted(hits, key=lambda hit: -hit.score))
+        return _without_overlaps(hits)
 
     def _region(self, kernel: Tensor, pyramid: Pyramid) -> Match:
         return discover(kernel, self._searched(pyramid), dataclasses.replace(REGION, seed=self.config.seed))
@@ -367,15 +384,12 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     def _both_ways(self, first: str, second: str, among: Described) -> Iterator[Pair]:
         for view in self.views:
             for reference, target in ((first, second), (second, first)):
-                maps = self._searched(among.pyramid(target, view))
-                match = discover(self._reference(reference, among), maps, self.config.discovery)
+                cells = among.pyramid(reference).at(self.config.reference).float()
+                match = discover(cells, self._searched(among.pyramid(target, view)), self.config.discovery)
                 yield Pair(first=reference, second=target, match=match, view=view)
 
     def _searched(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         return pyramid.maps[: len(self.config.scales)]
-
-    def _reference(self, name: str, among: Described) -> Tensor:
-        return among.pyramid(name).at(self.config.reference).float()
 
     def stream_pairs(
         self,
@@ -387,10 +401,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         exhaustive: int = shortlist.EXHAUSTIVE,
         least: float = 0.0,
     ) -> Iterator[PairProgress | list[Pair]]:
-        """Do what `pairs` does as a stream: a step for each two pictures, with what they share; then all pairs.
-
-        Arguments and errors are those of `pairs`.
-        """
+        """As `pairs`, as a stream: a step for each two pictures, with what they share; then all pairs."""
         if candidates is None and isinstance(among, Collection) and len(among) >= exhaustive:
             if index is None:
                 index = shortlist.region_index(among)
@@ -426,8 +437,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
 
         Args:
             among: The pictures.
-            candidates: Which pairs, as first and second name; a third part, such as the view that
-                `artmodels.methods.artminer.collection.shortlist.candidates` gives, is not needed: all views are
+            candidates: Which pairs, as first and second name, such as `shortlist.candidates` gives; all views are
                 compared. None chooses by `exhaustive`.
             index: For the shortlist, brought up to date first; None makes one by `shortlist.region_index`.
             keep: For the shortlist, pictures and views that are compared with each.
@@ -446,8 +456,8 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
 def _without_overlaps(hits: list[Hit]) -> list[Hit]:
     """Those of which none overlaps a better one; best first."""
     kept = list[Hit]()
-    for hit in hits:
-        if not any(_overlap(hit.box, other.box) for other in kept):
+    for hit in sorted(hits, key=lambda hit: -hit.score):
+        if not any(_overlap(hit.box, better.box) for better in kept):
             kept.append(hit)
     return kept
 
@@ -456,17 +466,15 @@ def _overlap(one: Box, other: Box) -> bool:
     return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
 
 
-def _shared_part(pair: Pair, name: str, picture: LoadedImage) -> Array:
-    """Where one of a pair's pictures shows what both do: [H, W] in [0, 1], soft at edges, 0 where nothing is shared."""
+def _pale(picture: LoadedImage, pair: Pair, name: str) -> Tensor:
+    """One picture of a pair [1, 3, H, W], pale where the other shows nothing of it."""
+    height, width = picture.height, picture.width
     if name == pair.first:
-        return pair.match.reference_mask(picture.height, picture.width)
-    mirrored, quarters = VIEWS[pair.view]
-    size = (picture.width, picture.height) if quarters % 2 else (picture.height, picture.width)
-    seen = np.rot90(pair.match.target_mask(*size), -quarters)
-    return seen[:, ::-1] if mirrored else seen
-
-
-def _pale(picture: LoadedImage, mask: Array) -> Tensor:
-    """A picture [1, 3, H, W] that is pale where a mask is 0."""
+        mask = pair.match.reference_mask(height, width)
+    else:
+        mirrored, quarters = VIEWS[pair.view]
+        seen = pair.match.target_mask(*((width, height) if quarters % 2 else (height, width)))
+        mask = np.rot90(seen, -quarters)
+        mask = mask[:, ::-1] if mirrored else mask
     strength = OUTSIDE + (1 - OUTSIDE) * torch.from_numpy(np.ascontiguousarray(mask, np.float32))
     return 1 - strength * (1 - picture.tensor())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
-from artmodels.features.networks import CAFFE, MOST_BLOCKS, WIDEST
+from artmodels.features.networks import CAFFE, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
 from artmodels.settings import Settings, odd
@@ -26,7 +26,6 @@ __all__ = ["FastStyleConfig", "TransformerNet"]
 Layout = Literal["resize", "torch7"]
 Output = Literal["sigmoid", "linear", "tanh"]
 Padding = Literal["reflect", "zeros", "valid"]
-Width = Annotated[int, Interval(ge=1, le=WIDEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class FastStyleConfig(Settings):
         "Channels after the first, second and third convolution; the last is also that of the blocks.",
     ] = (32, 64, 128)
     kernel: Annotated[int, Interval(ge=3, le=MOST_BLOCKS), Predicate(odd), "Side of the first and last kernel."] = 9
-    blocks: Annotated[int, Interval(ge=1, le=MOST_BLOCKS), "Residual blocks."] = 5
+    blocks: Annotated[Depth, "Residual blocks."] = 5
     early: Annotated[
         bool,
         "Whether the first convolution halves the size already, and the third is left out: a quarter of the work.",
@@ -82,9 +81,7 @@ class _Layer(nn.Module):
         # Without a bias: the normalisation would take it away again.
         self.conv: nn.Module
         if transposed:
-            self.conv = nn.ConvTranspose2d(
-                inputs, outputs, kernel, stride=2, padding=zeros, output_padding=1, bias=False
-            )
+            self.conv = nn.ConvTranspose2d(inputs, outputs, kernel, 2, zeros, output_padding=1, bias=False)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=zeros, bias=False)
         self.norm = nn.InstanceNorm2d(outputs, affine=True)
@@ -130,16 +127,10 @@ class TransformerNet(Graph):
         self.requirements = SizeRequirements(minimum=max(16, self.margin + 4), multiple_of=4)
         low, middle, high = config.widths
         padding: Padding = "zeros" if self.torch7 else "reflect"
-        if config.early:
-            # The first two layers at half and quarter size; the way up ends with `low` channels at full size.
-            down = [_Layer(3, middle, config.kernel, stride=2), _Layer(middle, high, 3, stride=2)]
-        else:
-            down = [
-                _Layer(3, low, config.kernel, padding=padding),
-                _Layer(low, middle, 3, stride=2, padding=padding),
-                _Layer(middle, high, 3, stride=2, padding=padding),
-            ]
-        self.down = nn.Sequential(*down)
+        # Early, there are layers at half and quarter size only; the way up ends with `low` channels at full size.
+        down = [(3, middle, config.kernel, 2)] if config.early else [(3, low, config.kernel, 1), (low, middle, 3, 2)]
+        down.append((middle, high, 3, 2))
+        self.down = nn.Sequential(*(_Layer(*shape, stride=stride, padding=padding) for *shape, stride in down))
         within: Padding = "valid" if self.torch7 else "reflect"
         self.blocks = nn.Sequential(*(_Residual(high, within) for _ in range(config.blocks)))
         self.up = nn.ModuleList(

@@ -3,11 +3,9 @@
 import time
 from typing import overload
 
-from tqdm.auto import tqdm
-
 from artmodels import images
 from artmodels.errors import ConfigError
-from artmodels.images.resampling import at_size, check_size, list_or_none, picture
+from artmodels.images.resampling import at_size, check_size, one_or_each, picture
 from artmodels.images.results import ImageResult
 from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.feedforward import FeedForward, Graph
@@ -69,10 +67,7 @@ class FastStyle(FeedForward[FastStyleConfig]):
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise ConfigError(f"strength={strength!r} must be from 0 (the picture itself) to 1 (all style)")
         check_size(size)
-        many = list_or_none(image)
-        if many is not None:
-            return [self._run_one(source, strength, size) for source in tqdm(many, disable=not progress, unit="image")]
-        return self._run_one(image, strength, size)  # type: ignore[arg-type]
+        return one_or_each(image, lambda source: self._run_one(source, strength, size), progress=progress)
 
     def _run_one(self, source: images.Source, strength: float, size: tuple[int, int] | None) -> ImageResult:
         start = time.perf_counter()

@@ -9,8 +9,7 @@ published weights learn from the compressed VGG-19 of Wang et al. 2020.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.images.resampling import resized
 from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
@@ -35,30 +35,20 @@ STYLE_TAPS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.5, "relu4_1": 1.5, "r
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastStyleSettings:
-    """What the recipe can be told.
+class FastStyleSettings(Settings):
+    """What the recipe can be told."""
 
-    Attributes:
-        style: The picture to paint like, below the folder of data.
-        title: What to call it.
-        style_side: Shorter side to which it is reduced: larger gives larger strokes.
-        start: Checkpoint to start from instead of random weights: a style is reached much sooner from another.
-        network: Fields of `FastStyleConfig`.
-        batch: Crops a step.
-        crop: Side of a crop in pixels.
-        style_weight: Against 1 for content.
-        tv_weight: Of total variation where the content is flat: skies stay skies.
-    """
-
-    style: str
-    title: str
-    style_side: int = 320
-    start: str = ""
+    style: Annotated[str, "The picture to paint like, below the folder of data."]
+    title: Annotated[str, "What to call it."]
+    style_side: Annotated[Count, "Shorter side to which it is reduced: larger gives larger strokes."] = 320
+    start: Annotated[
+        str, "Checkpoint to start from instead of random weights: a style is reached much sooner from another."
+    ] = ""
     network: FastStyleConfig = FastStyleConfig(widths=(12, 24, 48), kernel=7, early=True)
-    batch: int = 2
-    crop: int = 192
-    style_weight: float = 1.0
-    tv_weight: float = 1.0
+    batch: Annotated[Count, "Crops a step."] = 2
+    crop: Annotated[Count, "Side of a crop in pixels."] = 192
+    style_weight: Annotated[Weight, "Against 1 for content."] = 1.0
+    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
 
 
 class StyleObjective:
@@ -143,7 +133,7 @@ class FastStyleRecipe(Recipe):
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         paintings, _ = folders.split(folders.image_files(sources.data, ["paintings"]))
-        self._files = photographs + paintings
+        self.files = photographs + paintings
         self.photographs = ImageSet.load(photographs, side=400)
         self.paintings = ImageSet.load(paintings, side=256)
         self.crops = Crops(size=settings.crop, smallest=0.4)
@@ -163,10 +153,6 @@ class FastStyleRecipe(Recipe):
                     torch.nn.init.kaiming_normal_(value, generator=draw)
                 elif name == "last.bias":
                     value.data.zero_()
-
-    def files(self) -> list[Path]:
-        """The contents that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Content, style and flatness on photographs and, a third of the time, paintings."""

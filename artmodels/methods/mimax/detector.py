@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -35,7 +36,7 @@ from artmodels.methods.mimax.pipeline import MIMax, MIMaxConfig, MIMaxStep
 from artmodels.methods.region_features import FeatureStore, RegionFeatures, Regions
 from artmodels.progress import Progress, result_of
 
-__all__ = ["Detected", "Detector"]
+__all__ = ["Detected", "Detector", "detect_together"]
 
 THRESHOLD = 0.5  # to look at; the published code keeps all above 0.05, as average precision wants it
 OVERLAP, LIMIT = 0.3, 100  # the published code's
@@ -45,6 +46,7 @@ UNNAMED = "image"
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Labels = Mapping[str, Iterable[str]]
+Threshold = float | Mapping[str, float]  # for all classes, or by class
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,12 +105,10 @@ class Detector(hub.Pretrained[MIMaxConfig]):
     config_class: ClassVar[type] = MIMaxConfig
 
     def __init__(self, regions: RegionFeatures, classifier: MIMax | None = None) -> None:
-        """Put it together.
+        """Put regions, from `RegionFeatures.from_pretrained`, and a classifier with its settings together.
 
-        Args:
-            regions: From `RegionFeatures.from_pretrained`.
-            classifier: With its settings; None takes those of `MIMax`, but standardizes: whatever the scale of the
-                features, C = 1 then leaves scores above the usual threshold.
+        None takes the settings of `MIMax`, but standardizes: whatever the scale of the features, C = 1 then leaves
+        scores above the usual threshold.
         """
         self.regions, self.classifier = regions, MIMax(standardize=True) if classifier is None else classifier
         self.classes: tuple[str, ...] = ()
@@ -159,12 +159,9 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         store: str | os.PathLike[str] | None = None,
         calibrate: bool = False,
     ) -> Iterator[Extraction | MIMaxStep | Self]:
-        """Do what `fit` does, step by step.
+        """Do what `fit` does, file by file and step by step: yield where it is, and the detector last.
 
         Closed before its end, it leaves the detector as it was; the regions extracted so far stay in `store`.
-
-        Yields:
-            Where it is, after each file and after each step of training; and the detector, last.
         """
         if isinstance(source, LabelledSet):
             if labels is not None or classes is not None:
@@ -196,22 +193,15 @@ class Detector(hub.Pretrained[MIMaxConfig]):
     def correct(self, labels: Labels, *, calibrate: bool = False, progress: bool = False) -> Self:
         """Change labels of some files, or give new ones, and learn again; no image is looked at anew.
 
-        Args:
-            labels: As for `fit`; the classes stay.
-            calibrate: See `fit`.
-            progress: Show a bar.
-
-        Raises:
-            ConfigError: The detector was loaded, not fitted.
-            DatasetError: As for `fit`.
+        Arguments and errors are those of `fit`; the classes stay. A detector that was loaded, not fitted, is a
+        ConfigError.
         """
         return result_of(self.stream_correct(labels, calibrate=calibrate), progress=progress)
 
     def stream_correct(self, labels: Labels, *, calibrate: bool = False) -> Iterator[MIMaxStep | Self]:
-        """Do what `correct` does, step by step; closed before its end, it leaves the detector as it was.
+        """Do what `correct` does, step by step: yield where it is, and the detector last.
 
-        Yields:
-            Where it is, after each step of training; and the detector, last.
+        Closed before its end, it leaves the detector as it was.
         """
         if self._store is None:
             raise ConfigError("there is no collection to learn from again: this detector was loaded; call fit first")
@@ -233,9 +223,8 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         """Learn from regions that are extracted; the detector changes all at once, after the last step."""
         known = set(files)
         used = [name for name in labels if name in known]
-        truth = np.array([[name in labels[file] for name in classes] for file in used], np.int64).reshape(
-            -1, len(classes)
-        )
+        shown = np.array([[name in labels[file] for name in classes] for file in used], np.int64)
+        truth = shown.reshape(-1, len(classes))  # where there is no file, too
         for name, column in zip(classes, truth.T, strict=True):
             for wanted, kind in ((1, f"shows {name!r}"), (0, f"does not show {name!r}")):
                 if not (column == wanted).any():
@@ -243,8 +232,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
                         f"none of the {len(used)} labelled images {kind}: label at least one that does, and one that "
                         "does not"
                     )
-        bags = store.bags()[store.index_of(used).numpy()]
-        assert isinstance(bags, Bags)  # noqa: S101 - for the type checker: it was indexed with numbers
+        bags = store.bags().take(store.index_of(used))
         target = truth[:, 0] if len(classes) == 1 else truth
         classifier: MIMax = clone(self.classifier)
         for step in classifier.stream_fit(bags, target):
@@ -262,19 +250,19 @@ class Detector(hub.Pretrained[MIMaxConfig]):
 
     @overload
     def __call__(
-        self, image: list[images.Source], *, threshold: float | Mapping[str, float] = ..., overlap: float = ...,
+        self, image: list[images.Source], *, threshold: Threshold = ..., overlap: float = ...,
         limit: int = ..., progress: bool = ...,
     ) -> list[Detected]: ...  # fmt: skip
     @overload
     def __call__(
-        self, image: images.Source, *, threshold: float | Mapping[str, float] = ..., overlap: float = ...,
+        self, image: images.Source, *, threshold: Threshold = ..., overlap: float = ...,
         limit: int = ..., progress: bool = ...,
     ) -> Detected: ...  # fmt: skip
     def __call__(
         self,
         image: images.Source | list[images.Source],
         *,
-        threshold: float | Mapping[str, float] = THRESHOLD,
+        threshold: Threshold = THRESHOLD,
         overlap: float = OVERLAP,
         limit: int = LIMIT,
         progress: bool = False,
@@ -300,9 +288,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             for source in tqdm(many, disable=not progress, unit="image")
         ]
 
-    def _detect_one(
-        self, source: images.Source, threshold: float | Mapping[str, float], overlap: float, limit: int
-    ) -> Detected:
+    def _detect_one(self, source: images.Source, threshold: Threshold, overlap: float, limit: int) -> Detected:
         start = time.perf_counter()
         loaded = images.load(source)
         (regions,) = self.regions([loaded])
@@ -316,17 +302,16 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         }
         picture = loaded.pil()
         drawn = drawing.boxes_over(picture, found, classes=self.classes)
+        settings = {
+            "model": self._name,
+            "threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
+            "overlap": overlap,
+            "limit": limit,
+            "objects": plain([found])["images"][0]["objects"],
+        }
         return Detected(
             tensor=images.load(drawn).tensor(),
-            settings=self._record(
-                {
-                    "model": self._name,
-                    "threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
-                    "overlap": overlap,
-                    "limit": limit,
-                    "objects": plain([found])["images"][0]["objects"],
-                }
-            ),
+            settings=self._record(settings),
             seconds=time.perf_counter() - start,
             notes=regions.notes,
             found=found,
@@ -338,16 +323,9 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         )
 
     def collection(
-        self,
-        *,
-        threshold: float | Mapping[str, float] = THRESHOLD,
-        overlap: float = OVERLAP,
-        limit: int = LIMIT,
+        self, *, threshold: Threshold = THRESHOLD, overlap: float = OVERLAP, limit: int = LIMIT
     ) -> list[Detections]:
-        """Detect in every image it was fitted on, labelled or not, from the regions that are kept.
-
-        Returns:
-            In the order of `files`; see `__call__` for the settings.
+        """Detect in every image of `files`, labelled or not, from the regions that are kept; see `__call__`.
 
         Raises:
             ConfigError: The detector was loaded, not fitted, or a setting is out of range.
@@ -368,13 +346,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
         return torch.from_numpy(self.classifier.instance_scores(bag)).view(len(regions), len(self.classes))
 
     def _found(
-        self,
-        regions: Regions,
-        scores: Tensor,
-        name: str,
-        threshold: float | Mapping[str, float],
-        overlap: float,
-        limit: int,
+        self, regions: Regions, scores: Tensor, name: str, threshold: Threshold, overlap: float, limit: int
     ) -> Detections:
         if limit < 1:
             raise ConfigError(f"limit={limit} must be at least 1")
@@ -449,32 +421,41 @@ def _checked(
     return given, names
 
 
-def _thresholds(threshold: float | Mapping[str, float], classes: Sequence[str]) -> list[float]:
-    if isinstance(threshold, Mapping):
-        missing = set(threshold) ^ set(classes)
-        if missing:
-            raise ConfigError(
-                f"threshold must name each of {', '.join(classes)} and no other; see {sorted(missing)[0]!r}"
-            )
-        values = [threshold[name] for name in classes]
-    else:
-        values = [threshold] * len(classes)
-    for value in values:
+def _thresholds(threshold: Threshold, classes: Sequence[str]) -> list[float]:
+    by_class = threshold if isinstance(threshold, Mapping) else dict.fromkeys(classes, threshold)
+    wrong = sorted(set(by_class) ^ set(classes))
+    if wrong:
+        raise ConfigError(f"threshold must name each of {', '.join(classes)} and no other; see {wrong[0]!r}")
+    for value in by_class.values():
         if not -1 <= value <= 1:
             raise ConfigError(f"threshold={value} must be from -1 to 1")
-    return values
+    return [by_class[name] for name in classes]
 
 
 def _platt(classifier: MIMax, bags: Bags, truth: np.ndarray[Any, Any]) -> tuple[tuple[float, float], ...]:
     """Slope and offset of a logistic curve for each class (Platt 1999), from scores of bags that were held out."""
     folds = folds_of(torch.from_numpy(np.where(truth.T, 1, -1)), FOLDS, classifier.seed).numpy()  # [C, B]
     curves = []
-    for number, column in enumerate(truth.T):
-        scores = np.empty(len(bags))
-        for fold in range(FOLDS):
-            out = folds[number] == fold
-            model = clone(classifier).fit(bags[~out], column[~out])
-            scores[out] = model.decision_function(bags[out])
+    for fold, column in zip(folds, truth.T, strict=True):
+        parts = PredefinedSplit(fold)
+        scores = cross_val_predict(classifier, bags, column, cv=parts, method="decision_function")
         curve = LogisticRegression(C=1e6).fit(scores[:, None], column)
         curves.append((float(curve.coef_[0, 0]), float(curve.intercept_[0])))
     return tuple(curves)
+
+
+def detect_together(detectors: Sequence[Detector], *, threshold: float) -> list[Detections]:
+    """What several detectors, fitted on the same files for classes of their own, find in each of these files.
+
+    The boxes of the first detector come first. Errors are those of `Detector.collection`.
+    """
+    collections = (detector.collection(threshold=threshold) for detector in detectors)
+    return [
+        dataclasses.replace(
+            parts[0],
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            labels=tuple(label for part in parts for label in part.labels),
+        )
+        for parts in zip(*collections, strict=True)
+    ]

@@ -1,9 +1,11 @@
-"""Labels of bags in, decisions about bags out, the same for every baseline."""
+"""Labels of bags in, decisions about bags out, the same for every estimator."""
 
 from abc import abstractmethod
+from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
@@ -11,28 +13,23 @@ from torch import Tensor
 
 from artmodels.data.bags import Bags, BagsError
 from artmodels.runtime.devices import generator
+from artmodels.settings import Settings, config_from
 
-__all__ = ["Decisions", "folds_of", "read_labels"]
+__all__ = ["BagClassifier", "Baseline", "folds_of", "read_labels"]
 
 
 def read_labels(y: object, count: int) -> tuple[Tensor, np.ndarray | None]:
-    """Read the labels of `count` bags.
+    """Read the labels of `count` bags: [B] of two kinds, or [B, C] of 0 and 1 (also booleans), one column a class.
 
-    Args:
-        y: [B] of two labels of any kind, or [B, C] of 0 and 1 (also booleans), one column a class.
-        count: B.
-
-    Returns:
-        [C, B] int8 of +1 and -1, and the two labels sorted, the positive one last, or None for [B, C].
-
-    Raises:
-        BagsError: Another shape or other values, or a class without a positive or without a negative bag.
+    Returns [C, B] int8 of +1 and -1, and the two labels sorted, the positive one last, or None for [B, C]. A BagsError
+    says what is wrong with the shape or the values, or which class has no positive or no negative bag.
     """
     if y is None:
         raise BagsError("requires y to be passed, but the target y is None: give one label a bag")
     values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if len(np.atleast_1d(values)) != count:
-        raise BagsError(f"y has {len(np.atleast_1d(values))} labels for {count} bags: inconsistent numbers of samples")
+    given = len(np.atleast_1d(values))
+    if given != count:
+        raise BagsError(f"y has {given} labels for {count} bags: inconsistent numbers of samples")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BagsError("y has labels that are NaN or inf: give every bag a label")
     if values.ndim == 2 and values.shape[1] > 1:
@@ -57,18 +54,10 @@ def read_labels(y: object, count: int) -> tuple[Tensor, np.ndarray | None]:
 
 
 def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """Deal bags to folds, for each class its positive and its negative ones evenly.
+    """The fold that each bag is held out in, [C, B] int64, of labels [C, B] of +1 and -1.
 
-    Args:
-        labels: [C, B] of +1 and -1.
-        folds: How many.
-        seed: Of the order in which they are dealt, one for all classes.
-
-    Returns:
-        [C, B] int64, the fold that each bag is held out in.
-
-    Raises:
-        BagsError: A class has fewer positive or fewer negative bags than folds.
+    For each class its positive and its negative bags are dealt evenly, in an order that is the same for all classes. A
+    class with fewer of either than folds is a BagsError.
     """
     positive = labels > 0
     least = torch.minimum(positive.sum(1), (~positive).sum(1))
@@ -84,11 +73,17 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
     return torch.empty_like(rank).scatter_(1, order.expand_as(rank), rank % folds)
 
 
-class Decisions:
-    """What a fitted baseline says about bags; a subclass scores instances."""
+class BagClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What a fitted estimator says about bags. A subclass is a dataclass of its settings and scores instances."""
 
     classes_: np.ndarray
     n_features_in_: int
+
+    def _settings(self) -> dict[str, object]:
+        """The settings, with NumPy's numbers, which a search over settings gives, as Python's own."""
+        return {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in self.get_params().items()
+        }
 
     def _set_classes(self, classes: np.ndarray | None, columns: int, features: int) -> None:
         self.classes_ = np.arange(columns) if classes is None else classes
@@ -130,6 +125,35 @@ class Decisions:
 
     def __sklearn_tags__(self) -> Tags:
         """Describe the estimator to scikit-learn: two labels, or several columns of them."""
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
+
+
+class Baseline(BagClassifier):
+    """What MI-max is compared with. A subclass learns; its settings say in their annotations what they may be."""
+
+    def _check(self) -> None:
+        """Raise ConfigError unless each setting is of the type and in the range that its annotation says."""
+        copy: Any = config_from(type(self), self._settings())
+        Settings.__post_init__(copy)
+
+    def fit(self, bags: object, y: object) -> Self:
+        """Train on bags, see `Bags.of`, and labels: [B] of two kinds, or [B, C] of 0 and 1, one column a class.
+
+        Of two kinds the later in order is positive.
+
+        Raises:
+            ConfigError: A setting is out of range, or the training diverged.
+            DatasetError: Nothing can be learnt from the bags or the labels.
+        """
+        self._check()
+        bags = Bags.of(bags)
+        labels, classes = read_labels(y, len(bags))
+        self._learn(bags, labels)
+        self._set_classes(classes, len(labels), bags.features)
+        return self
+
+    @abstractmethod
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
+        """Train on labels [C, B] of +1 and -1, with settings that are in range."""

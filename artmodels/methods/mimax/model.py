@@ -11,6 +11,7 @@ hyper-planes of a problem, 1 for the linear kind. Of each bag only the instance 
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,19 +23,7 @@ from artmodels.errors import ConfigError
 from artmodels.methods.mimax.labels import folds_of
 from artmodels.runtime.devices import generator
 
-__all__ = [
-    "GRID",
-    "Descent",
-    "Evaluation",
-    "MIMaxObjective",
-    "Scaling",
-    "ScoringHead",
-    "Search",
-    "balanced",
-    "descend",
-    "initial",
-    "score",
-]
+__all__ = ["Descent", "MIMaxObjective", "Scaling", "ScoringHead", "Search", "balanced", "descend", "initial", "score"]
 
 LossName = Literal["tanh", "hinge"]
 OptimiserName = Literal["gd", "momentum", "adam"]
@@ -54,11 +43,8 @@ def at_once(row_bytes: int, memory: int | None, device: torch.device) -> int:
 def balanced(labels: Tensor) -> Tensor:
     """The weight of each bag in the loss: -1/n+ for a positive bag, 1/n- for a negative one, 0 for one left out.
 
-    Args:
-        labels: [B, P] of 1, -1 and 0; each column has both 1 and -1.
-
-    Returns:
-        [B, P] float32; without tanh or hinge, the data term of eq. 1 is its inner product with the bags' scores.
+    Labels [B, P] of 1, -1 and 0 give [B, P] float32. Without tanh or hinge, the data term of eq. 1 is its inner product
+    with the bags' scores.
     """
     positive, negative = labels > 0, labels < 0
     return negative / negative.sum(0) - positive / positive.sum(0)
@@ -66,17 +52,11 @@ def balanced(labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How instances are seen by the classifiers: (x - shift) / scale. The descent and the regulariser work on these.
+    """How instances are seen by the classifiers: (x - shift) / scale. The descent and the regulariser work on these."""
 
-    Attributes:
-        shift: [M].
-        scale: [M].
-        norm: Root mean square length of the instances then; it sets the length of steps and of first vectors.
-    """
-
-    shift: Tensor
-    scale: Tensor
-    norm: float
+    shift: Tensor  # [M]
+    scale: Tensor  # [M]
+    norm: float  # root mean square length of the instances then: for the length of steps and of first vectors
 
     @classmethod
     def of(cls, bags: Bags, *, standardize: bool, memory: int | None = None) -> "Scaling":
@@ -109,23 +89,14 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A pass over all bags.
+    """A pass over all bags."""
 
-    Attributes:
-        values: [B, P] the largest score of each bag, (s + epsilon) f, before tanh.
-        rows: [B, P] the instance that has it, among all T that were looked at.
-        data: [P] the data term; in [-2, 2] with tanh.
-        total: [P] with the regulariser.
-        vectors: [P, J, M] gradient of `total`.
-        bias: [P, J] gradient of `total`.
-    """
-
-    values: Tensor
-    rows: Tensor
-    data: Tensor
-    total: Tensor
-    vectors: Tensor
-    bias: Tensor
+    values: Tensor  # [B, P] the largest score of each bag, (s + epsilon) f, before tanh
+    rows: Tensor  # [B, P] the instance that has it, among all T that were looked at
+    data: Tensor  # [P] the data term; in [-2, 2] with tanh
+    total: Tensor  # [P] with the regulariser
+    vectors: Tensor  # [P, J, M] gradient of `total`
+    bias: Tensor  # [P, J] gradient of `total`
 
 
 class MIMaxObjective:
@@ -136,58 +107,37 @@ class MIMaxObjective:
 
     def __init__(
         self,
-        bags: Bags,
-        coefficients: Tensor,
-        strength: Tensor,
+        bags: Bags,  # those in float16 are converted a chunk at a time
+        coefficients: Tensor,  # [B, P], see `balanced`
+        strength: Tensor,  # [P], C
         *,
         scaling: Scaling,
-        epsilon: float | None = None,
-        loss: LossName = "tanh",
+        epsilon: float | None = None,  # added to the objectness, a factor of scores; None leaves it out (eq. 1)
+        loss: LossName = "tanh",  # or "hinge": sum_i |c_i| max(0, 1 - y_i max_k ...)
         device: torch.device | str = "cpu",
-        memory: int | None = None,
-        chosen: Tensor | None = None,
+        memory: int | None = None,  # bytes that may be taken beside the bags; None for 1 GiB. A bag at a time always is
     ) -> None:
-        """Describe the problems.
-
-        Args:
-            bags: The bags; those in float16 are converted a chunk at a time.
-            coefficients: [B, P], see `balanced`.
-            strength: [P], C.
-            scaling: How instances are seen.
-            epsilon: Added to the objectness, which multiplies the scores; None leaves objectness out (eq. 1).
-            loss: "tanh", or "hinge": sum_i |c_i| max(0, 1 - y_i max_k ...).
-            device: Where to compute.
-            memory: Bytes that may be taken beside the bags; None for 1 GiB. A bag at a time always is.
-            chosen: [B'] the numbers of those bags that count, which the coefficients are for; None for all.
-        """
+        """Describe the problems."""
         if epsilon is not None and bags.objectness is None:
             raise BagsError("the bags have no objectness: give it to Bags.of, or set objectness=False")
         self.bags, self.loss, self.epsilon = bags, loss, epsilon
-        self.device, self.memory, self.chosen = torch.device(device), memory or MEMORY, chosen
+        self.device, self.memory = torch.device(device), memory or MEMORY
+        self.chosen: Tensor | None = None  # [B'] the numbers of those bags that count, of all if None
         self.coefficients, self.strength = coefficients.to(device), strength.to(device)
         self.scaling = Scaling(scaling.shift.to(device), scaling.scale.to(device), scaling.norm)
 
     def on(self, bags: Bags) -> "MIMaxObjective":
         """The same problems on other bags, such as those with the instances that matter."""
-        return self._with_bags(bags, self.coefficients, None)
+        other = copy(self)
+        other.bags, other.chosen = bags, None
+        return other
 
     def batch(self, chosen: Tensor) -> "MIMaxObjective":
         """The same problems on some of the bags [B'], which stand for all: the regulariser keeps its weight."""
-        share = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
-        return self._with_bags(self.bags, share, chosen)
-
-    def _with_bags(self, bags: Bags, coefficients: Tensor, chosen: Tensor | None) -> "MIMaxObjective":
-        return MIMaxObjective(
-            bags,
-            coefficients,
-            self.strength,
-            scaling=self.scaling,
-            epsilon=self.epsilon,
-            loss=self.loss,
-            device=self.device,
-            memory=self.memory,
-            chosen=chosen,
-        )
+        other = copy(self)
+        other.coefficients = self.coefficients[chosen.to(self.device)] * (len(self.bags) / len(chosen))
+        other.chosen = chosen
+        return other
 
     def data_term(self, values: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """The data term of each bag: [B, P] of values to [B, P]."""
@@ -202,12 +152,7 @@ class MIMaxObjective:
         return signed * (signed.abs() + signed * values > 0)
 
     def __call__(self, vectors: Tensor, bias: Tensor) -> Evaluation:
-        """Evaluate loss and (sub)gradient; at ties the first instance of the bag counts.
-
-        Args:
-            vectors: [P, J, M] float32.
-            bias: [P, J].
-        """
+        """Loss and (sub)gradient at vectors [P, J, M] and bias [P, J]; at ties the first instance of a bag counts."""
         problems, planes, width = vectors.shape
         weights, offset = self.scaling.fold(vectors, bias)
         flat, offset = weights.reshape(problems * planes, width), offset.reshape(-1)
@@ -237,14 +182,14 @@ class MIMaxObjective:
             if factor is not None:
                 slope = slope * factor[best]
             # Only instances that are the best of some problem have a gradient: few rows, shared by the problems.
+            used = slope != 0
             matters = torch.zeros(len(x), dtype=torch.bool, device=self.device)
-            matters[best[slope != 0]] = True
+            matters[best[used]] = True
             place = matters.cumsum(0) - 1
             column = torch.arange(problems, device=self.device).expand_as(best)
             if plane is not None:
                 column = column * planes + plane.gather(0, best)
             share = x.new_zeros(int(matters.sum()), problems * planes)
-            used = slope != 0
             share[place[best[used]], column[used]] = slope[used]  # a bag has instances of its own: no pair twice
             to_weights += share.T @ x[matters]
             to_offset += share.sum(0)
@@ -265,11 +210,7 @@ class MIMaxObjective:
 
 
 def initial(problems: int, planes: int, width: int, *, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw first vectors: every entry from N(0, deviation^2).
-
-    Returns:
-        Vectors [P, J, M] and bias [P, J].
-    """
+    """First vectors [P, J, M] and bias [P, J], every number from N(0, deviation^2)."""
     drawn = deviation * torch.randn(problems, planes, width + 1, generator=generator(seed))
     return drawn[..., :width].contiguous(), drawn[..., width].contiguous()
 
@@ -278,25 +219,23 @@ def initial(problems: int, planes: int, width: int, *, deviation: float, seed: i
 class Descent:
     """How to descend.
 
-    Attributes:
-        optimiser: "gd", plain gradient descent as in the paper, whose rate is in the units of the features; or
-            "momentum" (heavy ball, 0.9) or "adam", whose rate is a change of scores on typical instances.
-        rate: Length of the first step.
-        rate_end: The rate falls geometrically to `rate * rate_end`.
-        iterations: Passes over the bags.
-        batch_size: Bags a step; None for all. The order is drawn anew for each pass.
-        scan_every: Of so many passes one looks at all instances, the others only at those that were the best of their
-            bag in one of the last three full passes. With 1 every step is exact.
-        seed: Of the order of mini-batches.
+    The optimiser is "gd", plain gradient descent as in the paper, whose rate is in the units of the features; or
+    "momentum" (heavy ball, 0.9) or "adam", whose rate is a change of scores on typical instances.
     """
 
     optimiser: OptimiserName
-    rate: float
-    rate_end: float = 1.0
-    iterations: int
-    batch_size: int | None = None
+    rate: float  # length of the first step, which falls geometrically to
+    rate_end: float = 1.0  # this part of it
+    iterations: int  # passes over the bags
+    batch_size: int | None = None  # bags a step, None for all; the order is drawn anew for each pass
+    # Of so many passes one looks at all instances, the others only at those that were the best of their bag in one of
+    # the last three full passes. With 1 every step is exact.
     scan_every: int = 1
-    seed: int = 0
+    seed: int = 0  # of the order of mini-batches
+
+    def steps(self, bags: int) -> int:
+        """How many steps they are."""
+        return self.iterations * (1 if self.batch_size is None else -(-bags // self.batch_size))
 
 
 class _Optimiser:
@@ -333,16 +272,13 @@ class _Optimiser:
 def descend(objective: MIMaxObjective, vectors: Tensor, bias: Tensor, plan: Descent) -> Iterator[Tensor]:
     """Minimise all problems, changing vectors [P, J, M] and bias [P, J] in place.
 
-    Yields:
-        [P] the loss before each step: of its mini-batch, or of the instances that were looked at.
-
-    Raises:
-        ConfigError: A loss is not finite any more: the rate is too high.
+    Yields [P], the loss before each step: of its mini-batch, or of the instances that were looked at. Too high a rate,
+    after which a loss is not finite any more, is a ConfigError.
     """
     count = len(objective.bags)
     optimiser = _Optimiser(plan, objective, (vectors, bias))
     batch = plan.batch_size if plan.batch_size is not None and plan.batch_size < count else None
-    total = plan.iterations * (1 if batch is None else -(-count // batch))
+    total = plan.steps(count)
     random = generator(plan.seed)
     order = torch.empty(0, dtype=torch.int64)
     working, recent = None, deque[Tensor](maxlen=REMEMBERED)
@@ -387,21 +323,11 @@ class Search:
     """The problems of a search for C: folds x grid x classes x restarts, all descended at once."""
 
     def __init__(self, signs: Tensor, starts: int, *, folds: int, seed: int) -> None:
-        """Lay the problems out.
-
-        Args:
-            signs: [B, C] of 1 and -1.
-            starts: R, restarts.
-            folds: F, of which each holds out its share of the bags.
-            seed: Of the folds.
-
-        Raises:
-            BagsError: A class has fewer positive or fewer negative bags than folds.
-        """
+        """Lay the problems out: for signs [B, C] of 1 and -1, and `folds` that hold out their shares of the bags."""
         self.shape = (folds, len(GRID), signs.shape[1], starts)
-        away = folds_of(signs.T, folds, seed).T[:, None] == torch.arange(folds)[:, None]  # [B, F, C]
-        self.labels = self._spread(torch.where(away, 0, signs[:, None]))
-        self.held_out = self._spread(torch.where(away, signs[:, None], 0))
+        out = folds_of(signs.T, folds, seed).T[:, None] == torch.arange(folds)[:, None]  # [B, F, C]
+        self.labels = self._spread(torch.where(out, 0, signs[:, None]))
+        self.held_out = self._spread(torch.where(out, signs[:, None], 0))
         self.strength = torch.tensor(GRID)[None, :, None, None].expand(self.shape).reshape(-1)
 
     def _spread(self, labels: Tensor) -> Tensor:
@@ -427,49 +353,32 @@ class Search:
 
 
 def score(
-    bags: Bags,
-    weights: Tensor,
-    bias: Tensor,
-    *,
-    epsilon: float | None = None,
-    memory: int | None = None,
+    bags: Bags, weights: Tensor, bias: Tensor, *, epsilon: float | None = None, memory: int | None = None
 ) -> Tensor:
-    """Score instances: (s + epsilon) max_j (w_j . x + b_j), eq. 3 before tanh.
+    """Scores [T, C] float32 on the CPU: (s + epsilon) max_j (w_j . x + b_j), eq. 3 before tanh.
 
-    Args:
-        bags: The bags.
-        weights: [C, J, M], for instances as they come.
-        bias: [C, J].
-        epsilon: See `MIMaxObjective`.
-        memory: See `MIMaxObjective`.
-
-    Returns:
-        [T, C] float32 on the CPU.
+    Weights [C, J, M] and bias [C, J] are for instances as they come; the rest is as in `MIMaxObjective`.
     """
     outputs, planes, width = weights.shape
-    scores = torch.empty(len(bags.instances), outputs)
-    for start, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
+    scores = []
+    for _, part in bags.chunks(at_once(4 * (width + 2 * outputs * planes), memory, weights.device)):
         x = part.instances.to(weights.device, weights.dtype)
         values = torch.addmm(bias.reshape(-1), x, weights.reshape(-1, width).T)
         values = values.view(-1, outputs, planes).amax(2)
         if epsilon is not None and part.objectness is not None:
             values *= (part.objectness.to(values) + epsilon)[:, None]
-        first = int(bags.offsets[start])
-        scores[first : first + len(x)] = values.cpu()
-    return scores
+        scores.append(values.cpu())
+    return torch.cat(scores)
 
 
 class ScoringHead(nn.Module):
     """The classifiers as a network that can be exported: scores of padded bags, eq. 3 and its maximum over regions."""
 
     def __init__(self, weights: Tensor, bias: Tensor, *, epsilon: float | None, squash: bool = True) -> None:
-        """Take trained classifiers.
+        """Take trained classifiers, weights [C, J, M] and bias [C, J].
 
-        Args:
-            weights: [C, J, M].
-            bias: [C, J].
-            epsilon: Added to the objectness; None leaves objectness out of the scores, though it stays an input.
-            squash: Whether scores pass through tanh, into [-1, 1].
+        `epsilon` is added to the objectness; None leaves objectness out of the scores, though it stays an input.
+        `squash` sends scores through tanh, into [-1, 1].
         """
         super().__init__()
         self.weights = nn.Parameter(weights.clone(), requires_grad=False)  # [C, J, M]
@@ -477,16 +386,10 @@ class ScoringHead(nn.Module):
         self.epsilon, self.squash = epsilon, squash
 
     def forward(self, features: Tensor, objectness: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Score regions and images.
+        """Scores of regions [N, K, C], and of images [N, C].
 
-        Args:
-            features: [N, K, M].
-            objectness: [N, K] in [0, 1].
-            mask: [N, K] boolean; false is padding.
-
-        Returns:
-            Scores of regions [N, K, C], the lowest there is (-1, or -inf without tanh) for padding, and of images
-            [N, C].
+        Features are [N, K, M], objectness is [N, K] in [0, 1], and the mask [N, K] is false for padding, whose score is
+        the lowest there is: -1, or -inf without tanh.
         """
         outputs, planes, width = self.weights.shape
         scores = features @ self.weights.reshape(outputs * planes, width).T + self.bias.reshape(-1)

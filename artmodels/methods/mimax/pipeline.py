@@ -1,12 +1,13 @@
 """MI-max as a scikit-learn estimator: bags and labels in, classifiers of instances and of bags out."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from annotated_types import Ge
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from artmodels import hub, runtime
 from artmodels.data.bags import Bags, BagsError
 from artmodels.errors import ConfigError
-from artmodels.methods.mimax.labels import Decisions, read_labels
+from artmodels.methods.mimax.labels import BagClassifier, read_labels
 from artmodels.methods.mimax.model import (
     Descent,
     LossName,
@@ -29,6 +30,7 @@ from artmodels.methods.mimax.model import (
     score,
 )
 from artmodels.progress import Progress, result_of
+from artmodels.settings import Count, Positive, Settings, Weight
 
 __all__ = ["MIMax", "MIMaxConfig", "MIMaxStep"]
 
@@ -45,28 +47,59 @@ REFERENCE_BAGS = 500  # the published code chooses restarts by its first mini-ba
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIMaxConfig:
-    """The settings of `MIMax`, which explains them, and what it was fitted to."""
+class MIMaxConfig(Settings):
+    """The settings of `MIMax`, and what it was fitted to."""
 
-    kind: Kind = "linear"
-    restarts: int = 11
-    C: float | str = 1.0
-    epsilon: float = 0.01
-    objectness: bool | None = None
-    loss: LossName = "tanh"
-    # Not the paper's N(0, 1): it saturates tanh, and a polyhedral model then learns little in 300 iterations.
-    init: Init = "scaled"
-    # Not the published code's first mini-batch without tanh, which the paper does not have either.
-    select: Select = "full"
-    standardize: bool = False
+    kind: Annotated[Kind, '"linear", one vector a class; or "polyhedral", the maximum of several.'] = "linear"
+    restarts: Annotated[
+        int,
+        Ge(0),
+        "First vectors beyond one: of as many linear models the best is kept; a polyhedral model consists of as many "
+        "hyper-planes.",
+    ] = 11
+    C: Annotated[
+        Weight | Literal["cv"],
+        'Strength of the regulariser C |w|^2; "cv" takes for each class that of 0.5, 0.6 ... 1.4 with the lowest data '
+        "term on held-out bags, where each fold keeps its own best restart.",
+    ] = 1.0
+    epsilon: Annotated[Weight, "Added to the objectness."] = 0.01
+    objectness: Annotated[
+        bool | None, "Whether scores are multiplied with the objectness of instances. None: if the bags have it."
+    ] = None
+    loss: Annotated[LossName, '"tanh", or "hinge".'] = "tanh"
+    # The paper's start saturates tanh, and a polyhedral model then learns little in 300 iterations.
+    init: Annotated[
+        Init,
+        "First vectors from N(0, (0.03 / n)^2), n the root mean square length of instances: even the largest of many "
+        "scores then is small, where tanh has a slope. Or as published, N(0, 1).",
+    ] = "scaled"
+    select: Annotated[
+        Select,
+        "The restart with the lowest data term on all bags; or as the published code, but not the paper, does it, "
+        "without tanh on the first 500 bags.",
+    ] = "full"
+    standardize: Annotated[
+        bool, "Whether features are brought to mean 0 and variance 1; the regulariser then works on those."
+    ] = False
     # Not the paper's plain descent: fewer passes reach the same loss; see benchmarks/mimax_speed.py.
-    optimiser: OptimiserName = "momentum"
-    learning_rate: float | None = None
-    iterations: int = 300
-    batch_size: int | None = None
-    scan_every: int | None = None
-    folds: int = 3
-    seed: int = 0
+    optimiser: Annotated[OptimiserName, '"gd" as in the paper, "momentum" or "adam"; see `Descent`.'] = "momentum"
+    learning_rate: Annotated[
+        Positive | None, "None takes 0.01, 1 and 0.1, with mini-batches 0.3 of it; the last two fall to a tenth."
+    ] = None
+    iterations: Annotated[Count, "Passes over the bags."] = 300
+    batch_size: Annotated[
+        Count | None,
+        "Bags a step; None for all of them. Large collections need fewer passes with mini-batches: 20, with a tenth of "
+        "the bags a step, instead of 300. See benchmarks/mimax_speed.py.",
+    ] = None
+    scan_every: Annotated[
+        Count | None,
+        "With full batches, of so many passes one looks at all instances, the others at the recent best of each bag; "
+        "see `Descent`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications, else 10. The last pass, "
+        "which selects, is always full.",
+    ] = None
+    folds: Annotated[int, Ge(2), "Of the search for C."] = 3
+    seed: Annotated[int, "Same seed, bags and settings: same bytes, on a CPU."] = 0
     # What it was fitted to:
     classes: tuple[bool | int | float | str, ...] = ()
     multilabel: bool = False
@@ -79,28 +112,8 @@ class MIMaxConfig:
     calibration: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, choices in (
-            ("kind", get_args(Kind)),
-            ("loss", get_args(LossName)),
-            ("init", get_args(Init)),
-            ("select", get_args(Select)),
-            ("optimiser", get_args(OptimiserName)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
-        for name, least in (("restarts", 0), ("iterations", 1), ("batch_size", 1), ("scan_every", 1), ("folds", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}={value} must be at least {least}")
-        if isinstance(self.C, str) and self.C != "cv":
-            raise ConfigError(f"C={self.C!r} must be a number of at least 0, or 'cv' to search for it")
-        if not isinstance(self.C, str) and not 0 <= self.C < float("inf"):
-            raise ConfigError(f"C={self.C} must be a number of at least 0, or 'cv' to search for it")
-        if not 0 <= self.epsilon < float("inf"):
-            raise ConfigError(f"epsilon={self.epsilon} must be at least 0")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0, or None for the optimiser's own")
+        """Check the values."""
+        super().__post_init__()
         if self.batch_size is not None and self.scan_every is not None:
             raise ConfigError("scan_every is for full batches: leave it out, or batch_size")
 
@@ -131,18 +144,16 @@ class MIMaxConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MIMaxStep(Progress):
-    """A step of training; `total` counts those of a search for C, too.
-
-    Attributes:
-        searching: Whether this is a step of a search for C.
-        loss: Loss before the step, mean over classes of the best restart; of the instances that were looked at.
-    """
+    """A step of training; `total` counts those of a search for C, too."""
 
     searching: bool
+    """Whether this is a step of a search for C."""
     loss: float
+    """Loss before the step, mean over classes of the best restart; of the instances that were looked at."""
 
 
-class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfig]):  # type: ignore[misc]  # scikit-learn has no types
+@dataclass(eq=False, repr=False)
+class MIMax(BagClassifier, hub.Pretrained[MIMaxConfig]):
     """Learn what the positive bags have in common and the negative ones lack; then point at it.
 
     Gonthier et al. 2018 (arXiv:1810.02569), linear, and 2020 (arXiv:2008.01178), polyhedral.
@@ -152,7 +163,9 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
 
     Bags are what `Bags.of` takes; labels are [B] of two kinds, or [B, C] of 0 and 1, for C classes at once. All classes
     and restarts are trained together. A score S = tanh(max_j (s + epsilon)(w_j . x + b_j)) is in (-1, 1), eq. 3, or
-    without tanh for the hinge loss.
+    without tanh for the hinge loss; the paper shows detections above 0.05. A bag has the largest S of its instances.
+
+    `MIMaxConfig` explains the settings; none is checked before `fit`, as in scikit-learn.
 
     Attributes:
         classes_: The two labels, or the numbers of the columns.
@@ -168,76 +181,29 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
     method: ClassVar[str] = "mimax"
     config_class: ClassVar[type] = MIMaxConfig
 
-    def __init__(
-        self,
-        kind: Kind = "linear",
-        *,
-        restarts: int = 11,
-        C: float | Literal["cv"] = 1.0,  # noqa: N803 - the name the field uses
-        epsilon: float = 0.01,
-        objectness: bool | None = None,
-        loss: LossName = "tanh",
-        init: Init = "scaled",
-        select: Select = "full",
-        standardize: bool = False,
-        optimiser: OptimiserName = "momentum",
-        learning_rate: float | None = None,
-        iterations: int = 300,
-        batch_size: int | None = None,
-        scan_every: int | None = None,
-        folds: int = 3,
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        memory: int | None = None,
-    ) -> None:
-        """Set it up; nothing is checked before `fit`, as in scikit-learn.
-
-        Args:
-            kind: "linear", one vector a class; or "polyhedral", the maximum of several.
-            restarts: 11 more first vectors than one: of as many linear models the best is kept; a polyhedral model
-                consists of as many hyper-planes.
-            C: Strength of the regulariser C |w|^2; "cv" takes for each class that of 0.5, 0.6 ... 1.4 with the lowest
-                data term on held-out bags, where each fold keeps its own best restart.
-            epsilon: Added to the objectness.
-            objectness: Whether scores are multiplied with the objectness of instances. None: if the bags have it.
-            loss: "tanh", or "hinge".
-            init: First vectors from N(0, (0.03 / n)^2), n the root mean square length of instances: even the largest of
-                many scores then is small, where tanh has a slope. Or as published, N(0, 1).
-            select: The restart with the lowest data term on all bags; or as the published code does it, without tanh on
-                the first 500 bags.
-            standardize: Whether features are brought to mean 0 and variance 1; the regulariser then works on those.
-            optimiser: "gd" as in the paper, "momentum" or "adam"; see `Descent`.
-            learning_rate: None takes 0.01, 1 and 0.1, with mini-batches 0.3 of it; the last two fall to a tenth.
-            iterations: Passes over the bags.
-            batch_size: Bags a step; None for all of them. Large collections need fewer passes with mini-batches: 20,
-                with a tenth of the bags a step, instead of 300. See benchmarks/mimax_speed.py.
-            scan_every: With full batches, of so many passes one looks at all instances, the others at the recent best
-                of each bag; see `Descent`. 1 is exact; None takes 1 where a pass is at most 10^9 multiplications,
-                else 10. The last pass, which selects, is always full.
-            folds: Of the search for C.
-            seed: Same seed, bags and settings: same bytes, on a CPU.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
-            memory: Bytes to use beside the bags; None for 1 GiB. On CUDA the bags are kept there if they fit into half
-                of what is free.
-        """
-        self.kind = kind
-        self.restarts = restarts
-        self.C = C
-        self.epsilon = epsilon
-        self.objectness = objectness
-        self.loss = loss
-        self.init = init
-        self.select = select
-        self.standardize = standardize
-        self.optimiser = optimiser
-        self.learning_rate = learning_rate
-        self.iterations = iterations
-        self.batch_size = batch_size
-        self.scan_every = scan_every
-        self.folds = folds
-        self.seed = seed
-        self.device = device
-        self.memory = memory
+    kind: Kind = "linear"
+    _: KW_ONLY
+    restarts: int = 11
+    C: float | Literal["cv"] = 1.0
+    epsilon: float = 0.01
+    objectness: bool | None = None
+    loss: LossName = "tanh"
+    init: Init = "scaled"
+    select: Select = "full"
+    standardize: bool = False
+    optimiser: OptimiserName = "momentum"
+    learning_rate: float | None = None
+    iterations: int = 300
+    batch_size: int | None = None
+    scan_every: int | None = None
+    folds: int = 3
+    seed: int = 0
+    device: Annotated[torch.device | str | None, "Where to compute; None picks CUDA, then MPS, then CPU."] = None
+    memory: Annotated[
+        int | None,
+        "Bytes to use beside the bags; None for 1 GiB. On CUDA the bags are kept there if they fit into half of what "
+        "is free.",
+    ] = None
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn may expect: two classes, or several columns."""
@@ -248,59 +214,49 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
     # --- Training
 
     def fit(self, bags: object, y: object) -> Self:
-        """Train.
-
-        Args:
-            bags: [B] bags; see `Bags.of`.
-            y: [B] labels of two kinds, the later in order is positive; or [B, C] of 0 and 1.
+        """Train on bags and labels; of two kinds of labels the later in order is positive.
 
         Raises:
-            ConfigError: A setting is out of range.
+            ConfigError: A setting is out of range, or the descent diverged.
             BagsError: The bags cannot be used, or a class has no positive or no negative bag; a DatasetError.
             DeviceError: The device is not there.
         """
         return result_of(self.stream_fit(bags, y))
 
     def stream_fit(self, bags: object, y: object) -> Iterator[MIMaxStep | Self]:
-        """Do what `fit` does, step by step; closed before its end, it leaves the estimator as it was.
+        """Do what `fit` does, step by step: yield where it is, and the estimator last.
 
-        Yields:
-            Where it is, after each step; and the estimator, last.
+        Closed before its end, it leaves the estimator as it was.
         """
-        settings = self._settings()
+        settings = self._checked()
         if self.memory is not None and self.memory < 1:
             raise ConfigError(f"memory={self.memory} must be a number of bytes above 0, or None for 1 GiB")
         device = runtime.pick_device(self.device)
-        held = Bags.of(bags)
-        labels, classes = read_labels(y, len(held))
+        bags = Bags.of(bags)
+        labels, classes = read_labels(y, len(bags))
         signs = labels.T.contiguous()  # [B, C]
-        uses = settings.objectness if settings.objectness is not None else held.objectness is not None
-        scaling = Scaling.of(held, standardize=settings.standardize, memory=self.memory)
-        held = _resident(held, device)
+        uses = settings.objectness if settings.objectness is not None else bags.objectness is not None
+        scaling = Scaling.of(bags, standardize=settings.standardize, memory=self.memory)
+        bags = _resident(bags, device)
         outputs, starts, planes = signs.shape[1], settings.starts, settings.planes
         deviation = 1.0 if settings.init == "reference" else FIRST / scaling.norm
-        vectors, bias = initial(outputs * starts, planes, held.features, deviation=deviation, seed=settings.seed)
+        vectors, bias = initial(outputs * starts, planes, bags.features, deviation=deviation, seed=settings.seed)
         vectors, bias = vectors.to(device), bias.to(device)
-        plan = settings.descent(held.instances.numel() * outputs * starts * planes)
-        steps = plan.iterations * (1 if plan.batch_size is None else -(-len(held) // plan.batch_size))
-
-        def objective(labels: Tensor, strength: Tensor) -> MIMaxObjective:
-            return MIMaxObjective(
-                held,
-                balanced(labels),
-                strength,
-                scaling=scaling,
-                epsilon=settings.epsilon if uses else None,
-                loss=settings.loss,
-                device=device,
-                memory=self.memory,
-            )
-
-        total, done = steps, 0
+        plan = settings.descent(bags.instances.numel() * outputs * starts * planes)
+        objective = partial(
+            MIMaxObjective,
+            bags,
+            scaling=scaling,
+            epsilon=settings.epsilon if uses else None,
+            loss=settings.loss,
+            device=device,
+            memory=self.memory,
+        )
+        total, done = plan.steps(len(bags)), 0
         if settings.C == "cv":
-            total = 2 * steps
+            total *= 2
             search = Search(signs, starts, folds=settings.folds, seed=settings.seed)
-            problem = objective(search.labels, search.strength)
+            problem = objective(balanced(search.labels), search.strength)
             found = search.expand(vectors), search.expand(bias)
             for losses in descend(problem, *found, plan):
                 done += 1
@@ -309,7 +265,7 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
             strength = search.best(problem, problem(*found).values)
         else:
             strength = torch.full((outputs,), float(settings.C))
-        problem = objective(signs.repeat_interleave(starts, 1), strength.repeat_interleave(starts))
+        problem = objective(balanced(signs.repeat_interleave(starts, 1)), strength.repeat_interleave(starts))
         history = list[float]()
         for losses in descend(problem, vectors, bias, plan):
             history.append(float(losses.view(outputs, starts).amin(1).mean()))
@@ -327,10 +283,9 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
         self.losses_ = tuple(history)
         yield self
 
-    def _settings(self) -> MIMaxConfig:
+    def _checked(self) -> MIMaxConfig:
         names = {field.name for field in fields(MIMaxConfig)}
-        given = {name: _plain(value) for name, value in self.get_params().items() if name in names}
-        return hub.config_from(MIMaxConfig, given)
+        return hub.config_from(MIMaxConfig, {key: value for key, value in self._settings().items() if key in names})
 
     def _fitted(self, weights: Tensor, bias: Tensor, classes: np.ndarray[Any, Any] | None, uses: bool) -> None:
         self.coef_, self.intercept_ = weights.cpu().numpy(), bias.cpu().numpy()
@@ -338,21 +293,6 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
         self._uses_objectness = uses
 
     # --- Use
-
-    def instance_scores(self, bags: object) -> np.ndarray[Any, Any]:
-        """Score each instance.
-
-        Args:
-            bags: See `Bags.of`; with objectness if the estimator was fitted with it.
-
-        Returns:
-            S, float64 [T], or [T, C] for several columns; above 0 is positive. The paper shows detections above 0.05.
-        """
-        return super().instance_scores(bags)
-
-    def decision_function(self, bags: object) -> np.ndarray[Any, Any]:
-        """Score each bag: the largest S of its instances, float64 [B], or [B, C] for several columns."""
-        return super().decision_function(bags)
 
     def head(self) -> ScoringHead:
         """The classifiers as a network, for padded bags; `torch.onnx.export(..., dynamo=True)` takes it."""
@@ -365,10 +305,10 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
         ).eval()
 
     def _read(self, bags: object) -> Bags:
-        held = super()._read(bags)
-        if self._uses_objectness and held.objectness is None:
+        bags = super()._read(bags)
+        if self._uses_objectness and bags.objectness is None:
             raise BagsError("MIMax was fitted with objectness, which these bags lack: give it to Bags.of")
-        return held
+        return bags
 
     def _scores(self, bags: Bags) -> Tensor:
         device = runtime.pick_device(self.device)
@@ -384,14 +324,12 @@ class MIMax(Decisions, ClassifierMixin, BaseEstimator, hub.Pretrained[MIMaxConfi
     def config(self) -> MIMaxConfig:  # type: ignore[override]  # fitting changes it
         """Settings and what it was fitted to, as `save_pretrained` writes them."""
         check_is_fitted(self)
-        return MIMaxConfig(
-            **asdict(self._settings())
-            | {
-                "classes": tuple(self.classes_.tolist()),
-                "multilabel": not self._binary,
-                "n_features": self.n_features_in_,
-                "uses_objectness": self._uses_objectness,
-            }
+        return replace(
+            self._checked(),
+            classes=tuple(self.classes_.tolist()),
+            multilabel=not self._binary,
+            n_features=self.n_features_in_,
+            uses_objectness=self._uses_objectness,
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -418,8 +356,3 @@ def _resident(bags: Bags, device: torch.device) -> Bags:
     if bags.instances.numel() * bags.instances.element_size() > free // 2:
         return bags
     return Bags(bags.instances.to(device), bags.sizes, None if bags.objectness is None else bags.objectness.to(device))
-
-
-def _plain(value: object) -> object:
-    """A NumPy number as Python's own, as a search over settings gives them."""
-    return value.item() if isinstance(value, np.generic) else value

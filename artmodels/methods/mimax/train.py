@@ -7,15 +7,16 @@ a recipe that anyone repeats to the bit, and numbers on images that were held ou
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from artmodels.data import folders
 from artmodels.data.bags import Bags
-from artmodels.data.labelled import Box, Item, LabelledSet, labelled_csv
+from artmodels.data.labelled import Box, LabelledSet, labelled_csv
 from artmodels.errors import DatasetError
 from artmodels.files import read_json
 from artmodels.methods.mimax.detector import Detector
@@ -23,6 +24,7 @@ from artmodels.methods.mimax.evaluation.evaluate import classification_scores, d
 from artmodels.methods.mimax.model import Scaling, balanced, initial
 from artmodels.methods.mimax.pipeline import FIRST, MIMax, MIMaxConfig
 from artmodels.methods.region_features import RegionFeatures
+from artmodels.settings import Count, Settings, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["DetectorRecipe", "DetectorSettings"]
@@ -31,24 +33,17 @@ LABELS, BOXES = "labels.csv", "boxes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorSettings:
-    """Settings of the recipe.
+class DetectorSettings(Settings):
+    """Settings of the recipe."""
 
-    Attributes:
-        collection: Folder of images with labels.csv and, for the report, boxes.json; below the project's own folder.
-        regions: Checkpoint of region features.
-        restarts: First vectors beyond one, for each class.
-        C: Strength of the regulariser.
-        epsilon: Added to the objectness.
-        held_out: About one image in so many is not learnt from.
-    """
-
-    collection: str
-    regions: str = "art-regions"
-    restarts: int = 11
-    C: float = 1.0
-    epsilon: float = 0.01
-    held_out: int = 3
+    collection: Annotated[
+        str, "Folder of images with labels.csv and, for the report, boxes.json; below the project's own folder."
+    ]
+    regions: Annotated[str, "Checkpoint of region features."] = "art-regions"
+    restarts: Annotated[int, Ge(0), "First vectors beyond one, for each class."] = 11
+    C: Annotated[Weight, "Strength of the regulariser."] = 1.0
+    epsilon: Annotated[Weight, "Added to the objectness."] = 0.01
+    held_out: Annotated[Count, "About one image in so many is not learnt from."] = 3
 
 
 class DetectorRecipe(Recipe):
@@ -64,6 +59,7 @@ class DetectorRecipe(Recipe):
         train, held_out = folders.split([item.path for item in everything.items], settings.held_out)
         self.classes = everything.classes
         self.train = _part(everything, train)
+        self.files = [item.path for item in self.train.items]
         self.held_out = _part(_boxed(everything, folder / BOXES), held_out)
         self.regions = RegionFeatures.from_pretrained(sources.weights / settings.regions, device="cpu")
         found = [self.regions(item.path) for item in self.train.items]
@@ -81,16 +77,9 @@ class DetectorRecipe(Recipe):
         self.vectors, self.bias = nn.Parameter(vectors[:, 0]), nn.Parameter(bias[:, 0])
         self.network = nn.ParameterDict({"vectors": self.vectors, "bias": self.bias})
 
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return [item.path for item in self.train.items]
-
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Eq. 2 for all classes and restarts on all images: its data term, and the regulariser."""
-        return {
-            "data": self._data().sum(),
-            "decay": self.settings.C * self.vectors.square().sum(),
-        }
+        return {"data": self._data().sum(), "decay": self.settings.C * self.vectors.square().sum()}
 
     def _data(self) -> Tensor:
         """The data term of each class and restart, [P]."""
@@ -100,8 +89,8 @@ class DetectorRecipe(Recipe):
         return (self.coefficients * best.tanh()).sum(0)
 
     @torch.no_grad()
-    def _classifier(self) -> MIMax:
-        """The best restart of each class."""
+    def _detector(self) -> Detector:
+        """With the best restart of each class."""
         settings, count = self.settings, len(self.classes)
         starts = settings.restarts + 1
         chosen = self._data().view(count, starts).argmin(1) + starts * torch.arange(count)
@@ -112,10 +101,7 @@ class DetectorRecipe(Recipe):
         )
         classes = np.array([False, True]) if count == 1 else None
         model._fitted(weights, offset, classes, uses=True)
-        return model
-
-    def _detector(self) -> Detector:
-        detector = Detector(self.regions, self._classifier())
+        detector = Detector(self.regions, model)
         detector.classes = self.classes
         return detector
 
@@ -147,10 +133,8 @@ def _part(whole: LabelledSet, paths: list[Path]) -> LabelledSet:
 def _boxed(whole: LabelledSet, file: Path) -> LabelledSet:
     """The same images with their boxes."""
     known = read_json(file)
-
-    def boxes(item: Item) -> tuple[Box, ...]:
-        return tuple(Box(label=label, xyxy=tuple(corners)) for label, corners in known[item.path.name].items())
-
-    return dataclasses.replace(
-        whole, items=tuple(dataclasses.replace(item, boxes=boxes(item), boxed=True) for item in whole.items)
-    )
+    items = []
+    for item in whole.items:
+        boxes = tuple(Box(label=label, xyxy=tuple(corners)) for label, corners in known[item.path.name].items())
+        items.append(dataclasses.replace(item, boxes=boxes, boxed=True))
+    return dataclasses.replace(whole, items=tuple(items))

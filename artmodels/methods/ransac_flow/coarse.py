@@ -8,8 +8,10 @@ source's. Where the original resamples without a filter, antialiased bicubic int
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,8 +24,9 @@ from artmodels.features.extractor import FeatureExtractor
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.results.alignment import Warp
 
-__all__ = ["Coarse", "CoarseConfig", "CoarseFit", "DescribedPicture", "CellMatches", "cells_of", "scales"]
+__all__ = ["CellMatches", "Coarse", "CoarseConfig", "CoarseFit", "DescribedPicture", "Views", "cells_of", "scales"]
 
+LONGEST = 4.0  # times the shorter side that the longer is at most; a longer picture is described at less than `side`
 BLOCK = 2**24  # bytes of similarities that are held at once
 HALF, ALMOST, HYPOTHESES = 0.5, 0.7, 2000  # of how views are chosen
 AGAIN = (1.2, 1.0, 0.83)  # scales of the second look
@@ -38,65 +41,55 @@ def scales(reach: float, steps: int) -> tuple[float, ...]:
     return (*above, 1.0, *(1 - (1 - 1 / reach) * k / steps for k in range(1, steps + 1)))
 
 
+Views = Annotated[
+    tuple[str, ...],
+    'Ways in which the source is turned; the one that fits best is taken. The paper has "" only, but prints are often '
+    "mirror images of what they copy.",
+]
+
+
 @dataclass(frozen=True, kw_only=True)
-class CoarseConfig:
-    """How two pictures are brought together coarsely.
+class CoarseConfig(RansacConfig):
+    """How two pictures are brought together coarsely, and how each transform is fitted."""
 
-    Attributes:
-        side: Pixels of the target's shorter side; what is no multiple of the stride is rounded to one.
-        longest: Times the shorter side that the longer is at most; a longer picture is described at less than `side`.
-        reach: R: the source is described from R times to 1 / R times the size of the target.
-        steps: Scales above 1, and as many below: 3 make 7.
-        views: Ways that the source may be turned to look like the target, see `artmodels.correspondence.views`.
-        eager: Share of the matches from which a transform is taken that was found at the scales next to 1, without
-            looking at the others; 1 looks at all, as the paper does.
-        looks: How often the two are matched. The second time the source is moved as the first transform says, so that
-            cells of both show the same, and far more of them agree; the paper has 1.
-        ransac: How each is fitted.
-    """
-
-    side: int = 480
-    longest: float = 4.0
-    reach: float = 2.0
-    steps: int = 3
-    views: tuple[str, ...] = ("",)
-    eager: float = 0.3
-    looks: int = 2
-    ransac: RansacConfig = field(default_factory=RansacConfig)
+    side: Annotated[
+        int,
+        Interval(ge=16, le=2**13),
+        "Pixels of the target's shorter side at which both stages work, as in the paper's benchmarks.",
+    ] = 480
+    reach: Annotated[
+        float, Interval(ge=1, le=8), "The source is tried at sizes from 1 / reach to reach times the target's."
+    ] = 2.0
+    steps: Annotated[
+        int, Interval(ge=0, le=8), "How many sizes above 1 are tried, and as many below: 3 make the paper's 7."
+    ] = 3
+    views: Views = ("",)
+    eager: Annotated[
+        float,
+        Interval(gt=0, le=1),
+        "If this share of the matches agrees at scales near 1, the others are not tried; 1 tries all.",
+    ] = 0.3
+    looks: Annotated[
+        int,
+        Interval(ge=1, le=3),
+        "How often the coarse stage matches the pictures, the second time with the source moved as the first "
+        "transform says; the paper has 1.",
+    ] = 2
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigError: One is unknown or out of range.
-        """
+        """Check the values."""
+        super().__post_init__()
         check_views(self.views)
-        if self.side < 16 or not 1 <= self.longest <= 100 or not 0 < self.eager <= 1:
-            raise ConfigError(
-                f"side={self.side} must be at least 16 px, longest={self.longest} in [1, 100], and eager={self.eager} "
-                "in (0, 1]"
-            )
-        if not 1 <= self.reach <= 8 or not 0 <= self.steps <= 8 or not 1 <= self.looks <= 3:
-            raise ConfigError(
-                f"reach={self.reach} must be in [1, 8], steps={self.steps} in 0 ... 8, looks={self.looks} in 1 ... 3"
-            )
 
 
 @dataclass(frozen=True, eq=False)
 class CellMatches:
-    """Mutual matches of two pictures, in relative coordinates.
+    """Mutual matches of two pictures, in relative coordinates."""
 
-    Attributes:
-        target: [m, 2] float64, (x, y) of cells of the target, each once at most.
-        source: [m, 2] float64, of their partners in the source as it is, whatever the view.
-        similarity: [m] float32, cosine, above 0.
-        cells: (rows, columns) of the target.
-    """
-
-    target: Tensor
-    source: Tensor
-    similarity: Tensor
-    cells: tuple[int, int]
+    target: Tensor  # [m, 2] float64, (x, y) of cells of the target, each once at most
+    source: Tensor  # [m, 2] float64, of their partners in the source as it is, whatever the view
+    similarity: Tensor  # [m] float32, cosine, above 0
+    cells: tuple[int, int]  # rows and columns of the target
 
     def among(self, unused: Tensor) -> "CellMatches":
         """Those whose place in the source is in some parts of it, [rows, columns] bool of any size."""
@@ -106,49 +99,29 @@ class CellMatches:
 
 @dataclass(frozen=True, eq=False)
 class CoarseFit:
-    """What the coarse stage found.
+    """What the coarse stage found."""
 
-    Attributes:
-        fit: Its matrix takes places of the target to places of the source as it is, whatever the view.
-        view: How the source must be turned to look like the target; "" for not at all.
-        matches: That it was fitted to.
-        factors: Scales of the source that were looked at.
-    """
-
-    fit: Fit
-    view: str
-    matches: CellMatches
-    factors: tuple[float, ...]
+    fit: Fit  # its matrix takes places of the target to places of the source as it is, whatever the view
+    view: str  # how the source must be turned to look like the target
+    matches: CellMatches  # that it was fitted to
+    factors: tuple[float, ...]  # scales of the source that were looked at
 
 
 @dataclass(frozen=True, eq=False)
 class DescribedPicture:
-    """One picture, and the features that were asked of it so far; made by `Coarse.describe`.
+    """One picture, of so many pixels, and the features that were asked of it so far; made by `Coarse.describe`."""
 
-    Attributes:
-        image: [1, 3, H, W] float32, at the size of the largest scale, or its own if that is smaller.
-        width: Of the picture, in pixels.
-        height: Of it.
-        maps: Unit-length features [D, rows, columns] by view and scale, as far as they were needed.
-    """
-
-    image: Tensor
+    image: Tensor  # [1, 3, H, W] float32, at the size of the largest scale, or its own if that is smaller
     width: int
     height: int
-    maps: dict[tuple[str, float], Tensor] = field(default_factory=dict, repr=False)
+    maps: dict[tuple[str, float], Tensor] = field(default_factory=dict, repr=False)  # [D, rows, columns], unit length
 
 
 class Coarse:
     """The coarse stage with its backbone: describe pictures once, then match and fit any two of them."""
 
     def __init__(self, backbone: FeatureExtractor, tap: str = "layer3", config: CoarseConfig | None = None) -> None:
-        """Take a backbone.
-
-        Args:
-            backbone: With this tap, on the device that is to be used.
-            tap: Whose positions are the cells.
-            config: Settings.
-        """
+        """Take a backbone, on the device that is to be used, and the tap whose positions are the cells."""
         self.config = config or CoarseConfig()
         self.describer = Describer(backbone, tap)
         self.factors = scales(self.config.reach, self.config.steps)
@@ -158,14 +131,11 @@ class Coarse:
         """Rows and columns of a picture at a scale."""
         shorter, longer = sorted((width, height))
         # The shorter side has so many cells, or fewer where the longer one would have too many.
-        long = min(self.config.side * longer / shorter, self.config.side * self.config.longest) * factor
+        long = min(self.config.side * longer / shorter, self.config.side * LONGEST) * factor
         return grid(height, width, max(1, round(long / self.describer.stride)))
 
     def describe(self, image: Tensor) -> DescribedPicture:
-        """Take a picture in; its features are computed when they are first needed, and kept.
-
-        Args:
-            image: [1, 3, H, W] float32 in [0, 1].
+        """Take a picture [1, 3, H, W] in [0, 1]; its features are computed when they are first needed, and kept.
 
         Raises:
             ImageError: It has another shape, or values that are not finite.
@@ -184,11 +154,8 @@ class Coarse:
         """Unit-length features [D, rows, columns] of a picture turned as a view shows it, at a scale."""
         if (view, factor) not in picture.maps:
             rows, columns = self.cells(picture.width, picture.height, factor)
-            mirrored, quarters = VIEWS[view]
-            image = picture.image.flip(3) if mirrored else picture.image
-            image = image.rot90(quarters, (2, 3))
-            size = (columns, rows) if quarters % 2 else (rows, columns)
-            picture.maps[view, factor] = self.describer(image, *size)
+            size = (columns, rows) if sideways(view) else (rows, columns)
+            picture.maps[view, factor] = self.describer(_shown(picture.image, view), *size)
         return picture.maps[view, factor]
 
     @torch.no_grad()
@@ -209,7 +176,7 @@ class Coarse:
 
         Args:
             source: The picture that is moved.
-            target: That it is brought onto.
+            target: The one that it is brought onto.
             unexplained: [rows, columns] bool, the cells of the target that may match; None for all.
             unused: [rows, columns] bool of any size, the parts of the source that may; None for all.
             view: How the source would be turned to look like the target.
@@ -219,17 +186,15 @@ class Coarse:
         back = inverse(view)
         seen = self.map(target, back, size)
         places = apply(_relative(back), _places(*seen.shape[1:]))  # of the target as it is
-        wanted = torch.ones(len(places), dtype=torch.bool, device=seen.device)
         cells = self.cells(target.width, target.height, size)
-        if unexplained is not None:
-            if unexplained.shape != cells or unexplained.dtype != torch.bool:
-                raise ConfigError(
-                    f"unexplained is {unexplained.dtype} {list(unexplained.shape)}: give bool {list(cells)}, one for "
-                    "each cell of the target"
-                )
-            mirrored, quarters = VIEWS[back]
-            mask = unexplained.to(seen.device)
-            wanted = (mask.flip(1) if mirrored else mask).rot90(quarters, (0, 1)).flatten()
+        if unexplained is None:
+            unexplained = torch.ones(cells, dtype=torch.bool)
+        elif unexplained.shape != cells or unexplained.dtype != torch.bool:
+            raise ConfigError(
+                f"unexplained is {unexplained.dtype} {list(unexplained.shape)}: give bool {list(cells)}, one for each "
+                "cell of the target"
+            )
+        wanted = _shown(unexplained.to(seen.device), back).flatten()
         maps = [self.map(source, "", factor) for factor in factors or self.factors]
         first, second, similarity = mutual([cells.flatten(1) for cells in maps], seen.flatten(1)[:, wanted])
         every = torch.cat([_places(*cells.shape[1:]) for cells in maps])
@@ -246,21 +211,19 @@ class Coarse:
         views: Sequence[str] | None = None,
         factors: tuple[float, ...] | None = None,
     ) -> CoarseFit:
-        """The transform that most matches agree on, in the view that has most.
+        """The transform that most matches agree on, in the view that has most; for the arguments see `matches`.
 
-        Args:
-            source: The picture that is moved.
-            target: That it is brought onto.
-            unexplained: [rows, columns] bool, the cells of the target that may match; None for all. For several
-                transforms in turn, hand over what the last ones left.
-            unused: [rows, columns] bool of any size, the same of the source: what is there once is not found twice.
-            views: Ways that the source may be turned; None for those of the settings.
-            factors: Scales of the source; None for those next to 1, and if that is not enough, all.
+        For several transforms in turn, `unexplained` and `unused` are what the last ones left: what a picture has once
+        is not found twice. The views are by default those of the settings, and the scales those next to 1, or all if
+        these are not enough.
         """
         views = self._likely(source, target, views or self.config.views)
 
         def best(factors: tuple[float, ...]) -> CoarseFit:
-            found = [self._fit(source, target, unexplained, unused, view, factors) for view in views]
+            found = list[CoarseFit]()
+            for view in views:
+                matches = self.matches(source, target, unexplained, unused, view=view, factors=factors)
+                found.append(CoarseFit(self._transform(source, target, matches, view), view, matches, factors))
             return max(found, key=lambda each: (each.fit.matrix is not None, each.fit.score))
 
         found = None
@@ -281,17 +244,10 @@ class Coarse:
         unexplained: Tensor | None = None,
         unused: Tensor | None = None,
     ) -> CoarseFit:
-        """Match and fit once more, with the source as a transform shows it; where there is none, that stays so.
+        """Match and fit once more, with the source as the transform found before shows it, if there is one.
 
         It is looked at in three sizes, because cells of one size only would fall on those of the target, and any
         transform would confirm itself.
-
-        Args:
-            source: The picture that is moved.
-            target: That it is brought onto.
-            found: By the look before.
-            unexplained: See `fit`.
-            unused: See `fit`.
         """
         matrix = found.fit.matrix
         if matrix is None:
@@ -305,8 +261,7 @@ class Coarse:
         matches = dataclasses.replace(matches, source=apply(matrix, matches.source))
         if unused is not None:
             matches = matches.among(unused)
-        fit = self._transform(source, target, matches, found.view, self.config.ransac.hypotheses)
-        return CoarseFit(fit, found.view, matches, found.factors)
+        return dataclasses.replace(found, fit=self._transform(source, target, matches, found.view), matches=matches)
 
     def _likely(self, source: DescribedPicture, target: DescribedPicture, views: Sequence[str]) -> Sequence[str]:
         """The views in which pictures of half the size agree about as well as in the best."""
@@ -314,49 +269,36 @@ class Coarse:
             return views
         scores = []
         for view in views:
-            matches = self.matches(
-                source, target, view=view, factors=[HALF * factor for factor in self.near], size=HALF
-            )
+            factors = [HALF * factor for factor in self.near]
+            matches = self.matches(source, target, view=view, factors=factors, size=HALF)
             scores.append(self._transform(source, target, matches, view, HYPOTHESES).score)
         least = ALMOST * max(scores)
         # The first is what is usual, and not given up for a glance.
         return [view for number, view in enumerate(views) if not number or scores[number] >= least]
 
-    def _fit(
+    def _transform(
         self,
         source: DescribedPicture,
         target: DescribedPicture,
-        unexplained: Tensor | None,
-        unused: Tensor | None,
+        matches: CellMatches,
         view: str,
-        factors: tuple[float, ...],
-    ) -> CoarseFit:
-        matches = self.matches(source, target, unexplained, unused, view=view, factors=factors)
-        fit = self._transform(source, target, matches, view, self.config.ransac.hypotheses)
-        return CoarseFit(fit, view, matches, factors)
-
-    def _transform(
-        self, source: DescribedPicture, target: DescribedPicture, matches: CellMatches, view: str, hypotheses: int
+        hypotheses: int | None = None,
     ) -> Fit:
         turn = _relative(view)  # samples keep their orientation, so that a mirrored source is mirrored first
         seen = apply(torch.linalg.inv(turn), matches.source)
         aspects = target.width / target.height, source.width / source.height
         if sideways(view):
             aspects = aspects[0], 1 / aspects[1]
-        config = dataclasses.replace(self.config.ransac, hypotheses=hypotheses)
+        config = dataclasses.replace(self.config, hypotheses=hypotheses or self.config.hypotheses)
         fit = ransac(matches.target, seen, config, aspects=aspects)
         return fit if fit.matrix is None else dataclasses.replace(fit, matrix=turn @ fit.matrix)
 
 
 def mutual(source: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs that are each other's nearest, by cosine, which is above 0.
+    """Pairs that are each other's nearest, by cosine, among unit-length features [D, n_k] of each scale and [D, m].
 
-    Args:
-        source: Unit-length features [D, n_k] of each scale.
-        target: [D, m].
-
-    Returns:
-        Positions among all n of the source, those among the m, both int64, and their cosines; in the order of the m.
+    Gives positions among all n of the source, those among the m, both int64, and their cosines, which are above 0; in
+    the order of the m.
     """
     count = target.shape[1]
     best, nearest = target.new_zeros(count), torch.zeros(count, dtype=torch.int64, device=target.device)
@@ -372,6 +314,12 @@ def mutual(source: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor, Te
         start += block.shape[1]
     second = second[(torch.cat(partner)[nearest] == second) & (best > LEAST)]
     return nearest[second], second, best[second]
+
+
+def _shown(maps: Tensor, view: str) -> Tensor:
+    """Maps [..., H, W] as a view shows them."""
+    mirrored, quarters = VIEWS[view]
+    return (maps.flip(-1) if mirrored else maps).rot90(quarters, (-2, -1))
 
 
 def _places(rows: int, columns: int) -> Tensor:

@@ -43,15 +43,10 @@ def summary(alignment: Alignment) -> dict[str, Any]:
 
 
 def correspondences(alignment: Alignment, points: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """Find points of the target in the source.
+    """Find points (x, y) of the target, in its pixels, in the source.
 
-    Args:
-        alignment: Of both.
-        points: x and y in pixels of the target.
-
-    Returns:
-        For each `target` and `source` (x and y in pixels of each), `matchability`, and whether it is `inside` the
-        source.
+    Of each there is `target` and `source` (x and y in pixels of each), `matchability`, and whether it is `inside` the
+    source.
 
     Raises:
         ConfigError: There is no alignment, or a point is outside the target.
@@ -71,10 +66,7 @@ def correspondences(alignment: Alignment, points: Sequence[Sequence[float]]) -> 
 
 
 def checked_points(given: Sequence[Sequence[float]] | None) -> list[tuple[float, float]]:
-    """Take points that somebody sent as JSON.
-
-    Args:
-        given: A list of [x, y], or None for no points.
+    """Take points that somebody sent as JSON: a list of [x, y], or None for no points.
 
     Raises:
         ConfigError: It is anything else, a number is not finite, or there are more than `MOST_POINTS`.
@@ -102,13 +94,7 @@ def group_summary(group: Group) -> dict[str, Any]:
 
 
 def pack_group(group: Group, archive: Path, about: Mapping[str, object]) -> None:
-    """Write the means, every aligned picture and `group.json` into a ZIP file.
-
-    Args:
-        group: What to write.
-        archive: The file.
-        about: What the JSON says.
-    """
+    """Write the means, every aligned picture, and `about` as `group.json` into a ZIP file."""
     pictures = {f"mean-{stage}.png": mean.image for stage, mean in group.means.items()} if group.aligned else {}
     pictures |= {f"aligned/{name}.png": each.image for name, each in group.aligned.items()}
     with zipfile.ZipFile(archive, "w") as packed:  # stored: PNG is compressed already

@@ -8,14 +8,12 @@ pass at half the size and then one at the whole is what its authors do for KITTI
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.correspondence import geometry
-from artmodels.images.decoding import Array
 from artmodels.images.resampling import resized
 from artmodels.images.tiling import SizeRequirements
 from artmodels.methods.ransac_flow.results.alignment import Warp
@@ -28,20 +26,14 @@ SPREAD, FADED = 16.0, 1e-3  # px of what the network sees, and the share of know
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """What the fine stage says of a source that a transform has brought onto a target of [h, w] pixels.
+    """What the fine stage says of a source that a transform has brought onto a target of [h, w] pixels."""
 
-    Attributes:
-        displacement: [2, h, w], added to the relative target coordinates before the transform. Where nothing can be
-            matched it is that of the surroundings, fading to what the pass before found, or to 0.
-        matchability: [h, w] in [0, 1], of both directions, the mean of the passes; 0 where the source does not reach.
-        error: [h, w], pixels between a place and where it comes back to.
-        passes: How many passes it comes from.
-    """
-
+    # [2, h, w], added to the relative target coordinates before the transform. Where nothing can be matched it is that
+    # of the surroundings, fading to what the pass before found, or to 0.
     displacement: Tensor
-    matchability: Tensor
-    error: Tensor
-    passes: int = 0
+    matchability: Tensor  # [h, w] in [0, 1], of both directions, the mean of the passes; 0 outside the source
+    error: Tensor  # [h, w], pixels between a place and where it comes back to
+    passes: int = 0  # that it comes from
 
     def at(self, size: tuple[int, int]) -> "Moved":
         """The same at another size."""
@@ -59,22 +51,13 @@ class Fine:
     def __init__(
         self, runner: Runner, passes: Sequence[float], matchable: float, requirements: SizeRequirements
     ) -> None:
-        """Take a network.
-
-        Args:
-            runner: Computes a `FineNetwork`.
-            passes: Sizes at which it works one after the other, as multiples of the size that is asked for.
-            matchable: Matchability from which a place counts as matched.
-            requirements: Of the network.
-        """
+        """Take what computes a `FineNetwork`, and the network's requirements; for the others see `RansacFlowConfig`."""
         self.runner, self.passes, self.matchable, self.requirements = runner, passes, matchable, requirements
 
     def targets(self, target: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        """A target [1, 3, H, W] at the size of each pass, also where that is larger: its cells then are finer.
+        """A target [1, 3, H, W] in [0, 1] at the size of each pass, of which 1.0 is (height, width) `size`.
 
-        Args:
-            target: In [0, 1].
-            size: (height, width) that the passes are relative to.
+        Also where that is larger than the target: its cells are finer then.
         """
         sizes = [self.requirements.size(round(size[0] * factor), round(size[1] * factor)) for factor in self.passes]
         return [resized(target, size).clamp(0, 1) for size in sizes]
@@ -87,14 +70,10 @@ class Fine:
         size: tuple[int, int],
         before: Moved | None = None,
     ) -> Moved:
-        """Find what is left to move.
+        """Find what is left to move, at (height, width) `size`, after what earlier passes found.
 
-        Args:
-            source: [1, 3, H, W] in [0, 1], as it is.
-            targets: What `targets` gives, all of it or the part for the next passes.
-            matrix: [3, 3] float64, from relative target to relative source coordinates.
-            size: (height, width) of the result.
-            before: What earlier passes found.
+        Of the source [1, 3, H, W] in [0, 1], the targets that `targets` gives for the next passes, and a matrix from
+        relative target to relative source coordinates.
         """
         found = before or Moved(torch.zeros(2, *size), torch.zeros(size), torch.zeros(size))
         for target in targets:
@@ -130,10 +109,6 @@ def _filled(displacement: Tensor, trust: Tensor, matchable: float) -> Tensor:
     """
     known = (trust / max(matchable, 1e-6)).clamp(0, 1).numpy()
     values = displacement.numpy()
-
-    def spread(plane: Array) -> Array:
-        blurred: Array = ndimage.gaussian_filter(plane, SPREAD, mode="constant")
-        return blurred
-
-    near = np.stack([spread(plane * known) for plane in values]) / (spread(known) + FADED)
+    near = gaussian_filter(values * known, (0, SPREAD, SPREAD), mode="constant")
+    near /= gaussian_filter(known, SPREAD, mode="constant") + FADED
     return torch.from_numpy(known * values + (1 - known) * near).float()

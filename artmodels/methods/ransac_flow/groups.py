@@ -5,6 +5,7 @@ Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.4, averages det
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 import torch
@@ -30,16 +31,10 @@ FAINT = 1e-3  # weight below which nothing counts
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """The mean of several pictures.
+    """The mean of several pictures, and how sharp it is, see `sharpness`."""
 
-    Attributes:
-        tensor: [1, 3, H, W] in [0, 1]; the mean of light, not of pixel values.
-        deviation: [H, W], how far the pictures' lightness differs at each place, of [0, 1].
-        sharpness: See `sharpness`.
-    """
-
-    tensor: Tensor
-    deviation: Tensor
+    tensor: Tensor  # [1, 3, H, W] in [0, 1]; the mean of light, not of pixel values
+    deviation: Tensor  # [H, W], how far the pictures' lightness differs at each place, of [0, 1]
     sharpness: float
 
     @property
@@ -77,26 +72,24 @@ class Group:
 class _Sum:
     """Sums that grow picture by picture, so that a group of any size takes the memory of a few pictures."""
 
-    def __init__(self) -> None:
-        self.light: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
-        self.tone: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.light = torch.zeros(1, 3, *size)
+        self.square, self.tone, self.weight = torch.zeros(3, *size)
 
     def add(self, picture: Tensor, weight: Tensor) -> None:
         """A picture [1, 3, H, W], and what each pixel [H, W] counts for."""
         tone = luminance(picture)[0, 0]
-        self.light = self.light + picture**GAMMA * weight
-        self.tone = self.tone + tone * weight
-        self.square = self.square + tone.square() * weight
-        self.weight = self.weight + weight
+        self.light += picture**GAMMA * weight
+        self.tone += tone * weight
+        self.square += tone.square() * weight
+        self.weight += weight
 
     def mean(self) -> Mean:
         """Of what was added; white where nothing counts."""
-        weight = torch.as_tensor(self.weight).clamp_min(FAINT)
-        tone = torch.as_tensor(self.tone) / weight
-        variance = torch.as_tensor(self.square) / weight - tone.square()
-        light = torch.where(torch.as_tensor(self.weight) > FAINT, torch.as_tensor(self.light) / weight, 1.0)
+        weight = self.weight.clamp_min(FAINT)
+        tone = self.tone / weight
+        variance = self.square / weight - tone.square()
+        light = torch.where(self.weight > FAINT, self.light / weight, 1.0)
         mean = light.clamp(0, 1) ** (1 / GAMMA)
         return Mean(mean, variance.clamp_min(0).sqrt(), sharpness(mean))
 
@@ -132,11 +125,7 @@ def align_group(
 def stream_align_group(
     aligner: RansacFlow, pictures: Mapping[str, images.Source], *, reference: str | None = None
 ) -> Iterator[Progress | Group]:
-    """Do what `align_group` does, pair by pair.
-
-    Yields:
-        Where it is, after each pair; and the group, last.
-    """
+    """Do what `align_group` does, and say after each pair where it is; the group comes last."""
     if len(pictures) < 2:
         raise ConfigError(f"there are {len(pictures)} pictures: a group needs two or more")
     if reference is not None and reference not in pictures:
@@ -146,28 +135,25 @@ def stream_align_group(
     total = len(names) - 1 + (0 if reference else len(names) * (len(names) - 1))
     done = 0
     if reference is None:
-        agreeing = dict.fromkeys(names, (0, 0))
-        for one in names:
-            for other in names:
-                if other != one:
-                    cells = aligner.agreeing(prepared[one], prepared[other])
-                    agreeing[one] = agreeing[one][0] + (cells > 0), agreeing[one][1] + cells
-                    done += 1
-                    yield Progress(done, total, one)
-        reference = max(names, key=lambda name: agreeing[name])
+        agreeing = {name: list[int]() for name in names}
+        for done, (one, other) in enumerate(permutations(names, 2), start=1):
+            agreeing[one].append(aligner.agreeing(prepared[one], prepared[other]))
+            yield Progress(done, total, one)
+        reference = max(names, key=lambda name: (sum(map(bool, agreeing[name])), sum(agreeing[name])))
     target = prepared[reference]
-    sums = {stage: _Sum() for stage in STAGES}
     size = target.picture.height, target.picture.width
+    sums = {stage: _Sum(size) for stage in STAGES}
     for stage_sum in sums.values():
         stage_sum.add(target.picture.tensor(), torch.ones(size))
     alignments = {}
     for name in names:
-        if name != reference:
-            alignments[name] = aligner(prepared[name], target)
-            if alignments[name].found:
-                _add(sums, prepared[name], alignments[name], size)
-            done += 1
-            yield Progress(done, total, name)
+        if name == reference:
+            continue
+        alignments[name] = aligner(prepared[name], target)
+        if alignments[name].found:
+            _add(sums, prepared[name], alignments[name], size)
+        done += 1
+        yield Progress(done, total, name)
     yield Group(reference, alignments, {stage: stage_sum.mean() for stage, stage_sum in sums.items()})
 
 
@@ -175,8 +161,7 @@ def _add(sums: Mapping[Stage, _Sum], source: Prepared, alignment: Alignment, siz
     picture = source.picture.tensor()
     sums["unaligned"].add(resized(picture, size).clamp(0, 1), torch.ones(size))
     warp = alignment.sound
-    plain = Warp(warp.matrices[:1], torch.zeros_like(warp.which), torch.zeros_like(warp.displacement))
-    moved, inside = plain.read(picture, *size)
+    moved, inside = Warp.of(warp.matrices[0], *warp.which.shape).read(picture, *size)
     sums["coarse"].add(moved, inside.float())
     moved, inside = warp.read(picture, *size)
     trust = resized(alignment.matchability[None, None], size)[0, 0].clamp(0, 1)

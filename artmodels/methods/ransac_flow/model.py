@@ -8,18 +8,19 @@ anyway, and has heads of half the width.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval, Predicate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels import features
-from artmodels.errors import ConfigError, at_most
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import Width
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.devices import generator
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings, odd
 
 __all__ = ["STRIDE", "FineConfig", "FineNetwork", "correlation", "enlarged"]
 
@@ -29,61 +30,43 @@ LARGEST = 31  # cells of the side of a window: half of a small picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineConfig:
-    """Which network the fine stage is; the published one is `encoder="published"`, 512/256/128, `corners=True`.
+class FineConfig(Settings):
+    """Which network the fine stage is; the published one is `encoder="published"`, 512/256/128, `corners=True`."""
 
-    Attributes:
-        encoder: "art-resnet" (up to layer2) or "published": a ResNet-18 without a stride in its first layer.
-        width: Channels of the first layer of the published encoder; the last has four times as many.
-        heads: Channels of the hidden layers of each head.
-        window: Cells of the side of the window in which cosines are computed, odd. A place can move by half of it.
-        corners: Whether -1 and 1 are the centres of the first and last pixel, as for the published weights, which were
-            trained so, rather than their outer edges.
-    """
-
-    encoder: Literal["art-resnet", "published"] = "art-resnet"
-    width: int = 64
-    heads: tuple[int, int, int] = (256, 128, 64)
-    window: int = 7
-    corners: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: One is out of range.
-        """
-        if self.encoder not in ("art-resnet", "published"):
-            raise ConfigError(f"encoder={self.encoder!r} must be 'art-resnet' or 'published'")
-        if self.width < 1 or len(self.heads) != 3 or min(self.heads) < 1:
-            raise ConfigError(f"width={self.width} and each of three heads={self.heads} must be at least 1")
-        if self.window < 3 or self.window % 2 == 0:
-            raise ConfigError(f"window={self.window} must be odd, and at least 3")
-        at_most(WIDEST, width=self.width, heads=self.heads)
-        at_most(LARGEST, window=self.window)
+    encoder: Annotated[
+        Literal["art-resnet", "published"],
+        '"art-resnet" (up to layer2) or "published": a ResNet-18 without a stride in its first layer.',
+    ] = "art-resnet"
+    width: Annotated[
+        Width, "Channels of the first layer of the published encoder; the last has four times as many."
+    ] = 64
+    heads: Annotated[tuple[Width, Width, Width], "Channels of the hidden layers of each head."] = (256, 128, 64)
+    window: Annotated[
+        int,
+        Interval(ge=3, le=LARGEST),
+        Predicate(odd),
+        "Cells of the side of the window in which cosines are computed. A place can move by half of it.",
+    ] = 7
+    corners: Annotated[
+        bool,
+        "Whether -1 and 1 are the centres of the first and last pixel, as for the published weights, which were "
+        "trained so, rather than their outer edges.",
+    ] = False
 
 
 def correlation(target: Tensor, source: Tensor, window: int) -> Tensor:
     """Cosines of each cell of the target with the cells of a window around the same place of the source.
 
-    Args:
-        target: [N, C, R, S], unit length per cell.
-        source: The same.
-        window: Cells of its side, odd.
-
-    Returns:
-        [N, window², R, S]; row by row, cells outside are 0.
+    Of cells [N, C, R, S] of unit length they are [N, window², R, S], row by row; cells outside are 0.
     """
     reach, (rows, columns) = window // 2, target.shape[2:]
     around = F.pad(source, (reach,) * 4)
-    return torch.stack(
-        [
-            (target * around[:, :, down : down + rows, across : across + columns]).sum(1)
-            for down in range(window)
-            for across in range(window)
-        ],
-        1,
-    )
+    cosines = [
+        (target * around[:, :, down : down + rows, across : across + columns]).sum(1)
+        for down in range(window)
+        for across in range(window)
+    ]
+    return torch.stack(cosines, 1)
 
 
 class FineNetwork(Graph):
@@ -131,11 +114,8 @@ class FineNetwork(Graph):
 
     def encode(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] to cells of unit length, [N, C, H / 8, W / 8]."""
-        if isinstance(self.encoder, features.FeatureExtractor):
-            found = self.encoder(images, [TAP])[TAP]
-        else:
-            found = self.encoder(images)
-        return F.normalize(found, dim=1)
+        ours = isinstance(self.encoder, features.FeatureExtractor)
+        return F.normalize(self.encoder(images, [TAP])[TAP] if ours else self.encoder(images), dim=1)
 
     def weights_of_shifts(self, cosines: Tensor) -> Tensor:
         """[N, window², R, S], how much each shift counts; they sum to 1."""

@@ -4,31 +4,31 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from annotated_types import Interval, Len
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import features, hub, images, runtime
 from artmodels.correspondence import geometry
-from artmodels.correspondence.geometry import Model
-from artmodels.correspondence.ransac import RansacConfig, log_nfa
-from artmodels.correspondence.views import VIEWS, check_views
-from artmodels.errors import ConfigError, MissingWeights, at_most
+from artmodels.correspondence.ransac import log_nfa
+from artmodels.correspondence.views import VIEWS
+from artmodels.errors import MissingWeights
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.resampling import picture
-from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, DescribedPicture, cells_of
+from artmodels.methods.ransac_flow.coarse import Coarse, CoarseConfig, CoarseFit, DescribedPicture, Views, cells_of
 from artmodels.methods.ransac_flow.fine import Fine, Moved
 from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork
 from artmodels.methods.ransac_flow.results.alignment import PALE, Alignment, Warp
 from artmodels.runtime.feedforward import FeedForward
+from artmodels.settings import Share
 
 __all__ = ["Prepared", "RansacFlow", "RansacFlowConfig"]
 
-MOST_PIXELS, MOST_HYPOTHESES, MOST_TRANSFORMS = 2**13, 10**7, 100
 EXPLAINED = 0.5  # share of a cell that is matched, above which it is left out of the next transform
 MOST = 8.0  # times the working size, and such a part of it, at which the fine stage works
 LEFT = 0.05  # share of the cells that must be left for another transform to be looked for
@@ -36,109 +36,40 @@ PARTS = 4  # of a cell's side: squares in which the source is used up
 
 
 @dataclass(frozen=True, kw_only=True)
-class RansacFlowConfig(FineConfig):
-    """The network of the fine stage, see `FineConfig`, and how both stages work.
+class RansacFlowConfig(CoarseConfig, FineConfig):
+    """The network of the fine stage, how the coarse stage works, and how both work together."""
 
-    Attributes:
-        backbone: A name that `artmodels.features` knows, for the coarse stage. The paper has a ResNet-50.
-        tap: Of it, at a stride of 16.
-        padding: Of the backbone.
-        side: Pixels of the target's shorter side at which both stages work, as in the paper's benchmarks.
-        reach: The source is tried at sizes from 1 / reach to reach times the target's.
-        steps: How many sizes above 1 are tried, and as many below: 3 make the paper's 7.
-        views: Ways in which the source is turned; the one that fits best is taken. The paper has "" only, but prints
-            are often mirror images of what they copy.
-        eager: If this share of the matches agrees at scales near 1, the others are not tried; 1 tries all.
-        looks: How often the coarse stage matches the pictures, the second time with the source moved as the first
-            transform says; the paper has 1.
-        model: Of a transform.
-        hypotheses: Samples that are drawn for each.
-        tolerance: Distance of an inlier in relative units, 0.05 is 2.5 % of a side.
-        most: Most transforms that are fitted, one after the other. The paper has 11; most works of art are one plane.
-        passes: Sizes at which the fine stage works one after the other, as multiples of the working size; each begins
-            with the result of the last. Small ones reach farther, large ones are more exact. The paper has (1,), and
-            (0.5, 1) for KITTI.
-        accepted: Share of the target that a transform must match, and a further one match anew.
-        matchable: Matchability from which a place counts as matched.
-        certainty: Least certainty of each transform, of matches that no earlier one has used: minus the decimal
-            logarithm of how many transforms that fit as well are expected by chance, see `ransac.log_nfa`.
-            `python benchmarks/ransac_flow.py` shows what passes; after one look, 25 is enough.
-        least: Inliers of the first transform below which there is no alignment.
-        share: Share of the matches that must be inliers.
-        seed: Of the samples.
-    """
-
-    backbone: str = "art-resnet"
-    tap: str = "layer3"
-    padding: str = "reflect"
-    side: int = 480
-    reach: float = 2.0
-    steps: int = 3
-    views: tuple[str, ...] = tuple(VIEWS)
-    eager: float = 0.3
-    looks: int = 2
-    model: Model = "homography"
-    hypotheses: int = 10_000
-    tolerance: float = 0.05
-    most: int = 3
-    passes: tuple[float, ...] = (0.5, 1.0, 2.0)
-    accepted: float = 0.01
-    matchable: float = 0.5
-    certainty: float = 45.0
-    least: int = 8
-    share: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: One is out of range.
-        """
-        super().__post_init__()
-        check_views(self.views)
-        if not 0 <= self.accepted <= 1 or not 0 <= self.matchable <= 1 or self.most < 1:
-            raise ConfigError(
-                f"accepted={self.accepted} and matchable={self.matchable} must be from 0 to 1, and most={self.most} at "
-                "least 1"
-            )
-        if not self.passes or not all(1 / MOST <= size <= MOST for size in self.passes):
-            raise ConfigError(f"passes={self.passes} must be one or more sizes from {1 / MOST} to {MOST:g}")
-        at_most(MOST_PIXELS, side=self.side)
-        at_most(MOST_HYPOTHESES, hypotheses=self.hypotheses)
-        at_most(MOST_TRANSFORMS, most=self.most, passes=[len(self.passes)])
-        _ = self.coarse  # checks the others
-
-    @property
-    def coarse(self) -> CoarseConfig:
-        """Settings of the coarse stage."""
-        fit = RansacConfig(
-            model=self.model,
-            hypotheses=self.hypotheses,
-            tolerance=self.tolerance,
-            least=self.least,
-            share=self.share,
-            seed=self.seed,
-        )
-        return CoarseConfig(
-            side=self.side,
-            reach=self.reach,
-            steps=self.steps,
-            views=self.views,
-            eager=self.eager,
-            looks=self.looks,
-            ransac=fit,
-        )
+    views: Views = tuple(VIEWS)
+    backbone: Annotated[
+        str, "A name that `artmodels.features` knows, for the coarse stage. The paper has a ResNet-50."
+    ] = "art-resnet"
+    tap: Annotated[str, "Of the backbone, at a stride of 16."] = "layer3"
+    padding: Annotated[str, "Of the backbone."] = "reflect"
+    most: Annotated[
+        int,
+        Interval(ge=1, le=100),
+        "Most transforms that are fitted, one after the other. The paper has 11; most works of art are one plane.",
+    ] = 3
+    passes: Annotated[
+        tuple[Annotated[float, Interval(ge=1 / MOST, le=MOST)], ...],
+        Len(1, 100),
+        "Sizes at which the fine stage works one after the other, as multiples of the working size; each begins with "
+        "the result of the last. Small ones reach farther, large ones are more exact. The paper has (1,), and (0.5, 1) "
+        "for KITTI.",
+    ] = (0.5, 1.0, 2.0)
+    accepted: Annotated[Share, "Share of the target that a transform must match, and a further one match anew."] = 0.01
+    matchable: Annotated[Share, "Matchability from which a place counts as matched."] = 0.5
+    certainty: Annotated[
+        float,
+        "Least certainty of each transform, of matches that no earlier one has used: minus the decimal logarithm of "
+        "how many transforms that fit as well are expected by chance, see `ransac.log_nfa`. "
+        "`python benchmarks/ransac_flow.py` shows what passes; after one look, 25 is enough.",
+    ] = 45.0
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture with what was computed of it, to be aligned with several.
-
-    Attributes:
-        picture: As it was read.
-        described: For the coarse stage.
-    """
+    """A picture as it was read, with what was computed of it for the coarse stage, to be aligned with several."""
 
     picture: LoadedImage
     described: DescribedPicture
@@ -173,19 +104,13 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 
-        Args:
-            config: Settings; None takes the defaults.
-            network: The fine stage; None makes one with random weights.
-            backbone: Of the coarse stage; None loads the one that the settings name.
-            device: See `FeedForward`.
-            dtype: See `FeedForward`.
-            runner: See `FeedForward`.
-            graphs: See `FeedForward`.
+        The network is that of the fine stage. The backbone, of the coarse stage, is by default loaded as the settings
+        name it. For the others see `FeedForward`.
         """
         super().__init__(config, network=network, device=device, dtype=dtype, runner=runner, **graphs)
         if backbone is None:
             backbone = features.load(self.config.backbone, padding=self.config.padding, until=self.config.tap)
-        self._coarse = Coarse(backbone.to(self.device), self.config.tap, self.config.coarse)
+        self._coarse = Coarse(backbone.to(self.device), self.config.tap, self.config)
         self._fine = Fine(self.runner, self.config.passes, self.config.matchable, self.graph.requirements)
 
     @classmethod
@@ -249,18 +174,18 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
         """
         start = time.perf_counter()
         one, other = self.prepare(source), self.prepare(target)
-        height, width = self._working_size(other.picture)
+        size = self._working_size(other.picture)
         first = self._coarse.fit(one.described, other.described)
         count, agreeing = len(first.matches.target), int(first.fit.inliers.sum())
         certainty = self._certainty(first)
-        warp, matchable, error, reason = None, torch.zeros(height, width), torch.zeros(height, width), first.fit.reason
+        warp, matchable, error, reason = None, torch.zeros(size), torch.zeros(size), first.fit.reason
         if first.fit.matrix is not None and certainty < self.config.certainty:
             reason = (
                 f"{agreeing} of {count} matches agree on a transform, as those of different things may: the "
                 f"certainty is {certainty:.1f}, and {self.config.certainty:g} is needed"
             )
         elif first.fit.matrix is not None:
-            warp, matchable, error = self._refined(one, other, first, (height, width), fine=fine)
+            warp, matchable, error = self._refined(one, other, first, size, fine=fine)
             if float((matchable >= self.config.matchable).float().mean()) < self.config.accepted:
                 warp = None
                 reason = f"{agreeing} of {count} matches agree on a transform, but no part of the pictures looks alike"
@@ -323,9 +248,9 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
         moving = source.picture.tensor()
         targets = self._fine.targets(target.picture.tensor(), size) if fine else []
         matrices, fit = list[Tensor](), first
-        displacement = torch.zeros(2, *size)
         which = torch.zeros(size, dtype=torch.int64)
-        matchable, error = torch.zeros(size), torch.zeros(size)
+        displacement, matchable, error = torch.zeros(2, *size), torch.zeros(size), torch.zeros(size)
+        nothing = Moved(displacement, matchable, error)
         rows, columns = self._coarse.cells(source.picture.width, source.picture.height)
         unused = torch.ones(PARTS * rows, PARTS * columns, dtype=torch.bool)
         here = geometry.identity(*size)
@@ -339,47 +264,32 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
             matrix = fit.fit.matrix
             if matrix is None or (number and self._certainty(fit) < self.config.certainty):
                 break
-            moved = self._fine(moving, targets[:1], matrix, size)
-            trust = moved.matchability if fine else geometry.inside(geometry.grid_of(matrix, *size)).float()
-            # The first holds wherever no other is better; what is small is chance.
-            taken = torch.ones_like(matchable, dtype=torch.bool)
-            if number:
-                taken = self._new(trust, matchable, unused[parts(matrix, moved)])
-                if not taken.any():
-                    break
-            if targets[1:]:
-                moved = self._fine(moving, targets[1:], matrix, size, moved)
-                trust = moved.matchability
-            shown = parts(matrix, moved)
-            if number:  # it has moved a little
-                taken &= self._new(trust, matchable, unused[shown])
-                if not taken.any():
-                    break
-            displacement = torch.where(taken, moved.displacement, displacement)
-            matchable, error = torch.where(taken, trust, matchable), torch.where(taken, moved.error, error)
-            which[taken] = number
+            moved, holds = nothing, torch.ones(size, dtype=torch.bool)
+            for passes in (targets[:1], targets[1:]):
+                moved = self._fine(moving, passes, matrix, size, moved)
+                trust = moved.matchability if fine else geometry.inside(geometry.grid_of(matrix, *size)).float()
+                shown = parts(matrix, moved)
+                if number:  # the first holds wherever no other is better
+                    new = (trust >= self.config.matchable) & (matchable < self.config.matchable) & unused[shown]
+                    holds &= large(new, self.config.accepted)  # what is small is chance
+                    if not holds.any():
+                        break
+            if not holds.any():
+                break
+            displacement = torch.where(holds, moved.displacement, displacement)
+            matchable, error = torch.where(holds, trust, matchable), torch.where(holds, moved.error, error)
+            which[holds] = number
             matrices.append(matrix)
             matched = matchable >= self.config.matchable
             left = F.adaptive_avg_pool2d(matched.float()[None], first.matches.cells)[0] < EXPLAINED
             if number + 1 == self.config.most or float(left.float().mean()) < LEFT:
                 break
             row, column = shown
-            unused[row[taken & matched], column[taken & matched]] = False
+            unused[row[holds & matched], column[holds & matched]] = False
             fit = self._coarse.fit(
                 source.described, target.described, left, unused, views=(first.view,), factors=first.factors
             )
         return Warp(torch.stack(matrices), which, displacement), matchable, error
-
-    def _new(self, trust: Tensor, matchable: Tensor, unused: Tensor) -> Tensor:
-        """What a further transform newly matches, [h, w] bool, without what is small.
-
-        Args:
-            trust: [h, w], matchability by that transform.
-            matchable: [h, w], by those before.
-            unused: [h, w] bool, whether none of these matches the place of the source that it shows.
-        """
-        new = (trust >= self.config.matchable) & (matchable < self.config.matchable) & unused
-        return large(new, self.config.accepted)
 
 
 def large(mask: Tensor, share: float) -> Tensor:

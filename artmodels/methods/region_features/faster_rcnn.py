@@ -11,10 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNConvFCHead
-from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-from torchvision.models.resnet import resnet50
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
 
 from artmodels.methods.region_features.model import (
@@ -24,6 +22,7 @@ from artmodels.methods.region_features.model import (
     FoundRegions,
     RegionFeaturesConfig,
     RegionNetwork,
+    by_anchor,
     decoded,
     select,
     unscaled,
@@ -37,7 +36,6 @@ PUBLISHED = {
 }
 """Where torchvision publishes the weights; the name ends with the first digits of the file's sha256."""
 CLASSES = 91  # COCO's as torchvision counts them, background and gaps included
-PYRAMID_SIZES = (32, 64, 128, 256, 512)
 UNITS = (3, 8, 36, 3)  # blocks of a ResNet-152
 SCALES = (4, 8, 16, 32)
 STRIDE = 16
@@ -55,35 +53,17 @@ class FPNDetector(RegionNetwork):
         """Make it with random weights."""
         super().__init__()
         self.config = config
-        second = config.network == "fasterrcnn_resnet50_fpn_v2"
-        # v1 was trained and is published with frozen statistics and no epsilon, v2 with batch normalisation.
-        norm: type[nn.Module] = nn.BatchNorm2d if second else FrozenBatchNorm2d
-        backbone = BackboneWithFPN(
-            resnet50(weights=None, norm_layer=norm),
-            {f"layer{number}": str(number - 1) for number in (1, 2, 3, 4)},
-            [256, 512, 1024, 2048],
-            256,
-            norm_layer=norm if second else None,
-        )
-        anchors = AnchorGenerator(tuple((size,) for size in PYRAMID_SIZES), (RATIOS,) * len(PYRAMID_SIZES))
-        heads: dict[str, nn.Module] = {}
-        if second:
-            channels = backbone.out_channels
-            heads["rpn_head"] = RPNHead(channels, len(RATIOS), conv_depth=2)
-            heads["box_head"] = FastRCNNConvFCHead(
-                (channels, CELLS, CELLS), [256] * 4, [1024], norm_layer=nn.BatchNorm2d
-            )
-        self.detector = FasterRCNN(
-            backbone,
-            CLASSES,
-            min_size=config.shorter,
-            max_size=config.longer,
-            rpn_anchor_generator=anchors,
-            **heads,
-        )
-        for module in self.detector.modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                module.eps = 0.0
+        sides = {"min_size": config.shorter, "max_size": config.longer}
+        if config.network == "fasterrcnn_resnet50_fpn_v2":
+            self.detector = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, **sides)
+        else:
+            # As v1 was trained and is published, with frozen statistics and no epsilon; torchvision's own function
+            # gives it batch normalisation where it has no weights.
+            backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+            self.detector = FasterRCNN(backbone, CLASSES, **sides)
+            for module in self.detector.modules():
+                if isinstance(module, FrozenBatchNorm2d):
+                    module.eps = 0.0
         self.features = 1024
 
     @property
@@ -99,12 +79,12 @@ class FPNDetector(RegionNetwork):
         maps = detector.backbone(pictures.tensors)
         logits, deltas = detector.rpn.head(list(maps.values()))
         anchors = detector.rpn.anchor_generator(pictures, list(maps.values()))
+        levels = [by_anchor(*level) for level in zip(logits, deltas, strict=True)]
         found = []
         for number, (image, size) in enumerate(zip(images, pictures.image_sizes, strict=True)):
-            counts = [level[number].numel() for level in logits]
-            scores = [level[number].permute(1, 2, 0).flatten().sigmoid() for level in logits]
-            moves = [level[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4) for level in deltas]
-            boxes = [decoded(move, part) for move, part in zip(moves, anchors[number].split(counts), strict=True)]
+            scores = [logit[number].sigmoid() for logit, _ in levels]
+            places = anchors[number].split([len(score) for score in scores])
+            boxes = [decoded(delta[number], place) for (_, delta), place in zip(levels, places, strict=True)]
             chosen, objectness = select(boxes, scores, height=size[0], width=size[1], config=self.config)
             own = {name: level[number : number + 1] for name, level in maps.items()}
             regions = detector.roi_heads.box_roi_pool(own, [chosen], [size])
@@ -158,14 +138,7 @@ class C4(RegionNetwork):
     def __init__(
         self, config: RegionFeaturesConfig, *, units: Sequence[int] = UNITS, width: int = 64, hidden: int = 512
     ) -> None:
-        """Make it with random weights.
-
-        Args:
-            config: Its settings.
-            units: Of each block; a ResNet-152's by default.
-            width: Of the first block's bottleneck, doubled by each that follows.
-            hidden: Channels of the proposals' own layer.
-        """
+        """Make it with random weights: so many units in each block, a bottleneck that each block doubles."""
         super().__init__()
         self.config = config
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -197,14 +170,13 @@ class C4(RegionNetwork):
         for block in self.blocks[:3]:
             x = block(x)
         y = F.relu(self.proposals(x))
-        logits, deltas = self.objectness(y), self.deltas(y)
+        logits, deltas = by_anchor(self.objectness(y), self.deltas(y))
+        anchors = self.anchors(x)
         # Boxes end at the last pixel in the code of that time.
         right, bottom = (max(1, side - 1) for side in reversed(size))
         found = []
         for number, image in enumerate(images):
-            scores = logits[number].permute(1, 2, 0).flatten().sigmoid()
-            moves = deltas[number].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-            boxes = decoded(moves, self.anchors(x))
+            boxes, scores = decoded(deltas[number], anchors), logits[number].sigmoid()
             chosen, objectness = select([boxes], [scores], height=bottom, width=right, config=self.config)
             regions = crop_and_resize(x[number : number + 1], chosen / STRIDE, CELLS)
             features = self.blocks[3](regions).mean((2, 3))
@@ -232,14 +204,10 @@ def crop_and_resize(features: Tensor, boxes: Tensor, cells: int) -> Tensor:
     y = boxes[:, 1, None] + steps * (boxes[:, 3] - boxes[:, 1])[:, None]
     height, width = features.shape[-2:]
     inside = ((y >= 0) & (y <= height - 1))[:, :, None] & ((x >= 0) & (x <= width - 1))[:, None, :]
+    across = (2 * x / max(1, width - 1) - 1)[:, None, :].expand(-1, cells, -1)
+    down = (2 * y / max(1, height - 1) - 1)[:, :, None].expand(-1, -1, cells)
+    grid = torch.stack([across, down], -1)
     # One tall grid: the map is not copied for each box.
-    grid = torch.stack(
-        [
-            (2 * x / max(1, width - 1) - 1)[:, None, :].expand(-1, cells, -1),
-            (2 * y / max(1, height - 1) - 1)[:, :, None].expand(-1, -1, cells),
-        ],
-        -1,
-    )
     sampled = F.grid_sample(features, grid.reshape(1, -1, cells, 2), padding_mode="border", align_corners=True)
     pieces = sampled[0].view(features.shape[1], -1, cells, cells).transpose(0, 1)
     return pieces * inside[:, None]

@@ -9,18 +9,20 @@ suppression at IoU 0.7, the best K that remain. The box that was proposed is the
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Interval, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, nms, roi_align
 
 from artmodels.detections import boxes as box_ops
-from artmodels.errors import ConfigError, at_most, one_of
+from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.networks import WIDEST
 from artmodels.images.resampling import resized
+from artmodels.settings import Settings, Share
 
 __all__ = [
     "Anchors",
@@ -30,8 +32,8 @@ __all__ = [
     "Head",
     "RegionFeaturesConfig",
     "anchor_shapes",
+    "by_anchor",
     "decoded",
-    "encoded",
     "region_means",
     "scaled_size",
     "select",
@@ -49,50 +51,38 @@ LARGEST = math.log(1000 / 16)  # of the factor by which a side may change, as Fa
 MANY, SURE, LARGE = 300, 0.1, 36  # of `spread`: regions to choose from, objectness, px
 LEAST = 1e-3  # px: narrower boxes are none
 SMALLEST = 64  # px that a side is padded to at least, so that every border has pixels to copy
-MOST_BOXES = 10**6
 CELLS, SAMPLES = 7, 2  # of a region, to each side, and of a cell
+BoxCount = Annotated[int, Interval(ge=1, le=10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionFeaturesConfig:
-    """Which network proposes, and the rule by which boxes are kept: the paper's values by default.
+class RegionFeaturesConfig(Settings):
+    """Which network proposes, and the rule by which boxes are kept: the paper's values by default."""
 
-    Attributes:
-        network: "art-regions", ours; or Faster R-CNN with ResNet-50 and a feature pyramid, v1 or v2, or with
-            ResNet-152 as in the paper ("c4").
-        backbone: Of "art-regions": a name or folder that `artmodels.features.load` takes, with layer2 and layer3.
-        width: Channels of the head of "art-regions".
-        regions: K, the most regions of an image.
-        spread: Choose those K of the paper's 300 by its authors' rule for fewer, see `spread`.
-        before: Best boxes that non-maximum suppression looks at; of each level, where there are several.
-        overlap: IoU above which of two boxes the lesser goes.
-        least: Objectness below which a box is none, from 0 to 1.
-        shorter: Pixels that the shorter side is brought to,
-        longer: unless the longer one would exceed these.
-    """
-
-    network: Network = "art-regions"
-    backbone: str = "art-resnet"
-    width: int = 96
-    regions: int = 300
-    spread: bool = False
-    before: int = 6000
-    overlap: float = 0.7
-    least: float = 0.0
-    shorter: int = 600
-    longer: int = 1000
+    network: Annotated[
+        Network,
+        '"art-regions", ours; or Faster R-CNN with ResNet-50 and a feature pyramid, v1 or v2, or with ResNet-152 as in '
+        'the paper ("c4").',
+    ] = "art-regions"
+    backbone: Annotated[
+        str, 'Of "art-regions": a name or folder that `artmodels.features.load` takes, with layer2 and layer3.'
+    ] = "art-resnet"
+    width: Annotated[int, Interval(ge=1, le=WIDEST), 'Channels of the head of "art-regions".'] = 96
+    regions: Annotated[BoxCount, "K, the most regions of an image."] = 300
+    spread: Annotated[bool, "Choose those K of the paper's 300 by its authors' rule for fewer, see `spread`."] = False
+    before: Annotated[
+        BoxCount, "Best boxes that non-maximum suppression looks at; of each level, where there are several."
+    ] = 6000
+    overlap: Annotated[Share, "IoU above which of two boxes the lesser goes."] = 0.7
+    least: Annotated[Share, "Objectness below which a box is none."] = 0.0
+    shorter: Annotated[int, Ge(16), "Pixels that the shorter side of an image is brought to."] = 600
+    longer: Annotated[int, Le(WIDEST), "Pixels of the longer side at most; the shorter one may have fewer then."] = 1000
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("network", self.network, get_args(Network))
-        if min(self.regions, self.before, self.width) < 1:
-            raise ConfigError(f"regions={self.regions}, before={self.before} and width={self.width} must be at least 1")
-        if not 0 <= self.overlap <= 1 or not 0 <= self.least <= 1:
-            raise ConfigError(f"overlap={self.overlap} and least={self.least} must be from 0 to 1")
-        if not 16 <= self.shorter <= self.longer:
-            raise ConfigError(f"shorter={self.shorter} must be at least 16, and longer={self.longer} no less than it")
-        at_most(WIDEST, width=self.width, longer=self.longer)
-        at_most(MOST_BOXES, regions=self.regions, before=self.before)
+        super().__post_init__()
+        if self.shorter > self.longer:
+            raise ConfigError(f"longer={self.longer} must be no less than shorter={self.shorter}")
 
 
 class FoundRegions(NamedTuple):
@@ -104,15 +94,10 @@ class FoundRegions(NamedTuple):
 
 
 class RegionNetwork(nn.Module):
-    """A network that finds regions. It computes in float32.
-
-    Attributes:
-        config: Its settings.
-        features: M, the length of a descriptor.
-    """
+    """A network that finds regions. It computes in float32."""
 
     config: RegionFeaturesConfig
-    features: int
+    features: int  # M, the length of a descriptor
 
     def forward(self, images: Sequence[Tensor]) -> list[FoundRegions]:
         """Find the regions of images [1, 3, H, W] in [0, 1]; where there is none, the whole image is one.
@@ -179,27 +164,19 @@ def decoded(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centres - half, centres + half], 1)
 
 
-def encoded(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Deltas [N, 4] that make these boxes [N, 4] of anchors [N, 4]: the inverse of `decoded`."""
-    sides, wanted = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
-    shift = (boxes[:, :2] + wanted / 2 - anchors[:, :2] - sides / 2) / sides
-    return torch.cat([shift, (wanted / sides).log()], 1)
+def by_anchor(logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [N, A, H, W] and [N, 4 * A, H, W] as [N, H * W * A] and [N, H * W * A, 4], in the order of `Anchors`."""
+    return logits.permute(0, 2, 3, 1).flatten(1), deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
 
 
 def select(
     boxes: Sequence[Tensor], scores: Sequence[Tensor], *, height: float, width: float, config: RegionFeaturesConfig
 ) -> tuple[Tensor, Tensor]:
-    """The regions of an image: the paper's rule, level by level as torchvision applies it.
+    """The regions of an image, boxes [K, 4] and their objectness [K], descending, by the paper's rule.
 
-    Args:
-        boxes: [N, 4] of each level, in pixels.
-        scores: Objectness [N] of each level, in [0, 1]; NaN is refused like an empty box.
-        height: Of the image that boxes are cut to.
-        width: Of it.
-        config: The rule. `before` and `overlap` hold within a level, `regions` over all.
-
-    Returns:
-        Boxes [K, 4] and their objectness [K], descending. The whole image, with objectness 0, where none is left.
+    Of each level there are boxes [N, 4], which are cut to the image, and scores [N] in [0, 1]; NaN is refused like an
+    empty box. As in torchvision, `before` and `overlap` hold within a level, `regions` over all. Where none is left,
+    the whole image is one, with objectness 0.
     """
     best = [score.topk(min(config.before, len(score))).indices for score in scores]
     kept = torch.cat([level[index] for level, index in zip(boxes, best, strict=True)])
@@ -224,14 +201,8 @@ def spread(boxes: Tensor, objectness: Tensor, count: int) -> Tensor:
 
     Of those with an objectness above 0.1 that are larger than 36 x 36 px, none may overlap; if that leaves fewer than
     `count`, IoU up to 0.1 is allowed, and so on up to 0.6. Bags may differ in size: none is repeated to fill one up.
-
-    Args:
-        boxes: [N, 4] in pixels of the scaled image, best first.
-        objectness: [N], descending.
-        count: K.
-
-    Returns:
-        [K'] rows, K' <= K, ascending; the first where none is sure and large enough.
+    Boxes [N, 4] are in pixels of the scaled image, best first. At most `count` rows are returned, ascending: the first
+    alone where none is sure and large enough.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     usable = ((objectness > SURE) & (sides.prod(1) > LARGE**2)).nonzero()[:, 0]
@@ -267,20 +238,17 @@ class Head(nn.Module):
         self.deltas = nn.Conv2d(width, 4 * count, 1)
         self.anchors = [Anchors(torch.cat([anchor_shapes(s * stride) for s in SIZES]), stride) for stride in STRIDES]
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each level: logits [N, A], deltas [N, A, 4] and anchors [A, 4], of [N, C, H, W] at strides 8 and 16."""
+    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [N, A], deltas [N, A, 4] and anchors [A, 4] of all levels, of [N, C, H, W] at strides 8 and 16."""
         high = F.relu(self.coarse(coarse))
         near = F.interpolate(high, scale_factor=2.0, mode="nearest")[..., : fine.shape[2], : fine.shape[3]]
         levels = [F.relu(self.merge(F.relu(self.fine(fine) + near))), high]
         for halve in self.halve:
             levels.append(F.relu(halve(levels[-1])))
-        found = []
-        for level, anchors in zip(levels, self.anchors, strict=True):
-            y = F.relu(self.shared(level))
-            logits = self.objectness(y).permute(0, 2, 3, 1).flatten(1)
-            deltas = self.deltas(y).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
-            found.append((logits, deltas, anchors(level)))
-        return found
+        shared = [F.relu(self.shared(level)) for level in levels]
+        logits, deltas = zip(*(by_anchor(self.objectness(y), self.deltas(y)) for y in shared), strict=True)
+        anchors = [place(level) for place, level in zip(self.anchors, levels, strict=True)]
+        return torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
 
 
 def region_means(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
@@ -331,24 +299,14 @@ class ArtRegions(RegionNetwork):
         pictures = torch.cat([resized(image, size).clamp(0, 1) for image in images])
         below, right = (-(-max(SMALLEST, side) // STRIDES[1]) * STRIDES[1] - side for side in size)
         taps = self.taps(F.pad(pictures, (0, right, 0, below), mode="replicate"))
-        levels = self.head(*taps)
-        return [self._one(image, size, taps, levels, number) for number, image in enumerate(images)]
-
-    def _one(
-        self,
-        image: Tensor,
-        size: tuple[int, int],
-        taps: list[Tensor],
-        levels: list[tuple[Tensor, Tensor, Tensor]],
-        number: int,
-    ) -> FoundRegions:
-        boxes = [decoded(deltas[number], anchors) for _, deltas, anchors in levels]
-        scores = [logits[number].sigmoid() for logits, _, _ in levels]
-        # An object may be found on two levels: here they are one.
-        chosen, objectness = select(
-            [torch.cat(boxes)], [torch.cat(scores)], height=size[0], width=size[1], config=self.config
-        )
-        maps = [tap[number : number + 1] for tap in taps]
-        means = [region_means(tap, chosen, stride) for tap, stride in zip(maps, STRIDES, strict=False)]
-        features = torch.cat([F.normalize(mean, dim=1) for mean in means], 1)
-        return FoundRegions(unscaled(chosen, image, size), objectness, features)
+        logits, deltas, anchors = self.head(*taps)
+        found = []
+        for number, image in enumerate(images):
+            # An object may be found on two levels: here they are one.
+            boxes, scores = decoded(deltas[number], anchors), logits[number].sigmoid()
+            chosen, objectness = select([boxes], [scores], height=size[0], width=size[1], config=self.config)
+            maps = [tap[number : number + 1] for tap in taps]
+            means = [region_means(level, chosen, stride) for level, stride in zip(maps, STRIDES, strict=False)]
+            features = torch.cat([F.normalize(mean, dim=1) for mean in means], 1)
+            found.append(FoundRegions(unscaled(chosen, image, size), objectness, features))
+        return found

@@ -1,7 +1,6 @@
 """Images in, regions out."""
 
 import dataclasses
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,8 +32,7 @@ class Regions:
         boxes: [K, 4] float32: left, top, right, bottom in pixels of the original image.
         objectness: [K] float32 in [0, 1], descending; how likely a box is to hold an object, of whatever kind.
         features: [K, M] float32, a descriptor of each.
-        width: Of the image, upright, in pixels.
-        height: Of it.
+        width, height: Of the image, upright, in pixels.
         notes: What was done to the image when it was loaded, in plain sentences.
     """
 
@@ -76,10 +74,8 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
     ) -> None:
         """Put it together; `from_pretrained` is the usual way.
 
-        Args:
-            config: Settings; None takes the network's.
-            network: With the weights that it is to have.
-            device: Where to compute; None picks CUDA, then MPS, then CPU.
+        The network has its weights already. Without a config it keeps its own; without a device it goes to CUDA, then
+        MPS, then CPU.
         """
         self.config = config or network.config
         self.device = runtime.pick_device(device)
@@ -133,8 +129,7 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
             objectness 0, so that no bag is empty.
 
         Raises:
-            ImageError: The image cannot be read.
-            ImageTooLarge: It has more pixels than `images.LIMIT`.
+            ImageError: The image cannot be read, or has more pixels than `images.LIMIT`.
         """
         many = list_or_none(image)
         if many is None:
@@ -166,15 +161,9 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
 
 
 def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtractor | None = None) -> RegionNetwork:
-    """The network of a configuration: its backbone has weights, the rest is random.
+    """The network of a configuration, with random weights but for the backbone of "art-regions".
 
-    Args:
-        config: Its settings.
-        backbone: Of "art-regions"; None loads the one that the settings name.
-
-    Raises:
-        ConfigError: The backbone does not do.
-        WeightsError: The backbone's weights are not there.
+    None loads the backbone that the configuration names; a ConfigError or WeightsError says what is wrong with it.
     """
     if config.network == "art-regions":
         return ArtRegions(config, backbone or features.load(config.backbone))
@@ -184,9 +173,8 @@ def make_network(config: RegionFeaturesConfig, backbone: features.FeatureExtract
 def how_to_get(name: str, network: str) -> str:
     """What to do where the published weights are a file that is never opened here."""
     if network in PUBLISHED:
-        url = PUBLISHED[network]
-        file = os.path.basename(url)
-        source = f"torchvision publishes its weights as {url}"
+        file = PUBLISHED[network].rpartition("/")[2]
+        source = f"torchvision publishes its weights as {PUBLISHED[network]}"
     else:
         file, source = "res152.safetensors", "its authors publish it as a checkpoint of TensorFlow's"
     return (

@@ -8,13 +8,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from artmodels import images
+from artmodels.data.bags import Bags
 from artmodels.data.reading import Extraction, Read, listed, name_of, read_ahead
 from artmodels.data.store import Store, StoreKind
 from artmodels.errors import ConfigError, DatasetError
@@ -28,8 +29,7 @@ KIND = StoreKind(name="store of features", content="regions", verb="extract")
 FEATURES, REGIONS = "features", "regions"
 PIXELS = 2**28  # of images that are held at a time: 0.8 GB
 
-if TYPE_CHECKING:
-    from artmodels.data.bags import Bags
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class Extractor(Protocol):
 class FeatureStore:
     """The regions of a collection, memory-mapped. Made by `extract`, opened again by `open`.
 
+    A file that is not in it, or was skipped, has none: to ask for them is a DatasetError.
+
     Images are known by the sha256 of their bytes: a file that is there twice, or was renamed, is computed once. 300
     regions of 2048 numbers take 1.2 MB an image, and those of 384 numbers a fifth of that.
     """
@@ -79,9 +81,7 @@ class FeatureStore:
     def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> "FeatureStore":
         """Open a store to read; one that is being written to shows what is complete so far.
 
-        Args:
-            folder: Where it is.
-            verify: Compare all numbers with their checksums, which reads every byte once.
+        `verify` compares all numbers with their checksums, which reads every byte once.
 
         Raises:
             DatasetError: There is no store, it is of another version, or it is damaged; the message says what to do.
@@ -110,22 +110,16 @@ class FeatureStore:
     def index_of(self, files: Sequence[str | os.PathLike[str]]) -> Tensor:
         """The numbers [N] int64 of the images that files hold: `store.bags()[store.index_of(files)]` are their bags.
 
-        Args:
-            files: Names as in `files`. Files of the same content have the same number.
-
-        Raises:
-            DatasetError: One is not in the store, or was skipped.
+        Files are named as in `files`; those of the same content have the same number.
         """
         return torch.tensor([self._store.image(name_of(name)).number for name in files], dtype=torch.int64)
 
-    def bags(self) -> "Bags":
+    def bags(self) -> Bags:
         """All images as bags, with objectness; the features stay in their file, and are read as they are needed.
 
         Raises:
             DatasetError: There is no image yet, or a value is not finite.
         """
-        from artmodels.data.bags import Bags  # whose package imports this one
-
         if not len(self):
             raise DatasetError(f"The store {self.folder} holds no image: extract a folder into it first.")
         sizes = torch.tensor([image.span(FEATURES)[1] for image in self._store.images])
@@ -136,45 +130,30 @@ class FeatureStore:
         """The regions of one image, by its number or the name of a file; features are rounded to float16.
 
         Raises:
-            DatasetError: See `index_of`.
             IndexError: There is no image of that number.
         """
         image = self._store.images[which] if isinstance(which, int) else self._store.image(name_of(which))
         table, features = (self._store.map(name, *image.span(name)).astype(np.float32) for name in (REGIONS, FEATURES))
         boxes, objectness = torch.from_numpy(table[:, :4].copy()), torch.from_numpy(table[:, 4].copy())
-        details: dict[str, Any] = image.details
-        return Regions(
-            boxes,
-            objectness,
-            torch.from_numpy(features),
-            details["width"],
-            details["height"],
-            notes=tuple(details["notes"]),
-        )
+        about: dict[str, Any] = image.details | {"notes": tuple(image.details["notes"])}
+        return Regions(boxes, objectness, torch.from_numpy(features), **about)
 
     # --- Writing
 
     @classmethod
     def extract(
-        cls,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        extractor: Extractor,
-        folder: str | os.PathLike[str],
-        *,
-        progress: bool = False,
+        cls, source: Files, extractor: Extractor, folder: str | os.PathLike[str], *, progress: bool = False
     ) -> "FeatureStore":
         """Extract the regions of a folder of images, or of files, into a store; what is in it already is not redone.
 
         It may be interrupted at any moment, by a full disk too: everything complete is kept, and the same call goes on.
+        What cannot be read is in `skipped` of the store.
 
         Args:
             source: A folder, whose files are named by their path inside it; or files, named as they are given.
             extractor: Usually a `RegionFeatures`.
             folder: Of the store: a new or empty one, or one that the same extractor made.
             progress: Show a bar.
-
-        Returns:
-            The store, with what could not be read in `skipped`.
 
         Raises:
             ConfigError: The store was made by another extractor, or another process is writing to it.
@@ -185,14 +164,11 @@ class FeatureStore:
 
     @classmethod
     def stream_extract(
-        cls,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        extractor: Extractor,
-        folder: str | os.PathLike[str],
+        cls, source: Files, extractor: Extractor, folder: str | os.PathLike[str]
     ) -> "Iterator[Extraction | FeatureStore]":
-        """As `extract`, file by file: gives where it is after each file, and the store last.
+        """Do what `extract` does, file by file: yield where it is after each file, and the store last.
 
-        Whoever stops taking steps ends it: what was given before has been kept.
+        Closed before its end, it keeps what was yielded.
         """
         files = listed(source)
         found = cls._begun(Path(folder).expanduser(), extractor)
@@ -217,16 +193,16 @@ class FeatureStore:
     @classmethod
     def _begun(cls, root: Path, extractor: Extractor) -> "FeatureStore":
         """The store of an extractor, new or as it is."""
-        ours = (extractor.fingerprint, extractor.features)
+        fingerprint, width = extractor.fingerprint, extractor.features
         if Store.exists(root):
             found = cls(Store(root, KIND))
         else:
-            arrays = {FEATURES: ("float16", extractor.features), REGIONS: ("float32", 5)}
-            found = cls(Store.create(root, KIND, arrays, {"features": ours[1], "fingerprint": ours[0]}))
-        if (found.fingerprint, found.features) != ours:
+            arrays = {FEATURES: ("float16", width), REGIONS: ("float32", 5)}
+            found = cls(Store.create(root, KIND, arrays, {"features": width, "fingerprint": fingerprint}))
+        if (found.fingerprint, found.features) != (fingerprint, width):
             raise ConfigError(
                 f"The store {root} was made by other weights or settings ({found.fingerprint[:12]}, {found.features} "
-                f"numbers a region; these are {ours[0][:12]} and {ours[1]}): name another folder."
+                f"numbers a region; these are {fingerprint[:12]} and {width}): name another folder."
             )
         return found
 

@@ -12,9 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Gt, MultipleOf
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -27,20 +28,10 @@ from artmodels.detections import boxes as box_ops
 from artmodels.errors import DatasetError
 from artmodels.methods.region_features.model import ArtRegions, RegionFeaturesConfig, decoded
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Positive, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
-__all__ = [
-    "Annotated",
-    "ArtRegionsRecipe",
-    "ArtRegionsSettings",
-    "Composites",
-    "BoxedPicture",
-    "annotated_crop",
-    "cropped",
-    "outline",
-    "recall",
-    "targets",
-]
+__all__ = ["AnnotatedImages", "ArtRegionsRecipe", "ArtRegionsSettings", "recall"]
 
 ICONS, BOXES = "icons/valid", "icons/annotations/valid"
 THINGS = ("paintings", "photos")
@@ -62,20 +53,15 @@ class BoxedPicture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedImages:
     """Images in memory, uint8 [3, H, W], and the boxes of each, [N, 4]."""
 
     images: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
 
     @classmethod
-    def load(cls, files: Sequence[Path], annotations: Path) -> "Annotated":
-        """Read images, and the VOC files of their names in a folder.
-
-        Raises:
-            DatasetError: A folder or file is missing or malformed.
-            ImageError: An image cannot be read.
-        """
+    def load(cls, files: Sequence[Path], annotations: Path) -> "AnnotatedImages":
+        """Read images, and the VOC files of their names; a DatasetError or ImageError names what is wrong."""
         items = {item.path: item for item in annotated_folder(files[0].parent, annotations, clip=True).items}
         missing = [path for path in files if path not in items]
         if missing:
@@ -102,7 +88,9 @@ def cropped(scene: BoxedPicture, left: int, top: int, side: int, size: int) -> B
     return BoxedPicture(picture, boxes[kept])
 
 
-def annotated_crop(annotated: Annotated, size: int, zoom: tuple[float, float], rng: torch.Generator) -> BoxedPicture:
+def annotated_crop(
+    annotated: AnnotatedImages, size: int, zoom: tuple[float, float], rng: torch.Generator
+) -> BoxedPicture:
     """A random square of a random annotated image, zoomed by a factor between the two, mirrored half of the time."""
     index = int(torch.randint(len(annotated.images), (), generator=rng))
     pixels = annotated.images[index]
@@ -127,19 +115,12 @@ def _jittered(picture: Tensor, light: float, contrast: float, colour: float) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Composites:
-    """Pieces of pictures with soft irregular outlines, pasted on other pictures.
+    """Pieces of pictures with soft irregular outlines, pasted on other pictures."""
 
-    Attributes:
-        things: What pieces are cut from.
-        grounds: What they are pasted on.
-        size: Side of the scene in pixels.
-        most: Most pieces in a scene.
-    """
-
-    things: ImageSet
-    grounds: ImageSet
-    size: int
-    most: int = 10
+    things: ImageSet  # that pieces are cut from
+    grounds: ImageSet  # that they are pasted on
+    size: int  # of the scene's side, in pixels
+    most: int = 10  # pieces in a scene
 
     def __call__(self, rng: torch.Generator) -> BoxedPicture:
         """Draw a scene: larger pieces first, so that smaller ones lie on them."""
@@ -189,26 +170,18 @@ def outline(height: int, width: int, rng: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtRegionsSettings:
-    """Settings of the recipe.
-
-    Attributes:
-        network: Fields of `RegionFeaturesConfig`.
-        crop: Side of a scene in pixels, a multiple of 16.
-        composites: Share of the scenes that are composites.
-        batch: Scenes a step.
-        zoom: Least and greatest factor by which annotated images are enlarged.
-        unlabelled: Weight of the anchors of composites that show no piece: the ground may show objects, too.
-        box_weight: Weight of the boxes' term; that of objectness is 1.
-    """
+class ArtRegionsSettings(Settings):
+    """Settings of the recipe."""
 
     network: RegionFeaturesConfig = RegionFeaturesConfig()
-    crop: int = 384
-    composites: float = 0.5
-    batch: int = 2
-    zoom: tuple[float, float] = (0.6, 1.5)
-    unlabelled: float = 0.3
-    box_weight: float = 1.0
+    crop: Annotated[int, Gt(0), MultipleOf(16), "Side of a scene in pixels."] = 384
+    composites: Annotated[Share, "Share of the scenes that are composites."] = 0.5
+    batch: Annotated[Count, "Scenes a step."] = 2
+    zoom: Annotated[tuple[Positive, Positive], "Least and greatest enlargement of annotated images."] = (0.6, 1.5)
+    unlabelled: Annotated[
+        Weight, "Weight of the anchors of composites that show no piece: the ground may show objects, too."
+    ] = 0.3
+    box_weight: Annotated[Weight, "Weight of the boxes' term; that of objectness is 1."] = 1.0
 
 
 def targets(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,14 +213,12 @@ class ArtRegionsRecipe(Recipe):
         self.settings = settings
         icons, self.held_out = folders.split(folders.image_files(sources.data, [ICONS]), held_out=2)
         self.annotations = sources.data / BOXES
-        self.annotated = Annotated.load(icons, self.annotations)
-        things, _ = folders.split(folders.image_files(sources.data, THINGS))
-        grounds, _ = folders.split(folders.image_files(sources.data, GROUNDS))
-        self._files = icons + sorted({*things, *grounds})
-        self.composites = Composites(
-            things=ImageSet.load(things, side=400), grounds=ImageSet.load(grounds, side=400), size=settings.crop
-        )
-        self.detector = ArtRegions(settings.network, features.load(_place(sources, settings.network.backbone)))
+        self.annotated = AnnotatedImages.load(icons, self.annotations)
+        things, grounds = (folders.split(folders.image_files(sources.data, part))[0] for part in (THINGS, GROUNDS))
+        self.files = icons + sorted({*things, *grounds})
+        pieces, backs = (ImageSet.load(part, side=400) for part in (things, grounds))
+        self.composites = Composites(things=pieces, grounds=backs, size=settings.crop)
+        self.detector = ArtRegions(settings.network, features.load(sources.checkpoint(settings.network.backbone)))
         self.network = self.detector.head
         draw = generator(seed)
         for name, value in self.network.named_parameters():
@@ -264,24 +235,16 @@ class ArtRegionsRecipe(Recipe):
             self.network.get_parameter(f"{name}.weight").data /= tap.square().mean().sqrt()
         self.network.get_parameter("objectness.bias").data.fill_(-4.0)  # few anchors show anything
 
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._files
-
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Objectness and boxes on annotated crops and composites."""
         settings = self.settings
         count = round(settings.composites * settings.batch)
         scenes = [self.composites(rng) for _ in range(count)]
-        scenes += [
-            annotated_crop(self.annotated, settings.crop, settings.zoom, rng) for _ in range(settings.batch - count)
-        ]
+        while len(scenes) < settings.batch:
+            scenes.append(annotated_crop(self.annotated, settings.crop, settings.zoom, rng))
         with torch.no_grad():
             taps = self.detector.taps(torch.stack([scene.picture for scene in scenes]))
-        levels = self.network(*taps)
-        anchors = torch.cat([level[2] for level in levels])
-        logits = torch.cat([level[0] for level in levels], 1)
-        deltas = torch.cat([level[1] for level in levels], 1)
+        logits, deltas, anchors = self.network(*taps)
         grounds = [settings.unlabelled] * count + [1.0] * (settings.batch - count)
         parts = [self._loss(*scene, anchors) for scene in zip(scenes, grounds, logits, deltas, strict=True)]
         objectness, boxes = (torch.stack(terms).mean() for terms in zip(*parts, strict=True))
@@ -309,7 +272,7 @@ class ArtRegionsRecipe(Recipe):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Recall of the boxes of the held-out icons by the best 10 to 300 proposals."""
-        unseen = Annotated.load(self.held_out, self.annotations)
+        unseen = AnnotatedImages.load(self.held_out, self.annotations)
         proposals = [self.detector([pixels[None] / 255])[0].boxes for pixels in unseen.images]
         return {
             f"recall@{count} at IoU {threshold}": recall(proposals, unseen.boxes, count, threshold)
@@ -326,9 +289,3 @@ def recall(proposals: list[Tensor], boxes: tuple[Tensor, ...], count: int, thres
         if len(wanted)
     ]
     return float(torch.cat(hits).float().mean())
-
-
-def _place(sources: Sources, backbone: str) -> str:
-    """The folder of a backbone among the recipe's weights, if it is there; else its name."""
-    folder = sources.weights / backbone
-    return str(folder) if folder.is_dir() else backbone

@@ -6,7 +6,7 @@ compare the luma, without `scale` pixels at each border. Both pictures are round
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.errors import DatasetError, ImageError
 
-__all__ = ["bicubic", "evaluate", "grid_score", "luma", "psnr", "reduced", "seam_score", "ssim", "summary"]
+__all__ = ["bicubic", "evaluate", "grid_score", "luma", "psnr", "reduced", "seam_score", "ssim"]
 
 Enlarge = Callable[[Tensor], Tensor]
 """[1, 3, H, W] in [0, 1] to [1, 3, H * scale, W * scale]."""
@@ -69,19 +69,11 @@ def bicubic(image: Tensor, scale: int) -> Tensor:
 
 
 def evaluate(
-    enlarge: Enlarge,
-    files: Sequence[Path],
-    *,
-    scale: int,
-    reduce: Callable[[Tensor, int], Tensor] = reduced,
+    enlarge: Enlarge, files: Sequence[Path], *, scale: int, reduce: Callable[[Tensor, int], Tensor] = reduced
 ) -> dict[str, float]:
-    """Means over pictures: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
+    """Means over pictures in full size: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
 
-    Args:
-        enlarge: The network.
-        files: Pictures in full size; their sides are cut to multiples of `scale`.
-        scale: Of the network.
-        reduce: Makes the network's input of the picture and the scale.
+    The network's input is `reduce(picture, scale)`, of a picture whose sides are cut to multiples of `scale`.
 
     Raises:
         DatasetError: There is no picture, or one is too small or cannot be read.
@@ -127,11 +119,6 @@ def grid_score(enlarge: Enlarge, scale: int) -> float:
         inner = result[0, :, 16 * scale : -16 * scale, 16 * scale : -16 * scale]
         worst = max(worst, float(inner.flatten(1).std(1).max()) * 255)
     return worst
-
-
-def summary(reports: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """One flat dictionary of several reports, for a model card: "psnr (kodak)" and so on."""
-    return {f"{name} ({group})": value for group, report in reports.items() for name, value in report.items()}
 
 
 def _rounded(image: Tensor) -> Tensor:

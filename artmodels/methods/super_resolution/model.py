@@ -8,16 +8,16 @@ enlargement instead of repeated pixels, a small network need not learn to interp
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels.errors import ConfigError, at_most
-from artmodels.features.networks import MOST_BLOCKS, WIDEST
+from artmodels.features.networks import Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
 from artmodels.runtime.feedforward import Graph
+from artmodels.settings import Settings
 
 __all__ = ["RRDB", "SRVGG", "SuperResolutionConfig", "make_network"]
 
@@ -25,48 +25,25 @@ FARTHEST = 32  # px that tiles of RRDB see to each side, see RRDB
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolutionConfig:
-    """Which network, and how large: the published compact one by default.
+class SuperResolutionConfig(Settings):
+    """Which network, and how large: the published compact one by default."""
 
-    Attributes:
-        architecture: "srvgg" or "rrdb".
-        scale: Height and width of the result over those of the picture: 2 or 4.
-        channels: Width of the layers.
-        convs: Hidden convolutions of SRVGG, without the first and the last.
-        base: What SRVGG adds to: the picture with repeated pixels ("nearest", as published), or enlarged by the cubic
-            kernel of Keys 1981 with a = -0.5 ("bicubic").
-        blocks: Residual-in-residual dense blocks of RRDB.
-        growth: Channels that each layer of a dense block adds.
-    """
-
-    architecture: Literal["srvgg", "rrdb"] = "srvgg"
-    scale: Literal[2, 4] = 4
-    channels: int = 64
-    convs: int = 16
-    base: Literal["nearest", "bicubic"] = "nearest"
-    blocks: int = 23
-    growth: int = 32
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.architecture not in ("srvgg", "rrdb"):
-            raise ConfigError(f"architecture={self.architecture!r} must be 'srvgg' or 'rrdb'")
-        if self.scale not in (2, 4):
-            raise ConfigError(f"scale={self.scale!r} must be 2 or 4")
-        if self.base not in ("nearest", "bicubic"):
-            raise ConfigError(f"base={self.base!r} must be 'nearest' or 'bicubic'")
-        for name in ("channels", "convs", "blocks", "growth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        at_most(WIDEST, channels=self.channels, growth=self.growth)
-        at_most(MOST_BLOCKS, convs=self.convs, blocks=self.blocks)
+    architecture: Annotated[Literal["srvgg", "rrdb"], '"srvgg" or "rrdb".'] = "srvgg"
+    scale: Annotated[Literal[2, 4], "Height and width of the result over those of the picture: 2 or 4."] = 4
+    channels: Annotated[Width, "Width of the layers."] = 64
+    convs: Annotated[Depth, "Hidden convolutions of SRVGG, without the first and the last."] = 16
+    base: Annotated[
+        Literal["nearest", "bicubic"],
+        'What SRVGG adds to: the picture with repeated pixels ("nearest", as published), or enlarged by the cubic '
+        'kernel of Keys 1981 with a = -0.5 ("bicubic").',
+    ] = "nearest"
+    blocks: Annotated[Depth, "Residual-in-residual dense blocks of RRDB."] = 23
+    growth: Annotated[Width, "Channels that each layer of a dense block adds."] = 32
 
 
 def make_network(config: SuperResolutionConfig) -> "SRVGG | RRDB":
     """Make the network that a configuration describes; an SRVGG enlarges as its `base` does until it is trained."""
-    if config.architecture == "srvgg":
-        return SRVGG(config)
-    return HalvedRRDB(config) if config.scale == 2 else RRDB(config)
+    return SRVGG(config) if config.architecture == "srvgg" else RRDB(config)
 
 
 class _Layer(nn.Module):
@@ -83,11 +60,7 @@ class _Layer(nn.Module):
 
 
 class SRVGG(Graph):
-    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at the size of the input.
-
-    Attributes:
-        radius: Pixels of the input, to each side, that a pixel of the output depends on.
-    """
+    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at the size of the input."""
 
     tiling = Tiling.SUPPORTED
 
@@ -104,8 +77,8 @@ class SRVGG(Graph):
         self.kernel: Tensor
         # Not saved: it follows from the configuration.
         self.register_buffer("kernel", kernel.repeat(3, 1, 1, 1), persistent=False)
-        self.radius = max(config.convs + 2, kernel.shape[-1] // 2)
-        self.context = self.radius
+        # Pixels of the input, to each side, that a pixel of the output depends on.
+        self.context = self.radius = max(config.convs + 2, kernel.shape[-1] // 2)
 
     def randomise(self, rng: torch.Generator) -> None:
         """Draw the weights of all layers but the last, which stays zero, so that rectifying keeps their scale."""
@@ -171,23 +144,20 @@ class _Block(nn.Module):
 
 
 class RRDB(Graph):
-    """[N, 3, H, W] in [0, 1] to [N, 3, 4 H, 4 W].
+    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale].
 
+    All its layers enlarge by 4: for twice the size, what was halved by turning 2 x 2 pixels into channels.
     A chain of residual branches, each scaled down by 0.2 twice, depends hardly on what is far off: tiles see at most 32
     pixels beyond what is kept of them, although the layers reach `radius`, which for 23 blocks is 349.
-
-    Attributes:
-        radius: Pixels of the input, to each side, that a pixel of the output depends on.
     """
 
     tiling = Tiling.SUPPORTED
-    inner = 1
-    """Side of the squares of pixels that become channels before the first layer."""
 
     def __init__(self, config: SuperResolutionConfig) -> None:
         """Make it with PyTorch's own random weights."""
         super().__init__()
-        self.scale = config.scale
+        self.scale, self.inner = config.scale, 4 // config.scale  # side of the squares that become channels
+        self.requirements = SizeRequirements(multiple_of=self.inner)
         width = config.channels
         self.first = nn.Conv2d(3 * self.inner**2, width, 3, padding=1)
         self.blocks = nn.Sequential(*(_Block(width, config.growth) for _ in range(config.blocks)))
@@ -208,10 +178,3 @@ class RRDB(Graph):
             y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2.0, mode="nearest")), 0.2)
         image: Tensor = self.last(F.leaky_relu(self.fine(y), 0.2))
         return image.clamp(0, 1)
-
-
-class HalvedRRDB(RRDB):
-    """The same for twice the size: it enlarges by 4 what was halved by turning 2 x 2 pixels into channels."""
-
-    requirements = SizeRequirements(multiple_of=2)
-    inner = 2

@@ -4,19 +4,18 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from artmodels import images
 from artmodels.errors import ConfigError, ImageTooLarge
 from artmodels.images.decoding import Array
-from artmodels.images.resampling import list_or_none
+from artmodels.images.resampling import one_or_each
 from artmodels.images.results import ImageResult
 from artmodels.methods.super_resolution.model import SuperResolutionConfig, make_network
 from artmodels.runtime.feedforward import FeedForward, Graph
@@ -37,7 +36,7 @@ class Upscaled(ImageResult):
 
     Attributes:
         alpha: [1, 1, H, W] in [0, 1], 0 transparent, where the picture had transparency; `tensor` is on white.
-        colour: [1, 3, H, W] in [0, 1], what `tensor` was before it lay on white, where the picture had transparency.
+        colour: [1, 3, H, W] in [0, 1], what `tensor` was before it lay on white.
         bits: 16 where the picture was read with 16 bits a channel, otherwise 8.
     """
 
@@ -54,7 +53,7 @@ class Upscaled(ImageResult):
         """Write a PNG that carries its settings as text; the file appears whole or not at all.
 
         Args:
-            path: File to write; must end in `.png`. Its folder must exist.
+            path: File to write, which ends in `.png`, in a folder that exists.
             bits: 8 or 16 a channel; None keeps those of the picture. Grey pictures are stored as grey if 16.
 
         Raises:
@@ -94,9 +93,12 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
     config_class = SuperResolutionConfig
 
     @classmethod
-    def _usual_dtype(cls, config: SuperResolutionConfig, device: torch.device) -> torch.dtype | None:
+    def _computed(
+        cls, config: SuperResolutionConfig, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> torch.dtype:
         """As for every feed-forward method, but RRDB's activations may pass what float16 can hold: all black."""
-        return torch.float32 if config.architecture == "rrdb" else super()._usual_dtype(config, device)
+        usual = torch.float32 if config.architecture == "rrdb" else None
+        return super()._computed(config, device, dtype or usual)
 
     @classmethod
     def _network(cls, config: SuperResolutionConfig) -> Graph:
@@ -110,11 +112,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
     @overload
     def __call__(self, image: images.Source, *, tile: int | None = ..., progress: bool = ...) -> Upscaled: ...
     def __call__(
-        self,
-        image: images.Source | Sequence[images.Source],
-        *,
-        tile: int | None = None,
-        progress: bool = False,
+        self, image: images.Source | Sequence[images.Source], *, tile: int | None = None, progress: bool = False
     ) -> Upscaled | list[Upscaled]:
         """Enlarge one picture, or each of a list.
 
@@ -136,10 +134,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         """
         if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
-        many = list_or_none(image)
-        if many is not None:
-            return [self._run_one(source, tile) for source in tqdm(many, disable=not progress, unit="image")]
-        return self._run_one(image, tile)  # type: ignore[arg-type]
+        return one_or_each(image, lambda source: self._run_one(source, tile), progress=progress)
 
     def _run_one(self, source: images.Source, tile: int | None) -> Upscaled:
         start = time.perf_counter()
@@ -172,8 +167,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         if alpha is not None:
             colour = tensor
             tensor = colour * alpha + (1 - alpha)
-        options: dict[str, Any] = {"tile": tile}
-        result = self._result(tensor, options=options, start=start, notes=notes)
+        result = self._result(tensor, options={"tile": tile}, start=start, notes=notes)
         return Upscaled(**vars(result), alpha=alpha, colour=colour, bits=16 if deep else 8)
 
     def _alpha(self, alpha: Tensor, tile: int | None) -> Tensor:
@@ -203,10 +197,6 @@ def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
 
     Pull and push of Gortler et al. 1996, "The Lumigraph", section 3.4: means of twice as large squares fill what has
     less than its full weight. Opaque colours stay as they are, and a constant one stays constant.
-
-    Args:
-        colour: Before it lay on a background.
-        alpha: [1, 1, H, W] in [0, 1].
     """
     return _filled(colour, (alpha / SURE).clamp(max=1)) if float(alpha.max()) > 0 else colour
 

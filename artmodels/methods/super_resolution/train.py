@@ -10,8 +10,7 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,10 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.data.folders import ImageSet, image_files, split
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced, summary
+from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced
 from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfig
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Share
 from artmodels.training import Recipe, Sources
 
 __all__ = ["Damage", "SuperResolutionSettings", "SuperResolutionRecipe", "damaged"]
@@ -33,25 +33,26 @@ WEB_QUALITY = 75  # of JPEG, in the held-out test
 
 
 @dataclass(frozen=True, kw_only=True)
-class Damage:
-    """What is done to a picture on its way down; each range is drawn from evenly.
+class Damage(Settings):
+    """What is done to a picture on its way down; each range is drawn from evenly."""
 
-    Attributes:
-        blur: Standard deviations of a Gaussian before reducing, in pixels of the small picture, along two random axes.
-        resize: Sizes, relative to the final one, that a picture passes through half of the time.
-        noise: Standard deviations of Gaussian noise in grey levels of 255; the same in all channels half of the time.
-        jpeg: Qualities of JPEG.
-        uncompressed: Share of the pictures without JPEG.
-    """
-
-    blur: tuple[float, float] = (0.1, 0.7)
-    resize: tuple[float, float] = (0.7, 1.5)
-    noise: tuple[float, float] = (0.0, 6.0)
-    jpeg: tuple[int, int] = (55, 95)
-    uncompressed: float = 0.2
+    blur: Annotated[
+        tuple[float, float],
+        "Standard deviations of a Gaussian before reducing, in pixels of the small picture, along two random axes.",
+    ] = (0.1, 0.7)
+    resize: Annotated[
+        tuple[float, float], "Sizes, relative to the final one, that a picture passes through half of the time."
+    ] = (0.7, 1.5)
+    noise: Annotated[
+        tuple[float, float],
+        "Standard deviations of Gaussian noise in grey levels of 255; the same in all channels half of the time.",
+    ] = (0.0, 6.0)
+    jpeg: Annotated[tuple[int, int], "Qualities of JPEG."] = (55, 95)
+    uncompressed: Annotated[Share, "Of the pictures without JPEG."] = 0.2
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the ranges."""
+        super().__post_init__()
         for name, least, most in (("blur", 0, 4), ("resize", 0.3, 4), ("noise", 0, 50), ("jpeg", 10, 100)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -59,35 +60,26 @@ class Damage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolutionSettings:
-    """What the recipe can be told.
-
-    Attributes:
-        network: Fields of `SuperResolutionConfig`.
-        folders: Where to look for pictures, below the folder of data.
-        clean: Share of the crops that are only reduced; 1 trains for clean scans.
-        damage: What is done to the others.
-        batch: Crops a step.
-        crop: Side of the small crops in pixels.
-    """
+class SuperResolutionSettings(Settings):
+    """What the recipe can be told."""
 
     network: SuperResolutionConfig = SuperResolutionConfig(scale=2, channels=32, convs=6, base="bicubic")
-    folders: tuple[str, ...] = ("photos", "paintings")
-    clean: float = 1.0
-    damage: Damage = Damage()
-    batch: int = 8
-    crop: int = 48
+    folders: Annotated[tuple[str, ...], "Where to look for pictures, below the folder of data."] = (
+        "photos",
+        "paintings",
+    )
+    clean: Annotated[Share, "Of the crops that are only reduced; 1 trains for clean scans."] = 1.0
+    damage: Annotated[Damage, "What is done to the others."] = Damage()
+    batch: Annotated[Count, "Crops a step."] = 8
+    crop: Annotated[Count, "Side of the small crops in pixels."] = 48
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not 0 <= self.clean <= 1:
-            raise ConfigError(f"clean={self.clean} must be from 0 to 1")
+        super().__post_init__()
         if self.network.architecture != "srvgg":
             raise ConfigError(
                 "Only SRVGG is trained here: set architecture='srvgg', or convert published RRDB weights."
             )
-        if min(self.batch, self.crop) < 1:
-            raise ConfigError(f"batch={self.batch} and crop={self.crop} must be at least 1")
 
 
 def damaged(image: Tensor, scale: int, damage: Damage, rng: torch.Generator) -> Tensor:
@@ -119,18 +111,14 @@ class SuperResolutionRecipe(Recipe):
         """Read the images and draw the first weights."""
         self.settings = settings
         self.data = sources.data
-        self._files, self.unseen = split(image_files(sources.data, settings.folders))
-        self.images = ImageSet.load(self._files, side=NATIVE)
+        self.files, self.unseen = split(image_files(sources.data, settings.folders))
+        self.images = ImageSet.load(self.files, side=NATIVE)
         self.side = settings.crop * settings.network.scale
         self.usable = [pixels for pixels in self.images.images if min(pixels.shape[-2:]) >= self.side]
         if not self.usable:
             raise DatasetError(f"No image is as large as a crop, {self.side} px: use larger images or a smaller crop.")
         self.network = SRVGG(settings.network)
         self.network.randomise(generator(seed))
-
-    def files(self) -> list[Path]:
-        """The pictures that are trained on."""
-        return self._files
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """The Charbonnier loss of a batch of crops."""
@@ -172,13 +160,15 @@ class SuperResolutionRecipe(Recipe):
             result: Tensor = self.network(x.to(device)).cpu()
             return result
 
-        reports = {}
+        report: dict[str, float] = {}
         for folder in self.settings.folders:
             files = [path for path in self.unseen if self.data / folder in path.parents]
-            if files:
-                reports[folder] = evaluate(enlarge, files, scale=scale)
-                reports[f"{folder}, JPEG"] = evaluate(enlarge, files, scale=scale, reduce=web_copy)
-        return summary(reports) | {"false grid": grid_score(enlarge, scale)}
+            if not files:
+                continue
+            for group, reduce in ((folder, reduced), (f"{folder}, JPEG", web_copy)):
+                found = evaluate(enlarge, files, scale=scale, reduce=reduce)
+                report |= {f"{name} ({group})": value for name, value in found.items()}
+        return report | {"false grid": grid_score(enlarge, scale)}
 
 
 def web_copy(image: Tensor, scale: int) -> Tensor:

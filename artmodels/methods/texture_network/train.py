@@ -8,7 +8,6 @@ compressed VGG-19 of Wang et al. 2020 (arXiv:2003.08436).
 import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -84,8 +83,8 @@ class TextureNetworkRecipe(Recipe):
     def __init__(self, settings: TextureNetworkSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network and the exemplar; draw the first weights."""
         self.settings = settings
-        self.file = sources.data / settings.exemplar
-        exemplar = images.load(self.file).tensor()
+        self.files = [sources.data / settings.exemplar]
+        exemplar = images.load(self.files[0]).tensor()
         ratio = min(1.0, settings.side / min(exemplar.shape[-2:]))
         height, width = (round(length * ratio) for length in exemplar.shape[-2:])
         self.exemplar = resized(exemplar, (height, width)).clamp(0, 1)
@@ -99,10 +98,6 @@ class TextureNetworkRecipe(Recipe):
             elif name == "last.bias":
                 # The mean colour from the start: on a faint texture any other is many deviations away.
                 value.data.copy_(self.exemplar.mean((0, 2, 3)).logit(0.02))
-
-    def files(self) -> list[Path]:
-        """The exemplar."""
-        return [self.file]
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Features and patches of new textures."""

@@ -54,14 +54,8 @@ def check_files(value: object) -> None:
 class Page(gr.Blocks):
     """A page that takes no file but what was uploaded to it, whichever of its endpoints is called."""
 
-    async def preprocess_data(
-        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
-    ) -> list[Any]:  # fmt: skip
-        """Check what was sent, then go on as gradio does.
-
-        Raises:
-            gr.Error: See `check_files`.
-        """
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False) -> Any:
+        """Check what was sent, see `check_files`, then go on as gradio does."""
         if not explicit_call:
             try:
                 for component, value in zip(block_fn.inputs, inputs, strict=False):
@@ -71,5 +65,4 @@ class Page(gr.Blocks):
                         check_files(value)
             except ConfigError as error:
                 raise gr.Error(str(error), print_exception=False) from None
-        processed: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
-        return processed
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)

@@ -53,8 +53,7 @@ def allowed_hosts(server_name: str) -> frozenset[str]:
 def content_policy(script_hashes: Sequence[str] = ()) -> str:
     """Write the Content-Security-Policy of our pages: nothing from other hosts, no script that was not there.
 
-    Args:
-        script_hashes: Base64 of the SHA-256 of each script inside the page.
+    The hashes are the SHA-256 of each script inside the page, in Base64.
     """
     # gradio compiles the templates and scripts of gr.HTML, and Vega its expressions; both style what they make.
     scripts = " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{digest}'" for digest in script_hashes)])
@@ -85,12 +84,7 @@ class Guard:
     """Refuses what comes under a strange name or from a strange page, and adds `security_headers` to every answer."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
-        """Stand before an app.
-
-        Args:
-            app: Answers what is not refused.
-            hosts: As `allowed_hosts` gives them.
-        """
+        """Stand before an app, which answers what is not refused; for the hosts see `allowed_hosts`."""
         self.app = app
         self.hosts = frozenset(hosts)
         self.headers = security_headers()

@@ -18,12 +18,8 @@ _pictures = dict[str, bytes]()  # in memory, so that no folder is served; only p
 def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
     """Serve a picture for as long as the process lives; for what visitors bring, see `controls.run_folder`.
 
-    Args:
-        picture: Is encoded as JPEG; the path of a JPEG is taken as it is.
-        quality: Of the JPEG, 1 to 95.
-
-    Returns:
-        Its address, relative to the page: right behind a proxy with a prefix, too.
+    It is encoded as JPEG; the path of a JPEG is taken as it is. The address is relative to the page: right behind a
+    proxy with a prefix, too.
     """
     content = _jpeg(picture, quality, optimize=True)
     name = f"{hashlib.sha256(content).hexdigest()[:32]}.jpg"
@@ -32,10 +28,7 @@ def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
 
 
 def data_url(picture: Image.Image | Path, quality: int = 84) -> str:
-    """Put a picture inside the page, as an address that holds its bytes: for what one visitor sees once.
-
-    Arguments as in `picture_url`.
-    """
+    """Put a picture, as in `picture_url`, inside the page: an address that holds its bytes, for what is seen once."""
     return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(picture, quality)).decode()}"
 
 

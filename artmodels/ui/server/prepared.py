@@ -49,12 +49,7 @@ class PreparedAnswers:
     """Answers for the pages and descriptions of a gradio app from what it made before."""
 
     def __init__(self, inner: ASGIApp, app: Any) -> None:
-        """Stand before an app.
-
-        Args:
-            inner: Answers what is not there yet.
-            app: gradio's, whose pages these are.
-        """
+        """Stand before what answers what is not there yet, inside gradio's app, whose pages these are."""
         self.inner, self.app = inner, app
         pages = {f"/{page}" for page, *_ in app.get_blocks().pages}
         self.paths = pages | {"/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/theme.css"}
@@ -63,11 +58,8 @@ class PreparedAnswers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        if scope["type"] != "http" or scope["method"] != "GET":
-            await self.inner(scope, receive, send)
-            return
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        if path not in self.paths:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
+        if scope["type"] != "http" or scope["method"] != "GET" or path not in self.paths:
             await self.inner(scope, receive, send)
             return
         headers = Headers(scope=scope)

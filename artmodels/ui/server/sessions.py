@@ -49,12 +49,7 @@ class Sessions(StateHolder):
     """
 
     def __init__(self, blocks: Any, now: Callable[[], datetime] = datetime.now) -> None:
-        """Begin with none.
-
-        Args:
-            blocks: The page whose sessions they are, a `gr.Blocks`.
-            now: Gives the time.
-        """
+        """Begin with none; they will be those of a `gr.Blocks`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.set_blocks(blocks)
         self._now = now

@@ -7,71 +7,36 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from artmodels.ui.controls import status_line
 from artmodels.ui.server.pictures import data_url
-from artmodels.ui.widgets.viewers import html
+from artmodels.ui.widgets.component import html
 
-__all__ = ["JUDGING_STYLE", "ROWS_STYLE", "SCROLL", "comparison", "judging", "rows_of_groups"]
-
-COMPARISON_STYLE = """
-.sides { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: .85rem; line-height: 1.4; padding: .3rem 0 .5rem; color: var(--body-text-color-subdued); }
-.frame { position: relative; background: #8884; line-height: 0; }
-.frame img { display: block; width: 100%; height: auto; margin: 0; }
-.frame .over { position: absolute; inset: 0; height: 100%; animation: turns 1.6s infinite step-end; }
-.by-turns:has(.still:checked) .over { animation: none; }
-@media (prefers-reduced-motion: reduce) { .frame .over { animation: none; } }
-.more { display: grid; gap: .8rem 1.4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-.whole img { display: block; max-width: 100%; max-height: 460px; width: auto; height: auto; margin: 0; }
-dl {
-  display: grid; grid-template-columns: auto 1fr; gap: .2rem .9rem; margin: 0; font-size: .9rem; align-content: start;
-}
-dt { color: var(--body-text-color-subdued); }
-dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 640px) {
-  .sides { grid-template-columns: 1fr 1fr; }
-  .by-turns { grid-column: 1 / -1; }
-}
-"""
-
-ROWS_STYLE = """
-section { padding: .9rem 0 1rem; border-top: 1px solid var(--border-color-primary); }
-h3 { font-size: 1.05rem; margin: 0 0 .5rem; }
-.row { display: flex; gap: .7rem; overflow-x: auto; padding-bottom: .3rem; }
-figure { margin: 0; flex: none; }
-img { display: block; height: 170px; width: auto; max-width: none; margin: 0; }
-figcaption { font-size: .8rem; padding-top: .25rem; color: var(--body-text-color-subdued); }
-.follows img { height: 110px; outline: 2px dashed var(--body-text-color-subdued); outline-offset: -2px; }
-.follows { padding: .5rem 0; flex-wrap: wrap; }
-.follows > figcaption { flex: 1 1 14rem; }
-.nothing { color: var(--body-text-color-subdued); }
-"""
-
+__all__ = ["JUDGING_STYLE", "SCROLL", "comparison", "judging", "rows_of_groups"]
 
 # For the style sheet of the page. Nobody can judge what is not shown.
 JUDGING_STYLE = ".judging:not(:has(.sides)) .verdicts { display: none; }"
 
-# Runs in the browser when evidence has come.
-SCROLL = """() => {
+# For the browser, when evidence has come.
+_SHOW = """() => {
   const all = [...document.querySelectorAll('.evidence .sides')];
   all.find((one) => one.offsetParent)?.scrollIntoView({ behavior: 'smooth', block: 'center' });
 }"""
+SCROLL: dict[str, Any] = {"fn": None, "js": _SHOW, "api_visibility": "private"}
+
+Row = tuple[str, Sequence[tuple[str, Image.Image]]]
+"""A heading or a sentence, and the names and pictures that it is about."""
 
 
 def judging(verdicts: Mapping[str, str]) -> tuple[Any, dict[str, Any], Any]:
-    """Add a place for `comparison`, buttons to judge it, which are there only with it, and a status line.
+    """Add a place for a `comparison`, a button for each verdict on it, with these words, and a status line.
 
-    Args:
-        verdicts: Words on the buttons by what they mean.
-
-    Returns:
-        The place, the buttons by what they mean, and the status line.
+    The buttons are there only with a comparison.
     """
     with gr.Column(elem_classes="judging"):
-        place = html(COMPARISON_STYLE, name="evidence")
+        place = html("comparison", name="evidence")
         with gr.Row(elem_classes="verdicts"):
             buttons = {verdict: gr.Button(words, min_width=100) for verdict, words in verdicts.items()}
-        return place, buttons, gr.Markdown("", elem_classes="status")
+        return place, buttons, status_line("")
 
 
 def comparison(
@@ -82,14 +47,9 @@ def comparison(
     *,
     note: str = "",
 ) -> str:
-    """Show two places beside each other and by turns, the whole pictures that they are from, and facts.
+    """Show two places, each a caption and a picture, of one size, beside each other and by turns.
 
-    Args:
-        first: Caption and picture of what was looked for.
-        second: Caption and picture of what was found, of the same size.
-        wholes: Name and picture, with the place marked on it.
-        facts: Names and values.
-        note: What is said below each whole picture, after its name.
+    Below them are the whole pictures, each with its name, its place marked on it, and the note; and the facts.
     """
     looked_for, found = data_url(first[1]), data_url(second[1])
     figures = "".join(
@@ -109,16 +69,8 @@ alt="By turns"></div><figcaption>Both by turns. <label><input type="checkbox" cl
 </div><div class="more">{figures}<dl>{listed}</dl></div>"""
 
 
-def rows_of_groups(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]],
-    further: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]],
-) -> str:
-    """Show groups of pictures as rows, and below them what only follows from others.
-
-    Args:
-        groups: For each its heading, and the names and pictures in it.
-        further: For each proposal a sentence, and the names and pictures that it is about.
-    """
+def rows_of_groups(groups: Sequence[Row], further: Sequence[Row]) -> str:
+    """Show groups of pictures under their headings, and below them, beside sentences, what only follows from others."""
     parts = []
     for heading, pictures in groups:
         tiles = "".join(_tile(name, picture, f"{name}, what is shared") for name, picture in pictures)

@@ -15,6 +15,7 @@ from artmodels.images.results import ImageResult
 from artmodels.ui.controls import MODELS, models
 from artmodels.ui.server.components import Choice
 from artmodels.ui.server.pictures import picture_url
+from artmodels.ui.widgets.component import part
 
 __all__ = ["TILE", "Tile", "tiles", "wall"]
 
@@ -25,19 +26,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A choice on a wall.
+    """A choice on a wall."""
 
-    Attributes:
-        value: What is chosen, the name of a model.
-        title: First part of the caption.
-        text: The rest, smaller.
-        picture: Square.
-    """
-
-    value: str
-    title: str
-    text: str
-    picture: Image.Image
+    value: str  # the name of a model
+    title: str  # first part of the caption
+    text: str  # the rest, smaller
+    picture: Image.Image  # square
 
 
 def tiles(
@@ -46,13 +40,9 @@ def tiles(
     sample: Image.Image,
     make: Callable[[Any, Image.Image], ImageResult] = lambda model, sample: model(sample),
 ) -> list[Tile]:
-    """Show what each model of a method makes, now: about a tenth of a second each.
+    """Show what each model of a method makes of a sample, now: about a tenth of a second each.
 
-    Args:
-        method: Whose models.
-        caption: Gives a model's title and text.
-        sample: What a tile shows where the model would have to be downloaded first, or cannot be loaded.
-        make: Gives a model's result, from the sample.
+    The tile is the sample itself where the model would have to be downloaded first, or cannot be loaded.
     """
     sample = ImageOps.fit(sample, (TILE, TILE), Image.Resampling.LANCZOS)
     made = []
@@ -75,38 +65,6 @@ def wall(label: str, choices: Sequence[Tile]) -> Any:
         f".wall label:nth-of-type({number})::after {{ content: {json.dumps(tile.text, ensure_ascii=False)}; }}\n"
         for number, tile in enumerate(choices, start=1)
     )
-    gr.HTML(f"<style>{_STYLE}{pictures}</style>", elem_classes="wall-style", padding=False)
+    gr.HTML(f"<style>{part('wall.css')}{pictures}</style>", elem_classes="wall-style", padding=False)
     titles = [(tile.title, tile.value) for tile in choices]
     return Choice(titles, value=choices[0].value, label=label, elem_classes="wall")
-
-
-_STYLE = """
-.wall-style { display: none; }
-.wall .wrap:has(> label) {
-  display: grid; gap: clamp(.4rem, 1vw, .7rem); grid-template-columns: repeat(auto-fit, minmax(88px, 1fr));
-}
-.wall .wrap label {
-  display: block; padding: 0; overflow: hidden; border-radius: 0; box-shadow: none; cursor: pointer;
-  border: 1px solid var(--border-color-primary); background: var(--block-background-fill); color: inherit;
-}
-.wall .wrap label::before {
-  content: ""; display: block; aspect-ratio: 1; background-size: cover; background-position: center;
-}
-.wall .wrap label:hover { border-color: var(--button-primary-background-fill); }
-.wall .wrap label:has(input:checked) {
-  border-color: var(--button-primary-background-fill); outline: 2px solid var(--button-primary-background-fill);
-}
-.wall .wrap label:has(input:focus-visible) { outline: 3px solid var(--button-primary-background-fill); }
-.wall .wrap input { position: absolute; opacity: 0; pointer-events: none; }
-.wall .wrap span {
-  display: block; margin: 0; padding: .5rem .6rem .2rem; font-size: .85rem; line-height: 1.3; font-weight: 600;
-}
-.wall .wrap label::after {
-  display: block; padding: 0 .6rem .6rem; font-size: .78rem; line-height: 1.35; font-weight: 400;
-  color: var(--body-text-color-subdued);
-}
-@media (max-width: 640px) {
-  .wall .wrap span { padding: .4rem .4rem .1rem; font-size: .74rem; overflow-wrap: anywhere; }
-  .wall .wrap label::after { padding: 0 .4rem .4rem; font-size: .7rem; }
-}
-"""

@@ -48,9 +48,9 @@ def style_of(seed: int, height: int = 40, width: int = 36) -> Tensor:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"predictor": "vgg"}, "Unknown predictor 'vgg'.*'statistics', 'inception'"),
-        ({"widths": (4, 8)}, "must be three numbers of at least 1"),
-        ({"kernel": 4}, "kernel=4 must be odd"),
+        ({"predictor": "vgg"}, "predictor='vgg' must be one of 'statistics', 'inception'"),
+        ({"widths": (4, 8)}, "must be 3 values"),
+        ({"kernel": 4}, "kernel=4 must be at least 3, at most 128 and odd"),
         ({"blocks": 0}, "blocks=0 must be at least 1"),
         ({"bottleneck": 0}, "bottleneck=0 must be at least 1"),
         ({"hidden": 0}, "hidden=0 must be at least 1"),

@@ -219,8 +219,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(sources: Sources, 
 
 def test_held_out_images_are_not_trained_on(trained) -> None:
     recipe, _, _ = trained
-    assert recipe.files() and recipe._held_out
-    assert sorted(path.name for path in [*recipe.files(), *recipe._held_out]) == NAMES
+    assert recipe.files and recipe._held_out
+    assert sorted(path.name for path in [*recipe.files, *recipe._held_out]) == NAMES
 
 
 def test_the_target_of_a_view_is_the_teachers_feature_of_the_original(sources: Sources, trained) -> None:
@@ -331,7 +331,7 @@ def test_stylised_views_are_painted(arbitrary: float) -> None:
 
 
 def test_settings_out_of_range_are_refused(sources: Sources) -> None:
-    with pytest.raises(ConfigError, match="crop=100 and margin=16 must be multiples of 16"):
+    with pytest.raises(ConfigError, match="crop=100 must be at least 1 and a multiple of 16"):
         ArtResNetSettings(crop=100)
     with pytest.raises(ConfigError, match="temperature=0 must be above 0"):
         ArtResNetSettings(temperature=0)

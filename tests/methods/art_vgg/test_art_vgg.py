@@ -69,8 +69,8 @@ def test_the_same_seed_gives_the_same_first_step(sources: Sources, trained) -> N
 
 def test_held_out_images_are_not_trained_on(trained) -> None:
     recipe, _, _ = trained
-    assert recipe.files() and recipe._held_out
-    assert sorted(path.name for path in [*recipe.files(), *recipe._held_out]) == NAMES
+    assert recipe.files and recipe._held_out
+    assert sorted(path.name for path in [*recipe.files, *recipe._held_out]) == NAMES
 
 
 @pytest.fixture(scope="module")

@@ -123,5 +123,5 @@ def test_a_picture_in_itself_stays_where_it_is() -> None:
 def test_settings() -> None:
     assert PUBLISHED.refits == 0
     for wrong in (-1, 1.0, True):
-        with pytest.raises(ConfigError, match=f"refits={wrong!r} is not a whole number from 0 to 100"):
+        with pytest.raises(ConfigError, match=f"refits={wrong!r} must be whole, at least 0 and at most 100"):
             DiscoveryConfig(refits=wrong)

@@ -158,7 +158,7 @@ def test_pooled_vectors_are_the_largest_of_each_feature(miner: ArtMiner, ltll: P
     for query, answer in answers.items():
         cosines = {name: float(vector(query) @ vector(name)) for name in labels.database}
         assert answer == max(cosines, key=cosines.__getitem__)
-    with pytest.raises(ConfigError, match="by='cosine' is not one of discovery, pooled"):
+    with pytest.raises(ConfigError, match="Unknown way to rank 'cosine'. Choose one of 'discovery', 'pooled'"):
         next(stream_ltll_answers(miner, labels, photographs, by="cosine"))
 
 

@@ -18,7 +18,14 @@ from artmodels.correspondence.cells import Pyramid
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile
 from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchPlaces
-from artmodels.methods.artminer.tuning.rejected import WHOLE, Rejected, apart, inside, rejected, taken
+from artmodels.methods.artminer.tuning.rejected import (
+    WHOLE,
+    Rejected,
+    cells_inside,
+    find_rejected,
+    is_rejected,
+    rejected_hinge,
+)
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.methods.artminer.tuning.tune import tune
 from artmodels.runtime.devices import generator
@@ -71,16 +78,16 @@ def test_pictures_are_found_by_name_and_boxes_become_shares(tmp_path: Path) -> N
         Verdict(first="a.png", second="d.png", verdict="same"),
     ]
     # c.png has no number: it could not be read.
-    assert rejected(given, tmp_path, files, read=3) == [Rejected(0, 2), Rejected(0, 1, (0.25, 0.25, 0.75, 1.0))]
-    assert rejected(given[3:4], tmp_path, files, read=3) == []
+    assert find_rejected(given, tmp_path, files, read=3) == [Rejected(0, 2), Rejected(0, 1, (0.25, 0.25, 0.75, 1.0))]
+    assert find_rejected(given[3:4], tmp_path, files, read=3) == []
     with pytest.raises(DatasetError, match=r"None of 1 verdicts “no” .* 'a.png' and 'elsewhere.png'.*path inside"):
-        rejected(given[4:5], tmp_path, files, read=3)
+        find_rejected(given[4:5], tmp_path, files, read=3)
 
 
 def test_cells_inside_a_box() -> None:
-    assert inside(WHOLE, (2, 3)).tolist() == [0, 1, 2, 3, 4, 5]
-    assert inside((0.4, 0.0, 1.0, 0.5), (2, 3)).tolist() == [1, 2]
-    assert inside((0.70, 0.70, 0.72, 0.71), (2, 3)).tolist() == [5], "a box between centres has the nearest cell"
+    assert cells_inside(WHOLE, (2, 3)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert cells_inside((0.4, 0.0, 1.0, 0.5), (2, 3)).tolist() == [1, 2]
+    assert cells_inside((0.70, 0.70, 0.72, 0.71), (2, 3)).tolist() == [5], "a box between centres has the nearest cell"
 
 
 def test_the_term_is_that_of_literal_loops() -> None:
@@ -89,11 +96,11 @@ def test_the_term_is_that_of_literal_loops() -> None:
     flat, other = first.flatten(1).numpy(), second.flatten(1).numpy()
     wrong = sorted((np.mean(sorted((flat[:, cell] @ other).tolist())[-3:]) for cell in cells.tolist()), reverse=True)
     expected = np.mean([max(value - 0.3, 0) for value in wrong[:2]])
-    found = apart(first, second, cells, hardest=2, negatives=3, threshold=0.7)
+    found = rejected_hinge(first, second, cells, hardest=2, negatives=3, threshold=0.7)
     assert expected > 0 and float(found) == pytest.approx(expected, rel=1e-5)
-    assert float(apart(first, -first, torch.arange(12), hardest=99, negatives=99, threshold=0.7)) >= 0
+    assert float(rejected_hinge(first, -first, torch.arange(12), hardest=99, negatives=99, threshold=0.7)) >= 0
     alike = unit(6, 1, 1, seed=3)
-    assert float(apart(alike, -alike, torch.tensor([0]), hardest=1, negatives=5, threshold=0.7)) == 0
+    assert float(rejected_hinge(alike, -alike, torch.tensor([0]), hardest=1, negatives=5, threshold=0.7)) == 0
 
 
 def test_what_was_rejected_is_not_taken_for_a_positive() -> None:
@@ -108,8 +115,8 @@ def test_what_was_rejected_is_not_taken_for_a_positive() -> None:
     ]
     pairs, numbers = Pairs.of(torch.tensor(table)), torch.tensor([7, 8, 9])
     refused = [Rejected(8, 7), Rejected(7, 9, (0.5, 0.75, 0.7, 0.85))]
-    assert taken(pairs, numbers, pyramids, 2, refused).tolist() == [True, True, True, False, False]
-    assert taken(pairs, numbers, pyramids, 2, []).tolist() == [False] * 5
+    assert is_rejected(pairs, numbers, pyramids, 2, refused).tolist() == [True, True, True, False, False]
+    assert is_rejected(pairs, numbers, pyramids, 2, []).tolist() == [False] * 5
     assert isinstance(pairs.first, PatchPlaces)
 
 
@@ -156,7 +163,7 @@ def test_tuning_moves_what_was_rejected_apart(folder: Path, monkeypatch: pytest.
     def deceptive() -> float:
         with torch.no_grad():
             maps = [made.describer(made._picture(number), 10, 9) for number in (2, 3)]
-        return float(apart(*maps, torch.arange(90), hardest=20, negatives=5, threshold=0.99))
+        return float(rejected_hinge(*maps, torch.arange(90), hardest=20, negatives=5, threshold=0.99))
 
     before = deceptive()
     steps = list(fit(made, TrainingConfig(steps=4, rate=3e-4, momentum=0.5, warmup=1)))

@@ -197,7 +197,7 @@ def test_both_places_of_a_pair_are_hits_of_one_patch_in_two_pictures() -> None:
     [
         ({"proposals": 0}, "proposals=0"),
         ({"keep": 1}, "keep=1 must be at least 2"),
-        ({"region": 9}, "region=9 must be even"),
+        ({"region": 9}, "region=9 must be at least 2 and a multiple of 2"),
         ({"corners": 14}, "corners=14 reaches beyond the picture"),
         ({"margin": 4}, "corners=12 reaches beyond the picture"),
     ],
@@ -364,7 +364,7 @@ def test_mined_pairs_are_of_training_pictures_that_share_a_piece(trained) -> Non
     recipe, _ = trained
     pairs = recipe.network.mined[recipe.network.mined[:, 0] >= 0]
     assert 3 <= len(pairs) and (pairs[:, 8] >= 3).all()
-    numbers = [int(path.stem) for path in recipe.files()]
+    numbers = [int(path.stem) for path in recipe.files]
     best = pairs[0]
     assert numbers[best[0]] // 2 == numbers[best[4]] // 2 and numbers[best[0]] != numbers[best[4]]
 
@@ -428,7 +428,7 @@ def test_cells_of_a_turned_copy_are_known(sources, monkeypatch, view) -> None:
 def test_held_out_pictures_are_not_trained_on_and_are_measured(trained) -> None:
     recipe, _ = trained
     held_out = {path.name for path in recipe._held_out}
-    assert held_out and held_out.isdisjoint(path.name for path in recipe.files())
+    assert held_out and held_out.isdisjoint(path.name for path in recipe.files)
     report = recipe.evaluate()
     whos = ("", ", 16 dimensions", ", before")
     assert set(report) == {f"recall, {what}{who}" for what in ("unseen styles", "turned") for who in whos}
@@ -466,7 +466,7 @@ def test_the_checkpoint_is_an_extractor_with_a_projection_and_small(trained) -> 
     ("fields", "text"),
     [
         ({"threshold": 0.4}, "threshold=0.4"),
-        ({"copies": 1.5}, "copies=1.5 is a share"),
+        ({"copies": 1.5}, "copies=1.5 must be at least 0 and at most 1"),
         ({"batch": 0}, "batch=0"),
         ({"scales": (40, 20)}, r"mining.sides=\(34, 28\) must be some of scales=\(40, 20\)"),
         ({"views": ("left",)}, "views="),

@@ -492,7 +492,7 @@ def test_scikit_learns_checks() -> None:
         ({}, [0, 1, np.nan, 0, 1, 0], "NaN"),
         ({"kind": "cubic"}, [0, 1] * 3, "kind"),
         ({"C": -1.0}, [0, 1] * 3, "C=-1.0"),
-        ({"C": "best"}, [0, 1] * 3, "C='best'"),
+        ({"C": "best"}, [0, 1] * 3, "C must be .*float.*'cv'.*, not 'best'"),
         ({"iterations": 0}, [0, 1] * 3, "iterations=0"),
         ({"restarts": -1}, [0, 1] * 3, "restarts=-1"),
         ({"epsilon": -0.1}, [0, 1] * 3, "epsilon=-0.1"),

@@ -116,7 +116,7 @@ def test_what_hpatches_may_lack(hpatches: Path) -> None:
 @pytest.mark.parametrize("text", ["1 0 0 0 1 0", "1 0 0 0 1 0 0 0 one", "1 0 0 1 0 0 0 0 1", "nan 0 0 0 1 0 0 0 1"])
 def test_a_homography_that_is_none(hpatches: Path, text: str) -> None:
     (hpatches / "v_wall" / "H_1_3").write_text(text)
-    with pytest.raises(DatasetError, match=r"H_1_3 is (not a matrix of 3 x 3|a matrix without an inverse)"):
+    with pytest.raises(DatasetError, match=r"H_1_3 is (not 3 x 3 numbers|not finite|a matrix without an inverse)"):
         read_hpatches(hpatches)
 
 
@@ -313,8 +313,8 @@ def test_poses_are_of_one_camera_to_the_other(tmp_path: Path) -> None:
         (lambda layout: layout["images"]["b.png"].pop("camera"), "image 'b.png' needs a camera"),
         (lambda layout: layout["images"]["b.png"].update(rotation=[[2, 0, 0], [0, 1, 0], [0, 0, 1]]), "is not one"),
         (lambda layout: layout["images"]["b.png"].update(rotation=[[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), "is not one"),
-        (lambda layout: layout["images"]["b.png"].update(rotation=[1, 2]), "rotation is not a matrix of 3 x 3"),
-        (lambda layout: layout["images"]["b.png"].update(translation=[1, 2]), "translation is not three numbers"),
+        (lambda layout: layout["images"]["b.png"].update(rotation=[1, 2]), "rotation is not 3 x 3 numbers"),
+        (lambda layout: layout["images"]["b.png"].update(translation=[1, 2]), "translation is not 3 numbers"),
         (lambda layout: layout["images"]["b.png"].update(translation=[1, 2, math.nan]), "translation is not finite"),
     ],
 )

@@ -205,8 +205,8 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"bend": -1.0}, "distances must not be below 0"),
-        ({"fine": 1}, "points not below 2"),
+        ({"bend": -1.0}, "bend=-1.0 must be at least 0"),
+        ({"fine": 1}, "fine=1 must be at least 2"),
         ({"covered": 1.5}, "covered=1.5"),
         ({"apart": -0.1}, "apart=-0.1"),
     ],

@@ -254,7 +254,7 @@ def test_hands_engrave_and_invert_by_chance() -> None:
 def test_the_report_is_of_held_out_pictures_before_and_after(sources: Sources, trained, monkeypatch) -> None:
     recipe = trained[0]
     assert [path.name for path in recipe._held_out] == ["14.png"]
-    assert "14.png" not in {path.name for path in recipe.files()} and len(recipe.files()) == 14
+    assert "14.png" not in {path.name for path in recipe.files} and len(recipe.files) == 14
     monkeypatch.setattr(train, "UNSEEN_STYLES", train.UNSEEN_STYLES[:1])
     monkeypatch.setattr(train, "HELD_OUT", 8)
     report = recipe.evaluate()
@@ -305,10 +305,10 @@ def test_the_encoder_starts_from_the_backbone_and_its_first_blocks_stay(sources:
     [
         ({"size": 100}, "size=100 must be a multiple of 8"),
         ({"size": 64, "margin": 30}, "more than twice margin=30"),
-        ({"margin": -1}, "margin=-1"),
+        ({"margin": -1}, "margin=-1 must be at least 0"),
         ({"batch": 1}, "batch=1 must be at least 2"),
-        ({"stages": ()}, "there must be a stage"),
-        ({"closer": 1.5}, "closer=1.5"),
+        ({"stages": ()}, r"stages=\(\) must be 1 values or more"),
+        ({"closer": 1.5}, "closer=1.5 must be at least 0 and at most 1"),
         ({"fine": TINY}, "backbone='art-resnet' fits encoder=\"art-resnet\" only"),
     ],
 )
@@ -320,9 +320,9 @@ def test_wrong_settings_are_named(fields: dict[str, object], text: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"updates": 0, "truth": 1.0}, "at least one update"),
+        ({"updates": 0, "truth": 1.0}, "updates=0 must be at least 1"),
         ({"updates": 1}, "not all 0"),
-        ({"updates": 1, "cycle": -1.0, "truth": 1.0}, "weights of 0 or more"),
+        ({"updates": 1, "cycle": -1.0, "truth": 1.0}, "cycle=-1.0 must be at least 0"),
         ({"updates": 1, "truth": 1.0, "only_flow": True}, "only_flow=True is for terms without truth"),
     ],
 )

@@ -42,14 +42,13 @@ from artmodels.methods.region_features.model import (
     Head,
     anchor_shapes,
     decoded,
-    encoded,
     region_means,
     scaled_size,
     select,
     spread,
 )
 from artmodels.methods.region_features.train import (
-    Annotated,
+    AnnotatedImages,
     ArtRegionsRecipe,
     ArtRegionsSettings,
     BoxedPicture,
@@ -114,7 +113,7 @@ def test_sizes_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"network": "yolo"}, "Unknown network 'yolo'"),
+        ({"network": "yolo"}, "network='yolo' must be one of"),
         ({"regions": 0}, "regions=0"),
         ({"overlap": 1.1}, "overlap=1.1"),
         ({"least": -0.1}, "least=-0.1"),
@@ -125,6 +124,13 @@ def test_sizes_are_the_papers() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RegionFeaturesConfig(**wrong)
+
+
+def encoded(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of `decoded`: deltas that make these boxes of anchors."""
+    sides, wanted = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
+    shift = (boxes[:, :2] + wanted / 2 - anchors[:, :2] - sides / 2) / sides
+    return torch.cat([shift, (wanted / sides).log()], 1)
 
 
 def test_deltas_move_and_stretch_anchors() -> None:
@@ -681,7 +687,7 @@ def test_scenes_are_cut_with_their_boxes() -> None:
 def test_annotated_crops_frame_what_they_framed() -> None:
     picture = torch.zeros(3, 200, 200, dtype=torch.uint8)
     picture[0, 60:110, 120:160] = 255
-    annotated = Annotated((picture,), (torch.tensor([[120.0, 60, 160, 110]]),))
+    annotated = AnnotatedImages((picture,), (torch.tensor([[120.0, 60, 160, 110]]),))
     seen = 0
     for seed in range(12):
         scene = annotated_crop(annotated, 96, (0.6, 1.2), generator(seed))
@@ -782,21 +788,21 @@ def test_what_is_published_loads(sources: Sources, monkeypatch: pytest.MonkeyPat
     assert set(report) == {f"recall@{n} at IoU {t}" for t in (0.5, 0.7) for n in (10, 50, 100, 300)}
     assert all(0 <= value <= 1 for value in report.values())
     # Nothing that is measured on is trained on.
-    assert made.held_out and not set(made.held_out) & set(made.files())
-    assert {path.parent.name for path in made.files()} == {"paintings", "photos", "textures", "valid"}
+    assert made.held_out and not set(made.held_out) & set(made.files)
+    assert {path.parent.name for path in made.files} == {"paintings", "photos", "textures", "valid"}
 
 
 def test_boxes_of_files_end_after_the_last_pixel(sources: Sources) -> None:
     files = sorted((sources.data / "icons/valid").glob("*.png"))
-    annotated = Annotated.load(files[:2], sources.data / "icons/annotations/valid")
+    annotated = AnnotatedImages.load(files[:2], sources.data / "icons/annotations/valid")
     assert annotated.boxes[0].tolist() == [[10, 20, 40, 60]] and annotated.images[0].shape == (3, 90, 80)
     with pytest.raises(DatasetError, match="There is no folder"):
-        Annotated.load(files, sources.data / "nowhere")
+        AnnotatedImages.load(files, sources.data / "nowhere")
 
 
 @pytest.mark.skipif(not (DATA / "icons").is_dir(), reason=f"the icons are not at hand in {DATA}")
 def test_half_of_the_icons_are_held_out() -> None:
     files = folders.image_files(DATA, [train_module.ICONS])
     train, held_out = folders.split(files, held_out=2)
-    counts = [sum(map(len, Annotated.load(part, DATA / train_module.BOXES).boxes)) for part in (train, held_out)]
+    counts = [sum(map(len, AnnotatedImages.load(part, DATA / train_module.BOXES).boxes)) for part in (train, held_out)]
     assert (len(train), len(held_out)) == (14, 12) and counts == [179, 190]

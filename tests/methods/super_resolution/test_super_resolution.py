@@ -120,7 +120,7 @@ def test_the_radius_is_exact(config):
 def test_wrong_settings():
     for settings, message in (
         ({"architecture": "swin"}, "architecture='swin' must be"),
-        ({"scale": 3}, "scale=3 must be 2 or 4"),
+        ({"scale": 3}, "scale=3 must be one of 2, 4"),
         ({"base": "linear"}, "base='linear' must be"),
         ({"convs": 0}, "convs=0 must be at least 1"),
     ):
@@ -638,7 +638,7 @@ def test_it_learns_and_what_it_learns_is_saved(data, tmp_path):
     list(fit(training, TrainingConfig(steps=120, rate=4e-3, warmup=5)))
     after = training.evaluate()
     assert after["gain (photos)"] > 0.4 and after["ssim (photos)"] > before["ssim (photos)"]
-    assert set(training.files()).isdisjoint(training.unseen) and training.unseen
+    assert set(training.files).isdisjoint(training.unseen) and training.unseen
     config, tensors = training.checkpoint()
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -667,9 +667,9 @@ def test_settings_that_cannot_be_trained(data):
     with pytest.raises(DatasetError, match="No image is as large as a crop, 100 px"):
         recipe(data, crop=50)
     for wrong, message in (
-        ({"clean": 1.5}, "clean=1.5 must be from 0 to 1"),
+        ({"clean": 1.5}, "clean=1.5 must be at least 0 and at most 1"),
         ({"network": NARROW}, "Only SRVGG is trained"),
-        ({"batch": 0}, "batch=0 and crop=48"),
+        ({"batch": 0}, "batch=0 must be at least 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             SuperResolutionSettings(**wrong)

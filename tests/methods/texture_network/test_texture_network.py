@@ -257,7 +257,7 @@ def trained(recipe: TextureNetworkRecipe, steps: int, **options: object) -> list
 def test_training_lowers_the_distance_and_goes_on_after_an_interruption(tmp_path: Path) -> None:
     given = sources(tmp_path)
     recipe = TextureNetworkRecipe(QUICK, given, seed=0)
-    assert recipe.files() == [given.data / "grains.png"]
+    assert recipe.files == [given.data / "grains.png"]
     before = recipe.evaluate()
     losses = trained(recipe, 10)
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])

@@ -5,7 +5,6 @@ after view, scale after scale; `regions` [T, D] float16, descriptors of regions;
 these are, see `CellRegions`.
 """
 
-import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -13,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
 import torch
+from annotated_types import MinLen, Predicate
 from torch import Tensor
 
 from artmodels.correspondence.cells import Pyramid
@@ -24,18 +24,20 @@ from artmodels.correspondence.views import check_views, sideways
 from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.data.store import ImageRow, Store, StoreKind, StoreWriter
 from artmodels.errors import ConfigError, DatasetError, ImageError
+from artmodels.files import sha256_of
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
 from artmodels.progress import result_of
 from artmodels.search.index import Array
+from artmodels.settings import Count, Settings, config_from, distinct
 
-__all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout", "Views"]
+__all__ = ["Collection", "CollectionDescriber", "Described", "InMemory", "Layout"]
 
 KIND = StoreKind(name="collection", content="features", verb="add")
 MAPS, DESCRIPTORS, WINDOWS = "maps", "regions", "windows"
 REFERENCE = 40  # cells of the longer side of the map that others are compared with
 
-Views = Mapping[str, Pyramid]
+File = str | os.PathLike[str]
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,8 @@ class Described(Protocol):
 class InMemory:
     """A few described pictures."""
 
-    def __init__(self, pictures: Mapping[str, tuple[tuple[int, int], Views]]) -> None:
-        """Take the size and the views of each."""
+    def __init__(self, pictures: Mapping[str, Mapping[str, Pyramid]]) -> None:
+        """Take the views of each."""
         self._pictures = pictures
 
     @property
@@ -91,51 +93,33 @@ class InMemory:
 
     def size(self, name: str) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self._pictures[name][0]
+        upright = self._pictures[name][""]
+        return upright.width, upright.height
 
     def pyramid(self, name: str, view: str = "") -> Pyramid:
         """Features of one."""
-        return self._pictures[name][1][view]
+        return self._pictures[name][view]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What a collection was begun with.
+class Layout(Settings):
+    """What a collection was begun with."""
 
-    Attributes:
-        fingerprint: Of what described its images.
-        dims: D, numbers of a cell.
-        scales: Cells of the longer side of each map.
-        views: Ways in which each picture was turned before it was described.
-        regions: How regions were chosen.
-    """
-
-    fingerprint: str
-    dims: int
-    scales: tuple[int, ...]
-    views: tuple[str, ...]
-    regions: RegionConfig
+    fingerprint: str  # of what described its images
+    dims: Count  # D, numbers of a cell
+    scales: Annotated[tuple[Count, ...], MinLen(1), Predicate(distinct)]  # cells of the longer side of each map
+    views: tuple[str, ...]  # ways in which each picture was turned before it was described
+    regions: RegionConfig  # how regions were chosen
 
     def __post_init__(self) -> None:
-        """Check.
-
-        Raises:
-            ConfigError: Values that no collection can have.
-        """
+        """Check the values."""
+        super().__post_init__()
         if "" not in check_views(self.views):
             raise ConfigError(f"views={self.views!r} must include '', the picture as it is")
-        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales) or self.dims < 1:
-            raise ConfigError(f"scales={self.scales}, dims={self.dims}: give different scales and dims above 0")
-        self.regions.at(self.scales)
-
-    @classmethod
-    def read(cls, about: Mapping[str, Any]) -> Self:
-        """From the JSON that `asdict` gives."""
-
-        def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-        return cls(**(tuples(about) | {"regions": RegionConfig(**tuples(about["regions"]))}))
+        missing = [scale for scale in self.regions.scales if scale not in self.scales]
+        if missing:
+            there = ", ".join(map(str, self.scales))
+            raise ConfigError(f"regions are to come from {missing[0]} cells and there are {there}: choose among these")
 
 
 class Collection:
@@ -144,28 +128,33 @@ class Collection:
     Images are known by the sha256 of their bytes: a file that is there twice, or was renamed, is computed once. Each
     different image is called by the first of its files that was looked at; files are called by their path inside the
     folder that was added, or as they were given.
+
+    Whoever asks for a file that is not in the collection, or was skipped, gets a DatasetError; whoever writes while
+    another process does, a ConfigError; and where the disk is full or fails, an ArtModelsError.
+
+    Attributes:
+        folder: Where it is.
+        layout: What it was begun with.
+        names: What each different image is called, in the order in which they were first looked at.
     """
+
+    names: tuple[str, ...]
 
     def __init__(self, store: Store, *, verify: bool | None = None) -> None:
         """Use `open` or `create`."""
         self._store, self._verify = store, verify
-        self.folder, self.layout = store.folder, Layout.read(store.about["layout"])
-        self._take()
+        self.folder, self.layout = store.folder, config_from(Layout, store.about["layout"])
+        self._note_files()
 
     def __repr__(self) -> str:
         """Where it is, how many images it has, and what is compared with checksums."""
         return f"<Collection of {len(self)} images in {self.folder}, {self.verified}>"
 
     @classmethod
-    def create(
-        cls, folder: str | os.PathLike[str], describe: CollectionDescriber, *, regions: RegionConfig | None = None
-    ) -> "Collection":
-        """Begin a collection in a new or empty folder.
+    def create(cls, folder: File, describe: CollectionDescriber, *, regions: RegionConfig | None = None) -> Self:
+        """Begin a collection in a new or empty folder, whose images `describe`, such as an `ArtMiner`, is to describe.
 
-        Args:
-            folder: Where.
-            describe: What is to describe its images.
-            regions: Which regions are described for the shortlist; None for the usual ones, see `RegionConfig.of`.
+        Their regions, which the shortlist is made from, are by default the usual ones: see `RegionConfig.of`.
 
         Raises:
             ConfigError: The folder holds something or cannot be written to, or the describer lacks a scale of the
@@ -183,16 +172,12 @@ class Collection:
         return cls(Store.create(Path(folder).expanduser(), KIND, arrays, about))
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> "Collection":
+    def open(cls, folder: File, *, verify: bool | None = None) -> Self:
         """Open a collection; one that is being written to shows what is complete so far.
 
         By default the numbers of an image are compared with their checksum when `pyramid`, `reference` or `regions`
         first reads them. Those of `descriptors` and `windows`, which are of all images together, are not: the log and
-        `verified` say so.
-
-        Args:
-            folder: Where it is.
-            verify: True compares all numbers now, which reads every byte once; False none, ever.
+        `verified` say so. With `verify=True` all are compared now, which reads every byte once; with False none, ever.
 
         Raises:
             DatasetError: There is none, it is of another version, or it is damaged; the message says what to do.
@@ -203,12 +188,8 @@ class Collection:
         return found
 
     @classmethod
-    def open_or_create(cls, folder: str | os.PathLike[str], describe: CollectionDescriber) -> "Collection":
-        """Open the collection of a folder, or begin one there.
-
-        Raises:
-            ArtModelsError: See `open` and `create`.
-        """
+    def open_or_create(cls, folder: File, describe: CollectionDescriber) -> Self:
+        """Open the collection of a folder, or begin one there; see `open` and `create`, also for errors."""
         return cls.open(folder) if Store.exists(Path(folder).expanduser()) else cls.create(folder, describe)
 
     # --- Reading
@@ -216,11 +197,6 @@ class Collection:
     def __len__(self) -> int:
         """How many different images there are."""
         return len(self.names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What each different image is called, in the order in which they were first looked at."""
-        return self._names
 
     @property
     def verified(self) -> str:
@@ -244,43 +220,34 @@ class Collection:
         """Files that could not be read, and why."""
         return self._store.skipped
 
-    def name_of_bytes(self, file: str | os.PathLike[str]) -> str | None:
+    def name_of_bytes(self, file: File) -> str | None:
         """The name of the image that a file, anywhere, holds; None if it is not in the collection.
 
         Raises:
             OSError: The file cannot be read.
         """
-        with Path(file).open("rb") as opened:
-            image = self._store.number.get(hashlib.file_digest(opened, "sha256").hexdigest())
+        image = self._store.number.get(sha256_of(Path(file)))
         return self._holders[image][0] if image in self._holders else None
 
     def duplicates(self) -> list[tuple[str, ...]]:
         """Names of files that have the same bytes, a group for each such image."""
         return [names for names in self._holders.values() if len(names) > 1]
 
-    def size(self, name: str | os.PathLike[str]) -> tuple[int, int]:
-        """Width and height in pixels of the image of a file.
-
-        Raises:
-            DatasetError: The file is not in the collection, or was skipped.
-        """
+    def size(self, name: File) -> tuple[int, int]:
+        """Width and height in pixels of the image of a file."""
         width, height = self._store.image(name_of(name)).details["size"]
         return width, height
 
-    def path(self, name: str | os.PathLike[str]) -> Path:
-        """Where a file was when it was added, as an absolute path.
-
-        Raises:
-            DatasetError: See `size`.
-        """
+    def path(self, name: File) -> Path:
+        """Where a file was when it was added, as an absolute path."""
         self._store.image(name_of(name))
         return Path(self._store.files[name_of(name)].path)
 
-    def pyramid(self, name: str | os.PathLike[str], view: str = "") -> Pyramid:
+    def pyramid(self, name: File, view: str = "") -> Pyramid:
         """The maps of an image in one view: float16, read from their file as they are needed.
 
         Raises:
-            DatasetError: See `size`; the numbers are damaged; or the collection was compacted since it was opened.
+            DatasetError: The numbers are damaged, or the collection was compacted since it was opened.
             ConfigError: It has no such view.
         """
         image, dims = self._image(name), self.layout.dims
@@ -298,21 +265,12 @@ class Collection:
         maps = tuple(part.view(dims, *shape) for part, shape in zip(parts, shapes, strict=True))
         return Pyramid(maps, width, height)
 
-    def reference(self, name: str | os.PathLike[str]) -> Tensor:
-        """The map [D, R, C] of an image as it is whose longer side has 40 cells.
-
-        Raises:
-            DatasetError: See `size`.
-            ConfigError: 40 is not among the scales.
-        """
+    def reference(self, name: File) -> Tensor:
+        """The map [D, R, C] of an image as it is whose longer side has 40 cells; errors are those of `pyramid`."""
         return self.pyramid(name).at(REFERENCE)
 
-    def regions(self, name: str | os.PathLike[str]) -> CellRegions:
-        """The regions of an image, of all its views.
-
-        Raises:
-            DatasetError: See `pyramid`.
-        """
+    def regions(self, name: File) -> CellRegions:
+        """The regions of an image, of all its views; errors are those of `pyramid`."""
         image = self._image(name)
         found = [torch.from_numpy(self._store.map(array, *image.span(array))) for array in (DESCRIPTORS, WINDOWS)]
         return CellRegions(*found)
@@ -331,56 +289,36 @@ class Collection:
         """Where they are, [T, 5] float32; see `CellRegions`, and `open` for checksums."""
         return self._store.map(WINDOWS)
 
-    def _image(self, name: str | os.PathLike[str]) -> ImageRow:
+    def _image(self, name: File) -> ImageRow:
         """The row of an image whose numbers are going to be read."""
         image = self._store.image(name_of(name))
         return image if self._verify is False else self._store.check(image)
 
-    def _take(self) -> None:
+    def _note_files(self) -> None:
         """Note which files each image has."""
         holders = defaultdict[int, list[str]](list)
         for name, image in self._store.held.items():
             holders[image].append(name)
         self._holders = {image: tuple(holders[image]) for image in sorted(holders)}
-        self._names = tuple(names[0] for names in self._holders.values())
+        self.names = tuple(names[0] for names in self._holders.values())
 
     # --- Writing
 
-    def add(
-        self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        describer: CollectionDescriber,
-        *,
-        progress: bool = False,
-    ) -> Self:
+    def add(self, source: File | Sequence[File], describer: CollectionDescriber, *, progress: bool = False) -> Self:
         """Add the images of a folder, or files; what is in the collection already is not computed again.
 
         A file whose bytes have changed is another image from then on. The call may be interrupted at any moment, by a
         full disk too: everything complete is kept, and the same call goes on. What cannot be read is in `skipped`.
 
-        Args:
-            source: A folder, whose files are named by their path inside it; or files, named as they are given.
-            describer: The one that the collection was created with, or its equal.
-            progress: Show a bar.
-
-        Returns:
-            This collection.
-
         Raises:
-            ConfigError: Another describer; another process is writing.
+            ConfigError: The describer is not the one that the collection was created with, or its equal.
             DatasetError: No images; two different files of one name; a damaged collection; features that are not as the
                 describer promised.
-            ArtModelsError: The disk is full or fails.
         """
         return result_of(self.stream_add(source, describer), progress=progress, unit="image")
 
-    def stream_add(
-        self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], describer: CollectionDescriber
-    ) -> Iterator[Extraction | Self]:
-        """As `add`, file by file: gives where it is after each file, and this collection last.
-
-        Whoever stops taking steps ends it: what was given before has been kept.
-        """
+    def stream_add(self, source: File | Sequence[File], describer: CollectionDescriber) -> Iterator[Extraction | Self]:
+        """As `add`, as a stream: a step for each file, which has been kept by then, and this collection last."""
         files = listed(source)
         self._check_describer(describer)
         store, skipped = self._store, 0
@@ -399,13 +337,8 @@ class Collection:
                 yield Extraction(done, len(files), name, skipped)
         yield self
 
-    def remove(self, names: Iterable[str | os.PathLike[str]]) -> None:
-        """Forget files; an image whose last file goes is gone, and its numbers with the next `compact`.
-
-        Raises:
-            DatasetError: One is not in the collection; then none is removed.
-            ConfigError: Another process is writing.
-        """
+    def remove(self, names: Iterable[File]) -> None:
+        """Forget files, all or none; an image whose last file goes is gone, and its numbers with the next `compact`."""
         with self._writing() as writer:
             called = list(dict.fromkeys(map(name_of, names)))
             for name in called:
@@ -418,10 +351,6 @@ class Collection:
 
         Until the new ones are complete the old ones count, so it takes the room of both. Regions keep their numbers: an
         index stays as it is. Collections that were opened before have to be opened again.
-
-        Raises:
-            ConfigError: Another process is writing.
-            ArtModelsError: The disk is full or fails.
         """
         with self._writing() as writer:
             writer.compact([self._store.images[number] for number in self._holders], next=self._next)
@@ -431,45 +360,35 @@ class Collection:
         """Write to the store, and take up what it holds before and after."""
         try:
             with self._store.writing() as writer:
-                self._take()
+                self._note_files()
                 yield writer
         finally:
-            self._take()
+            self._note_files()
 
     @property
     def _next(self) -> int:
         """The number of the next region: none is given twice."""
-        last = self._store.images[-1:]
-        ends = [image.details["first"] + image.span(DESCRIPTORS)[1] for image in last]
-        return int(max(ends + [self._store.about["next"]]))
+        ends = [image.details["first"] + image.span(DESCRIPTORS)[1] for image in self._store.images[-1:]]
+        return int(max([*ends, self._store.about["next"]]))
 
     def _described(self, name: str, loaded: LoadedImage, describer: CollectionDescriber) -> dict[str, Any]:
-        """What is kept of a new image, as `StoreWriter.add` takes it.
-
-        Raises:
-            ImageError: The describer refuses it.
-            DatasetError: The numbers are not as the describer promised, or not finite in float16.
-        """
-        views, size = describer.pyramids(loaded), (loaded.width, loaded.height)
-        cells = _promised(name, views, size, self.layout)
-        maps, tables, descriptors = list[Tensor](), list[Tensor](), list[Tensor]()
-        for number, view in enumerate(self.layout.views):
-            regions = describe_regions(views[view], self.layout.regions, view=number)
-            maps += [part.half().reshape(-1, self.layout.dims) for part in views[view].maps]
-            descriptors.append(regions.descriptors.half())
-            tables.append(regions.table)
-        found = {MAPS: maps, DESCRIPTORS: descriptors, WINDOWS: tables}
+        """What is kept of a new image, as `StoreWriter.add` takes it."""
+        pyramids, size, layout = describer.pyramids(loaded), (loaded.width, loaded.height), self.layout
+        cells = _promised(name, pyramids, size, layout)
+        views = [pyramids[view] for view in layout.views]
+        regions = [describe_regions(pyramid, layout.regions, view=number) for number, pyramid in enumerate(views)]
+        found = {
+            MAPS: [part.half().reshape(-1, layout.dims) for pyramid in views for part in pyramid.maps],
+            DESCRIPTORS: [each.descriptors.half() for each in regions],
+            WINDOWS: [each.table for each in regions],
+        }
         parts = {array: torch.cat(each).cpu().numpy() for array, each in found.items()}
         if not all(np.isfinite(part).all() for part in parts.values()):
             raise DatasetError(f"The features of {name} are not finite in float16: check the weights of the describer.")
         return {"parts": parts, "about": {"size": size, "cells": cells, "first": self._next}}
 
     def _check_name(self, name: str, sha: str, path: Path) -> None:
-        """Check that a file does not take the place of another one of its name: of two folders, the second might.
-
-        Raises:
-            DatasetError: It does.
-        """
+        """Check that a file does not take the place of another one of its name: of two folders, the second might."""
         known = self._store.files.get(name)
         other = known is not None and known.sha256 not in (None, sha) and Path(known.path) != path.resolve()
         if known is not None and other and Path(known.path).is_file():
@@ -489,7 +408,7 @@ class Collection:
 
 
 def _promised(name: str, found: Mapping[str, Pyramid], size: tuple[int, int], layout: Layout) -> list[tuple[int, int]]:
-    """Rows and columns of the maps as they are, if all are as they have to be."""
+    """Rows and columns of the maps of the upright view, if those of all views are as the describer promised."""
     if set(found) != set(layout.views):
         raise DatasetError(f"The describer gave views {sorted(found)} of {name}, not {sorted(layout.views)}.")
     shapes = [(int(part.shape[-2]), int(part.shape[-1])) for part in found[""].maps]

@@ -5,50 +5,37 @@ The weights are those of the first step of the pair score of Shen, Efros and Aub
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
+from annotated_types import Interval, MinLen
 from torch import Tensor
 from torch.nn import functional as F
 
-from artmodels.correspondence.cells import Pyramid, saliency
-from artmodels.errors import ConfigError
+from artmodels.correspondence.cells import EPSILON, Pyramid, saliency
+from artmodels.settings import Count, Settings
 
 __all__ = ["COLUMNS", "RegionConfig", "CellRegions", "describe_regions"]
 
 COLUMNS = 5
 PARTS = 4  # of a picture along each side, of which each gives its share of the regions
-EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionConfig:
-    """Which windows are described.
+class RegionConfig(Settings):
+    """Which windows are described."""
 
-    Attributes:
-        scales: Cells of the longer side of the maps whose windows are taken.
-        sizes: Cells of the side of a window; neighbours overlap by half, rounded down.
-        saliency: Windows whose mean weight is below this are dropped.
-        most: Of a view that are kept: the most salient ones of each scale and size in each of 4 x 4 parts of the
-            picture, the same share of all. The most salient of all would be small windows in the busiest part, and
-            what two pictures share may be elsewhere.
-    """
-
-    scales: tuple[int, ...] = (36, 20)
-    sizes: tuple[int, ...] = (3, 5, 8)
-    saliency: float = 0.02
-    most: int = 300
-
-    def __post_init__(self) -> None:
-        """Check.
-
-        Raises:
-            ConfigError: A value out of range.
-        """
-        if not self.scales or not self.sizes or min(*self.scales, *self.sizes) < 1 or self.most < 1:
-            raise ConfigError(f"{self}: give scales, sizes and most of at least 1")
-        if not 0 <= self.saliency <= 2:
-            raise ConfigError(f"saliency={self.saliency} must be from 0 to 2")
+    scales: Annotated[tuple[Count, ...], MinLen(1), "Cells of the longer side of the maps with the windows."] = (36, 20)
+    sizes: Annotated[
+        tuple[Count, ...], MinLen(1), "Cells of the side of a window; neighbours overlap by half, rounded down."
+    ] = (3, 5, 8)
+    saliency: Annotated[float, Interval(ge=0, le=2), "Windows whose mean weight is below this are dropped."] = 0.02
+    most: Annotated[
+        Count,
+        "Of a view that are kept: the most salient ones of each scale and size in each of 4 x 4 parts of the picture, "
+        "the same share of all. The most salient of all would be small windows in the busiest part, and what two "
+        "pictures share may be elsewhere.",
+    ] = 300
 
     @classmethod
     def of(cls, scales: Sequence[int]) -> Self:
@@ -56,42 +43,23 @@ class RegionConfig:
         usual = cls().scales
         return cls(scales=tuple(dict.fromkeys(min(scales, key=lambda scale: abs(scale - wanted)) for wanted in usual)))
 
-    def at(self, scales: Sequence[int]) -> None:
-        """Check that a collection has these scales.
-
-        Raises:
-            ConfigError: One is missing.
-        """
-        for scale in self.scales:
-            if scale not in scales:
-                there = ", ".join(map(str, scales))
-                raise ConfigError(f"regions are to come from {scale} cells and there are {there}: choose among these")
-
 
 @dataclass(frozen=True, eq=False)
 class CellRegions:
     """Regions of one picture, the most salient first.
 
-    Attributes:
-        descriptors: [n, D] of length 1.
-        table: [n, 5] float32: number of the view, relative x and y of the centre, side as a share of the longer side of
-            the picture, saliency.
+    A row of the table is the number of the view, relative x and y of the centre, the side as a share of the longer side
+    of the picture, and the saliency.
     """
 
-    descriptors: Tensor
-    table: Tensor
+    descriptors: Tensor  # [n, D] of length 1
+    table: Tensor  # [n, 5] float32
 
 
 def describe_regions(pyramid: Pyramid, config: RegionConfig, *, view: int = 0) -> CellRegions:
     """Weighted means of the cells of windows, of length 1; none where nothing differs from its neighbours.
 
-    Args:
-        pyramid: Of a picture, in that view.
-        config: Which windows.
-        view: Its number, for the table.
-
-    Raises:
-        ConfigError: The pyramid lacks a scale.
+    The pyramid is that of a picture in the view of this number.
     """
     descriptors, tables, kinds = list[Tensor](), list[Tensor](), list[Tensor]()
     for scale in config.scales:

@@ -8,7 +8,6 @@ agree count. All pairs are on the list of a small collection.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,8 @@ from torch import Tensor
 
 from artmodels.correspondence.views import VIEWS, sideways
 from artmodels.errors import ConfigError
+from artmodels.methods.artminer.collection.collection import Collection
 from artmodels.search.index import Array, ExactIndex, FaissConfig, FaissIndex, Index, WhitenedIndex, Whitening
-
-if TYPE_CHECKING:
-    from artmodels.methods.artminer.collection.collection import Collection
 
 __all__ = ["EXHAUSTIVE", "Candidates", "candidates", "index_regions", "region_index"]
 
@@ -37,21 +34,13 @@ INVERSE = {view: view for view in VIEWS} | {"90": "270", "270": "90"}  # a mirro
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pairs of images, the one with the most votes first; or all pairs, in order, without votes.
+    """Pairs of images, the one with the most votes first; or all pairs, in order, without votes."""
 
-    Attributes:
-        names: Of the images.
-        views: Ways in which the second picture may have been turned.
-        pairs: [P, 2] int64, first and second among the names.
-        view: [P] int64, of the second, among the views.
-        votes: [P] float32; 0 where all pairs are listed.
-    """
-
-    names: tuple[str, ...]
-    views: tuple[str, ...]
-    pairs: Tensor
-    view: Tensor
-    votes: Tensor
+    names: tuple[str, ...]  # of the images
+    views: tuple[str, ...]  # ways in which the second picture may have been turned
+    pairs: Tensor  # [P, 2] int64, first and second among the names
+    view: Tensor  # [P] int64, of the second, among the views
+    votes: Tensor  # [P] float32; 0 where all pairs are listed
 
     def __len__(self) -> int:
         """P."""
@@ -63,37 +52,29 @@ class Candidates:
             yield self.names[first], self.names[second], self.views[view]
 
 
-def region_index(collection: "Collection", *, dims: int = DIMS, faiss: FaissConfig | None = None) -> Index:
+def region_index(collection: Collection, *, dims: int = DIMS, faiss: FaissConfig | None = None) -> Index:
     """The index that suits the regions of a collection, with all of them in it: whitened ones, searched with FAISS.
 
-    Args:
-        collection: Of images.
-        dims: Numbers of a region that are kept, at most; fewer where the collection has fewer.
-        faiss: How FAISS searches; None for inverted lists of which 8 are searched.
+    At most `dims` numbers of a region are kept. By default FAISS has inverted lists, of which 8 are searched.
 
     Raises:
         ConfigError: FAISS is not installed, or the regions of the collection span fewer directions.
     """
     stored = collection.descriptors()
     kept = min(dims, collection.layout.dims, len(stored) - 1)
-    index: Index
-    if kept < 1:  # nothing can be learned from one region
-        index = ExactIndex(collection.layout.dims)
-    else:
+    index: Index = ExactIndex(collection.layout.dims)
+    if kept > 0:  # nothing can be learned from one region
         inner = FaissIndex(kept, faiss or FaissConfig(probes=PROBES))
         index = WhitenedIndex(inner, Whitening.fit(stored, kept))
     index_regions(collection, index)
     return index
 
 
-def index_regions(collection: "Collection", index: Index) -> None:
+def index_regions(collection: Collection, index: Index) -> None:
     """Bring an index to what a collection holds: add the regions of new images, remove those of images that are gone.
 
     The numbers of the regions are those of the collection, so that an index follows it for ever, compactions included.
-
-    Args:
-        collection: Of images.
-        index: For vectors of its dims; an empty one is prepared with an even sample of the regions.
+    An empty index is prepared with an even sample of the regions.
 
     Raises:
         ConfigError: The index takes vectors of another length.
@@ -114,7 +95,7 @@ def index_regions(collection: "Collection", index: Index) -> None:
         return
     stored = collection.descriptors()
     if not len(held):
-        rows = _rows(spans, int(spans[:, 2].sum()))
+        rows = _rows(spans)
         chosen = rows[:: -(-len(rows) // SAMPLE)]
         index.prepare(torch.from_numpy(stored[chosen].astype(np.float32)), len(rows))
     # Images that lie behind each other go in at once, without copying.
@@ -125,7 +106,7 @@ def index_regions(collection: "Collection", index: Index) -> None:
 
 
 def candidates(
-    collection: "Collection",
+    collection: Collection,
     index: Index | None = None,
     *,
     k: int = 30,
@@ -135,18 +116,13 @@ def candidates(
 ) -> Candidates:
     """Pairs to compare: for each image those with the most votes, in both directions, each pair and view once.
 
-    Args:
-        collection: Of images; each picture as it is is looked up among all pictures in all views.
-        index: Its regions, see `region_index` and `index_regions`; not needed below `exhaustive` images.
-        k: Regions that are found for each region, those of its own image included, which are then dropped.
-        keep: Second images with their views that are kept for each image.
-        names: Only look up these images, such as those that were just added; None takes all. Then pairs come from
-            these images' votes alone.
-        exhaustive: A collection of fewer images gives all its pairs in all views.
+    Each picture as it is is looked up among all pictures in all views: of each region the nearest `k`, from which those
+    of its own image are dropped, and of each image the `keep` others, each with a view, that have the most votes. If
+    there are `names`, such as of images that were just added, only these are looked up, and votes are theirs alone.
 
-    Returns:
-        Pairs whose votes are the larger of both directions. The second is turned as `view` says; where the collection
-        lacks the inverse of a view that was found from the other side, that side stays the first.
+    Votes are the larger of both directions; where the collection lacks the inverse of a view that was found from the
+    other side, that side stays the first. A collection of fewer images than `exhaustive` gives all its pairs in all
+    views, and needs no index.
 
     Raises:
         ConfigError: The index is missing, holds regions that the collection does not, or takes other vectors.
@@ -166,7 +142,7 @@ def candidates(
     sides = torch.stack([sides.flip(1) if sideways(view) else sides for view in views], 1)
     pairs, votes = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     for group in _groups(spans[:, 2], numbers):
-        rows = _rows(spans[group], int(spans[group, 2].sum()))
+        rows = _rows(spans[group])
         rows = rows[windows[rows, 0].numpy() == views.index("")]
         scores, ids = index.search(stored[rows], k)
         owner = torch.from_numpy(_image_of(rows, spans[:, [1, 1, 2]]))
@@ -180,17 +156,14 @@ def candidates(
         view = windows[place, 0].long()
         both = torch.stack([sides[first, views.index("")], sides[image, view]])
         pair = (first * len(collection) + image) * len(views) + view
-        best = _best(
-            *_votes(torch.from_numpy(rows)[asked], place, pair, weight, windows, both),
-            keep,
-            len(collection) * len(views),
-        )
-        pairs.append(best[0])
-        votes.append(best[1])
+        found = _votes(torch.from_numpy(rows)[asked], place, pair, weight, windows, both)
+        best, most = _best(*found, keep, len(collection) * len(views))
+        pairs.append(best)
+        votes.append(most)
     return _union(collection, torch.cat(pairs), torch.cat(votes))
 
 
-def _numbers(collection: "Collection", names: Sequence[str] | None) -> Array:
+def _numbers(collection: Collection, names: Sequence[str] | None) -> Array:
     """Places of images among the names of a collection."""
     if names is None:
         return np.arange(len(collection))
@@ -198,13 +171,11 @@ def _numbers(collection: "Collection", names: Sequence[str] | None) -> Array:
     for name in names:
         if name not in place:
             collection.size(name)  # says what is wrong with a name that is unknown
-            raise ConfigError(
-                f"{name} has the bytes of an earlier file: use the name that the collection gives its image"
-            )
+            raise ConfigError(f"{name} has the bytes of an earlier file: use the collection's name of its image")
     return np.array(sorted({place[name] for name in names}), np.int64)
 
 
-def _all_pairs(collection: "Collection", numbers: Array) -> Candidates:
+def _all_pairs(collection: Collection, numbers: Array) -> Candidates:
     count, views = len(collection), len(collection.layout.views)
     chosen = torch.zeros(count, dtype=torch.bool)
     chosen[torch.from_numpy(numbers)] = True
@@ -215,17 +186,17 @@ def _all_pairs(collection: "Collection", numbers: Array) -> Candidates:
     return Candidates(collection.names, collection.layout.views, pairs, view, torch.zeros(len(pairs)))
 
 
-def _groups(counts: Array, numbers: Array) -> Iterator[Array]:
+def _groups(counts: Array, numbers: Array) -> list[Array]:
     """Images in order, as many at a time as have about `QUERIES` regions."""
     total = counts[numbers].cumsum()
-    if len(numbers):  # else there would be one empty group
-        yield from np.split(numbers, np.flatnonzero(np.diff((total - 1) // QUERIES)) + 1)
+    groups = np.split(numbers, np.flatnonzero(np.diff((total - 1) // QUERIES)) + 1)
+    return groups if len(numbers) else []
 
 
-def _rows(spans: Array, total: int) -> Array:
-    """Rows of all regions of spans (number, row, count), in order: [total]."""
+def _rows(spans: Array) -> Array:
+    """Rows of all regions of spans (number, row, count), in order."""
     starts = spans[:, 2].cumsum() - spans[:, 2]
-    rows: Array = np.arange(total) + np.repeat(spans[:, 1] - starts, spans[:, 2])
+    rows: Array = np.arange(spans[:, 2].sum()) + np.repeat(spans[:, 1] - starts, spans[:, 2])
     return rows
 
 
@@ -242,15 +213,9 @@ def _votes(
 ) -> tuple[Tensor, Tensor]:
     """Pairs, each once, and the votes [P] that agree best for each.
 
-    A region that finds several others at one shift has one vote there, the largest.
-
-    Args:
-        query: [H] rows of the regions that were looked up.
-        place: [H] rows of those that were found.
-        pair: [H] number of the pair and view.
-        weight: [H].
-        windows: [T, 5], see `Regions`.
-        sides: [2, H, 2] width and height of the first and of the turned second picture, the longer of which is 1.
+    Hits [H] are rows of a region that was looked up and of one that was found in `windows`, the number of the pair and
+    view, and a weight. Sides [2, H, 2] are width and height of the first and of the turned second picture, the longer
+    of which is 1. A region that finds several others at one shift has one vote there, the largest.
     """
     one, other = windows[query], windows[place]
     factor = one[:, 3] / other[:, 3]
@@ -284,7 +249,7 @@ def _best(pairs: Tensor, votes: Tensor, keep: int, size: int) -> tuple[Tensor, T
     return pairs[kept], votes[kept]
 
 
-def _union(collection: "Collection", pairs: Tensor, votes: Tensor) -> Candidates:
+def _union(collection: Collection, pairs: Tensor, votes: Tensor) -> Candidates:
     """Each pair and view once, whichever side found it, with the larger votes."""
     views, count = collection.layout.views, len(collection)
     first, second, view = pairs // (count * len(views)), pairs // len(views) % count, pairs % len(views)

@@ -41,8 +41,9 @@ __all__ = [
     "stream_one_shot",
 ]
 
-Floats = npt.NDArray[np.float64]
 By = Literal["cosine", "verified", "discovery"]
+"""What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and the place,
+see `ArtMiner.search`; or the discovery score of the detail and the whole picture."""
 
 PREDICTIONS = 1000
 IOU = 0.3
@@ -50,30 +51,19 @@ IOU = 0.3
 
 @dataclass(frozen=True)
 class Instance:
-    """One place where a detail is seen.
+    """One place where a detail is seen."""
 
-    Attributes:
-        image: Name of the file.
-        box: Left, top, right, bottom in its pixels.
-    """
-
-    image: str
+    image: str  # name of the file
     box: Box
 
 
 @dataclass(frozen=True)
 class Query:
-    """A detail to look for, and where it is to be found.
-
-    Attributes:
-        category: Of the detail.
-        instance: What is drawn by the user.
-        truth: All other instances.
-    """
+    """A detail to look for, and where it is to be found."""
 
     category: str
-    instance: Instance
-    truth: tuple[Instance, ...]
+    instance: Instance  # what is drawn by the user
+    truth: tuple[Instance, ...]  # all other instances
 
 
 @dataclass(frozen=True)
@@ -95,17 +85,11 @@ class OneShotSet:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What a validation set tells of a test set.
+    """What a validation set tells of a test set."""
 
-    Attributes:
-        queries: Those in both.
-        categories: Those in both.
-        tested: Queries of the test set.
-    """
-
-    queries: tuple[Query, ...]
-    categories: tuple[str, ...]
-    tested: int
+    queries: tuple[Query, ...]  # those in both
+    categories: tuple[str, ...]  # those in both
+    tested: int  # queries of the test set
 
     def __str__(self) -> str:
         """A sentence for a report."""
@@ -119,15 +103,10 @@ class Leaks:
 
 @dataclass(frozen=True, eq=False)
 class OneShotScores:
-    """Average precision of every query.
+    """Average precision of every query."""
 
-    Attributes:
-        categories: Of each query.
-        ap: [Q] in [0, 1].
-    """
-
-    categories: tuple[str, ...]
-    ap: Floats
+    categories: tuple[str, ...]  # of each query
+    ap: npt.NDArray[np.float64]  # [Q] in [0, 1]
 
     @cached_property
     def by_category(self) -> Mapping[str, float]:
@@ -149,13 +128,10 @@ class OneShotScores:
 def read_queries(file: Path, images: Path | None = None) -> OneShotSet:
     """Read queries of the Brueghel layout: {category: [{"query": [image, box], "gt": [[image, box], ...]}, ...]}.
 
-    Args:
-        file: JSON in UTF-8; boxes are left, top, right, bottom in pixels.
-        images: The folder of the images, where they are to be checked for.
+    Boxes are left, top, right, bottom in pixels. In the folder `images` the images are checked for.
 
     Raises:
-        DatasetError: The file is missing or laid out otherwise, a box has no area, or images are missing; the message
-            says which.
+        DatasetError: The file is missing or laid out otherwise, a box has no area, or images are missing.
     """
     layout = read_json(file)
     queries = list[Query]()
@@ -200,26 +176,21 @@ def leaks(test: OneShotSet, validation: OneShotSet) -> Leaks:
 def hold_out(queries: OneShotSet, categories: int | Sequence[str]) -> tuple[OneShotSet, OneShotSet]:
     """Split by category: (what may be tuned on, what is tested on), without a category in both.
 
-    Args:
-        queries: All.
-        categories: Those to tune on: their names, or how many. A number takes them by a hash of their names, so that
-            the split is the same everywhere.
+    The categories to tune on are given by name, or how many they are. A number takes them by a hash of their names, so
+    that the split is the same everywhere.
 
     Raises:
         ConfigError: A name is unknown, or one of the two sides would be empty.
     """
+    known = queries.categories
+    wanted = categories if isinstance(categories, int) else len(set(categories))
+    if not isinstance(categories, int) and (unknown := set(categories) - set(known)):
+        raise ConfigError(f"no category {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if not 0 < wanted < len(known):
+        raise ConfigError(f"{wanted} of {len(known)} categories leave one side empty; give less, at least 1")
     if isinstance(categories, int):
-        ranked = sorted(queries.categories, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        if not 0 < categories < len(ranked):
-            raise ConfigError(f"{categories} of {len(ranked)} categories leave one side empty; give less, at least 1")
-        chosen = set(ranked[:categories])
-    else:
-        chosen = set(categories)
-        unknown = chosen - set(queries.categories)
-        if unknown:
-            raise ConfigError(f"no category {', '.join(sorted(unknown))}; there are {', '.join(queries.categories)}")
-        if not 0 < len(chosen) < len(queries.categories):
-            raise ConfigError(f"{len(chosen)} of {len(queries.categories)} categories leave one side empty")
+        categories = sorted(known, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:categories]
+    chosen = set(categories)
     tuning = tuple(query for query in queries.queries if query.category in chosen)
     tested = tuple(query for query in queries.queries if query.category not in chosen)
     return OneShotSet(tuning), OneShotSet(tested)
@@ -227,22 +198,12 @@ def hold_out(queries: OneShotSet, categories: int | Sequence[str]) -> tuple[OneS
 
 @torch.inference_mode()
 def stream_one_shot(
-    miner: ArtMiner,
-    queries: OneShotSet,
-    among: Described,
-    path: Callable[[str], Path],
-    *,
-    by: By = "cosine",
+    miner: ArtMiner, queries: OneShotSet, among: Described, path: Callable[[str], Path], *, by: By = "cosine"
 ) -> Iterator[Progress | OneShotScores]:
     """Evaluate the search for details, section 5.1 of the paper.
 
-    Args:
-        miner: What describes the queries, and described the pictures.
-        queries: See `read_queries`.
-        among: All pictures, distractors too, by the names of the benchmark.
-        path: Gives the file of a picture.
-        by: What ranks places: the cosine of stacked cells; the mean of it and the discovery score of the detail and
-            the place, see `ArtMiner.search`; or the discovery score of the detail and the whole picture.
+    The miner described all pictures, distractors too, which `among` has by the names of the benchmark; `path` gives the
+    file of one.
 
     Yields:
         A step after each picture, then the average precision of each query.
@@ -281,8 +242,8 @@ def average_precision(
     `overlap`; of several it takes the one that it overlaps most. Precision is not made monotone.
 
     Args:
-        images: [P] of each prediction, best first.
-        boxes: [P, 4] of each.
+        images: [P], names of the predictions' images, best first.
+        boxes: [P, 4].
         truth: What there is to find, at least one.
         overlap: Intersection over union to exceed, in [0, 1).
         predictions: How many count; later ones are cut off.
@@ -299,17 +260,15 @@ def average_precision(
     if len(images) != len(every):
         raise DatasetError(f"{len(images)} image names and {len(every)} boxes; give one name a box")
     found = every[:predictions]
-    if not len(found):
-        return 0.0
     wanted = as_boxes(np.array([place.box for place in truth], np.float64))
     # In float64, where an overlap of exactly 0.3 is not more than 0.3.
     shared = iou(found, wanted).numpy()  # [P, G]
     same = np.array(images[:predictions], object)[:, None] == np.array([place.image for place in truth], object)[None]
-    over = same & (shared > overlap)
+    matching = same & (shared > overlap)
     free = np.ones(len(truth), bool)
     right = np.zeros(len(found), bool)
-    for row in np.flatnonzero(over.any(1)):  # few: only what overlaps an instance
-        candidates = np.flatnonzero(over[row] & free)
+    for row in np.flatnonzero(matching.any(1)):  # few: only what overlaps an instance
+        candidates = np.flatnonzero(matching[row] & free)
         if len(candidates):
             free[candidates[shared[row, candidates].argmax()]] = False
             right[row] = True
@@ -317,24 +276,14 @@ def average_precision(
     return float((np.arange(1, len(ranks) + 1) / ranks).sum() / len(truth))
 
 
-def score(
-    queries: OneShotSet,
-    predictions: Sequence[Sequence[Hit]],
-    *,
-    overlap: float = IOU,
-    limit: int = PREDICTIONS,
-) -> OneShotScores:
-    """Score the predictions for every query.
+def score(queries: OneShotSet, predictions: Sequence[Sequence[Hit]], *, limit: int = PREDICTIONS) -> OneShotScores:
+    """Score the predictions for every query, a list each, in any order; of equal scores the first comes first.
 
-    Args:
-        queries: Q of them.
-        predictions: Q lists, in any order of their scores; among equal scores the first comes first. What lies in the
-            query's own image is left out, which the protocol does not search.
-        overlap: Intersection over union to exceed.
-        limit: How many count of each list.
+    What lies in the query's own image is left out, which the protocol does not search, and what is after the first
+    `limit` of a list.
 
     Raises:
-        ConfigError: The numbers differ, or a setting is out of range.
+        ConfigError: The numbers of queries and lists differ, or `limit` is below 1.
         DatasetError: A box is none, or a score is not finite.
     """
     if len(predictions) != len(queries.queries):
@@ -346,9 +295,8 @@ def score(
         if not np.isfinite(scores).all():
             raise DatasetError(f"a score for {query.instance.image} of category {query.category} is not finite")
         ranked = [others[index] for index in np.argsort(-scores, kind="stable")[:limit]]
-        boxes = np.array([hit.box for hit in ranked], np.float64).reshape(-1, 4)
-        names = [hit.image for hit in ranked]
-        values.append(average_precision(names, boxes, query.truth, overlap=overlap, predictions=limit))
+        names, boxes = [hit.image for hit in ranked], [hit.box for hit in ranked]
+        values.append(average_precision(names, boxes, query.truth, predictions=limit))
     return OneShotScores(tuple(query.category for query in queries.queries), np.array(values))
 
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 from PIL import Image
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
@@ -22,6 +23,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
 from artmodels import images as image_files
 from artmodels.correspondence.redrawing import blended, engraved, matched, recoloured
 from artmodels.errors import ConfigError, DatasetError
+from artmodels.settings import Settings, Share
 
 __all__ = ["DIFFICULTIES", "Difficulty", "Style", "make_benchmark"]
 
@@ -36,61 +38,51 @@ CONTROL = 4  # points a side that bend a detail
 TUNING = 0.25  # share of the categories that are in tuning.json
 
 
+Factor = Annotated[float, Interval(gt=0, le=4)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Difficulty:
-    """How far a copy is from its original.
+class Difficulty(Settings):
+    """How far a copy is from its original."""
 
-    Attributes:
-        scale: Least and largest factor of size. A copy that would not fit its picture is made smaller.
-        rotation: Most degrees that it is turned by, either way.
-        mirrored: Probability that it is mirrored.
-        warp: Deviation of the points that bend it by thin-plate splines, as a share of its size.
-        colour: How much colours and tones change: 0 not at all, 1 strongly.
-        blend: How far the seam is removed in the gradient domain: 0 leaves a pasted piece, 1 no seam at all.
-        engraved: Probability that a picture is drawn as an engraving.
-        restyled: Probability that a picture goes through the `style` that the caller gives.
-    """
-
-    scale: tuple[float, float] = (0.7, 1.4)
-    rotation: float = 4.0
-    mirrored: float = 0.25
-    warp: float = 0.02
-    colour: float = 0.5
-    blend: float = 0.7
-    engraved: float = 0.2
-    restyled: float = 0.3
+    scale: Annotated[
+        tuple[Factor, Factor],
+        "Least and largest factor of size. A copy that would not fit its picture is made smaller.",
+    ] = (0.7, 1.4)
+    rotation: Annotated[float, Interval(ge=0, le=180), "Most degrees that it is turned by, either way."] = 4.0
+    mirrored: Annotated[Share, "Probability that it is mirrored."] = 0.25
+    warp: Annotated[
+        float,
+        Interval(ge=0, le=0.1),
+        "Deviation of the points that bend it by thin-plate splines, as a share of its size.",
+    ] = 0.02
+    colour: Annotated[Share, "How much colours and tones change: 0 not at all, 1 strongly."] = 0.5
+    blend: Annotated[
+        Share, "How far the seam is removed in the gradient domain: 0 leaves a pasted piece, 1 no seam at all."
+    ] = 0.7
+    engraved: Annotated[Share, "Probability that a picture is drawn as an engraving."] = 0.2
+    restyled: Annotated[Share, "Probability that a picture goes through the `style` that the caller gives."] = 0.3
 
     def __post_init__(self) -> None:
         """Check the values."""
-        shares = (self.mirrored, self.colour, self.blend, self.engraved, self.restyled)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ConfigError(f"mirrored, colour, blend, engraved and restyled are {shares}; give values in [0, 1]")
-        if not 0 < self.scale[0] <= self.scale[1] <= 4 or not 0 <= self.rotation <= 180 or not 0 <= self.warp <= 0.1:
-            raise ConfigError(
-                f"scale={self.scale} must rise within (0, 4], rotation={self.rotation} be in [0, 180] and "
-                f"warp={self.warp} in [0, 0.1]"
-            )
+        super().__post_init__()
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"scale={self.scale} must rise: the least factor comes first")
 
 
-DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
-    {
-        "easy": Difficulty(
-            scale=(0.85, 1.2), rotation=0, mirrored=0, warp=0, colour=0.15, blend=0.5, engraved=0, restyled=0
-        ),
-        "medium": Difficulty(),
-        "hard": Difficulty(
-            scale=(0.5, 2.0), rotation=8, mirrored=0.5, warp=0.035, colour=0.9, blend=0.85, engraved=0.4, restyled=0.5
-        ),
-    }
+EASY = Difficulty(scale=(0.85, 1.2), rotation=0, mirrored=0, warp=0, colour=0.15, blend=0.5, engraved=0, restyled=0)
+HARD = Difficulty(
+    scale=(0.5, 2.0), rotation=8, mirrored=0.5, warp=0.035, colour=0.9, blend=0.85, engraved=0.4, restyled=0.5
 )
+DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType({"easy": EASY, "medium": Difficulty(), "hard": HARD})
 
 
 class _Detail(NamedTuple):
-    """A piece of a picture [H, W, 3]: its centre and half sides in pixels, across and down, and how rich it is."""
+    """A piece of a picture."""
 
-    picture: Floats
-    centre: Floats
-    half: Floats
+    picture: Floats  # [H, W, 3]
+    centre: Floats  # px, across and down
+    half: Floats  # half sides in px
     richness: float
 
 
@@ -106,7 +98,7 @@ def make_benchmark(
     size: tuple[int, int] = (480, 720),
     seed: int = 0,
 ) -> Path:
-    """Write pictures with copied details, and their annotation.
+    """Write pictures with copied details, and their annotation, whose path is returned.
 
     The folder receives `images/*.png`; `queries.json`, of the Brueghel layout; `tuning.json` and `test.json`, the same
     in two parts without a common category; and `instances.json`, which says of each instance where it comes from: its
@@ -124,9 +116,6 @@ def make_benchmark(
         style: Redraws a picture at its size, for example a network; without one nothing is restyled.
         size: Least and largest longer side of the pictures in pixels.
         seed: The same seed, images and settings give the same bytes.
-
-    Returns:
-        The path of `queries.json`.
 
     Raises:
         ConfigError: A setting is out of range, or `style` changes the size.
@@ -214,11 +203,11 @@ def _pil(picture: Floats) -> Image.Image:
 
 def _detail(picture: Floats, random: Random) -> _Detail:
     """The richest of some random places: it has corners everywhere, not only edges, and not only at one side."""
-    height, width = picture.shape[:2]
-    shorter = min(height, width)
+    size = np.array(picture.shape[1::-1])  # width and height
+    shorter = min(picture.shape[:2])
     half_sides = random.uniform(*SHARE, (PROPOSALS, 2)) * shorter / 2
-    room = np.array([width, height]) / 2 - FRAME * shorter - half_sides
-    centres = np.array([width, height]) / 2 + random.uniform(-1, 1, (PROPOSALS, 2)) * room
+    room = size / 2 - FRAME * shorter - half_sides
+    centres = size / 2 + random.uniform(-1, 1, (PROPOSALS, 2)) * room
     # The lesser eigenvalue of the structure tensor of a ninth of a detail, at nine places of it; the poorest decide.
     down, across = np.gradient(gaussian_filter(picture.mean(2), 1.0))
     ninth = max(round(shorter * sum(SHARE) / 6), 1)
@@ -232,21 +221,14 @@ def _detail(picture: Floats, random: Random) -> _Detail:
 
 
 def _as_it_is(detail: _Detail) -> dict[str, Any]:
-    identity = np.eye(3)
-    box = _box(_weights(_inverse(identity, detail.picture), detail))
-    return {
-        "box": box,
-        "scale": 1.0,
-        "mirrored": False,
-        "rotation": 0.0,
-        "warp": 0.0,
-        "transform": identity.tolist(),
-    }
+    box = _box(_weights(_inverse(np.eye(3), detail.picture), detail))
+    found = {"box": box, "scale": 1.0, "mirrored": False, "rotation": 0.0, "warp": 0.0}
+    return found | {"transform": np.eye(3).tolist()}
 
 
 def _copied(detail: _Detail, picture: Floats, knobs: Difficulty, random: Random) -> tuple[Floats, dict[str, Any]]:
     """Paste a changed copy of a detail somewhere into a picture."""
-    height, width = picture.shape[:2]
+    size = np.array(picture.shape[1::-1])  # width and height
     scale = float(np.exp(random.uniform(*np.log(knobs.scale))))
     angle = float(random.uniform(-knobs.rotation, knobs.rotation))
     mirrored = bool(random.random() < knobs.mirrored)
@@ -254,9 +236,9 @@ def _copied(detail: _Detail, picture: Floats, knobs: Difficulty, random: Random)
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     reach = np.abs(turn) @ detail.half
     # It must leave a margin, from which the blending takes its colours.
-    scale = min(scale, float((0.42 * np.array([width, height]) / reach).min()))
+    scale = min(scale, float((0.42 * size / reach).min()))
     reach = scale * reach * 1.08 + 2
-    centre = np.array([width, height]) / 2 + random.uniform(-1, 1, 2) * (np.array([width, height]) / 2 - reach)
+    centre = size / 2 + random.uniform(-1, 1, 2) * (size / 2 - reach)
     transform = np.eye(3)
     transform[:2, :2] = scale * turn
     transform[:2, 2] = centre - scale * turn @ detail.centre
@@ -267,13 +249,9 @@ def _copied(detail: _Detail, picture: Floats, knobs: Difficulty, random: Random)
     source = detail.picture
     if scale < 1:
         source = gaussian_filter(source, (0.5 / scale - 0.5, 0.5 / scale - 0.5, 0))
-    piece = np.stack(
-        [
-            map_coordinates(source[..., channel], [points[..., 1] - 0.5, points[..., 0] - 0.5], order=3, mode="nearest")
-            for channel in range(3)
-        ],
-        axis=-1,
-    ).clip(0, 1)
+    at = [points[..., 1] - 0.5, points[..., 0] - 0.5]
+    channels = [map_coordinates(source[..., channel], at, order=3, mode="nearest") for channel in range(3)]
+    piece = np.stack(channels, axis=-1).clip(0, 1)
     piece = recoloured(matched(piece, picture, weights, knobs.colour), knobs.colour, random)
     made = blended(piece, picture, weights, seam=1 - knobs.blend)
     found = {"box": _box(weights), "scale": scale, "mirrored": mirrored, "rotation": angle, "warp": knobs.warp}

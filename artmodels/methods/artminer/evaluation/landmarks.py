@@ -3,13 +3,15 @@
 Fernando, Tommasi and Tuytelaars 2015 for LTLL; Philbin, Chum, Isard, Sivic and Zisserman 2007 for Oxford5K. Shen, Efros
 and Aubry 2019 (arXiv:1903.02678, section 5.2) measure on both how well pictures of a landmark are found, by the
 discovery score or by one vector a picture. The vector is the largest value of each feature over the cells of the
-picture's reference map, of unit length.
+picture's reference map, of unit length. What is evaluated is a miner and the pictures that it described, by the names
+of the benchmark; a picture that is missing there is a DatasetError.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.correspondence.cells import EPSILON
 from artmodels.detections.boxes import Box
-from artmodels.errors import ConfigError, DatasetError, some
+from artmodels.errors import ConfigError, DatasetError, one_of, some
 from artmodels.files import read_json, text_of
 from artmodels.methods.artminer.collection.collection import Described
 from artmodels.methods.artminer.discovery import DiscoveryConfig, discover_many
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 LandmarkBy = Literal["discovery", "pooled"]
+"""What ranks: the discovery score, or the cosine of pooled vectors."""
 
 OXFORD_CELLS, OXFORD_MARGIN = 25, 5  # of the longer side of a query's box, and of its surroundings
 OXFORD = DiscoveryConfig(margin=0, tolerance=2.0, iterations=1000, saliency=False)  # a detail has lost its margin
@@ -55,17 +58,11 @@ PREFIX = "oxc1_"  # before the image's name in Oxford5K's query files only
 
 @dataclass(frozen=True)
 class Ltll:
-    """Large time lags locations.
+    """Large time lags locations."""
 
-    Attributes:
-        queries: Landmark of each old photograph.
-        database: Landmark of each new one.
-        validation: Those of the old ones on which the published method was chosen.
-    """
-
-    queries: Mapping[str, str]
-    database: Mapping[str, str]
-    validation: tuple[str, ...]
+    queries: Mapping[str, str]  # landmark of each old photograph
+    database: Mapping[str, str]  # landmark of each new one
+    validation: tuple[str, ...]  # those of the old ones on which the published method was chosen
 
 
 def read_ltll(file: Path) -> Ltll:
@@ -93,24 +90,15 @@ def read_ltll(file: Path) -> Ltll:
 def stream_ltll_answers(
     miner: ArtMiner, labels: Ltll, among: Described, *, by: LandmarkBy = "discovery"
 ) -> Iterator[Progress | dict[str, str]]:
-    """The new photograph that is most like each old one.
+    """The new photograph that is most like each old one; landmarks are not looked at.
 
-    Args:
-        miner: What described the pictures. The published score is that of its defaults in one view: margin 3, tolerance
-            2, with saliency, the better of both directions.
-        labels: Names of the pictures; their landmarks are not looked at.
-        among: All pictures, by these names.
-        by: What ranks: the discovery score, or the cosine of pooled vectors.
+    The published score is that of the miner's defaults in one view: margin 3, tolerance 2, with saliency, the better of
+    both directions.
 
     Yields:
-        A step after each query; then a name in the database for each query, see `top_1_accuracy`. Of equal
-        scores the first counts.
-
-    Raises:
-        ConfigError: `by` is unknown.
-        DatasetError: A picture is missing.
+        A step after each query; then a name in the database by that of the query. Of equal scores the first counts.
     """
-    _check(by)
+    one_of("way to rank", by, get_args(LandmarkBy))
     database = list(labels.database)
     vectors = _pooled(miner, among, database) if by == "pooled" else None
     answers = dict[str, str]()
@@ -127,11 +115,7 @@ def stream_ltll_answers(
 def top_1_accuracy(labels: Ltll, best: Mapping[str, str], *, without_validation: bool = False) -> float:
     """Share of queries whose best image of the database shows their landmark.
 
-    Args:
-        labels: Of both.
-        best: Name in the database, by query.
-        without_validation: Leave out the queries that the published method was chosen on; the published figure does
-            not.
+    `without_validation` leaves out the queries that the published method was chosen on; the published figure does not.
 
     Raises:
         DatasetError: A query has no answer, or an answer is not in the database.
@@ -151,23 +135,14 @@ def top_1_accuracy(labels: Ltll, best: Mapping[str, str], *, without_validation:
 
 @dataclass(frozen=True)
 class OxfordQuery:
-    """A box in a picture, and the pictures of the same building.
+    """A box in a picture, and the pictures of the same building."""
 
-    Attributes:
-        name: Of the query, as "all_souls_1".
-        image: Name without suffix.
-        box: Left, top, right, bottom in its pixels.
-        good: Pictures that show the building well.
-        okay: Those that show more than a quarter of it.
-        junk: Those that show less, or distorted: they are neither right nor wrong.
-    """
-
-    name: str
-    image: str
+    name: str  # of the query, as "all_souls_1"
+    image: str  # name without suffix
     box: Box
-    good: frozenset[str]
-    okay: frozenset[str]
-    junk: frozenset[str]
+    good: frozenset[str]  # pictures that show the building well
+    okay: frozenset[str]  # those that show more than a quarter of it
+    junk: frozenset[str]  # those that show less, or distorted: they are neither right nor wrong
 
     @property
     def positives(self) -> frozenset[str]:
@@ -218,22 +193,16 @@ def stream_oxford_rankings(
     A box is brought to 25 cells on its longer side and described with 5 cells of its surroundings, which are cut off
     again. It is the reference; there is no other direction and no saliency, and the tolerance is 2 cells.
 
-    Args:
-        miner: What described the pictures; they are searched at its scales, in its views.
-        queries: See `read_oxford`.
-        among: All pictures, by the names of the benchmark.
-        path: Gives the file of a picture.
-        by: What ranks: the discovery score, or the cosine of pooled vectors.
+    Pictures are searched at the miner's scales, in its views; `path` gives the file of one.
 
     Yields:
         A step after each group of pictures; then names by the query's name, among equal scores in the order of `among`.
 
     Raises:
-        ConfigError: `by` is unknown, or a box lies outside its picture.
-        DatasetError: A picture is missing.
-        ImageError: One cannot be read.
+        ConfigError: A box lies outside its picture.
+        ImageError: A picture cannot be read.
     """
-    _check(by)
+    one_of("way to rank", by, get_args(LandmarkBy))
     kernels = list[Tensor]()
     for query in queries:
         picture = images.load(path(query.image))
@@ -260,15 +229,12 @@ def stream_oxford_rankings(
 def oxford_average_precision(query: OxfordQuery, ranking: Sequence[str]) -> float:
     """The official average precision: area under precision over recall, by trapezia, without the junk.
 
-    Args:
-        query: Of one building.
-        ranking: Names of pictures without suffix, best first, each once.
+    The ranking has names of pictures without suffix, best first.
 
     Raises:
         DatasetError: A picture is in the ranking twice.
     """
-    right = _right(query, ranking, without=query.junk)
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    right, precision = _right(query, ranking, without=query.junk)
     before = np.concatenate([[1.0], precision[:-1]])  # at a recall of 0 the official programme takes 1
     return float(((precision + before) / 2)[right].sum() / len(query.positives))
 
@@ -276,23 +242,18 @@ def oxford_average_precision(query: OxfordQuery, ranking: Sequence[str]) -> floa
 def oxford_released_precision(query: OxfordQuery, ranking: Sequence[str]) -> float:
     """What the released ArtMiner measures: the mean of the precisions at every positive, junk counted as wrong.
 
-    It is not Oxford5K's measure, and is lower wherever junk ranks well. Arguments and errors are those of
-    `oxford_average_precision`.
+    It is not Oxford5K's measure, and is lower wherever junk ranks well. See `oxford_average_precision`.
     """
-    right = _right(query, ranking, without=frozenset())
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    right, precision = _right(query, ranking, without=frozenset())
     return float(precision[right].sum() / len(query.positives))
 
 
 def oxford_mean(
     queries: Sequence[OxfordQuery], rankings: Mapping[str, Sequence[str]], *, released: bool = False
 ) -> float:
-    """Mean of the average precisions of all queries.
+    """Mean of the average precisions of all queries, whose rankings go by their names.
 
-    Args:
-        queries: At least one.
-        rankings: Of each, by its name.
-        released: Take the measure of the released code, which counts junk as wrong, and not the official one.
+    It is the official measure, or that of the released code, which counts junk as wrong.
 
     Raises:
         ConfigError: There is no query, or one has no ranking.
@@ -305,19 +266,18 @@ def oxford_mean(
     return float(np.mean([measure(query, rankings[query.name]) for query in queries]))
 
 
-def _right(query: OxfordQuery, ranking: Sequence[str], *, without: frozenset[str]) -> npt.NDArray[np.bool_]:
-    if len(set(ranking)) < len(ranking):
-        twice = sorted({name for name in ranking if list(ranking).count(name) > 1})
+def _right(
+    query: OxfordQuery, ranking: Sequence[str], *, without: frozenset[str]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Which pictures of a ranking are right, and the precision down to each, both without some."""
+    twice = sorted(name for name, count in Counter(ranking).items() if count > 1)
+    if twice:
         raise DatasetError(f"the ranking for {query.name} has pictures twice: {some(twice)}; give each once")
-    return np.array([name in query.positives for name in ranking if name not in without], bool)
+    right = np.array([name in query.positives for name in ranking if name not in without], bool)
+    return right, np.cumsum(right) / np.arange(1, len(right) + 1)
 
 
 # --- Pictures as they are described
-
-
-def _check(by: str) -> None:
-    if by not in ("discovery", "pooled"):
-        raise ConfigError(f"by={by!r} is not one of discovery, pooled")
 
 
 def _pooled(miner: ArtMiner, among: Described, names: Sequence[str]) -> Tensor:

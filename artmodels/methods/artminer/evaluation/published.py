@@ -6,6 +6,7 @@ that we only remember are marked and not given.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from artmodels.errors import ConfigError
 
@@ -19,30 +20,19 @@ BENCHMARKS = {
 REMEMBERED = "from memory, unverified: not quoted"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublishedFigure:
-    """One figure of the literature.
+    """One figure of the literature."""
 
-    Attributes:
-        benchmark: One of `BENCHMARKS`.
-        features: What describes the pictures.
-        method: How they are compared.
-        value: In per cent; None where it is known from memory alone.
-        note: What a reader must know of it.
-    """
-
-    benchmark: str
-    features: str
-    method: str
-    value: float | None
-    note: str = ""
+    benchmark: str  # one of `BENCHMARKS`
+    features: str  # what describes the pictures
+    method: str  # how they are compared
+    value: float | None  # in per cent; None where it is known from memory alone
+    note: str = ""  # what a reader must know of it
 
 
-def _rows(benchmark: str, *rows: tuple[str, str, float | None, str]) -> tuple[PublishedFigure, ...]:
-    return tuple(
-        PublishedFigure(benchmark=benchmark, features=features, method=method, value=value, note=note)
-        for features, method, value, note in rows
-    )
+def _rows(benchmark: str, *rows: tuple[Any, ...]) -> tuple[PublishedFigure, ...]:
+    return tuple(PublishedFigure(benchmark, *row) for row in rows)
 
 
 IMAGENET, CONTEXT = "ResNet-18, ImageNet", "ResNet-18, context prediction (Doersch)"
@@ -55,30 +45,30 @@ OFFICIAL = "the measure is most likely the official one"
 PUBLISHED: tuple[PublishedFigure, ...] = (
     *_rows(
         "Brueghel",
-        (IMAGENET, COSINE, 58.0, ""),
-        (IMAGENET, DISCOVERY, 54.8, ""),
-        (CONTEXT, COSINE, 58.8, ""),
-        (CONTEXT, DISCOVERY, 64.29, ""),
+        (IMAGENET, COSINE, 58.0),
+        (IMAGENET, DISCOVERY, 54.8),
+        (CONTEXT, COSINE, 58.8),
+        (CONTEXT, DISCOVERY, 64.29),
         (f"{TUNED} LTLL", COSINE, None, REMEMBERED),
         (f"{TUNED} LTLL", DISCOVERY, None, REMEMBERED),
-        (f"{TUNED} Brueghel", COSINE, 75.3, ""),
-        (f"{TUNED} Brueghel", DISCOVERY, 76.4, ""),
+        (f"{TUNED} Brueghel", COSINE, 75.3),
+        (f"{TUNED} Brueghel", DISCOVERY, 76.4),
     ),
     *_rows(
         "LTLL",
-        ("Fernando et al.", "", 56.1, ""),
-        (IMAGENET, POOLED, 59.8, ""),
-        (IMAGENET, DISCOVERY, 80.9, ""),
-        (f"{TUNED} LTLL", DISCOVERY, 88.5, ""),
-        (f"{TUNED} Oxford5K", DISCOVERY, 85.6, ""),
+        ("Fernando et al.", "", 56.1),
+        (IMAGENET, POOLED, 59.8),
+        (IMAGENET, DISCOVERY, 80.9),
+        (f"{TUNED} LTLL", DISCOVERY, 88.5),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.6),
     ),
     *_rows(
         "Oxford5K",
         ("Radenovic et al.", "", 87.8, OFFICIAL),
-        (IMAGENET, POOLED, 14.0, ""),
-        (IMAGENET, DISCOVERY, 85.0, ""),
-        (f"{TUNED} LTLL", DISCOVERY, 83.6, ""),
-        (f"{TUNED} Oxford5K", DISCOVERY, 85.7, ""),
+        (IMAGENET, POOLED, 14.0),
+        (IMAGENET, DISCOVERY, 85.0),
+        (f"{TUNED} LTLL", DISCOVERY, 83.6),
+        (f"{TUNED} Oxford5K", DISCOVERY, 85.7),
     ),
 )
 
@@ -88,13 +78,8 @@ def published_table(
 ) -> str:
     """A table in Markdown: the published figures of a benchmark, and ours.
 
-    A figure of ours stands beside the published one where features and method have its names, in a row of its own
-    otherwise.
-
-    Args:
-        benchmark: One of `BENCHMARKS`.
-        ours: Shares in [0, 1] by (features, method), such as `OneShotScores.category_mean`.
-        network: The network and weights that our figures come from, to be given with `ours`.
+    Ours are shares in [0, 1] by (features, method), such as `OneShotScores.category_mean`, and come with the name of
+    the network and weights. One stands beside the published figure of these names, or else in a row of its own.
 
     Raises:
         ConfigError: The benchmark is unknown, a figure is no share, or one of `ours` and `network` is missing.
@@ -116,15 +101,13 @@ def published_table(
     for row in PUBLISHED:
         if row.benchmark == benchmark:
             mine = left.pop((row.features, row.method), None)
-            value = "-" if row.value is None else str(row.value)
-            lines.append(_line(row.features, row.method, value, *_ours(mine, network), row.note))
-    lines += [_line(*key, "-", *_ours(value, network), "") for key, value in left.items()]
+            lines.append(_line(row, mine, network))
+    lines += [_line(PublishedFigure(benchmark, *key, None), value, network) for key, value in left.items()]
     return "\n".join(lines) + "\n"
 
 
-def _ours(value: float | None, network: str | None) -> tuple[str, str]:
-    return ("-", "-") if value is None else (f"{100 * value:.1f}", str(network))
-
-
-def _line(*cells: str) -> str:
+def _line(row: PublishedFigure, ours: float | None, network: str | None) -> str:
+    published = "-" if row.value is None else str(row.value)
+    mine = ("-", "-") if ours is None else (f"{100 * ours:.1f}", str(network))
+    cells = (row.features, row.method, published, *mine, row.note)
     return f"| {' | '.join(cell or ' ' for cell in cells)} |"

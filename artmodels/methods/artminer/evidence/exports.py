@@ -1,13 +1,17 @@
 """What was found, in files that other tools read: CSV, JSON, GraphML, and annotation pages of IIIF and the W3C.
 
-Whatever is written says how it was made: parameters and the fingerprint of the model. What was only propagated is
-marked "propagated" in every format.
+Whatever is written says how it was made: the parameters, a config or names and values, and the fingerprint of the model
+that described the pictures. What was only propagated is marked "propagated" in every format. Boxes are in pixels. A
+picture whose size is not given, a pair of which no cell survived, and what cannot be written as JSON are a ConfigError.
+Tables are CSV (RFC 4180); in these, texts that a spreadsheet would run as a formula, because they start with = + - @ or
+a tab, follow an apostrophe.
 """
 
 import csv
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -40,7 +44,11 @@ __all__ = [
     "values_of",
 ]
 
-Size = tuple[int, int]
+AnyPair = Pair | Propagated
+Sizes = Mapping[str, tuple[int, int]]  # width and height of each picture in pixels
+Address = Callable[[str], str]  # gives a URI from the name of a picture
+Pages = dict[str, dict[str, Any]]  # by names of pictures
+Notes = list[tuple[str, Box, float]]  # label, box in pixels and score of what is on a picture
 
 HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
 PAIR_COLUMNS = (
@@ -54,33 +62,15 @@ PAIR_COLUMNS = (
 
 
 def hits_csv(hits: Sequence[Hit]) -> str:
-    """A table (RFC 4180) with one row a hit, best first: `HIT_COLUMNS`, boxes in pixels, all digits kept.
-
-    Texts that a spreadsheet would run as a formula, because they start with = + - @ or a tab, follow an apostrophe.
-    """
+    """A table with one row a hit, best first: `HIT_COLUMNS`, all digits kept."""
     rows = [(rank, hit.image, *hit.box, hit.score, hit.view) for rank, hit in enumerate(hits, 1)]
     return _table(HIT_COLUMNS, rows)
 
 
-def hits_json(
-    hits: Sequence[Hit],
-    *,
-    query: str,
-    box: Box,
-    model: str,
-    parameters: Mapping[str, object] | object = None,
-) -> dict[str, Any]:
-    """A document for `artmodels.detections.annotations.save`.
+def hits_json(hits: Sequence[Hit], *, query: str, box: Box, model: str, parameters: object = None) -> dict[str, Any]:
+    """A document for `artmodels.detections.annotations.save`, of hits, best first, for a detail in the picture `query`.
 
-    Args:
-        hits: Best first. One that has a `match` keeps its transform and its cells.
-        query: Name of the picture that the detail is from.
-        box: Of the detail, in its pixels.
-        model: Fingerprint of what described the pictures.
-        parameters: A config, or names and values; whatever was chosen.
-
-    Raises:
-        ConfigError: A parameter or a number cannot be written as JSON.
+    A hit that has a `match` keeps its transform and its cells.
     """
     found = [
         {"rank": rank, "image": hit.image, "box": list(hit.box), "score": hit.score, "view": hit.view}
@@ -90,70 +80,43 @@ def hits_json(
     return _document({"query": {"image": query, "box": list(box)}, "hits": found}, model, parameters)
 
 
-def hits_annotations(
-    hits: Sequence[Hit],
-    sizes: Mapping[str, Size],
-    *,
-    label: str,
-    canvas: Callable[[str], str],
-    page: Callable[[str], str],
-) -> dict[str, dict[str, Any]]:
+def hits_annotations(hits: Sequence[Hit], sizes: Sizes, *, label: str, canvas: Address, page: Address) -> Pages:
     """An annotation page (IIIF Presentation 3, W3C Web Annotation) for each picture, with a tag on each hit.
 
-    Args:
-        hits: Best first.
-        sizes: Width and height of each picture in pixels.
-        label: What is on the place that was found, such as the name of the detail.
-        canvas: Gives the URI of a picture's canvas from its name.
-        page: Gives the URI of its page.
-
-    Returns:
-        Pages by names of pictures; targets end in #xywh= in whole pixels that cover the box.
+    `label` says what is on the places that were found. `canvas` gives the URI of a picture's canvas, `page` that of its
+    page.
 
     Raises:
-        ConfigError: The size of a picture is missing, or a URI is not absolute.
+        ConfigError: A URI is not absolute.
         DatasetError: A box is none, or the label cannot be written.
     """
-    grouped = dict[str, list[tuple[str, Box, float]]]()
+    notes = defaultdict[str, Notes](list)
     for hit in hits:
-        grouped.setdefault(hit.image, []).append((label, hit.box, hit.score))
-    return _pages(grouped, sizes, canvas, page)
+        notes[hit.image].append((label, hit.box, hit.score))
+    return _pages(notes, sizes, canvas, page)
 
 
 # --- Pairs
 
 
-def pair_boxes(pair: Pair | Propagated, sizes: Mapping[str, Size]) -> tuple[Box, Box]:
-    """What of each picture takes part, as boxes in its pixels: around the surviving cells, or the shared region.
-
-    Args:
-        pair: With at least one cell.
-        sizes: Width and height of each picture in pixels.
-
-    Raises:
-        ConfigError: The size of a picture is missing, or no cell survived.
-    """
+def pair_boxes(pair: AnyPair, sizes: Sizes) -> tuple[Box, Box]:
+    """What of each picture takes part: around the surviving cells, or the shared region."""
     if isinstance(pair, Propagated):
         relative = np.array([pair.first_box, pair.second_box])
     else:
-        relative = np.stack(
-            [
-                _around(pair, pair.match.reference_cells, pair.match.reference_shape, ""),
-                _around(pair, pair.match.target_cells, pair.match.target_shape, pair.view),
-            ]
-        )
+        match = pair.match
+        first = _around(pair, match.reference_cells, match.reference_shape, "")
+        second = _around(pair, match.target_cells, match.target_shape, pair.view)
+        relative = np.stack([first, second])
     first, second = relative * np.array([_size(name, sizes) * 2 for name in (pair.first, pair.second)], np.float64)
     return tuple(first.tolist()), tuple(second.tolist())
 
 
-def pairs_csv(pairs: Sequence[Pair | Propagated], sizes: Mapping[str, Size]) -> str:
-    """A table (RFC 4180) with one row a pair: `PAIR_COLUMNS`.
+def pairs_csv(pairs: Sequence[AnyPair], sizes: Sizes) -> str:
+    """A table with one row a pair: `PAIR_COLUMNS`.
 
-    Boxes are in pixels. The transform takes relative coordinates of the second picture, as it is, to those of the
-    first. `origin` is "found" or "propagated"; then `via` is the picture in between.
-
-    Raises:
-        ConfigError: As `pair_boxes`.
+    The transform takes relative coordinates of the second picture, as it is, to those of the first. `origin` is "found"
+    or "propagated"; then `via` is the picture in between.
     """
     rows = []
     for pair in pairs:
@@ -163,18 +126,8 @@ def pairs_csv(pairs: Sequence[Pair | Propagated], sizes: Mapping[str, Size]) -> 
     return _table(PAIR_COLUMNS, rows)
 
 
-def pairs_json(
-    pairs: Sequence[Pair | Propagated],
-    sizes: Mapping[str, Size],
-    *,
-    model: str,
-    parameters: Mapping[str, object] | object = None,
-) -> dict[str, Any]:
-    """A document for `annotations.save`; found pairs also keep their cells. Arguments as in `hits_json`.
-
-    Raises:
-        ConfigError: As `pair_boxes`, or something cannot be written as JSON.
-    """
+def pairs_json(pairs: Sequence[AnyPair], sizes: Sizes, *, model: str, parameters: object = None) -> dict[str, Any]:
+    """A document for `artmodels.detections.annotations.save`; found pairs also keep their cells."""
     found = []
     for pair in pairs:
         first, second = pair_boxes(pair, sizes)
@@ -188,24 +141,12 @@ def pairs_json(
 
 
 def pairs_graphml(
-    pairs: Sequence[Pair | Propagated],
-    *,
-    model: str,
-    parameters: Mapping[str, object] | object = None,
-    clusters: Mapping[str, int] | None = None,
+    pairs: Sequence[AnyPair], *, model: str, parameters: object = None, clusters: Mapping[str, int] | None = None
 ) -> str:
     """A graph of pictures for Gephi, Cytoscape or networkx: an edge a pair, with its facts; `weight` is the score.
 
-    Two pictures may have several edges. Characters that XML has no place for become U+FFFD.
-
-    Args:
-        pairs: Found and propagated ones.
-        model: Fingerprint of what described the pictures.
-        parameters: As in `hits_json`.
-        clusters: A number for each picture, kept as the node's `cluster`.
-
-    Raises:
-        ConfigError: A parameter cannot be written as JSON.
+    Two pictures may have several edges. Characters that XML has no place for become U+FFFD. `clusters` are numbers of
+    pictures, kept as `cluster` of the nodes.
     """
     head = _document({}, model, parameters)
     graph = nx.MultiGraph(model=model, parameters=_xml(json.dumps(head["parameters"], sort_keys=True)))
@@ -214,38 +155,27 @@ def pairs_graphml(
             number = (clusters or {}).get(name)
             graph.add_node(_xml(name), **({} if number is None else {"cluster": int(number)}))
         facts = {key: _xml(value) if isinstance(value, str) else value for key, value in _facts(pair).items()}
-        graph.add_edge(_xml(pair.first), _xml(pair.second), weight=float(pair_score(pair)), **facts)
+        graph.add_edge(_xml(pair.first), _xml(pair.second), weight=_score(pair), **facts)
     return "\n".join(nx.generate_graphml(graph)) + "\n"
 
 
-def pairs_annotations(
-    pairs: Sequence[Pair | Propagated],
-    sizes: Mapping[str, Size],
-    *,
-    canvas: Callable[[str], str],
-    page: Callable[[str], str],
-) -> dict[str, dict[str, Any]]:
+def pairs_annotations(pairs: Sequence[AnyPair], sizes: Sizes, *, canvas: Address, page: Address) -> Pages:
     """An annotation page for each picture: on each region the name of the other picture. As `hits_annotations`."""
-    grouped = dict[str, list[tuple[str, Box, float]]]()
+    notes = defaultdict[str, Notes](list)
     for pair in pairs:
         note = "" if isinstance(pair, Pair) else f" (propagated via {pair.via})"
         first, second = pair_boxes(pair, sizes)
-        grouped.setdefault(pair.first, []).append((pair.second + note, first, pair_score(pair)))
-        grouped.setdefault(pair.second, []).append((pair.first + note, second, pair_score(pair)))
-    return _pages(grouped, sizes, canvas, page)
+        notes[pair.first].append((pair.second + note, first, _score(pair)))
+        notes[pair.second].append((pair.first + note, second, _score(pair)))
+    return _pages(notes, sizes, canvas, page)
 
 
 def clusters_csv(clusters: Sequence[Cluster]) -> str:
-    """A table (RFC 4180) with one row a picture of a cluster: the number of the cluster, from 1, and the picture."""
+    """A table with one row a picture of a cluster: the number of the cluster, from 1, and the picture."""
     return _table(("cluster", "image"), [(n, name) for n, group in enumerate(clusters, 1) for name in group.images])
 
 
-def pair_score(pair: Pair | Propagated) -> float:
-    """The score of either kind."""
-    return float(pair.match.score if isinstance(pair, Pair) else pair.score)
-
-
-def values_of(parameters: Mapping[str, object] | object) -> dict[str, object]:
+def values_of(parameters: object) -> dict[str, object]:
     """A config, or names and values, or None, as names and values."""
     if is_dataclass(parameters) and not isinstance(parameters, type):
         return asdict(parameters)
@@ -255,12 +185,16 @@ def values_of(parameters: Mapping[str, object] | object) -> dict[str, object]:
 # --- Parts
 
 
-def _facts(pair: Pair | Propagated) -> dict[str, Any]:
-    if isinstance(pair, Pair):
-        facts = (pair.view, pair.verdict, "found", "", len(pair.match.reference_cells))
-    else:
-        facts = ("", "", "propagated", pair.via, 0)
-    return {"score": pair_score(pair)} | dict(zip(("view", "verdict", "origin", "via", "cells"), facts, strict=True))
+def _score(pair: AnyPair) -> float:
+    return float(pair.match.score if isinstance(pair, Pair) else pair.score)
+
+
+def _facts(pair: AnyPair) -> dict[str, Any]:
+    facts = {"score": _score(pair), "view": "", "verdict": "", "origin": "propagated", "via": "", "cells": 0}
+    if isinstance(pair, Propagated):
+        return facts | {"via": pair.via}
+    found = {"view": pair.view, "verdict": pair.verdict, "origin": "found", "cells": len(pair.match.reference_cells)}
+    return facts | found
 
 
 def _evidence(match: Match) -> dict[str, Any]:
@@ -288,21 +222,16 @@ def _around(pair: Pair, cells: torch.Tensor, shape: tuple[int, int], view: str) 
     return box
 
 
-def _size(name: str, sizes: Mapping[str, Size]) -> Size:
+def _size(name: str, sizes: Sizes) -> tuple[int, int]:
     if name not in sizes:
         raise ConfigError(f"the size of {name!r} is not known; give width and height of every picture")
     width, height = sizes[name]
     return int(width), int(height)
 
 
-def _pages(
-    grouped: Mapping[str, Sequence[tuple[str, Box, float]]],
-    sizes: Mapping[str, Size],
-    canvas: Callable[[str], str],
-    page: Callable[[str], str],
-) -> dict[str, dict[str, Any]]:
+def _pages(notes: Mapping[str, Notes], sizes: Sizes, canvas: Address, page: Address) -> Pages:
     pages = {}
-    for name, entries in grouped.items():
+    for name, entries in notes.items():
         width, height = _size(name, sizes)
         labels, boxes, scores = zip(*entries, strict=True)
         inside = clip(torch.tensor(boxes, dtype=torch.float32), width, height)

@@ -15,6 +15,7 @@ from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.evidence import exports, report
 from artmodels.methods.artminer.evidence.verdicts import Calibration, Verdict, VerdictFile, calibrate, judged
 from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated, communities, propagate
+from artmodels.methods.artminer.groups.pairtable import PairTable
 from artmodels.methods.artminer.oneshot import Hit, Searched
 
 __all__ = ["Claim", "Findings"]
@@ -25,37 +26,23 @@ IIIF = "https://example.org"  # nobody's: to be replaced by the address of the c
 
 @dataclass(frozen=True)
 class Claim:
-    """That two places show the same, which an expert may judge.
+    """That two places show the same, which an expert may judge."""
 
-    Attributes:
-        first: Name of the picture with the detail, or of the first of a pair.
-        hit: The place that was found; of a pair see `artmodels.methods.artminer.evidence.proof.hit_of_pair`.
-        box: Of the detail, left, top, right, bottom in pixels of the first picture; None for a pair of whole pictures.
-    """
-
-    first: str
-    hit: Hit
-    box: Box | None = None
+    first: str  # name of the picture with the detail, or of the first of a pair
+    hit: Hit  # the place that was found; of a pair see `proof.hit_of_pair`
+    box: Box | None = None  # of the detail, in pixels of the first picture; None for a pair of whole pictures
 
 
 @dataclass(eq=False)
 class Findings:
-    """What was found, and verdicts on it.
+    """What was found, and verdicts on it."""
 
-    Attributes:
-        picture: Gives the picture of a name.
-        sizes: Width and height of each picture in pixels.
-        verdict_file: What the expert says, which is kept.
-        searched: What the last search found; None before one.
-        pairs: Pictures that show the same, the best first; None before they are looked for.
-        scores: Of each detail that was searched: by its picture, the picture where it was found, and its box.
-    """
-
-    picture: Callable[[str], images.Source]
-    sizes: Mapping[str, tuple[int, int]]
+    picture: Callable[[str], images.Source]  # gives the picture of a name
+    sizes: Mapping[str, tuple[int, int]]  # width and height of each picture in pixels
     verdict_file: VerdictFile
-    searched: Searched | None = None
-    pairs: list[Pair] | None = None
+    searched: Searched | None = None  # what the last search found
+    pairs: list[Pair] | None = None  # pictures that show the same, the best first; None before they are looked for
+    # Of each detail that was searched: by its picture, the picture where it was found, and its box.
     scores: dict[tuple[str, str, Box], float] = field(default_factory=dict)
 
     @property
@@ -71,11 +58,7 @@ class Findings:
 
     @property
     def last(self) -> Searched:
-        """What the last search found.
-
-        Raises:
-            ConfigError: There was none.
-        """
+        """What the last search found; a ConfigError where there was none."""
         if self.searched is None:
             raise ConfigError("Nothing has been searched yet.")
         return self.searched
@@ -90,10 +73,7 @@ class Findings:
         return next((verdict.verdict for verdict in self.verdicts if verdict.subject == subject), "")
 
     def judge(self, claim: Claim, verdict: str) -> tuple[int, int]:
-        """Keep a verdict.
-
-        Returns:
-            How many of this kind, on details or on pairs, are "same", and how many are not.
+        """Keep a verdict; how many of its kind, on details or on pairs, are "same", and how many are not.
 
         Raises:
             ArtModelsError: It cannot be written.
@@ -110,14 +90,9 @@ class Findings:
         return given.count("same"), len(given) - given.count("same")
 
     def bring(self, path: str | PathLike[str], among: Iterable[str]) -> tuple[int, int]:
-        """Take up verdicts from a file of another day.
+        """Take up verdicts from a file of another day, but for those on pictures that are not `among` these names.
 
-        Args:
-            path: The file.
-            among: Names of pictures; verdicts on others are left out.
-
-        Returns:
-            How many are taken up, and how many are left out.
+        How many are taken up, and how many are left out, is returned.
 
         Raises:
             ArtModelsError: They cannot be written.
@@ -149,17 +124,9 @@ class Findings:
         return communities(pairs, threshold=threshold, least=2), propagate(pairs, threshold=threshold)
 
     def search_files(self, parameters: Mapping[str, object], *, threshold: float) -> dict[str, str]:
-        """Write what the last search found: tables (CSV, JSON), an HTML report, and an IIIF page for each picture.
+        """What the last search found, as texts by names of files: CSV, JSON, HTML, and an IIIF page for each picture.
 
-        Args:
-            parameters: What was chosen, by name; the threshold is added.
-            threshold: Score from which a place is written.
-
-        Returns:
-            Texts by names of files.
-
-        Raises:
-            ConfigError: There was no search.
+        Places are written from a score of `threshold`, which is added to the parameters, what was chosen by name.
         """
         found = self.last
         hits = [hit for hit in found.hits if hit.score >= threshold]
@@ -167,34 +134,22 @@ class Findings:
         label = f"detail of {found.query}"
         pages = exports.hits_annotations(hits, self.sizes, label=label, canvas=_address, page=_page)
         listed = exports.hits_json(hits, query=found.query, box=found.box, model=found.model, parameters=about)
-        query = self.picture(found.query)
-        page = report.html_report(
-            query, found.box, hits, self.picture, name=found.query, model=found.model, parameters=about
-        )
+        whole = self.picture(found.query)
         return {
             "detail/hits.csv": exports.hits_csv(hits),
             "detail/hits.json": json.dumps(listed, indent=1),
-            "detail/report.html": page,
+            "detail/report.html": report.html_report(
+                whole, found.box, hits, self.picture, name=found.query, model=found.model, parameters=about
+            ),
         } | {f"detail/iiif/{name}.json": json.dumps(page, indent=1) for name, page in pages.items()}
 
     def pair_files(self, parameters: Mapping[str, object], *, threshold: float, model: str) -> dict[str, str]:
-        """Write what repeats: pairs (CSV, JSON, GraphML), clusters (CSV), and an IIIF page for each picture.
+        """What repeats, as texts by names of files: pairs (CSV, JSON, GraphML), clusters (CSV), and IIIF pages.
 
-        Args:
-            parameters: What was chosen, by name; the threshold is added.
-            threshold: Score above which a pair without a verdict is a link.
-            model: Fingerprint of what described the pictures.
-
-        Returns:
-            Texts by names of files.
+        A pair without a verdict is a link above a score of `threshold`, which is added to the parameters.
         """
         groups, further = self.groups(threshold)
-        links: list[Pair | Propagated] = [
-            pair
-            for pair in judged(self.pairs or [], self.verdicts)
-            if pair.accepted or (pair.accepted is None and pair.match.score > threshold)
-        ]
-        links += further
+        links: list[exports.AnyPair] = [*PairTable(judged(self.pairs or [], self.verdicts), threshold).pairs, *further]
         about = {**parameters, "pair_threshold": threshold}
         listed = exports.pairs_json(links, self.sizes, model=model, parameters=about)
         pages = exports.pairs_annotations(links, self.sizes, canvas=_address, page=_page)

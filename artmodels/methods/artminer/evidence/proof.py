@@ -11,58 +11,41 @@ from artmodels.correspondence.views import IN_WORDS, from_view, turned
 from artmodels.detections.boxes import Box
 from artmodels.images.decoding import Array, LoadedImage
 from artmodels.methods.artminer.evidence.exports import pair_boxes
-from artmodels.methods.artminer.evidence.report import agrees, aligned
+from artmodels.methods.artminer.evidence.report import agrees, aligned, fitted
 from artmodels.methods.artminer.groups.clusters import Cluster, Pair, Propagated
 from artmodels.methods.artminer.oneshot import Hit
 
-__all__ = [
-    "Proof",
-    "cluster_rows",
-    "counterpart",
-    "facts",
-    "fitted",
-    "hit_of_pair",
-    "link_rows",
-    "proof",
-]
+__all__ = ["Proof", "cluster_rows", "counterpart", "facts", "hit_of_pair", "link_rows", "proof"]
 
 SIDE, WHOLE, LIT = 440, 900, 300  # px: longest side of a detail, of a whole picture, and of one in a row of a cluster
 RED, WHITE, CELL = (178, 34, 40), (255, 255, 255), (255, 214, 64)
 
 
 Row = tuple[str, list[tuple[str, Image.Image]]]
-"""Words, and names and pictures that they are about."""
+"""Words, and the names and pictures that they are about."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
     """What one has to see to judge a hit, or a pair of pictures.
 
-    Attributes:
-        detail: The detail, or the first of the pair.
-        found: The place that was found, as large as `detail`; warped onto it where the match agrees with the box.
-        how: How `found` is shown, in words: "aligned with it", "as it is", "mirrored", ...
-        wholes: Name and picture, with the place framed and the cells that correspond in yellow: of the place that was
-            found, and before it of the first of a pair.
-        cells: Whether any cell is marked.
+    `found` is the place that was found, as large as the detail, and warped onto it where the match agrees with the box.
+    `wholes` are names and pictures, with the place framed and the cells that correspond in yellow: of the place that
+    was found, and before it of the first of a pair.
     """
 
-    detail: Image.Image
+    detail: Image.Image  # or the first of the pair
     found: Image.Image
-    how: str
+    how: str  # how `found` is shown, in words: "aligned with it", "as it is", "mirrored", ...
     wholes: tuple[tuple[str, Image.Image], ...]
-    cells: bool
+    cells: bool  # whether any cell is marked
 
 
 def proof(query: LoadedImage, box: Box | None, image: LoadedImage, hit: Hit, *, name: str) -> Proof:
     """Make the pictures that show why.
 
-    Args:
-        query: The picture with the detail, or the first of a pair.
-        box: Of the detail, left, top, right, bottom in pixels; None for a pair of whole pictures.
-        image: The picture in which it was found, or the second of the pair.
-        hit: The place; of a pair see `hit_of_pair`.
-        name: Of the first picture.
+    `query` is the picture with the detail, or the first of a pair, and `name` its name; `box` is the detail in its
+    pixels, or None for a pair of whole pictures. `image` is the picture of the hit; of a pair see `hit_of_pair`.
     """
     place = box or (0, 0, query.width, query.height)
     frame = fitted((place[2] - place[0], place[3] - place[1]), SIDE)
@@ -80,31 +63,18 @@ def proof(query: LoadedImage, box: Box | None, image: LoadedImage, hit: Hit, *, 
 def counterpart(
     image: LoadedImage, hit: Hit, frame: tuple[int, int], *, trust: bool = False
 ) -> tuple[Image.Image, bool]:
-    """The place of a hit beside the detail: warped into its frame where the match agrees with the box.
+    """The place of a hit, to be seen beside the detail, and whether it is warped into the detail's frame.
 
-    Args:
-        image: The picture of the hit.
-        hit: The place.
-        frame: Width and height of the detail in the pixels that are wanted.
-        trust: Whether to warp whatever the box is, as for two whole pictures.
-
-    Returns:
-        A picture of that size, and whether it was warped.
+    It is where the match agrees with the box, or with `trust` whatever the box is, as for two whole pictures. The
+    picture has the width and height of the frame.
     """
-    if trust or agrees(image, hit):
-        warped = aligned(image, hit, frame)
-        if warped is not None:
-            return warped, True
+    if (trust or agrees(image, hit)) and (warped := aligned(image, hit, frame)) is not None:
+        return warped, True
     return _crop(image, hit.box, hit.view).resize(frame, Image.Resampling.LANCZOS), False
 
 
 def hit_of_pair(pair: Pair, sizes: Mapping[str, tuple[int, int]]) -> Hit:
-    """The second picture of a pair as a hit for the whole of the first.
-
-    Args:
-        pair: With at least one cell.
-        sizes: Width and height of each picture in pixels.
-    """
+    """The second picture of a pair, which has at least one cell, as a hit for the whole of the first."""
     _, box = pair_boxes(pair, sizes)
     return Hit(pair.second, box, pair.match.score, pair.view, pair.match)
 
@@ -125,11 +95,9 @@ def facts(hit: Hit, *, pair: bool = False) -> dict[str, str]:
 
 
 def cluster_rows(groups: Sequence[Cluster], picture: Callable[[str], Image.Image]) -> list[Row]:
-    """Each cluster as a heading, and its pictures, at most `LIT` pixels a side, dark and grey where nothing is shared.
+    """Each cluster as a heading, and its pictures, small, dark and grey where nothing is shared.
 
-    Args:
-        groups: The clusters.
-        picture: Gives a picture, of any size, of a name.
+    `picture` gives the picture of a name, of any size.
     """
     rows = []
     for number, group in enumerate(groups, 1):
@@ -140,7 +108,7 @@ def cluster_rows(groups: Sequence[Cluster], picture: Callable[[str], Image.Image
 
 
 def link_rows(links: Sequence[Propagated], picture: Callable[[str], Image.Image]) -> list[Row]:
-    """Each propagated link as a sentence, and what it is about of both pictures; arguments as in `cluster_rows`."""
+    """Each propagated link as a sentence, and what it is about of both pictures."""
     rows = []
     for link in links:
         parts = []
@@ -155,17 +123,11 @@ def link_rows(links: Sequence[Propagated], picture: Callable[[str], Image.Image]
 
 
 def _lit(picture: Image.Image, mask: Array) -> Image.Image:
-    """A small picture that is dark and grey where a mask [R, C] is low."""
+    """A small picture, dark and grey where a mask [R, C] is low."""
     small = picture.resize(fitted(picture.size, LIT), Image.Resampling.LANCZOS)
     light = Image.fromarray((np.clip(mask / max(float(mask.max()), 1e-6), 0, 1) * 255).astype(np.uint8))
     dark = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size), 0.55)
     return Image.composite(small, dark, light.resize(small.size, Image.Resampling.BILINEAR))
-
-
-def fitted(size: tuple[float, float], longest: int) -> tuple[int, int]:
-    """A size of the same shape with so many pixels on the longer side."""
-    scale = longest / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _crop(image: LoadedImage, box: Sequence[float], view: str = "") -> Image.Image:
@@ -179,8 +141,8 @@ def _marked(
     image: LoadedImage, box: Box | None, cells: Tensor | None, shape: tuple[int, int], view: str = ""
 ) -> Image.Image:
     """A whole picture with the cells [n, 2] of a view of it that correspond, and a box, drawn on it."""
-    scale = min(1, WHOLE / max(image.width, image.height))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    longest = max(image.width, image.height)
+    size = fitted((image.width, image.height), min(WHOLE, longest))
     picture = image.pil().resize(size, Image.Resampling.LANCZOS)
     if cells is not None and len(cells):
         low = cells.double().numpy()[:, ::-1] / (shape[1], shape[0])
@@ -192,7 +154,7 @@ def _marked(
             draw.rectangle((*corners.min(0), *corners.max(0)), fill=105)
         picture.paste(CELL, mask=glass)
     if box is not None:
-        left, top, right, bottom = (value * scale for value in box)
+        left, top, right, bottom = (value * min(1, WHOLE / longest) for value in box)
         draw = ImageDraw.Draw(picture)
         draw.rectangle((left, top, right, bottom), outline=WHITE, width=5)
         draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=RED, width=3)

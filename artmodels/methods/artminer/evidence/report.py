@@ -7,7 +7,7 @@ turns, the old "flicker" of print rooms, is done by style sheets alone.
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from artmodels.methods.artminer.evidence.exports import values_of
 from artmodels.methods.artminer.groups.pairtable import mapped
 from artmodels.methods.artminer.oneshot import Hit, check_box
 
-__all__ = ["agrees", "aligned", "html_report"]
+__all__ = ["agrees", "aligned", "fitted", "html_report"]
 
 DETAIL, WHOLE = 320, 480  # pixels of the longer side of a crop, and of a whole picture
 QUALITY = 76
@@ -50,11 +50,14 @@ def html_report(
     *,
     name: str,
     model: str,
-    parameters: Mapping[str, object] | object = None,
+    parameters: object = None,
     title: str = "Where else is this detail?",
     most: int = 50,
 ) -> str:
     """Make a page of the hits of a search: ranked, each beside the detail and on its whole picture.
+
+    Everything that comes from outside is escaped. A picture that cannot be read is named, with the reason, in its
+    place.
 
     Args:
         query: The picture with the detail.
@@ -67,10 +70,6 @@ def html_report(
         parameters: A config, or names and values.
         title: Of the page.
         most: Hits that are shown; the page says how many there are. Each adds some 50 to 100 KB.
-
-    Returns:
-        The page, UTF-8 when written. Everything that comes from outside is escaped. A picture that cannot be read
-        is named, with the reason, in its place.
 
     Raises:
         ConfigError: The box is none inside the query picture, or `most` is below 1.
@@ -103,15 +102,9 @@ def html_report(
 
 
 def aligned(image: LoadedImage, hit: Hit, frame: tuple[int, int]) -> Image.Image | None:
-    """Warp a picture into the frame of the detail, by the transform of a hit's match.
+    """Warp the picture of a hit into the frame of the detail, width and height in pixels, by the hit's match.
 
-    Args:
-        image: The picture of the hit.
-        hit: With the match, if any.
-        frame: Width and height of the result, in pixels.
-
-    Returns:
-        An RGB image, grey where the picture ends; None where the hit has no match with an invertible transform.
+    The image is grey where the picture ends. There is none where the hit has no match with an invertible transform.
     """
     backward = _backward(hit)
     if backward is None:
@@ -201,11 +194,16 @@ def _grown(box: Sequence[float]) -> tuple[int, int, int, int]:
     return int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
 
 
+def fitted(size: tuple[float, float], longest: int) -> tuple[int, int]:
+    """A size of the same shape with so many pixels on the longer side."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _resized(image: Image.Image, longest: int) -> Image.Image:
     """Brought to so many pixels on the longer side."""
-    scale = longest / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    smaller = longest < max(image.size)
+    return image.resize(fitted(image.size, longest), Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC)
 
 
 def _data(image: Image.Image) -> str:
@@ -217,8 +215,6 @@ def _data(image: Image.Image) -> str:
 def _picture_with_box(image: LoadedImage, box: Sequence[float], alt: str) -> dict[str, object]:
     """A whole picture, with a box in its pixels as a path in a picture of 1 x 1."""
     small = _resized(image.pil(), min(WHOLE, max(image.width, image.height)))
-    left, right = (min(max(value / image.width, 0), 1) for value in (box[0], box[2]))
-    top, bottom = (min(max(value / image.height, 0), 1) for value in (box[1], box[3]))
+    left, top, right, bottom = np.clip(np.array(box) / (image.width, image.height, image.width, image.height), 0, 1)
     path = f"M{left:.5f} {top:.5f}H{right:.5f}V{bottom:.5f}H{left:.5f}Z"
-    about: dict[str, object] = {"data": _data(small), "width": small.width, "height": small.height}
-    return about | {"alt": alt, "box": path, "frame": ""}
+    return {"data": _data(small), "width": small.width, "height": small.height, "alt": alt, "box": path, "frame": ""}

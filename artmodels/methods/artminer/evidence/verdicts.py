@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -26,36 +27,28 @@ __all__ = ["LEAST", "VERDICTS", "Calibration", "Verdict", "VerdictFile", "calibr
 
 logger = logging.getLogger(__name__)
 
+Method = Literal["logistic", "isotonic"]
+
 VERDICTS = ("same", "similar", "no")
 LEAST = 5  # verdicts of each kind, below which a threshold would be chance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What somebody thinks of two pictures; which one is first does not matter.
+    """What somebody thinks of two pictures; which one is first matters only where it is about a detail of that.
 
-    Attributes:
-        first: Name of a picture.
-        second: Name of the other.
-        verdict: "same" detail or composition, "similar" but not that, or "no".
-        who: Said so; "" where nobody asked.
-        when: Time in ISO 8601, or "".
-        box: Of the detail in `first` that was asked about, pixels; None where it was whole pictures.
+    What is no verdict, an empty name, and a time that is not in ISO 8601 are a ConfigError.
     """
 
-    first: str
+    first: str  # name of a picture
     second: str
-    verdict: str
-    who: str = ""
-    when: str = ""
-    box: tuple[float, float, float, float] | None = None
+    verdict: str  # "same" detail or composition, "similar" but not that, or "no"
+    who: str = ""  # whose it is, "" where nobody asked
+    when: str = ""  # time in ISO 8601, or ""
+    box: Box | None = None  # of the detail of `first` that was asked about, px; None where it was whole pictures
 
     def __post_init__(self) -> None:
-        """Check what was said.
-
-        Raises:
-            ConfigError: It is no verdict, a name is empty, or the time is not in ISO 8601.
-        """
+        """Check the values."""
         if self.verdict not in VERDICTS:
             raise ConfigError(f"verdict={self.verdict!r} must be one of {', '.join(map(repr, VERDICTS))}")
         if not all(isinstance(name, str) and name for name in (self.first, self.second)):
@@ -80,10 +73,10 @@ class Verdict:
 
 
 class VerdictFile:
-    """Verdicts in a file."""
+    """Verdicts in a file, which is made with the first one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the file; it is made with the first verdict."""
+        """Name the file."""
         self.path = Path(path)
 
     def add(self, verdict: Verdict) -> None:
@@ -151,25 +144,29 @@ class VerdictFile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """From scores to probabilities of "same".
+    """From scores to probabilities of "same"."""
 
-    Attributes:
-        threshold: The least score whose probability is `precision` or more; infinite where none is.
-        precision: That was asked for.
-        method: "logistic" or "isotonic".
-        positives: Verdicts "same" that it rests on.
-        negatives: Verdicts that are not.
-        knots: Scores, ascending: of the verdicts for "isotonic"; centre and scale for "logistic".
-        values: Probabilities at the knots; for "logistic" slope and intercept.
-    """
+    precision: float  # that was asked for
+    method: Method
+    positives: int  # verdicts "same" that it rests on
+    negatives: int  # and verdicts that are not
+    knots: tuple[float, ...]  # scores, ascending: of the verdicts for "isotonic"; centre and scale for "logistic"
+    values: tuple[float, ...]  # probabilities at the knots; for "logistic" slope and intercept
 
-    threshold: float
-    precision: float
-    method: str
-    positives: int
-    negatives: int
-    knots: tuple[float, ...]
-    values: tuple[float, ...]
+    @cached_property
+    def threshold(self) -> float:
+        """The least score whose probability is `precision` or more; infinite where none is."""
+        knots, values, wanted = np.array(self.knots), np.array(self.values), self.precision
+        if self.method == "logistic":
+            (centre, scale), (slope, intercept) = knots, values
+            return float(centre + scale * (np.log(wanted / (1 - wanted)) - intercept) / slope)
+        if values[-1] < wanted:
+            return float("inf")
+        place = int(np.argmax(values >= wanted))
+        if place == 0:
+            return float(knots[0])
+        share = (wanted - values[place - 1]) / (values[place] - values[place - 1])
+        return float(knots[place - 1] + share * (knots[place] - knots[place - 1]))
 
     def probability(self, scores: Sequence[float] | Array) -> Array:
         """Probability in [0, 1] that an expert says "same", for scores of any shape."""
@@ -186,7 +183,7 @@ def calibrate(
     scores: Mapping[tuple[str, str], float] | Mapping[tuple[str, str, Box], float],
     verdicts: Iterable[Verdict],
     *,
-    method: Literal["logistic", "isotonic"] = "logistic",
+    method: Method = "logistic",
     precision: float = 0.5,
     similar: bool = False,
 ) -> Calibration:
@@ -204,7 +201,7 @@ def calibrate(
         similar: Whether "similar" counts as "same", and not as "no".
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: `method` is unknown, or `precision` not in (0, 1).
         DatasetError: Fewer than five verdicts of either kind have a score, a score is not finite, or higher scores are
             not more often "same".
     """
@@ -212,9 +209,9 @@ def calibrate(
         raise ConfigError(f"method={method!r} must be 'logistic' or 'isotonic'")
     if not 0 < precision < 1:
         raise ConfigError(f"precision={precision} must be in (0, 1)")
-    known = dict[tuple[object, ...], float]()
-    for about, score in scores.items():
-        known[tuple(sorted(about)) if len(about) == 2 else about] = float(score)
+    known: dict[tuple[object, ...], float] = {
+        tuple(sorted(about)) if len(about) == 2 else about: float(score) for about, score in scores.items()
+    }
     rated = [(known[verdict.subject], verdict.verdict) for verdict in verdicts if verdict.subject in known]
     yes = {"same", "similar"} if similar else {"same"}
     x = np.array([score for score, _ in rated], np.float64)
@@ -232,10 +229,8 @@ def calibrate(
             "cannot tell them apart; check that scores and verdicts belong together"
         )
     knots, values = _logistic(x, y) if method == "logistic" else _isotonic(x, y)
-    counts = {"positives": positives, "negatives": negatives}
-    fitted = Calibration(threshold=np.inf, precision=precision, method=method, knots=knots, values=values, **counts)
     return Calibration(
-        threshold=_threshold(fitted), precision=precision, method=method, knots=knots, values=values, **counts
+        precision=precision, method=method, positives=positives, negatives=negatives, knots=knots, values=values
     )
 
 
@@ -261,18 +256,3 @@ def _isotonic(x: Array, y: Array) -> tuple[tuple[float, ...], tuple[float, ...]]
     weights = np.where(y, 0.5 / y.mean(), 0.5 / (~y).mean())
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y, sample_weight=weights)
     return tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist())
-
-
-def _threshold(fitted: Calibration) -> float:
-    """The least score of the wanted probability."""
-    knots, values, wanted = np.array(fitted.knots), np.array(fitted.values), fitted.precision
-    if fitted.method == "logistic":
-        (centre, scale), (slope, intercept) = knots, values
-        return float(centre + scale * (np.log(wanted / (1 - wanted)) - intercept) / slope)
-    if values[-1] < wanted:
-        return float("inf")
-    place = int(np.argmax(values >= wanted))
-    if place == 0:
-        return float(knots[0])
-    share = (wanted - values[place - 1]) / (values[place] - values[place - 1])
-    return float(knots[place - 1] + share * (knots[place] - knots[place - 1]))

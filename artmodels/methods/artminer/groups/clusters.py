@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from sklearn.isotonic import IsotonicRegression
 
 from artmodels.images.decoding import Array
+from artmodels.methods.artminer.consensus import best_of_each
 from artmodels.methods.artminer.groups.pairtable import (
     MASK_CELLS,
     THRESHOLD,
@@ -61,13 +62,9 @@ class Cluster:
         return float(np.mean([pair.match.score for pair in self.pairs]))
 
     def masks(self, cells: int = MASK_CELLS) -> dict[str, Array]:
-        """Which part of each picture is meant: the mean of the masks of its pairs.
+        """Which part of each picture, as it is, is meant: the mean of the masks of its pairs, whatever their views.
 
-        Args:
-            cells: Of the longer side of a mask.
-
-        Returns:
-            [R, C] float32 in [0, 1] of each picture, as it is, whatever view a pair needed.
+        A mask is [R, C] float32 in [0, 1], with so many cells on its longer side.
         """
         table = PairTable([Pair(p.first, p.second, p.match, p.view, "same") for p in self.pairs], 0.0)
         return {
@@ -77,15 +74,12 @@ class Cluster:
 
 
 def image_clusters(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, least: int = 3) -> list[Cluster]:
-    """Connected components of the graph of pictures.
+    """Connected components of the graph of pictures, the largest first.
 
     Args:
         pairs: In any order. One judged "same" is a link, one judged "no" is none, whatever their scores.
         threshold: A pair is a link if its score is above this.
         least: Pictures that make a cluster.
-
-    Returns:
-        Clusters, the largest first.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -104,22 +98,11 @@ def region_clusters(
     least: int = 4,
     least_images: int = 4,
 ) -> list[Cluster]:
-    """Connected components of pairs that cover the same region of a picture that they share.
+    """Connected components of pairs that cover the same region of a picture that they share, the largest first.
 
-    A picture with two patterns may be in two clusters. Masks are compared on a grid of 100 cells on the longer side.
-
-    Args:
-        pairs: As in `image_clusters`.
-        threshold: As there.
-        overlap: Two pairs are linked if the intersection over union of their masks is above this.
-        least: Pairs that make a cluster.
-        least_images: Pictures that make one.
-
-    Returns:
-        Clusters, the largest first.
-
-    Raises:
-        ConfigError: A setting is out of range.
+    Two pairs are linked if the intersection over union of their masks, on a grid of 100 cells on the longer side, is
+    above `overlap`, which is in [0, 1). It takes `least` pairs and `least_images` pictures to make a cluster, and a
+    picture with two patterns may be in two. Pairs, threshold and errors are those of `image_clusters`.
     """
     check(threshold=threshold, least=least, least_images=least_images, overlap=overlap)
     table = PairTable(pairs, threshold)
@@ -146,19 +129,11 @@ def communities(
     and never join two cores. A collection with less than 10 confirmed or 10 other pairs says nothing of scores: there
     the best pairs make groups, and a lesser one adds a region to one of them, and never joins two.
 
-    Args:
-        pairs: As in `image_clusters`.
-        threshold: As there.
-        overlap: As in `region_clusters`.
-        least: Pictures that make a cluster.
-        sigma: Of `support`.
-        confirmed: Whether only sure pairs count.
+    With `confirmed` only sure pairs count. It takes `least` pictures to make a cluster; sigma is that of `support`, the
+    overlap that of `region_clusters`, and pairs, threshold and errors are those of `image_clusters`.
 
     Returns:
         Clusters, the largest first; their `support` tells what hangs on a score alone. Other pairs are in none.
-
-    Raises:
-        ConfigError: A setting is out of range.
     """
     check(threshold=threshold, least=least, overlap=overlap, sigma=sigma)
     table = PairTable(pairs, threshold)
@@ -181,17 +156,8 @@ def support(
 
     In a triangle u, v, w the matched cells of u are followed to w, on to v and back. Where each comes home, the pairs
     are consistent: mean over cells of exp(-distance / sigma), the weight of a 3-cycle in Shen 2021 for known matches.
-
-    Args:
-        pairs: As in `image_clusters`.
-        threshold: As there.
-        sigma: In cells of a grid of 40 on the longer side.
-
-    Returns:
-        By names of first and second: a value in [0, 1], 0 for a pair in no triangle.
-
-    Raises:
-        ConfigError: A setting is out of range.
+    Sigma is in cells of a grid of 40 on the longer side; pairs, threshold and errors are those of `image_clusters`.
+    Gives by names of first and second a value in [0, 1], 0 for a pair in no triangle.
     """
     check(threshold=threshold, sigma=sigma)
     table = PairTable(pairs, threshold)
@@ -226,8 +192,8 @@ def _held_together(
     kept = np.flatnonzero(sure | trusted)
     firm = np.repeat(sure, 2)
     # Pairs weigh their score; masks that overlap more than any pair; what makes a core more than all.
-    forest = np.stack([2 * kept, 2 * kept + 1, np.where(sure[kept], FIRM, table.scores[kept].clip(1e-6, 1))], 1)
-    waiting = [forest]
+    weights = np.where(sure[kept], FIRM, table.scores[kept].clip(1e-6, 1))
+    waiting = [np.stack([2 * kept, 2 * kept + 1, weights], 1)]
     for links in overlapping(table, np.stack([2 * kept, 2 * kept + 1], 1).reshape(-1), overlap):
         both = firm[links[:, :2].astype(np.int64)].all(1)
         links[:, 2] = np.where(both, FIRM, 1 + links[:, 2])
@@ -237,14 +203,14 @@ def _held_together(
     links = np.concatenate(waiting)
     strong = links[links[:, 2] == FIRM, :2].astype(np.int64)
     core = components(count, *strong.T)
-    if not scores_known:
-        ends = _added(core, firm, links[links[:, 2] < FIRM]).reshape(-1, 2)
-        return np.where((sure | trusted) & (ends[:, 0] == ends[:, 1]), ends[:, 0], -1)
-    roots = np.unique(core[firm])
-    hung = np.stack([roots, np.full(len(roots), count), np.full(len(roots), 2 * FIRM)], 1)
-    tree = _forest(count + 1, np.concatenate([links, hung]))
-    tree = tree[tree[:, 1] < count, :2].astype(np.int64)
-    ends = components(count, *tree.T).reshape(-1, 2)
+    if scores_known:
+        roots = np.unique(core[firm])
+        hung = np.stack([roots, np.full(len(roots), count), np.full(len(roots), 2 * FIRM)], 1)
+        tree = _forest(count + 1, np.concatenate([links, hung]))
+        groups = components(count, *tree[tree[:, 1] < count, :2].astype(np.int64).T)
+    else:
+        groups = _added(core, firm, links[links[:, 2] < FIRM])
+    ends = groups.reshape(-1, 2)
     # A trusted pair between two groups is in none.
     return np.where((sure | trusted) & (ends[:, 0] == ends[:, 1]), ends[:, 0], -1)
 
@@ -276,11 +242,9 @@ def _support(table: PairTable, sigma: float) -> Array:
     low, high = table.ends.min(1, initial=count), table.ends.max(1, initial=0)
     keys = low * count + high
     # Two pictures may have several pairs, of different views: the best is their edge.
-    order = np.lexsort((-table.scores, keys))
-    edges = order[np.unique(keys[order], return_index=True)[1]]
+    edges = best_of_each(keys, table.scores)
     edges = edges[low[edges] != high[edges]]
-    usable = np.abs(np.linalg.det(table.transforms[edges])) > 1e-12
-    edges = edges[usable]
+    edges = edges[np.abs(np.linalg.det(table.transforms[edges])) > 1e-12]
     if len(edges) < 3:
         return result
     points = table.points(SAMPLES).reshape(-1, 2, SAMPLES, 2)

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from artmodels.correspondence.cells import grid
-from artmodels.correspondence.views import VIEWS, from_view
+from artmodels.correspondence.views import VIEWS, from_view, sideways
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
 from artmodels.methods.artminer.discovery import Match
@@ -25,16 +25,18 @@ __all__ = [
     "components",
     "mapped",
     "overlapping",
-    "overlaps",
     "triangles",
 ]
 
 THRESHOLD = 0.015  # of the paper; 0.03 for its old and new photographs
 MASK_CELLS = 40  # of the longer side of a mask to be shown
 IOU_CELLS = 100  # of those that are compared
-BLOCK = 1024  # masks that are compared with all others of a picture at a time
+BLOCK = 1024  # maps that are made at a time
 MASKS = 2**13  # masks that are compared as bits at a time
-WEDGES = 2**20  # candidates for triangles that are looked at together
+WEDGES = 2**20  # candidates for triangles, and pairs of masks, that are looked at together
+
+UPRIGHT = {view: from_view(view).double().numpy() for view in VIEWS}  # from relative coordinates of a view
+TURNED = {view: np.linalg.inv(matrix) for view, matrix in UPRIGHT.items()}  # to these
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +65,14 @@ class Pair:
     @property
     def transform(self) -> Array:
         """[3, 3] float64: relative coordinates of the second picture, not turned, to those of the first."""
-        matrix: Array = self.match.transform.double().numpy() @ np.linalg.inv(from_view(self.view).double().numpy())
+        matrix: Array = self.match.transform.double().numpy() @ TURNED[self.view]
         return matrix
 
 
 class PairTable:
-    """Accepted pairs as arrays. An entry is one of the two ends of a pair: number 2 n is the first's of pair n.
+    """Accepted pairs as arrays: those judged "same", or scored above the threshold and not judged "no".
 
-    Attributes:
-        pairs: Those accepted: judged "same", or scored above the threshold and not judged "no".
-        names: Of their pictures, sorted.
-        ends: [n, 2] int64, the picture of each entry.
-        scores: [n] float64.
-        transforms: [n, 3, 3], see `Pair.transform`.
+    An entry is one of the two ends of a pair: number 2 n is the first's of pair n. Pictures are numbered by name.
     """
 
     def __init__(self, pairs: Sequence[Pair], threshold: float) -> None:
@@ -84,7 +81,7 @@ class PairTable:
         self.names = sorted({name for pair in self.pairs for name in (pair.first, pair.second)})
         place = {name: number for number, name in enumerate(self.names)}
         ends = [(place[pair.first], place[pair.second]) for pair in self.pairs]
-        self.ends = np.array(ends, np.int64).reshape(-1, 2)
+        self.ends = np.array(ends, np.int64).reshape(-1, 2)  # the picture of each entry
         self.scores = np.array([pair.match.score for pair in self.pairs], np.float64)
 
     def __len__(self) -> int:
@@ -93,12 +90,11 @@ class PairTable:
 
     @cached_property
     def transforms(self) -> Array:
-        """[n, 3, 3] float64."""
+        """[n, 3, 3] float64, see `Pair.transform`."""
         if not self.pairs:
             return np.zeros((0, 3, 3))
-        back = {view: np.linalg.inv(from_view(view).double().numpy()) for view in VIEWS}
         found = torch.stack([pair.match.transform for pair in self.pairs]).double().numpy()
-        matrices: Array = found @ np.stack([back[pair.view] for pair in self.pairs])
+        matrices: Array = found @ np.stack([TURNED[pair.view] for pair in self.pairs])
         return matrices
 
     @cached_property
@@ -138,15 +134,15 @@ class PairTable:
         points[sizes > 0] = ((cells[chosen[sizes > 0]] + 0.5) / shapes[sizes > 0, None])[..., ::-1]
         for number, view in enumerate(VIEWS):
             if view:
-                points[views == number] = mapped(from_view(view).double().numpy(), points[views == number])
+                points[views == number] = mapped(UPRIGHT[view], points[views == number])
         return points
 
     @cached_property
     def shapes(self) -> Array:
         """Rows and columns of the finest map of each picture, not turned: [names, 2]."""
         flat, (_, _, shapes, views) = self.ends.reshape(-1), self._cells
-        sideways = np.array([quarters % 2 == 1 for _, quarters in VIEWS.values()])[views]
-        shapes = np.where(sideways[:, None], shapes[:, ::-1], shapes)
+        lying = np.array([sideways(view) for view in VIEWS])[views]
+        shapes = np.where(lying[:, None], shapes[:, ::-1], shapes)
         order = np.lexsort((shapes.prod(1), flat))
         last = np.searchsorted(flat[order], np.arange(len(self.names)), side="right") - 1
         found: Array = shapes[order[last]]
@@ -155,34 +151,31 @@ class PairTable:
     def masks(self, picture: int, entries: Array, cells: int) -> Array:
         """What entries of one picture cover: [k, R, C] bool on a grid whose longer side has `cells` cells.
 
-        A surviving cell of a map covers itself and its eight neighbours; a cell of the grid is covered if its centre
-        is.
+        A surviving cell of a map covers itself and its eight neighbours, and a cell of the grid is covered if its
+        centre is.
         """
         tall, wide = self.shapes[picture].tolist()
         shape = grid(tall, wide, cells)
         covered = np.zeros((len(entries), *shape), bool)
         for members, maps in self.maps(entries):
-            rows, columns = (_nearest(*sizes) for sizes in zip(shape, maps.shape[1:], strict=True))
+            rows, columns = map(_nearest, shape, maps.shape[1:])
             covered[members] = maps[:, rows[:, None], columns]
         return covered
 
     def packed(self, entries: Array, cells: int) -> tuple[Array, Array]:
-        """The masks of entries of any pictures as bits, and what bounds them.
+        """The masks of entries of any pictures as bits [k, W] uint64, and their bounds [k, 5].
 
-        Returns:
-            [k, W] uint64 of each mask, row by row; those of one picture have the same layout. [k, 5] int64: how many
-            bits are set, and the first row and column that has one and those after the last.
+        Bits are in the order of rows, and masks of one picture have the same layout. Bounds are how many bits are set,
+        the first row and column that has one, and those after the last.
         """
         pictures, place = np.unique(self.ends.reshape(-1)[entries], return_inverse=True)
-        shapes = np.array([grid(tall, wide, cells) for tall, wide in self.shapes[pictures].tolist()], np.int64)
-        shapes = shapes.reshape(-1, 2)[place]
+        grids = [grid(tall, wide, cells) for tall, wide in self.shapes[pictures].tolist()]
+        shapes = np.array(grids, np.int64).reshape(-1, 2)[place]
         longest = int((shapes[:, 0] * -(-shapes[:, 1] // 8)).max(initial=0))  # bytes
         words = np.zeros((len(entries), -(-longest // 8)), np.uint64)
         bounds = np.zeros((len(entries), 5), np.int64)
         for members, maps in self.maps(entries, shapes):
-            rows, columns = (
-                _nearest(count, size) for count, size in zip(shapes[members[0]].tolist(), maps.shape[1:], strict=True)
-            )
+            rows, columns = map(_nearest, shapes[members[0]].tolist(), maps.shape[1:])
             # A line of the grid by its bits, from the bytes of a row of the map: a table is faster than bit by bit.
             octets = np.packbits(maps, axis=2)
             lines = np.zeros((*octets.shape[:2], -(-len(columns) // 8)), np.uint8)
@@ -202,14 +195,10 @@ class PairTable:
         return words, bounds
 
     def maps(self, entries: Array, kinds: Array | None = None) -> Iterator[tuple[Array, Array]]:
-        """What entries cover on their maps, a surviving cell with its eight neighbours; those of one shape together.
+        """What entries [k] cover on their maps, a surviving cell with its eight neighbours, some of a shape at a time.
 
-        Args:
-            entries: [k] their numbers.
-            kinds: [k, 2] what else those together have in common, such as a grid; not negative.
-
-        Yields:
-            Places among the entries; their maps [b, r, c] bool of the picture as it is, not turned.
+        Kinds [k, 2], not negative, are what else those have in common, such as a grid. Gives places among the entries,
+        and their maps [b, r, c] bool of the picture as it is, not turned.
         """
         cells, starts, shapes, views = self._cells
         kinds = np.zeros((len(entries), 0), np.int64) if kinds is None else kinds
@@ -221,12 +210,9 @@ class PairTable:
                 members = group[at : at + BLOCK]
                 chosen = entries[members]
                 sizes = starts[chosen + 1] - starts[chosen]
-                which = np.arange(sizes.sum()) + np.repeat(starts[chosen] - np.cumsum(sizes) + sizes, sizes)
-                rows, columns = (shapes[chosen[0]] + 2).tolist()
-                owner = np.repeat(np.arange(len(members)) * rows, sizes)
-                marked = np.zeros((len(members), rows, columns), bool)
-                row, column = cells[which].T
-                marked.reshape(-1)[(owner + row + 1) * columns + column + 1] = True
+                row, column = cells[_counting(starts[chosen], sizes)].T
+                marked = np.zeros((len(members), *(shapes[chosen[0]] + 2)), bool)
+                marked[np.repeat(np.arange(len(members)), sizes), row + 1, column + 1] = True
                 wide = marked[:, :, :-2] | marked[:, :, 1:-1] | marked[:, :, 2:]
                 seen = wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
                 mirrored, quarters = tuple(VIEWS.values())[views[chosen[0]]]
@@ -239,20 +225,28 @@ def _nearest(count: int, size: int) -> Array:
     return (2 * np.arange(count) + 1) * size // (2 * count)
 
 
+def _counting(starts: Array, counts: Array) -> Array:
+    """As many whole numbers from each start on as its count says, one behind the other."""
+    found: Array = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return found
+
+
+def _portions(counts: Array) -> Iterator[Array]:
+    """The places of counts, as many at a time as add up to `WEDGES`, and one at least."""
+    ends, start = np.cumsum(counts), 0
+    while start < len(counts):
+        most = ends[start] - counts[start] + WEDGES
+        stop = max(start + 1, int(np.searchsorted(ends, most, side="right")))
+        yield np.arange(start, stop)
+        start = stop
+
+
 def overlapping(table: PairTable, entries: Array, overlap: float, cells: int = IOU_CELLS) -> Iterator[Array]:
-    """Which entries cover the same part of the same picture.
+    """Which entries cover the same part of the same picture, each of them given once.
 
-    Masks are compared bit by bit where their sizes and the boxes around them allow an intersection over union above
-    the one asked for. Memory does not grow with the pairs of entries.
-
-    Args:
-        table: Of pairs.
-        entries: Those to compare, each once.
-        overlap: Intersection over union to exceed, in [0, 1).
-        cells: Of the longer side of the grid.
-
-    Yields:
-        [b, 3] float64: two entries, the smaller number first, and their intersection over union.
+    Masks on a grid of so many cells are compared bit by bit where their sizes and the boxes around them allow an
+    intersection over union above the one asked for, which is in [0, 1). Memory does not grow with the pairs of entries.
+    Gives [b, 3] float64: two entries, the smaller number first, and their intersection over union.
     """
     pictures = table.ends.reshape(-1)[entries]
     order = np.lexsort((entries, pictures))
@@ -263,18 +257,11 @@ def overlapping(table: PairTable, entries: Array, overlap: float, cells: int = I
         words, bounds = table.packed(entries[group], cells)
         owner = pictures[group]
         later = np.searchsorted(owner, owner, side="right") - np.arange(len(group)) - 1
-        ends = np.cumsum(later)
-        start = 0
-        while start < len(group):
-            stop = max(start + 1, int(np.searchsorted(ends, ends[start] - later[start] + WEDGES, side="right")))
-            counts = later[start:stop]
-            one = np.repeat(np.arange(start, stop), counts)
-            other = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts) + one + 1
+        for part in _portions(later):
+            one, other = np.repeat(part, later[part]), _counting(part + 1, later[part])
             areas = bounds[one, 0] + bounds[other, 0]
-            high, low = (
-                np.minimum(bounds[one, 3:], bounds[other, 3:]),
-                np.maximum(bounds[one, 1:3], bounds[other, 1:3]),
-            )
+            low = np.maximum(bounds[one, 1:3], bounds[other, 1:3])
+            high = np.minimum(bounds[one, 3:], bounds[other, 3:])
             most = (high - low).clip(0).prod(1)
             most = np.minimum(most, np.minimum(bounds[one, 0], bounds[other, 0]))
             possible = np.flatnonzero(most > overlap * (areas - most))
@@ -286,24 +273,6 @@ def overlapping(table: PairTable, entries: Array, overlap: float, cells: int = I
                 above = common > overlap * union
                 here, there = entries[group[here[above]]], entries[group[there[above]]]
                 yield np.stack([here, there, common[above] / union[above]], 1)
-            start = stop
-
-
-def overlaps(masks: Array) -> Iterator[tuple[slice, Array, Array]]:
-    """Cells that masks have in common with each other, some masks at a time.
-
-    Args:
-        masks: [k, G] bool.
-
-    Yields:
-        Which masks; the cells in common [b, k] of each of these with all; those that either has, [b, k]; float32.
-    """
-    used = masks[:, masks.any(0)].astype(np.float32)
-    areas = used.sum(1)
-    for start in range(0, len(used), BLOCK):
-        part = slice(start, start + BLOCK)
-        common = used[part] @ used.T
-        yield part, common, areas[part, None] + areas - common
 
 
 def components(count: int, one: Array, other: Array) -> Array:
@@ -316,16 +285,10 @@ def components(count: int, one: Array, other: Array) -> Array:
 
 
 def triangles(low: Array, high: Array, count: int) -> Iterator[Array]:
-    """All triangles of a graph.
+    """All triangles of a graph of so many nodes, whose edges lead from smaller ones [m] to larger ones [m], each once.
 
-    Args:
-        low: [m] int64, one end of each edge.
-        high: [m], the other, which is larger; no edge occurs twice.
-        count: Of nodes.
-
-    Yields:
-        [t, 3] int64: numbers of the edges u-v, v-w and u-w, where u comes before v before w in the order of
-        degrees, so that no node has many triangles that start at it.
+    Gives [t, 3]: numbers of the edges u-v, v-w and u-w, where u comes before v before w in the order of degrees, so
+    that no node has many triangles that start at it.
     """
     degree = np.bincount(np.concatenate([low, high]), minlength=count)
     rank = np.argsort(np.argsort(degree, kind="stable"), kind="stable")
@@ -336,19 +299,12 @@ def triangles(low: Array, high: Array, count: int) -> Iterator[Array]:
     tail, head, keys = tail[order], head[order], keys[order]
     starts = np.searchsorted(tail, np.arange(count + 1))
     widths = starts[head + 1] - starts[head]
-    ends = np.cumsum(widths)
-    start = 0
-    while start < len(tail):
-        before = ends[start] - widths[start]
-        stop = max(start + 1, int(np.searchsorted(ends, before + WEDGES, side="right")))
-        wide = widths[start:stop]
-        first = np.repeat(np.arange(start, stop), wide)
-        second = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide) + starts[head[first]]
+    for part in _portions(widths):
+        first, second = np.repeat(part, widths[part]), _counting(starts[head[part]], widths[part])
         wanted = tail[first] * count + head[second]
         place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         closed = keys[place] == wanted
         yield order[np.stack([first, second, place], 1)[closed]]
-        start = stop
 
 
 def mapped(matrices: Array, points: Array) -> Array:

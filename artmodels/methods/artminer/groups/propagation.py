@@ -6,75 +6,59 @@ from dataclasses import dataclass
 import numpy as np
 
 from artmodels.images.decoding import Array
-from artmodels.methods.artminer.groups.pairtable import IOU_CELLS, THRESHOLD, Pair, PairTable, check, mapped, overlaps
+from artmodels.methods.artminer.consensus import best_of_each
+from artmodels.methods.artminer.groups.pairtable import IOU_CELLS, THRESHOLD, Pair, PairTable, check, mapped
 
 __all__ = ["Propagated", "propagate"]
 
+BLOCK = 1024  # masks that are compared with all others of a picture at a time
 ROWS = 2**20  # proposals that are collected before the best are chosen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Propagated:
-    """A match that was not found but follows from two that were; only ever a proposal.
-
-    Attributes:
-        first: Name of a picture.
-        second: Name of another.
-        via: Name of the third, which both match in the same place.
-        score: The smaller one of the two pairs, times the share of the smaller region that both have in `via`.
-        transform: [3, 3] float64, relative coordinates of the second to those of the first.
-        first_box: Left, top, right, bottom of the shared region in the first, relative, cut at its border.
-        second_box: In the second.
-        sources: The two pairs it was composed of: first and `via`, `via` and second.
-        propagated: True; a `Pair` has no such attribute.
-    """
+    """A match of two pictures that was not found but follows from two that were; only ever a proposal."""
 
     first: str
     second: str
-    via: str
-    score: float
-    transform: Array
-    first_box: tuple[float, float, float, float]
-    second_box: tuple[float, float, float, float]
-    sources: tuple[Pair, Pair]
-    propagated: bool = True
+    via: str  # the third picture, which both match in the same place
+    score: float  # the smaller one of the two pairs, times the share of the smaller region that both have in `via`
+    transform: Array  # [3, 3] float64, relative coordinates of the second to those of the first
+    first_box: tuple[float, float, float, float]  # relative left, top, right, bottom of the region, cut at the border
+    second_box: tuple[float, float, float, float]  # the same in the second
+    sources: tuple[Pair, Pair]  # of first and `via`, `via` and second
+    propagated: bool = True  # a `Pair` has no such attribute
 
 
 def propagate(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, overlap: float = 0.3) -> list[Propagated]:
     """What follows by composing: A matches B and B matches C in the same region, but A and C were not found to match.
 
-    Args:
-        pairs: As in `image_clusters`. Two pictures judged "no" are never proposed.
-        threshold: As there.
-        overlap: As in `region_clusters`, in B.
-
-    Returns:
-        The best of each two pictures, by falling score; names are in alphabetical order.
-
-    Raises:
-        ConfigError: A setting is out of range.
+    Arguments and errors are those of `region_clusters`; two pictures judged "no" are never proposed. Gives the best of
+    each two pictures, by falling score; names are in alphabetical order.
     """
     check(threshold=threshold, overlap=overlap)
     table = PairTable(pairs, threshold)
     count = len(table.names)
     place = {name: number for number, name in enumerate(table.names)}
     no = [(place[p.first], place[p.second]) for p in pairs if p.accepted is False and {p.first, p.second} <= set(place)]
-    taken = np.concatenate([table.ends, np.array(no, np.int64).reshape(-1, 2)])
-    known = np.unique(taken.min(1, initial=count) * count + taken.max(1, initial=0))
+    settled = np.concatenate([table.ends, np.array(no, np.int64).reshape(-1, 2)])
+    known = np.unique(settled.min(1, initial=count) * count + settled.max(1, initial=0))
     # Rows: key of the two pictures, score, B, entry of A's pair in B, entry of C's.
     best, waiting = np.zeros((0, 5)), list[Array]()
     for picture in range(count):
         entries = table.entries(picture)
         if len(entries) < 2:
             continue
-        masks = table.masks(picture, entries, IOU_CELLS)
-        masks = masks.reshape(len(entries), -1)
+        masks = table.masks(picture, entries, IOU_CELLS).reshape(len(entries), -1)
+        masks = masks[:, masks.any(0)].astype(np.float32)
         areas = masks.sum(1)
         far = table.ends[entries // 2, 1 - entries % 2]
-        for part, common, union in overlaps(masks):
-            one, other = np.nonzero(common > overlap * union)
+        for start in range(0, len(masks), BLOCK):
+            part = slice(start, start + BLOCK)
+            common = masks[part] @ masks.T
+            one, other = np.nonzero(common > overlap * (areas[part, None] + areas - common))
             shared = common[one, other]
-            one += part.start
+            one += start
             a, c = far[one], far[other]
             keys = a * count + c
             spot = np.searchsorted(known, keys).clip(max=len(known) - 1)
@@ -92,24 +76,21 @@ def propagate(pairs: Sequence[Pair], *, threshold: float = THRESHOLD, overlap: f
 
 
 def _best(rows: Array) -> Array:
-    """Of rows with the same first number that with the largest second one, of equals that with the smallest third."""
-    rows = rows[np.lexsort((rows[:, 2], -rows[:, 1], rows[:, 0]))]
-    return rows[np.unique(rows[:, 0], return_index=True)[1]]
+    """Of rows with the same first number the first one with the largest second number."""
+    return rows[best_of_each(rows[:, 0], rows[:, 1])]
 
 
 def _proposals(table: PairTable, rows: Array) -> list[Propagated]:
-    found = list[Propagated | None]([None] * len(rows))
+    found = dict[int, Propagated]()
     whole = rows[:, 2:].astype(np.int64)
     order = np.argsort(whole[:, 0], kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(whole[order, 0])) + 1):
         for start in range(0, len(group), 1024):
             numbers = group[start : start + 1024]
-            if not len(numbers):
-                continue
             picture = int(whole[numbers[0], 0])
             wanted, inverse = np.unique(whole[numbers, 1:], return_inverse=True)
             both: Array = table.masks(picture, wanted, IOU_CELLS)[inverse.reshape(-1, 2)]
-            corners = _corners(np.logical_and(both[:, 0], both[:, 1]))
+            corners = _corners(both[:, 0] & both[:, 1])
             to_a, to_c = (_outward(table, whole[numbers, side]) for side in (1, 2))
             boxes = [
                 np.concatenate([at.min(1), at.max(1)], 1).clip(0, 1)
@@ -129,7 +110,7 @@ def _proposals(table: PairTable, rows: Array) -> list[Propagated]:
                     second_box=tuple(right.tolist()),
                     sources=(table.pairs[one // 2], table.pairs[other // 2]),
                 )
-    return [proposal for proposal in found if proposal is not None]
+    return [found[n] for n in range(len(rows))]
 
 
 def _outward(table: PairTable, entries: Array) -> Array:

@@ -10,29 +10,18 @@ never over patches.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from annotated_types import Ge, MultipleOf
 from torch import Tensor
 
 from artmodels.correspondence.cells import Pyramid
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.methods.artminer.oneshot import window_cosine
+from artmodels.settings import Count, Settings
 
-__all__ = [
-    "PatchMatches",
-    "MiningConfig",
-    "Pairs",
-    "PatchPlaces",
-    "Pyramids",
-    "candidates",
-    "corners",
-    "mine",
-    "perimeter",
-    "proposals",
-    "validated",
-    "votes",
-]
+__all__ = ["MiningConfig", "Pairs", "PatchMatches", "PatchPlaces", "Pyramids", "corners", "mine"]
 
 MERGED = 64  # pictures whose hits are merged into the best at a time
 REACH = 1  # cells by which a vote may miss its place, and a positive be away from it
@@ -51,49 +40,39 @@ class Pyramids(Protocol):
         """The features of one, each cell of length 1; float16 is searched as float32."""
 
 
+EvenSide = Annotated[int, Ge(2), MultipleOf(2)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class MiningConfig:
-    """How pairs are mined. Defaults are the paper's.
+class MiningConfig(Settings):
+    """How pairs are mined. Defaults are the paper's."""
 
-    Attributes:
-        proposals: Patches that are cut at random.
-        patch: Their side in cells.
-        sides: Longer sides, in cells, of the maps that patches are cut from. The released code has 40, too, which is
-            none of the seven scales that are searched.
-        margin: Cells at a border that are neither proposed nor found: what is padded tells how far the border is.
-        keep: Pictures in which a patch is found, the best ones.
-        draws: Pairs of such places that are looked at.
-        region: Side in cells, even, of the square around a place whose outermost cells vote.
-        corners: Side in cells, even, of the square whose corners are trained on.
-        pairs: That are kept, those with the most votes.
-        least: Votes that a pair must have. The paper keeps the best pairs however few their votes: 0. In a small
-            collection that has hardly any repeated detail those would be noise.
-        memory: Bytes that the cosines of a chunk may take.
-    """
-
-    proposals: int = 2000
-    patch: int = 2
-    sides: tuple[int, ...] = (68, 60, 49, 36)
-    margin: int = 5
-    keep: int = 10
-    draws: int = 2000
-    region: int = 10
-    corners: int = 12
-    pairs: int = 200
-    least: int = 0
-    memory: int = 2**26
+    proposals: Annotated[Count, "Patches that are cut at random."] = 2000
+    patch: Annotated[Count, "Their side in cells."] = 2
+    sides: Annotated[
+        tuple[int, ...],
+        "Longer sides, in cells, of the maps that patches are cut from. The released code has 40, too, which is none "
+        "of the seven scales that are searched.",
+    ] = (68, 60, 49, 36)
+    margin: Annotated[
+        int, "Cells at a border that are neither proposed nor found: what is padded tells how far the border is."
+    ] = 5
+    keep: Annotated[int, Ge(2), "Pictures in which a patch is found, the best ones: a pair is two of them."] = 10
+    draws: Annotated[Count, "Pairs of such places that are looked at."] = 2000
+    region: Annotated[EvenSide, "Side in cells of the square around a place whose outermost cells vote."] = 10
+    corners: Annotated[EvenSide, "Side in cells of the square whose corners are trained on."] = 12
+    pairs: Annotated[Count, "Pairs that are kept, those with the most votes."] = 200
+    least: Annotated[
+        int,
+        "Votes that a pair must have. The paper keeps the best pairs however few their votes: 0. In a small collection "
+        "that has hardly any repeated detail those would be noise.",
+    ] = 0
+    memory: Annotated[Count, "Bytes that the cosines of a chunk may take."] = 2**26
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("proposals", "patch", "draws", "pairs", "memory"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.keep < 2:
-            raise ConfigError(f"keep={self.keep} must be at least 2: a pair is two places where a patch was found")
-        for name in ("region", "corners"):
-            side = getattr(self, name)
-            if side < 2 or side % 2:
-                raise ConfigError(f"{name}={side} must be even and at least 2")
+        super().__post_init__()
+        for name, side in {"region": self.region, "corners": self.corners}.items():
             if side // 2 > min(self.margin + 1, self.margin + self.patch - 1):
                 raise ConfigError(
                     f"{name}={side} reaches beyond the picture at a place {self.margin} cells from its border: give a "
@@ -108,18 +87,11 @@ class MiningConfig:
 
 @dataclass(frozen=True, eq=False)
 class PatchPlaces:
-    """Where patches are: int64 tensors of one shape, on the CPU.
+    """Where patches are: int64 tensors of one shape, on the CPU."""
 
-    Attributes:
-        image: Number of the picture.
-        scale: Number of the map in its pyramid.
-        row: Of the top left cell.
-        column: Of it.
-    """
-
-    image: Tensor
-    scale: Tensor
-    row: Tensor
+    image: Tensor  # number of the picture
+    scale: Tensor  # number of the map in its pyramid
+    row: Tensor  # of the top left cell
     column: Tensor
 
     def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> "PatchPlaces":
@@ -129,37 +101,25 @@ class PatchPlaces:
 
 @dataclass(frozen=True, eq=False)
 class PatchMatches:
-    """Where each of P patches was found.
+    """Where each of P patches was found."""
 
-    Attributes:
-        places: [P, k], one in each of k pictures, the best first.
-        scores: float32 [P, k], the cosines; -inf where there was no other picture.
-    """
-
-    places: PatchPlaces
-    scores: Tensor
+    places: PatchPlaces  # [P, k], one in each of k pictures, the best first
+    scores: Tensor  # float32 [P, k], the cosines; -inf where there was no other picture
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of places that agree.
+    """Pairs of places that agree."""
 
-    Attributes:
-        first: [n].
-        second: [n].
-        votes: int64 [n], most first.
-    """
-
-    first: PatchPlaces
-    second: PatchPlaces
-    votes: Tensor
+    first: PatchPlaces  # [n]
+    second: PatchPlaces  # [n]
+    votes: Tensor  # int64 [n], most first
 
     def table(self) -> Tensor:
         """All of it as int64 [n, 9]: image, scale, row, column of first and second, and votes."""
-        both = [
-            getattr(places, name) for places in (self.first, self.second) for name in PatchPlaces.__dataclass_fields__
-        ]
-        return torch.stack([*both, self.votes], 1)
+        both = (self.first, self.second)
+        columns = [column for places in both for column in (places.image, places.scale, places.row, places.column)]
+        return torch.stack([*columns, self.votes], 1)
 
     @classmethod
     def of(cls, table: Tensor) -> "Pairs":
@@ -206,11 +166,8 @@ def proposals(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) ->
 def candidates(pyramids: Pyramids, patches: PatchPlaces, config: MiningConfig) -> PatchMatches:
     """Search every patch [P] in all other pictures, at all scales.
 
-    Of a picture only the best position counts, and only the best pictures are kept. The memory is that of the patches,
-    of one pyramid and of a chunk of cosines.
-
-    Returns:
-        [P, k] with k = `keep`, or the number of pictures if that is less.
+    Of a picture only the best position counts, and of the pictures only the best `keep`. The memory is that of the
+    patches, of one pyramid and of a chunk of cosines.
     """
     square = torch.cartesian_prod(*2 * [torch.arange(config.patch)])
     kernels = _gathered(pyramids, patches, square)  # [P, cells, D]
@@ -293,12 +250,7 @@ def validated(pyramids: Pyramids, found: PatchMatches, config: MiningConfig, rng
 
 
 def mine(pyramids: Pyramids, config: MiningConfig, rng: torch.Generator) -> Pairs:
-    """Propose, search and validate.
-
-    Raises:
-        ConfigError: The pyramids have different scales.
-        DatasetError: See `proposals`.
-    """
+    """Propose, search and validate; pyramids with different scales are a ConfigError."""
     numbers = {len(pyramids[i].maps) for i in range(len(pyramids))}
     if len(numbers) > 1:
         raise ConfigError(f"pictures have {sorted(numbers)} scales: describe all of them at the same ones")
@@ -319,9 +271,7 @@ def _gathered(pyramids: Pyramids, places: PatchPlaces, offsets: Tensor) -> Tenso
     """Features float32 [n, k, D] of the cells at k offsets [k, 2] from each of n places."""
     first = pyramids[0].maps[0]
     values = first.new_empty(len(places.image), len(offsets), len(first), dtype=torch.float32)
-    rows, columns = (
-        start[:, None] + offset for start, offset in zip((places.row, places.column), offsets.T, strict=True)
-    )
+    rows, columns = places.row[:, None] + offsets[:, 0], places.column[:, None] + offsets[:, 1]
     for chosen, features in _by_map(pyramids, places):
         cells = features[:, rows[chosen], columns[chosen]]  # [D, n, k]
         values[chosen.to(values.device)] = cells.permute(1, 2, 0).float()

@@ -37,15 +37,11 @@ def contrast(
     Returns:
         Means of both terms.
     """
+    at, there = at.to(first.device), there.to(first.device)
     forth, near = _cosines(first, at, second, there)
     back, near_back = _cosines(second, there, first, at)
     alike = forth.masked_fill(~near, -torch.inf).amax(1)
-    wrong = torch.maximum(
-        *(
-            _hardest(cosines, around if masked else torch.zeros_like(around), negatives)
-            for cosines, around in ((forth, near), (back, near_back))
-        )
-    )
+    wrong = torch.maximum(_hardest(forth, near & masked, negatives), _hardest(back, near_back & masked, negatives))
     return (threshold - alike).relu().mean(), (wrong - (1 - threshold)).relu().mean()
 
 
@@ -67,16 +63,8 @@ def principal(describer: Describer, pictures: Iterable[Tensor], longest: int, di
     """The directions [C, dims] along which unit features of cells are largest: orthonormal, the most important first.
 
     Nothing is subtracted first, since a projection cannot: these directions keep cosines best. Of each, the entry of
-    largest magnitude is positive.
-
-    Args:
-        describer: Without a projection.
-        pictures: [1, 3, H, W] each.
-        longest: Cells of the longer side.
-        dims: At most C.
-
-    Raises:
-        ConfigError: There are not so many.
+    largest magnitude is positive. The describer has no projection; each picture [1, 3, H, W] is described by `longest`
+    cells on its longer side. More directions than channels are a ConfigError.
     """
     if dims > describer.dims:
         raise ConfigError(f"dims={dims} is more than the {describer.dims} channels of {describer.tap!r}")

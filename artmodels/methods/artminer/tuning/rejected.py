@@ -1,8 +1,7 @@
 """What an expert's "no" teaches: two pictures, or a detail and a picture, that look alike and do not show the same.
 
-Verdicts come from a file (`artmodels.methods.artminer.evidence.verdicts`). When a backbone is tuned
-(`artmodels.methods.artminer.tuning.tune`), such pairs are hard negatives, and never positives. The paper has no
-verdicts: all of this is ours.
+Verdicts come from a file (`evidence.verdicts`). When a backbone is tuned (`tuning.tune`), such pairs are hard
+negatives, and never positives. The paper has no verdicts: all of this is ours.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,40 +18,28 @@ from artmodels.errors import DatasetError, ImageError
 from artmodels.methods.artminer.evidence.verdicts import Verdict, hard_negatives
 from artmodels.methods.artminer.tuning.mining import Pairs
 
-__all__ = ["Rejected", "apart", "inside", "rejected", "taken"]
+__all__ = ["Rejected", "cells_inside", "find_rejected", "is_rejected", "rejected_hinge"]
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Two pictures that do not show the same.
+    """Two pictures that do not show the same."""
 
-    Attributes:
-        first: Number of a picture.
-        second: Of the other.
-        box: Left, top, right, bottom of the detail that was asked about, as shares of the first picture.
-    """
-
-    first: int
+    first: int  # number of a picture
     second: int
-    box: Box = WHOLE
+    box: Box = WHOLE  # of the detail that was asked about, as shares of the first picture
 
 
-def rejected(verdicts: Iterable[Verdict], root: Path, files: Sequence[Path], *, read: int) -> list[Rejected]:
-    """Find the pictures that were judged "no" among those of a folder.
+def find_rejected(verdicts: Iterable[Verdict], root: Path, files: Sequence[Path], *, read: int) -> list[Rejected]:
+    """Find the pairs, and details and pictures, that were judged "no" among the pictures of a folder.
 
-    Args:
-        verdicts: All that were given, in their order, on pictures named by their path inside the folder.
-        root: The folder.
-        files: The pictures, in the order of their numbers.
-        read: How many of them could be read: the others have no number.
-
-    Returns:
-        One for each pair, or detail and picture; those about other pictures are left out.
+    Verdicts, all that were given and in their order, name pictures by their path inside the folder `root`. The files
+    are in the order of their numbers; `read` of them could be read, and the others have no number.
 
     Raises:
-        DatasetError: There are some, and all are about other pictures.
+        DatasetError: There are verdicts "no", and all are about other pictures.
     """
     refused = hard_negatives(verdicts)
     if not refused:
@@ -86,7 +73,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     return loaded.width, loaded.height
 
 
-def inside(box: Box, shape: Sequence[int]) -> Tensor:
+def cells_inside(box: Box, shape: Sequence[int]) -> Tensor:
     """Numbers int64 [n] of the cells of a map of R x C whose centres are in a box; if none, of the nearest one."""
     rows, columns = shape
     y, x = (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns
@@ -97,22 +84,13 @@ def inside(box: Box, shape: Sequence[int]) -> Tensor:
     return within.flatten().nonzero()[:, 0]
 
 
-def apart(first: Tensor, second: Tensor, cells: Tensor, *, hardest: int, negatives: int, threshold: float) -> Tensor:
-    """How much cells look like anything in a picture that does not show them.
+def rejected_hinge(
+    first: Tensor, second: Tensor, cells: Tensor, *, hardest: int, negatives: int, threshold: float
+) -> Tensor:
+    """How much cells, by their numbers in the first map, look like anything in a picture that does not show them.
 
-    The term [n - (1 - lambda)]+ of `artmodels.methods.artminer.tuning.objective.contrast`, where every cell of the
-    second map is a wrong one, over the cells that are most deceptive.
-
-    Args:
-        first: [D, R, C], each cell of length 1.
-        second: [D, R2, C2].
-        cells: int64 [n], numbers of cells of the first map.
-        hardest: Of them that count, those with the greatest n.
-        negatives: K, the greatest cosines of a cell that n is the mean of.
-        threshold: lambda.
-
-    Returns:
-        The mean of the term.
+    The mean of the term [n - (1 - lambda)]+ of `objective.contrast`, where every cell of the second map is a wrong one,
+    over the cells that are most deceptive: the `hardest` with the greatest n.
     """
     cosines = first.flatten(1)[:, cells.to(first.device)].T @ second.flatten(1)
     wrong = cosines.topk(min(negatives, cosines.shape[1]), dim=1).values.mean(1)
@@ -120,17 +98,12 @@ def apart(first: Tensor, second: Tensor, cells: Tensor, *, hardest: int, negativ
     return (worst - (1 - threshold)).relu().mean()
 
 
-def taken(
+def is_rejected(
     pairs: Pairs, numbers: Tensor, pyramids: Sequence[Pyramid], patch: int, refused: Iterable[Rejected]
 ) -> Tensor:
-    """Which mined pairs are what an expert rejected: bool [n].
+    """Which mined pairs, of patches with so many cells a side, are what an expert rejected: bool [n].
 
-    Args:
-        pairs: [n], numbered as the pyramids are.
-        numbers: int64, of the pictures of the pyramids among all.
-        pyramids: That were mined.
-        patch: Side of a patch in cells.
-        refused: By the numbers among all.
+    Pairs are numbered as the pyramids are; `numbers` are those of the pyramids among all pictures, as in `refused`.
     """
     found = torch.zeros(len(pairs.votes), dtype=torch.bool)
     shapes = torch.tensor([[list(cells.shape[1:]) for cells in pyramid.maps] for pyramid in pyramids])

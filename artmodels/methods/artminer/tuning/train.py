@@ -2,23 +2,23 @@
 
 Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature Learning"
 (arXiv:1903.02678), section 3 and its released code. Pairs of places are mined with the features as they are
-(`artmodels.methods.artminer.tuning.mining`). Of each pair only the corners of a square are trained on that is larger
-than the region that was verified: what is easy to match is known, and what lies beside it is to become so.
+(`tuning.mining`). Of each pair only the corners of a square are trained on that is larger than the region that was
+verified: what is easy to match is known, and what lies beside it is to become so.
 
 Our extensions. A small collection has few repeated details, so part of the pairs are copies: a crop, and the same
 crop in another manner, worn, turned or mirrored, whose correspondence is known and not guessed. An expert's "no" is a
-hard negative, and never a positive (`artmodels.methods.artminer.tuning.rejected`). Statistics of normalisation, which
-the original goes on estimating, are folded into the weights. The original trains 15 000 updates.
+hard negative, and never a positive (`tuning.rejected`). Statistics of normalisation, which the original goes on
+estimating, are folded into the weights. The original trains 15 000 updates.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval, MinLen
 from torch import Tensor, nn
 
 from artmodels import features
@@ -31,13 +31,14 @@ from artmodels.features.stages import Convolution
 from artmodels.methods.art_resnet.retrieval import recall, squares, stylised
 from artmodels.methods.art_resnet.train import SEEN_STYLES, UNSEEN_STYLES
 from artmodels.methods.art_resnet.views import Views
-from artmodels.methods.artminer.config import ArtMinerConfig
 from artmodels.methods.artminer.evidence.verdicts import Verdict
-from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchPlaces, corners, mine
+from artmodels.methods.artminer.pipeline import ArtMinerConfig
+from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, corners, mine
 from artmodels.methods.artminer.tuning.objective import contrast, principal
-from artmodels.methods.artminer.tuning.rejected import apart, inside, rejected, taken
+from artmodels.methods.artminer.tuning.rejected import cells_inside, find_rejected, is_rejected, rejected_hinge
 from artmodels.methods.fast_style import FastStyle
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Share
 from artmodels.training import Recipe, Sources
 
 __all__ = ["ArtMinerRecipe", "ArtMinerSettings"]
@@ -48,87 +49,59 @@ VERIFIED = 50  # pairs of held-out pictures, for the report
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtMinerSettings:
-    """Settings of the recipe. The defaults are for some hundred pictures on one core of a CPU.
+class ArtMinerSettings(Settings):
+    """Settings of the recipe. The defaults are for some hundred pictures on one core of a CPU."""
 
-    Attributes:
-        backbone: Checkpoint to start from, a name that `artmodels.features` knows.
-        tap: Of it, whose positions are the cells.
-        padding: Of the backbone, see `FeatureExtractor`.
-        dims: Numbers of a cell after the projection that is published with the weights.
-        folders: Of the data, that hold the pictures.
-        side: Shorter side in pixels to which pictures are reduced when they are read.
-        scales: Cells of the longer side of the maps that are searched, largest first. The paper has `SCALES`.
-        mining: How pairs are mined.
-        searched: Pictures that are mined at a time, drawn anew each time. The paper has 2000.
-        described: Pictures that the projection is found from.
-        begin: Update before which pairs are mined first; copies alone are trained on until then.
-        every: Updates after which they are mined again. The paper has 50.
-        batch: Pairs an update.
-        copies: Share of the pairs that are copies. The paper has 0.
-        cells: Side of a copy.
-        anchors: Cells of a copy that are trained on.
-        styles: Checkpoints of fast style that copies are made with.
-        stylised: Share of the copies that are stylised; the others are worn as photographs and scans are.
-        arbitrary: Share of the stylised copies that `arbitrary-style` makes, from the collection's own pictures.
-        turned: Share of the copies that are turned or mirrored, too.
-        views: How, see `artmodels.correspondence.views.VIEWS`.
-        negatives: K, cells that count as the most similar wrong ones.
-        threshold: lambda: positives are to be above it, negatives below 1 - lambda.
-        masked: Whether the cells around the right one are left out of the negatives. The released code has them in.
-        judged: Pairs an update that an expert rejected, where verdicts are given.
-        shown_from: `ArtMinerConfig.threshold` of what is published; measured afterwards, it decides no weights.
-        linked_from: `ArtMinerConfig.pair_threshold` of the same.
-    """
-
-    backbone: str = "art-resnet"
-    tap: str = "layer3"
-    padding: str = "reflect"
-    dims: int = 64
-    folders: tuple[str, ...] = ("paintings",)
-    side: int = 480
-    scales: tuple[int, ...] = (40, 34, 28, 20)
-    mining: MiningConfig = MiningConfig(proposals=1000, sides=(34, 28), least=9)
-    searched: int = 200
-    described: int = 40
-    begin: int = 60
-    every: int = 90
-    batch: int = 4
-    copies: float = 0.75
-    cells: int = 20
-    anchors: int = 32
-    styles: tuple[str, ...] = SEEN_STYLES
-    stylised: float = 0.7
-    arbitrary: float = 0.5
-    turned: float = 0.3
-    views: tuple[str, ...] = tuple(view for view in VIEWS if view)
-    negatives: int = 10
-    threshold: float = 0.8
-    masked: bool = True
-    judged: int = 1
-    shown_from: float = ArtMinerConfig.threshold
-    linked_from: float = ArtMinerConfig.pair_threshold
+    backbone: Annotated[str, "Checkpoint to start from, a name that `artmodels.features` knows."] = "art-resnet"
+    tap: Annotated[str, "Tap of the backbone, whose positions are the cells."] = "layer3"
+    padding: Annotated[str, "Padding of the backbone, see `FeatureExtractor`."] = "reflect"
+    dims: Annotated[Count, "Numbers of a cell after the projection that is published with the weights."] = 64
+    folders: Annotated[tuple[str, ...], "Folders of the data that hold the pictures."] = ("paintings",)
+    side: Annotated[int, "Shorter side in pixels to which pictures are reduced when they are read."] = 480
+    scales: Annotated[
+        tuple[int, ...],
+        MinLen(1),
+        "Cells of the longer side of the maps that are searched, largest first. The paper has `SCALES`.",
+    ] = (40, 34, 28, 20)
+    mining: Annotated[MiningConfig, "How pairs are mined."] = MiningConfig(proposals=1000, sides=(34, 28), least=9)
+    searched: Annotated[Count, "Pictures that are mined at a time, drawn anew each time. The paper has 2000."] = 200
+    described: Annotated[Count, "Pictures that the projection is found from."] = 40
+    begin: Annotated[
+        int, Ge(0), "Update before which pairs are mined first; copies alone are trained on until then."
+    ] = 60
+    every: Annotated[Count, "Updates after which they are mined again. The paper has 50."] = 90
+    batch: Annotated[Count, "Pairs an update."] = 4
+    copies: Annotated[Share, "Share of the pairs that are copies. The paper has 0."] = 0.75
+    cells: Annotated[int, Ge(4), "Side of a copy."] = 20
+    anchors: Annotated[Count, "Cells of a copy that are trained on."] = 32
+    styles: Annotated[tuple[str, ...], "Checkpoints of fast style that copies are made with."] = SEEN_STYLES
+    stylised: Annotated[
+        Share, "Share of the copies that are stylised; the others are worn as photographs and scans are."
+    ] = 0.7
+    arbitrary: Annotated[
+        Share, "Share of the stylised copies that `arbitrary-style` makes, from the collection's own pictures."
+    ] = 0.5
+    turned: Annotated[Share, "Share of the copies that are turned or mirrored, too."] = 0.3
+    views: Annotated[tuple[str, ...], "How, see `artmodels.correspondence.views.VIEWS`."] = tuple(filter(None, VIEWS))
+    negatives: Annotated[Count, "K, cells that count as the most similar wrong ones."] = 10
+    threshold: Annotated[
+        float, Interval(gt=0.5, lt=1), "lambda: positives are to be above it, negatives below 1 - lambda."
+    ] = 0.8
+    masked: Annotated[
+        bool, "Whether the cells around the right one are left out of the negatives. The released code has them in."
+    ] = True
+    judged: Annotated[Count, "Pairs an update that an expert rejected, where verdicts are given."] = 1
+    shown_from: Annotated[
+        float, "`ArtMinerConfig.threshold` of what is published; measured afterwards, it decides no weights."
+    ] = ArtMinerConfig.threshold
+    linked_from: Annotated[float, "`ArtMinerConfig.pair_threshold` of the same."] = ArtMinerConfig.pair_threshold
 
     def __post_init__(self) -> None:
         """Check the values."""
+        super().__post_init__()
         check_views(self.views)
-        for name in ("dims", "searched", "described", "every", "batch", "anchors", "negatives", "judged"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("copies", "turned"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is a share, from 0 to 1")
-        if not 0.5 < self.threshold < 1:
-            raise ConfigError(f"threshold={self.threshold} must be above 0.5 and below 1")
-        if self.begin < 0 or self.cells < 4 or not self.scales:
-            raise ConfigError(f"begin={self.begin} must not be below 0, cells={self.cells} not below 4, scales not ()")
         if not set(self.mining.sides) <= set(self.scales):
             raise ConfigError(f"mining.sides={self.mining.sides} must be some of scales={self.scales}")
-
-    @property
-    def least(self) -> int:
-        """Cells of the shorter side of a map, at least: a patch then fits inside the margin."""
-        return self.mining.smallest
 
 
 class _Tuned(nn.Module):
@@ -155,11 +128,7 @@ class ArtMinerRecipe(Recipe):
     ) -> None:
         """Read backbone, styles and pictures; nothing is drawn, so the seed is only that of the batches.
 
-        Args:
-            settings: How.
-            sources: Where everything is.
-            seed: See above.
-            verdicts: Of experts, on pictures named by their path inside `sources.data`.
+        Verdicts are on pictures named by their path inside `sources.data`.
 
         Raises:
             ConfigError: The backbone has no such tap, or fewer channels than `dims`.
@@ -167,14 +136,14 @@ class ArtMinerRecipe(Recipe):
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
-        self._train, self._held_out = split(image_files(sources.data, settings.folders))
-        if len(self._train) < 2:
+        self.files, self._held_out = split(image_files(sources.data, settings.folders))
+        if len(self.files) < 2:
             raise DatasetError(
-                f"{sources.data} leaves {len(self._train)} pictures to train on, {len(self._held_out)} being held "
+                f"{sources.data} leaves {len(self.files)} pictures to train on, {len(self._held_out)} being held "
                 "out: details repeat among two or more."
             )
         backbone = features.load(
-            _place(sources, settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
+            sources.checkpoint(settings.backbone), padding=settings.padding, until=settings.tap, device="cpu"
         )
         self.describer = Describer(backbone, settings.tap)
         if settings.dims > self.describer.dims:
@@ -183,8 +152,8 @@ class ArtMinerRecipe(Recipe):
             raise ConfigError(
                 f"cells={settings.cells} of {self.describer.stride} pixels must make a multiple of {BLOCK}"
             )
-        self.images = ImageSet.load(self._train, side=settings.side)
-        self.rejected = rejected(verdicts, sources.data, self._train, read=len(self.images.images))
+        self.images = ImageSet.load(self.files, side=settings.side)
+        self.rejected = find_rejected(verdicts, sources.data, self.files, read=len(self.images.images))
         self.views = Views(
             sources.weights,
             settings.styles,
@@ -202,10 +171,6 @@ class ArtMinerRecipe(Recipe):
         """Where the backbone is."""
         return self.network.updates.device
 
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
-
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Both terms of the hinge on copies and on mined pairs, which are mined first where it is time."""
         settings = self.settings
@@ -217,17 +182,15 @@ class ArtMinerRecipe(Recipe):
         copies = round(settings.copies * settings.batch) if len(known) else settings.batch
         chosen = torch.randint(max(1, len(known)), (settings.batch - copies,), generator=rng)
         terms = [self._copy(rng) for _ in range(copies)]
-        terms += [self._features_of(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
+        terms += [self._mined(Pairs.of(known[row : row + 1])) for row in chosen.tolist()]
         alike, wrong = zip(*terms, strict=True)
         if self.rejected:
             wrong += tuple(self._judged(rng) for _ in range(settings.judged))
         return {"alike": torch.stack(alike).mean(), "apart": torch.stack(wrong).mean()}
 
-    def _contrast(self, first: Tensor, second: Tensor, at: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    def _contrast(self, *pair: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        options = {"negatives": settings.negatives, "threshold": settings.threshold}
-        places = at.to(self.device), there.to(self.device)
-        return contrast(first, second, *places, masked=settings.masked, **options)  # type: ignore[arg-type]
+        return contrast(*pair, negatives=settings.negatives, threshold=settings.threshold, masked=settings.masked)
 
     def _copy(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The loss of a crop and a view of it."""
@@ -246,32 +209,28 @@ class ArtMinerRecipe(Recipe):
         at, there = (
             torch.stack([cells // settings.cells, cells % settings.cells], 1) for cells in (number, grid_there[number])
         )
-        return self._contrast(maps[0], maps[1], at, there)
+        return self._contrast(*maps, at, there)
 
-    def _features_of(self, pair: Pairs) -> tuple[Tensor, Tensor]:
+    def _mined(self, pair: Pairs) -> tuple[Tensor, Tensor]:
         """The loss of one mined pair: both pictures whole, at the scale of each place."""
-        maps, cells = [], []
-        for place in (pair.first, pair.second):
-            picture = self._picture(int(place.image))
-            height, width = picture.shape[2:]
-            size = grid(height, width, self.settings.scales[int(place.scale)], least=self.settings.least)
-            maps.append(self.describer(picture, *size))
-            cells.append(torch.stack([place.row, place.column], 1) + corners(self.settings.mining.corners))
-        return self._contrast(*maps, *cells)
+        places = (pair.first, pair.second)
+        first, second = (self._described(int(place.image), int(place.scale)) for place in places)
+        square = corners(self.settings.mining.corners)
+        at, there = (torch.stack([place.row, place.column], 1) + square for place in places)
+        return self._contrast(first, second, at, there)
 
     def _judged(self, rng: torch.Generator) -> Tensor:
         """The loss of one pair that an expert rejected, each picture at a scale of its own."""
         settings = self.settings
         pair = self.rejected[int(torch.randint(len(self.rejected), (), generator=rng))]
-        maps = []
-        for number in (pair.first, pair.second):
-            picture, scale = self._picture(number), int(torch.randint(len(settings.scales), (), generator=rng))
-            size = grid(picture.shape[2], picture.shape[3], settings.scales[scale], least=settings.least)
-            maps.append(self.describer(picture, *size))
-        return apart(
-            maps[0],
-            maps[1],
-            inside(pair.box, maps[0].shape[1:]),
+        first, second = (
+            self._described(number, int(torch.randint(len(settings.scales), (), generator=rng)))
+            for number in (pair.first, pair.second)
+        )
+        return rejected_hinge(
+            first,
+            second,
+            cells_inside(pair.box, first.shape[1:]),
             hardest=settings.anchors,
             negatives=settings.negatives,
             threshold=settings.threshold,
@@ -279,6 +238,13 @@ class ArtMinerRecipe(Recipe):
 
     def _picture(self, number: int) -> Tensor:
         return self.images.images[number][None].to(self.device).float() / 255
+
+    def _described(self, number: int, scale: int) -> Tensor:
+        """The map [D, R, C] of a picture at one of the scales."""
+        picture, settings = self._picture(number), self.settings
+        height, width = picture.shape[2:]
+        size = grid(height, width, settings.scales[scale], least=settings.mining.smallest)
+        return self.describer(picture, *size)
 
     @torch.no_grad()
     def _mine(self, rng: torch.Generator) -> None:
@@ -289,14 +255,16 @@ class ArtMinerRecipe(Recipe):
         describer = Describer(self.network.backbone, settings.tap, self._projection())
         pyramids = [self._pyramid(describer, self._picture(number)) for number in chosen.tolist()]
         pairs = mine(pyramids, settings.mining, rng)
-        first, second = (_renumbered(places, chosen) for places in (pairs.first, pairs.second))
-        right = ~taken(pairs, chosen, pyramids, settings.mining.patch, self.rejected)
+        first, second = (
+            dataclasses.replace(places, image=chosen[places.image]) for places in (pairs.first, pairs.second)
+        )
+        right = ~is_rejected(pairs, chosen, pyramids, settings.mining.patch, self.rejected)
         table = Pairs(first, second, pairs.votes).table()[right]
         self.network.mined.fill_(-1)
         self.network.mined[: len(table)] = table.to(self.device)
 
     def _pyramid(self, describer: Describer, picture: Tensor) -> Pyramid:
-        found = describer.pyramid(picture, self.settings.scales, least=self.settings.least)
+        found = describer.pyramid(picture, self.settings.scales, least=self.settings.mining.smallest)
         return Pyramid(tuple(value.half() for value in found.maps), found.width, found.height)
 
     @torch.no_grad()
@@ -360,12 +328,6 @@ class ArtMinerRecipe(Recipe):
         return {what: batches for what, batches in found.items() if len(batches) > 1}
 
 
-def _place(sources: Sources, backbone: str) -> str:
-    """The folder of a backbone beside the recipe's own, where there is one, or its name."""
-    folder = sources.weights / backbone
-    return str(folder) if folder.is_dir() else backbone
-
-
 def _let_learn(backbone: FeatureExtractor, tap: str) -> None:
     """Train the layers that lead to a tap; maps of shallower taps stay as they are."""
     number = backbone.index[tap]
@@ -389,8 +351,3 @@ def _cells(describer: Describer, batch: Tensor, view: str) -> Tensor:
     maps = torch.cat([describer.of_pixels(picture[None].to(device)).cpu() for picture in batch])
     where = _turned(torch.arange(maps[0, 0].numel()).view(maps.shape[2:]), view).flatten().argsort()
     return maps.flatten(2)[:, :, where].transpose(1, 2).flatten(0, 1)
-
-
-def _renumbered(places: PatchPlaces, images: Tensor) -> PatchPlaces:
-    """Places whose pictures were numbered among some, as numbered among all."""
-    return dataclasses.replace(places, image=images[places.image])

@@ -18,7 +18,7 @@ from artmodels.data import folders
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.files import write_whole
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
-from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile, hard_negatives
+from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
 from artmodels.progress import result_of
 from artmodels.runtime.devices import pick_device
@@ -43,21 +43,19 @@ def stream_tune(
     work: Path | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[TrainingProgress | dict[str, float]]:
-    """Do what `tune` does as a stream: a step after each update, then what was found.
-
-    Arguments and errors are those of `tune`.
-    """
+    """Do what `tune` does as a stream: a step after each update, then what was found."""
     chosen = dataclasses.replace(settings or ArtMinerSettings(), folders=(".",))
     config = TrainingConfig(steps=steps, seed=seed, rate=RATE, momentum=MOMENTUM, warmup=WARMUP)
+    given = list[Verdict]()
+    if verdicts is not None:
+        if not Path(verdicts).is_file():
+            raise DatasetError(f"There is no file of verdicts {verdicts}: name one that the page Find a detail gave.")
+        given = VerdictFile(verdicts).history()
     # Checkpoints are found by their names.
-    sources = Sources(data=folder, teachers=Path(), weights=Path())
-    refused = [] if verdicts is None else _refused(Path(verdicts))
-    recipe = ArtMinerRecipe(chosen, sources, seed=seed, verdicts=refused)
+    recipe = ArtMinerRecipe(chosen, Sources(data=folder, teachers=Path(), weights=Path()), seed=seed, verdicts=given)
     work = work or out.with_name(f".{out.name}.tuning")
-    identity: dict[str, object] = {
-        "settings": dataclasses.asdict(chosen),
-        "data_sha256": folders.fingerprint(recipe.files()),
-    }
+    data = folders.fingerprint(recipe.files)
+    identity: dict[str, object] = {"settings": dataclasses.asdict(chosen), "data_sha256": data}
     if recipe.rejected:
         identity["rejected"] = [dataclasses.asdict(pair) for pair in recipe.rejected]
     _claim(work, json.dumps(identity, sort_keys=True))
@@ -85,8 +83,8 @@ def tune(
 ) -> dict[str, float]:
     """Tune a backbone to the pictures of a folder, and write a checkpoint that `ArtMiner.from_pretrained` reads.
 
-    About every tenth picture is held out and measured on. A tuning that was interrupted goes on when it is called
-    again.
+    About every tenth picture is held out; what `ArtMinerRecipe.evaluate` finds on these is returned. A tuning that was
+    interrupted goes on when it is called again.
 
     Args:
         folder: Of pictures, those in its sub-folders included.
@@ -100,9 +98,6 @@ def tune(
         device: Where to compute; None picks CUDA, then MPS, then CPU.
         progress: Show a bar.
 
-    Returns:
-        What `ArtMinerRecipe.evaluate` found.
-
     Raises:
         ConfigError: A setting is wrong, or `work` holds a tuning of other pictures, settings or verdicts.
         DatasetError: There are too few pictures, or none in which a detail could be looked for; there is no such file
@@ -114,13 +109,6 @@ def tune(
         folder, out, steps=steps, settings=settings, verdicts=verdicts, seed=seed, work=work, device=device
     )
     return result_of(stream, progress=progress, unit="update")
-
-
-def _refused(file: Path) -> list[Verdict]:
-    """What was judged "no"."""
-    if not file.is_file():
-        raise DatasetError(f"There is no file of verdicts {file}: name one that the page Find a detail gave.")
-    return hard_negatives(VerdictFile(file).history())
 
 
 def _claim(work: Path, identity: str) -> None:

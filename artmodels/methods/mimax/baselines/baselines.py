@@ -6,14 +6,13 @@ on deep features for weakly supervised object detection with extreme domain shif
 """
 
 import logging
-import numbers
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from annotated_types import Ge, Interval
 from sklearn.metrics import average_precision_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -21,53 +20,49 @@ from torch import Tensor
 from artmodels.data.bags import Bags
 from artmodels.errors import ConfigError
 from artmodels.methods.mimax.baselines.primal import BLOCK, Rows, State, Transform, solve
-from artmodels.methods.mimax.labels import Decisions, folds_of, read_labels
+from artmodels.methods.mimax.labels import Baseline, folds_of
 from artmodels.methods.mimax.pipeline import MIMax
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Positive
 
 __all__ = ["GRID", "MAX", "MAXA", "MISVM", "miSVM"]
 
 log = logging.getLogger(__name__)
 
 GRID = tuple(float(value) for value in np.logspace(-5, 3, 9))  # the C that "cv" chooses from
-Cost = float | Literal["cv", "scale"]
+Cost = Annotated[
+    Positive | Literal["cv", "scale"],
+    "Cost of an example as in scikit-learn's LinearSVC, not divided by their number, with balanced classes. "
+    '"scale" is one over the mean squared length of the training instances, the default of SVM-light; the code of the '
+    'MI-max papers has 1.0 for MI-SVM, which overfits features that are long. "cv" chooses for each class the best of '
+    "logspace(-5, 3, 9) by the average precision of held-out bags, without restarts.",
+]
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """P classifiers: weights [P, D + 1], objective, SVMs fitted one after the other, and whether they settled, [P]."""
+class _Trained(NamedTuple):
+    """P classifiers."""
 
-    weights: Tensor
-    objective: Tensor
-    iterations: Tensor
-    settled: Tensor
+    weights: Tensor  # [P, D + 1]
+    objective: Tensor  # [P]
+    iterations: Tensor  # [P] SVMs that were fitted one after the other
+    settled: Tensor  # [P] whether nothing would change any more
 
 
-class _Linear(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What the four share: checks, the map of the features, the search for C, the choice among restarts."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class _Linear(Baseline):
+    """What the four share: the map of the features, the search for C, the choice among restarts."""
 
-    C: Cost
-    standardize: bool
-    variance: float | None
-    folds: int
-    seed: int
-    coef_: np.ndarray[Any, Any]
-    intercept_: np.ndarray[Any, Any]
+    C: Cost = "cv"
+    standardize: Annotated[bool, "Whether features are brought to unit variance over the training instances."] = False
+    variance: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        "Share of the variance that is kept by PCA, 0.9 in the paper's code; None for no PCA.",
+    ] = None
+    folds: Annotated[int, Ge(2), "Of the cross-validation."] = 3
+    seed: Annotated[int, "Of folds and restarts."] = 0
 
-    def fit(self, bags: object, y: object) -> Self:
-        """Train on bags.
-
-        Args:
-            bags: B bags; see `Bags.of`.
-            y: [B] of two labels, or [B, C] of 0 and 1, one column a class.
-
-        Raises:
-            ConfigError: A setting is out of range.
-            DatasetError: Nothing can be learnt from the bags or the labels.
-        """
-        self._check()
-        bags = Bags.of(bags)
-        labels, classes = read_labels(y, len(bags))  # [C, B] of +1, -1
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
         bags = self._training(bags)
         transform = Transform.of(bags.instances, standardize=self.standardize, variance=self.variance)
         rows = Rows(bags.instances, transform)
@@ -77,17 +72,15 @@ class _Linear(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             cost = torch.full((len(labels),), 1 / rows.power() if self.C == "scale" else self.C, dtype=torch.float64)
         runs = 1 + getattr(self, "restarts", 0)
         restart = torch.arange(runs).repeat(len(labels))
-        each = torch.arange(len(labels)).repeat_interleave(runs)
-        found = self._train(rows, bags, labels[each], cost[each], restart)
+        number = torch.arange(len(labels)).repeat_interleave(runs)  # of the class
+        found = self._train(rows, bags, labels[number], cost[number], restart)
         # The first of the least: a restart that is only as good changes nothing.
         best = found.objective.view(-1, runs).argmin(1) + torch.arange(len(labels)) * runs
         coefficients, intercepts = transform.fold(found.weights[best])
         self.coef_, self.intercept_ = coefficients.numpy(), intercepts.numpy()
         self.loss_ = found.objective[best].double().numpy()
         self.C_ = cost.double().numpy()
-        self._set_classes(classes, len(self.coef_), bags.features)
         self._settle(int(found.iterations[best].max()), int((~found.settled[best]).sum()))
-        return self
 
     def as_mimax(self) -> MIMax:
         """The same classifiers as a `MIMax`, which can be saved, published on the Hub, and exported to ONNX.
@@ -99,22 +92,6 @@ class _Linear(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         weights, bias = torch.from_numpy(self.coef_).float(), torch.from_numpy(self.intercept_).float()
         model._fitted(weights[:, None], bias[:, None], self.classes_ if self._binary else None, False)
         return model
-
-    def _check(self) -> None:
-        if self.C not in ("cv", "scale"):
-            cost: Any = self.C
-            if not isinstance(cost, numbers.Real) or isinstance(cost, bool) or not 0 < float(cost) < float("inf"):
-                raise ConfigError(
-                    f"C={cost!r} must be a number above 0, 'scale', or 'cv' to choose by cross-validation"
-                )
-        if self.variance is not None and not 0 < self.variance <= 1:
-            raise ConfigError(f"variance={self.variance!r} must be in (0, 1], the share to keep, or None for no PCA")
-        if self.folds < 2:
-            raise ConfigError(f"folds={self.folds!r} must be at least 2")
-        for name in ("restarts", "max_iter"):
-            least = int(name == "max_iter")
-            if getattr(self, name, 1) < least:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be at least {least}")
 
     def _training(self, bags: Bags) -> Bags:
         """The bags whose instances the solver sees."""
@@ -155,38 +132,13 @@ class _Linear(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 class MAX(_Linear):
     """The region of highest objectness is taken for the object, in positive and negative images alike.
 
-    Args:
-        C: Cost of an example as in scikit-learn's LinearSVC, not divided by their number, with balanced classes; "cv"
-            chooses for each class the best of logspace(-5, 3, 9) by the average precision of held-out bags; "scale" is
-            one over the mean squared length of the training vectors.
-        standardize: Whether features are brought to unit variance over the training vectors.
-        variance: Share of the variance that is kept by PCA, 0.9 in the paper's code; None for no PCA.
-        folds: Of the cross-validation.
-        seed: Of the folds.
-
     Attributes:
         classes_: The two labels, the positive one last; or the numbers of the columns of y.
         coef_: [C, M], of the features as they are given; C is 1 for two labels.
         intercept_: [C].
         C_: [C].
-        loss_: [C], the objective at the end.
+        loss_: [C], the objective at the end; of the run that was kept, where there are restarts.
     """
-
-    def __init__(
-        self,
-        *,
-        C: Cost = "cv",  # noqa: N803 - the name it has everywhere
-        standardize: bool = False,
-        variance: float | None = None,
-        folds: int = 3,
-        seed: int = 0,
-    ) -> None:
-        """Keep the settings as they are; `fit` checks them."""
-        self.C = C
-        self.standardize = standardize
-        self.variance = variance
-        self.folds = folds
-        self.seed = seed
 
     @staticmethod
     def _top(bags: Bags) -> Tensor:
@@ -209,10 +161,7 @@ class MAX(_Linear):
 
 
 class MAXA(MAX):
-    """As MAX, with all regions of the negative images as negative examples.
-
-    The settings and attributes are those of MAX.
-    """
+    """As MAX, with all regions of the negative images as negative examples."""
 
     def _training(self, bags: Bags) -> Bags:
         self._top(bags)
@@ -225,31 +174,13 @@ class MAXA(MAX):
         return torch.where(top | (signs < 0), signs, 0)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Alternating(_Linear):
     """Fit an SVM, choose instances or labels with it, and again, until nothing changes."""
 
-    restarts: int
-    max_iter: int
-
-    def __init__(
-        self,
-        *,
-        C: Cost = "scale",  # noqa: N803 - the name it has everywhere
-        restarts: int = 0,
-        max_iter: int = 50,
-        standardize: bool = False,
-        variance: float | None = None,
-        folds: int = 3,
-        seed: int = 0,
-    ) -> None:
-        """Keep the settings as they are; `fit` checks them."""
-        self.C = C
-        self.restarts = restarts
-        self.max_iter = max_iter
-        self.standardize = standardize
-        self.variance = variance
-        self.folds = folds
-        self.seed = seed
+    C: Cost = "scale"
+    restarts: Annotated[int, Ge(0), "Runs after the first; 10 in the paper's code."] = 0
+    max_iter: Annotated[Count, "SVMs that are fitted one after the other at most."] = 50
 
     @abstractmethod
     def _first(self, rows: Rows, bags: Bags, labels: Tensor, restart: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -284,7 +215,7 @@ class _Alternating(_Linear):
             settled[live] = ~changed
             if not changed.any():
                 break
-            live, signs, state = live[changed], following[changed], state[changed]
+            live, signs, state = live[changed], following[changed], state.take(changed)
         return _Trained(weights, objective, iterations, settled)
 
     def _settle(self, iterations: int, unsettled: int) -> None:
@@ -306,25 +237,7 @@ class MISVM(_Alternating):
     instances of negative bags are negative examples. The run with the least objective, regulariser and squared hinge
     together, is kept.
 
-    Args:
-        C: Cost of an example as in scikit-learn's LinearSVC, not divided by their number, with balanced classes.
-            "scale" is one over the mean squared length of the training instances, the default of SVM-light; the paper's
-            code has 1.0, which overfits features that are long. "cv" chooses for each class the best of
-            logspace(-5, 3, 9) by the average precision of held-out bags, without restarts.
-        restarts: Runs after the first; 10 in the paper's code.
-        max_iter: SVMs that are fitted one after the other at most.
-        standardize: Whether features are brought to unit variance over the training instances.
-        variance: Share of the variance that is kept by PCA, 0.9 in the paper's code; None for no PCA.
-        folds: Of the cross-validation.
-        seed: Of folds and restarts.
-
-    Attributes:
-        classes_: The two labels, the positive one last; or the numbers of the columns of y.
-        coef_: [C, M], of the features as they are given; C is 1 for two labels.
-        intercept_: [C].
-        C_: [C].
-        loss_: [C], the objective of the run that was kept.
-        n_iter_: SVMs that it took, the most over the classes.
+    Attributes are those of MAX, and `n_iter_`: SVMs that it took, the most over the classes.
     """
 
     def _first(self, rows: Rows, bags: Bags, labels: Tensor, restart: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -347,7 +260,7 @@ class miSVM(_Alternating):  # noqa: N801 - its name in the literature
     """mi-SVM: every instance of a positive bag has a label of its own, at least one of them positive.
 
     Begins with all of them positive, a restart with random labels. They become what the SVM says; where it calls a
-    whole positive bag negative, its highest instance stays positive. Settings and attributes are those of MISVM.
+    whole positive bag negative, its highest instance stays positive. Attributes are those of MISVM.
     """
 
     def _first(self, rows: Rows, bags: Bags, labels: Tensor, restart: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -5,23 +5,25 @@ X. Wang, Y. Yan, P. Tang, X. Bai and W. Liu, Revisiting multiple instance neural
 """
 
 import math
-import numbers
-from typing import Any, Literal, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal
 
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import logsigmoid
 
 from artmodels.data.bags import Bags
 from artmodels.errors import ConfigError
-from artmodels.methods.mimax.labels import Decisions, read_labels
+from artmodels.methods.mimax.labels import Baseline
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Positive, Weight
 
 __all__ = ["MINet"]
 
 Variant = Literal["plain", "ds", "rc", "instance"]
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 WIDTHS = (256, 128, 64)
 WIDTHS_RC = (128, 128, 128)  # residuals need equal widths
 READ = 2**24  # values that are scored at a time
@@ -30,15 +32,13 @@ READ = 2**24  # values that are scored at a time
 class _Network(nn.Module):
     """Three layers, and heads on what they give: the last, all (ds), or the sum of all (rc)."""
 
-    def __init__(self, features: int, classes: int, variant: Variant, dropout: float) -> None:
+    def __init__(self, features: int, classes: int, variant: Variant, dropout: float, draw: torch.Generator) -> None:
         super().__init__()
         widths = WIDTHS_RC if variant == "rc" else WIDTHS
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip((features, *widths), widths, strict=False))
         self.heads = nn.ModuleList(nn.Linear(width, classes) for width in (widths if variant == "ds" else widths[-1:]))
         self.variant, self.dropout = variant, dropout
-
-    def reset(self, draw: torch.Generator) -> None:
-        """Glorot's uniform weights and no bias, as the authors' library sets them."""
+        # Glorot's uniform weights and no bias, as the authors' library sets them.
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = math.sqrt(6 / sum(layer.weight.shape))
@@ -65,25 +65,11 @@ class _Network(nn.Module):
         return [self.heads[0](bags.max(hidden[-1]))]
 
 
-class MINet(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+@dataclass(eq=False, repr=False)
+class MINet(Baseline):
     """A network for bags: layers of 256, 128 and 64 units on each instance, a maximum over the bag, a sigmoid.
 
     Standardise the features, or the training may diverge, which is an error. Several classes share all but the head.
-
-    Args:
-        variant: "plain" (MI-Net: pooled embeddings), "ds" (with deep supervision: a head on each layer, their mean
-            probability decides), "rc" (with residual connections: three layers of 128, whose pooled outputs are added)
-            or "instance" (mi-Net: pooled scores).
-        epochs: Passes over the bags.
-        batch_size: Bags a step; 1 in the reference, slower and no better (benchmarks/mil.py --slow). The losses of a
-            step's bags are added, not averaged, and the penalty counts once for each bag, hence an epoch moves the
-            weights about as far at any batch size.
-        learning_rate: Of stochastic gradient descent with Nesterov momentum, for one bag.
-        momentum: Of it.
-        decay: The learning rate after t bags is learning_rate / (1 + decay t).
-        weight_decay: Factor of the squared weights (not biases) in the loss.
-        dropout: Share of units that are dropped in training.
-        seed: Of first weights, order and dropout. The same seed gives the same bytes on the CPU.
 
     Attributes:
         classes_: The two labels, the positive one last; or the numbers of the columns of y.
@@ -91,79 +77,39 @@ class MINet(Decisions, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         loss_: Mean cross-entropy of the bags over the last epoch, with dropout, summed over heads and classes.
     """
 
-    def __init__(
-        self,
-        variant: Variant = "plain",
-        *,
-        epochs: int = 20,
-        batch_size: int = 8,
-        learning_rate: float = 1e-3,
-        momentum: float = 0.9,
-        decay: float = 1e-4,
-        weight_decay: float = 0.005,
-        dropout: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        """Keep the settings as they are; `fit` checks them."""
-        self.variant = variant
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.decay = decay
-        self.weight_decay = weight_decay
-        self.dropout = dropout
-        self.seed = seed
+    variant: Annotated[
+        Variant,
+        '"plain" (MI-Net: pooled embeddings), "ds" (with deep supervision: a head on each layer, and their mean '
+        'probability decides), "rc" (with residual connections: three layers of 128, whose pooled outputs are added) '
+        'or "instance" (mi-Net: pooled scores).',
+    ] = "plain"
+    _: KW_ONLY
+    epochs: Annotated[Count, "Passes over the bags."] = 20
+    batch_size: Annotated[
+        Count,
+        "Bags a step; 1 in the reference, slower and no better (benchmarks/mil.py --slow). The losses of a step's bags "
+        "are added, not averaged, and the penalty counts once for each bag, hence an epoch moves the weights about as "
+        "far at any batch size.",
+    ] = 8
+    learning_rate: Annotated[Positive, "Of stochastic gradient descent with Nesterov momentum, for one bag."] = 1e-3
+    momentum: Annotated[BelowOne, "Of it."] = 0.9
+    decay: Annotated[Weight, "The learning rate after t bags is learning_rate / (1 + decay t)."] = 1e-4
+    weight_decay: Annotated[Weight, "Factor of the squared weights (not biases) in the loss."] = 0.005
+    dropout: Annotated[BelowOne, "Share of units that are dropped in training."] = 0.5
+    seed: Annotated[int, "Of first weights, order and dropout. The same seed gives the same bytes on the CPU."] = 0
 
-    def _check(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise ConfigError(f"variant={self.variant!r} is unknown: choose one of {', '.join(get_args(Variant))}")
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate={self.learning_rate!r} must be above 0")
-        for name in ("momentum", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be in [0, 1)")
-        for name in ("decay", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be at least 0")
-
-    def fit(self, bags: object, y: object) -> Self:
-        """Train on bags.
-
-        Args:
-            bags: B bags; see `Bags.of`.
-            y: [B] of two labels, or [B, C] of 0 and 1, one column a class.
-
-        Raises:
-            ConfigError: A setting is out of range, or the training diverged.
-            DatasetError: Nothing can be learnt from the bags or the labels.
-        """
-        self._check()
-        bags = Bags.of(bags)
-        labels, classes = read_labels(y, len(bags))
+    def _learn(self, bags: Bags, labels: Tensor) -> None:
         targets = (labels.T > 0).float()
         draw = generator(self.seed)
-        network = _Network(bags.features, len(labels), self.variant, self.dropout)
-        network.reset(draw)
+        network = _Network(bags.features, len(labels), self.variant, self.dropout, draw)
         self._descend(network, bags, targets, draw)
         self.network_ = network.eval().requires_grad_(False)
-        self._set_classes(classes, len(labels), bags.features)
-        return self
 
     def _descend(self, network: _Network, bags: Bags, targets: Tensor, draw: torch.Generator) -> None:
         weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
         biases = [parameter for parameter in network.parameters() if parameter.dim() == 1]
         groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
-        step = torch.optim.SGD(
-            groups,
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            nesterov=self.momentum > 0,
-        )
+        step = torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
         seen = 0
         for _ in range(self.epochs):
             total = torch.zeros(())

@@ -8,6 +8,7 @@ support vector machine in the primal, Neural Computation 19 (2007).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,17 +26,11 @@ GRADIENTS = 250  # conjugate gradients inside one Newton step
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """An affine map of the features: z = ((x - mean) * scale) @ components.
+    """An affine map of the features: z = ((x - mean) * scale) @ components, in float64."""
 
-    Attributes:
-        mean: [M] float64.
-        scale: [M] float64.
-        components: [M, D] float64, orthonormal columns; None keeps all M features.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    components: Tensor | None = None
+    mean: Tensor  # [M]
+    scale: Tensor  # [M]
+    components: Tensor | None = None  # [M, D], orthonormal columns; None keeps all M features
 
     @classmethod
     def of(cls, instances: Tensor, *, standardize: bool, variance: float | None) -> "Transform":
@@ -84,18 +79,13 @@ class Rows:
 
     Up to `HELD` values are kept in float64. More are read from where they lie, in float32, at every pass; if they are
     projected they are kept in float32, since that costs more than reading.
-
-    Attributes:
-        count: T, how many there are.
-        width: D + 1, features after the map and the constant one.
-        dtype: What is computed in.
     """
 
     def __init__(self, instances: Tensor, transform: Transform) -> None:
         """Read instances [T, M] through the map."""
         components = transform.components
-        self.count = len(instances)
-        self.width = (instances.shape[1] if components is None else components.shape[1]) + 1
+        self.count = len(instances)  # T
+        self.width = (instances.shape[1] if components is None else components.shape[1]) + 1  # D + 1
         self._read = max(1, BLOCK // self.width)
         self._transform: Transform | None = transform
         self._stored = instances
@@ -108,12 +98,17 @@ class Rows:
 
     def blocks(self) -> Iterator[Tensor]:
         """Walk through them: [n, D + 1] each."""
-        for block in torch.split(self._stored, self._read):
-            if self._transform is None:
-                yield block
-            else:
-                z = self._transform(block.to(self.dtype))
-                yield torch.cat([z, z.new_ones(len(z), 1)], 1)
+        return map(self._mapped, torch.split(self._stored, self._read))
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """Rows by number: [...] -> [..., D + 1]."""
+        return self._mapped(self._stored[numbers])
+
+    def _mapped(self, stored: Tensor) -> Tensor:
+        if self._transform is None:
+            return stored
+        z = self._transform(stored.to(self.dtype))
+        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], -1)
 
     def scores(self, weights: Tensor) -> Tensor:
         """[P, D + 1] -> [P, T]."""
@@ -130,94 +125,58 @@ class Rows:
         """Mean squared length of the rows without their constant feature; 1 where all are zero."""
         return sum(float(block.square().sum(dtype=torch.float64)) for block in self.blocks()) / self.count - 1 or 1.0
 
-    def take(self, numbers: Tensor) -> Tensor:
-        """Rows by number: [...] -> [..., D + 1]."""
-        z = self._stored[numbers]
-        if self._transform is None:
-            return z
-        z = self._transform(z.to(self.dtype))
-        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], -1)
 
+class State(NamedTuple):
+    """Where the solver stands with P problems; it starts again from here when only some labels have changed."""
 
-@dataclass(frozen=True)
-class State:
-    """Where the solver stands with P problems; it starts again from here when only some labels have changed.
-
-    Attributes:
-        weights: [P, D + 1], the intercept last.
-        scores: [P, N], what the weights give each example.
-        objective: [P], the least value that was reached.
-        inside: [P, T] int8, the label of the shared examples inside the margin, 0 for the others.
-        grams: [P, 2, D + 1, D + 1], the sum of z z' over the positive and over the negative ones of `inside`;
-            without content where the Hessian is not formed.
-    """
-
-    weights: Tensor
-    scores: Tensor
-    objective: Tensor
-    inside: Tensor
+    weights: Tensor  # [P, D + 1], the intercept last
+    scores: Tensor  # [P, N], what the weights give each example
+    objective: Tensor  # [P], the least value that was reached
+    inside: Tensor  # [P, T] int8, the label of the shared examples inside the margin, 0 for the others
+    # [P, 2, D + 1, D + 1], the sum of z z' over the positive and over the negative ones of `inside`; without content
+    # where the Hessian is not formed.
     grams: Tensor
 
-    def __getitem__(self, problems: Tensor | slice) -> "State":
+    def take(self, problems: Tensor | slice) -> "State":
         """The state of some of the problems."""
-        return State(*(tensor[problems] for tensor in self._tensors()))
+        return State(*(tensor[problems] for tensor in self))
 
     def put(self, problems: Tensor, state: "State") -> None:
         """Overwrite the state of some of the problems."""
-        for mine, theirs in zip(self._tensors(), state._tensors(), strict=True):
+        for mine, theirs in zip(self, state, strict=True):
             mine[problems] = theirs
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.weights, self.scores, self.objective, self.inside, self.grams
 
     @classmethod
     def cat(cls, states: list["State"]) -> "State":
         """Join problems."""
-        if len(states) == 1:
-            return states[0]
-        return cls(*map(torch.cat, zip(*(state._tensors() for state in states), strict=True)))
+        return states[0] if len(states) == 1 else cls(*map(torch.cat, zip(*states, strict=True)))
 
 
 def balanced(signs: Tensor, cost: Tensor) -> Tensor:
-    """What each example costs: C n / (2 n_label), the balanced weights of scikit-learn.
+    """What a positive and a negative example cost, [P, 2]: C n / (2 n_label), the balanced weights of scikit-learn.
 
-    Args:
-        signs: [P, N], +1, -1, or 0 for an example that the problem leaves out.
-        cost: [P], C.
-
-    Returns:
-        [P, 2], of a positive and of a negative example.
+    Signs [P, N] are +1, -1, or 0 for an example that the problem leaves out; C is [P].
     """
     counts = torch.stack([(signs > 0).sum(1), (signs < 0).sum(1)], 1).to(cost.dtype)
     return cost[:, None] * counts.sum(1, keepdim=True) / (2 * counts.clamp_min(1))
 
 
 def solve(
-    rows: Rows,
-    signs: Tensor,
-    cost: Tensor,
+    rows: Rows,  # T instances that all problems share
+    signs: Tensor,  # [P, T + E]: +1, -1, or 0 for what a problem leaves out
+    cost: Tensor,  # [P], C
     *,
-    own: Tensor | None = None,
-    whose: Tensor | None = None,
-    start: State | None = None,
-    tolerance: float = 1e-6,
-    direct: int = DIRECT,
+    own: Tensor | None = None,  # [R, E, D + 1], examples that not all problems share, after the shared ones
+    whose: Tensor | None = None,  # [P], which of the R sets of own examples a problem has
+    start: State | None = None,  # of the same problems on the same rows, from other signs or another C; None is zero
+    tolerance: float = 1e-6,  # it stops where the gradient's norm is this part of the one at zero weights
+    direct: int = DIRECT,  # features up to which the Hessian is formed
 ) -> State:
     """Minimise |v|^2 / 2 + C sum_i c_i max(0, 1 - signs_i (v . z_i))^2 for every problem, with balanced c_i.
 
     This is the objective of scikit-learn's `LinearSVC(loss="squared_hinge", class_weight="balanced")`, whose C is the
     cost of an example: it is not divided by the number of examples, and the intercept, the last of v, is regularised
     with the rest. It is strictly convex, hence the start only decides how long it takes.
-
-    Args:
-        rows: The T instances that all problems share.
-        signs: [P, T + E], +1, -1, or 0 for what a problem leaves out.
-        cost: [P], C.
-        own: [R, E, D + 1], examples that not all problems share, after the shared ones; None for no such.
-        whose: [P], which of the R sets of own examples a problem has.
-        start: The state of the same problems on the same rows, from other signs or another C; None begins at zero.
-        tolerance: Stops where the gradient's norm is this part of the one at zero weights.
-        direct: Features up to which the Hessian is formed.
     """
     problems, forms = len(signs), rows.width <= direct + 1
     if start is None:
@@ -228,13 +187,14 @@ def solve(
             torch.zeros(problems, rows.count if forms else 0, dtype=torch.int8),
             torch.zeros(problems, 2, rows.width if forms else 0, rows.width, dtype=rows.dtype),
         )
-    each = signs.shape[1] + (0 if own is None else own.shape[1] * rows.width)
-    group = max(1, TOGETHER // (each + start.grams[0].numel()))
+    values = signs.shape[1] + (0 if own is None else own.shape[1] * rows.width) + start.grams[0].numel()
+    count = max(1, TOGETHER // values)
     parts = []
-    for first in range(0, problems, group):
-        g = slice(first, first + group)
-        mine = own[whose[g]] if own is not None and whose is not None else None
-        parts.append(_newton(rows, signs[g].to(rows.dtype), cost[g].to(rows.dtype), mine, start[g], tolerance))
+    for first in range(0, problems, count):
+        group = slice(first, first + count)
+        mine = own[whose[group]] if own is not None and whose is not None else None
+        y, costs = signs[group].to(rows.dtype), cost[group].to(rows.dtype)
+        parts.append(_newton(rows, y, costs, mine, start.take(group), tolerance))
     return State.cat(parts)
 
 
@@ -242,9 +202,11 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
     if rows.dtype == torch.float32:
         tolerance = max(tolerance, 1e-4)  # what its digits allow
 
-    def scores_of(weights: Tensor) -> Tensor:
-        shared = rows.scores(weights)
+    def with_own(shared: Tensor, weights: Tensor) -> Tensor:  # the scores of shared examples, and those of own ones
         return shared if own is None else torch.cat([shared, (own @ weights[:, :, None])[:, :, 0]], 1)
+
+    def scores_of(weights: Tensor) -> Tensor:
+        return with_own(rows.scores(weights), weights)
 
     def adjoint(residuals: Tensor) -> Tensor:
         total = rows.adjoint(residuals[:, : rows.count])
@@ -253,15 +215,13 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
     def curved(factors: Tensor, v: Tensor) -> Tensor:  # the Hessian times v
         return v + adjoint(factors * scores_of(v))
 
-    each = balanced(y, cost)
-    c = torch.where(y > 0, each[:, :1], torch.where(y < 0, each[:, 1:], 0))
-    weights, f = start.weights, start.scores[:, : rows.count]
-    if own is not None:
-        f = torch.cat([f, (own @ weights[:, :, None])[:, :, 0]], 1)
-    inside, grams = start.inside, start.grams
+    costs = balanced(y, cost)
+    c = torch.where(y > 0, costs[:, :1], torch.where(y < 0, costs[:, 1:], 0))
+    weights, inside, grams = start.weights, start.inside, start.grams
+    f = with_own(start.scores[:, : rows.count], weights)
     level = 2 * adjoint(c * y).norm(dim=1)
     value = _objective(weights, y, c, f)
-    solved: State | None = None
+    solved = State(*(tensor.clone() for tensor in (weights, f, value, inside, grams)))
     live = torch.arange(len(y))  # problems that are not solved yet
     for _ in range(STEPS):
         slack = (1 - y * f).clamp_min_(0)
@@ -269,19 +229,15 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
         unsolved = gradient.norm(dim=1) > tolerance * level
         if not unsolved.all():
             state = State(weights, f, value, inside, grams)
-            if solved is None:
-                solved = State(*(tensor.clone() for tensor in state._tensors()))
-            else:
-                solved.put(live, state)
+            solved.put(live, state)
             if not unsolved.any():
                 return solved
             live, gradient, slack, level = live[unsolved], gradient[unsolved], slack[unsolved], level[unsolved]
-            y, c, each, own = y[unsolved], c[unsolved], each[unsolved], None if own is None else own[unsolved]
-            state = state[unsolved]
-            weights, f, value, inside, grams = state._tensors()
+            y, c, costs, own = y[unsolved], c[unsolved], costs[unsolved], None if own is None else own[unsolved]
+            weights, f, value, inside, grams = state.take(unsolved)
         if grams.numel():
             grams, inside = _updated(rows, grams, inside, (y * (slack > 0))[:, : rows.count].to(torch.int8))
-            hessian = (2 * each[:, :, None, None] * grams).sum(1)
+            hessian = (2 * costs[:, :, None, None] * grams).sum(1)
             if own is not None:
                 factors = torch.where(slack > 0, 2 * c, 0)[:, rows.count :, None]
                 hessian.baddbmm_((own * factors).mT, own)
@@ -305,10 +261,7 @@ def _newton(rows: Rows, y: Tensor, cost: Tensor, own: Tensor | None, start: Stat
         weights, f = weights + size[:, None] * step, f + size[:, None] * move
         value = torch.where(still, lower, value)
         level = torch.where(still, level, torch.inf)  # no step lowers it: it is at the end of its digits, and solved
-    state = State(weights, f, value, inside, grams)
-    if solved is None:
-        return state
-    solved.put(live, state)
+    solved.put(live, State(weights, f, value, inside, grams))
     return solved
 
 

@@ -55,13 +55,9 @@ Flags = npt.NDArray[np.bool_]
 
 
 def hits(
-    found: tuple[Array, Array, Array],
-    truth: tuple[Array, Array, Array],
-    *,
-    iou: float = 0.5,
-    plus_one: bool = False,
+    found: tuple[Array, Array, Array], truth: tuple[Array, Array, Array], *, iou: float = 0.5, plus_one: bool = False
 ) -> Flags:
-    """Say of each detection of one class whether it is right, by falling score.
+    """Say of each detection of one class whether it is right, by falling score: [D'], D' <= D.
 
     A detection belongs to the true box of its image that it overlaps most. It is right if that overlap is more than
     `iou` and no better detection took the box; otherwise it is wrong. One that belongs to a difficult box by more than
@@ -71,10 +67,7 @@ def hits(
         found: Boxes [D, 4], scores [D], number of the image [D].
         truth: Boxes [G, 4], number of the image [G], whether difficult [G].
         iou: The overlap to exceed, in [0, 1).
-        plus_one: As in `boxes.iou`; the papers' tables have it on.
-
-    Returns:
-        [D'] true or false, D' <= D.
+        plus_one: As in `boxes.iou`; the papers' tables have it on. The boxes of `artmodels.data.labelled` fit both.
 
     Raises:
         ConfigError: `iou` is out of range.
@@ -93,25 +86,20 @@ def hits(
     best, overlap = _best_overlap(
         np.asarray(boxes)[order], np.asarray(images)[order], np.asarray(true_boxes), np.asarray(true_images), plus_one
     )
-    over = overlap > iou
-    counted = ~(over & np.append(np.asarray(difficult, bool), False)[best])
+    enough = overlap > iou
+    counted = ~(enough & np.append(np.asarray(difficult, bool), False)[best])
     # The first detection of each true box, among those that overlap it enough.
-    candidates = np.flatnonzero(over & counted)
+    candidates = np.flatnonzero(enough & counted)
     right = np.zeros(len(order), bool)
     right[candidates[np.unique(best[candidates], return_index=True)[1]]] = True
-    kept: Flags = right[counted]
-    return kept
+    return np.asarray(right[counted])
 
 
 def average_precision(right: Flags, positives: int) -> float:
     """Area under precision over recall, made monotone: all points, not eleven.
 
-    Args:
-        right: [D] whether each detection is right, by falling score, as from `hits`.
-        positives: How many there are to find, without the difficult ones.
-
-    Returns:
-        In [0, 1]; not a number where there is nothing to find.
+    `right` is what `hits` gives, `positives` how many there are to find, without the difficult ones; if none, the area
+    is not a number.
     """
     if positives == 0:
         return float("nan")
@@ -125,13 +113,7 @@ def average_precision(right: Flags, positives: int) -> float:
 def precision_at(labels: Array, scores: Array, k: int = 20) -> float:
     """Share of positives among the k highest scores, over min(k, positives), so that 1 can be reached.
 
-    Args:
-        labels: [B] 0 or 1.
-        scores: [B]; among equal scores the first comes first.
-        k: How many to look at.
-
-    Returns:
-        In [0, 1]; not a number without a positive.
+    Labels [B] are 0 or 1; among equal scores [B] the first comes first. Without a positive it is not a number.
     """
     labels = np.asarray(labels) > 0
     if not labels.any():
@@ -171,21 +153,13 @@ def _best_overlap(
 
 @dataclass(frozen=True, eq=False)
 class DetectionScores:
-    """Average precision of detection.
-
-    Attributes:
-        classes: C names.
-        ious: I overlaps to exceed.
-        ap: [I, C] in [0, 1]; not a number where a class has no true box.
-        positives: [C] true boxes that count.
-        images: How many images were looked at.
-    """
+    """Average precision of detection, for C classes and I overlaps to exceed."""
 
     classes: tuple[str, ...]
     ious: tuple[float, ...]
-    ap: Floats
-    positives: Numbers
-    images: int
+    ap: Floats  # [I, C] in [0, 1]; not a number where a class has no true box
+    positives: Numbers  # [C] true boxes that count
+    images: int  # that were looked at
 
     @property
     def mean(self) -> Floats:
@@ -195,19 +169,12 @@ class DetectionScores:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationScores:
-    """Whether images show a class, judged by one score an image.
-
-    Attributes:
-        classes: C names.
-        ap: [C] average precision in [0, 1] as scikit-learn defines it; not a number without a positive.
-        precision_at_20: [C] as `precision_at`.
-        positives: [C] images that show the class.
-    """
+    """Whether images show each of C classes, judged by one score an image."""
 
     classes: tuple[str, ...]
-    ap: Floats
-    precision_at_20: Floats
-    positives: Numbers
+    ap: Floats  # [C] average precision in [0, 1] as scikit-learn defines it; not a number without a positive
+    precision_at_20: Floats  # [C] see `precision_at`
+    positives: Numbers  # [C] images that show the class
 
     @property
     def mean_ap(self) -> float:
@@ -221,19 +188,12 @@ class ClassificationScores:
 
 
 def detection_scores(
-    detections: Sequence[Detections],
-    truth: LabelledSet,
-    *,
-    ious: Sequence[float] = IOUS,
-    plus_one: bool = False,
+    detections: Sequence[Detections], truth: LabelledSet, *, ious: Sequence[float] = IOUS, plus_one: bool = False
 ) -> DetectionScores:
     """Score detections against the boxes of a collection; an image without a true box is one to find nothing in.
 
-    Args:
-        detections: One an image of `truth`, in its order; detections of other classes do not count.
-        truth: Images whose boxes are known, as `LabelledSet.boxed` gives them.
-        ious: Overlaps to exceed.
-        plus_one: As in `boxes.iou`. The papers' tables have it on; the boxes of `labelled` fit both.
+    There is one Detections an image of `truth`, in its order; those of other classes do not count. `LabelledSet.boxed`
+    leaves out the images whose boxes are not known. `ious` and `plus_one` are as in `hits`.
 
     Raises:
         DatasetError: Images are not the same, or the boxes of some are not known.
@@ -269,20 +229,19 @@ def classification_scores(labels: Array, scores: Array, classes: Sequence[str]) 
     Raises:
         DatasetError: The shapes differ, or a score is not finite.
     """
-    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    labels, scores = np.asarray(labels) > 0, np.asarray(scores, np.float64)
     if labels.shape != scores.shape or labels.ndim != 2 or labels.shape[1] != len(classes):
         raise DatasetError(
             f"labels {list(labels.shape)} and scores {list(scores.shape)} must both be [images, {len(classes)}]"
         )
     if not np.isfinite(scores).all():
         raise DatasetError(f"{int((~np.isfinite(scores)).sum())} scores are not finite")
-    positives = (labels > 0).sum(0)
     ap = [
-        average_precision_score(labels[:, column] > 0, scores[:, column]) if positives[column] else float("nan")
-        for column in range(len(classes))
+        average_precision_score(truth, column) if truth.any() else float("nan")
+        for truth, column in zip(labels.T, scores.T, strict=True)
     ]
-    first = [precision_at(labels[:, column], scores[:, column]) for column in range(len(classes))]
-    return ClassificationScores(tuple(classes), np.array(ap, float), np.array(first, float), positives)
+    first = [precision_at(*column) for column in zip(labels.T, scores.T, strict=True)]
+    return ClassificationScores(tuple(classes), np.array(ap, float), np.array(first, float), labels.sum(0))
 
 
 # --- runs
@@ -290,25 +249,19 @@ def classification_scores(labels: Array, scores: Array, classes: Sequence[str]) 
 
 @dataclass(frozen=True, eq=False)
 class RunScores:
-    """Detection over runs that differ in their seed.
-
-    Attributes:
-        runs: The scores of each.
-    """
+    """Detection over runs that differ in their seed."""
 
     runs: tuple[DetectionScores, ...]
 
     @property
     def mean(self) -> Floats:
         """[I] the mean over runs of their mAP."""
-        mean: Floats = np.mean([run.mean for run in self.runs], axis=0)
-        return mean
+        return np.asarray(np.mean([run.mean for run in self.runs], axis=0))
 
     @property
     def std(self) -> Floats:
         """[I] the standard deviation of their mAP, of these runs and not of a population they stand for (1/n)."""
-        deviation: Floats = np.std([run.mean for run in self.runs], axis=0)
-        return deviation
+        return np.asarray(np.std([run.mean for run in self.runs], axis=0))
 
 
 def over_runs(runs: Sequence[DetectionScores]) -> RunScores:
@@ -329,16 +282,11 @@ def over_runs(runs: Sequence[DetectionScores]) -> RunScores:
 
 @dataclass(frozen=True, eq=False)
 class TransferScores:
-    """Detectors trained on one collection and tested on another.
+    """Detectors trained on one collection and tested on another."""
 
-    Attributes:
-        names: The collections.
-        ap: By (source, target): AP of each class of the source that the target has too, NaN without true boxes;
-            (target, target) is the detector trained on the target itself.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the collections
     ap: Mapping[tuple[str, str], Mapping[str, float]]
+    """By (source, target): AP of each class of the source that the target has too, NaN without true boxes."""
 
     def pair(self, source: str, target: str) -> tuple[float, float] | None:
         """MAP of the source's detector on the target, and of the target's own, over their common classes, if any."""
@@ -346,8 +294,8 @@ class TransferScores:
         common = [name for name in across if name in own]
         if not common:
             return None
-        both = np.array([[scores[name] for name in common] for scores in (across, own)])
-        return float(_mean(both)[0]), float(_mean(both)[1])
+        first, second = _mean(np.array([[scores[name] for name in common] for scores in (across, own)])).tolist()
+        return first, second
 
 
 def transfer_scores(
@@ -362,20 +310,18 @@ def transfer_scores(
     Args:
         sets: By name: images to train on, with their labels, and images to test on, with their boxes.
         fit: Trains on a collection and returns a function that gives the detections in the images of another.
-        iou: The overlap to exceed.
-        plus_one: As in `boxes.iou`.
+        iou: As in `hits`.
+        plus_one: As in `hits`.
     """
     ap = dict[tuple[str, str], dict[str, float]]()
     for source, (train, _) in sets.items():
         detect = fit(train)
         for target, (_, test) in sets.items():
-            common = train.common_classes(test)
-            if common:
+            ap[source, target] = {}
+            if common := train.common_classes(test):
                 kept = test.restrict(common)
                 scores = detection_scores(detect(kept), kept, ious=[iou], plus_one=plus_one)
                 ap[source, target] = dict(zip(common, scores.ap[0].tolist(), strict=True))
-            else:
-                ap[source, target] = {}
     return TransferScores(tuple(sets), ap)
 
 
@@ -434,25 +380,18 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, float | None]]] = {
 }
 """Mean AP in per cent at an overlap of more than 0.5, and its standard deviation over 10 runs where it was given."""
 
+_TRANSFER_ROWS: Sequence[Sequence[tuple[float, float] | None]] = (
+    (None, (60.0, 59.2), (42.1, 39.5), (54.3, 55.4), None),
+    ((56.0, 57.3), None, (23.1, 24.1), (11.2, 24.6), (13.8, 18.3)),
+    ((48.9, 57.3), (42.4, 46.6), None, (7.2, 24.6), (12.5, 18.3)),
+    ((52.0, 57.3), (36.7, 46.6), (19.6, 24.1), None, (7.7, 13.6)),
+    (None, (27.5, 39.0), (9.9, 18.1), (4.2, 12.5), None),
+)
 PUBLISHED_TRANSFER: Mapping[tuple[str, str], tuple[float, float]] = {
-    ("PeopleArt", "Watercolor2k"): (60.0, 59.2),
-    ("PeopleArt", "Comic2k"): (42.1, 39.5),
-    ("PeopleArt", "Clipart1k"): (54.3, 55.4),
-    ("Watercolor2k", "PeopleArt"): (56.0, 57.3),
-    ("Watercolor2k", "Comic2k"): (23.1, 24.1),
-    ("Watercolor2k", "Clipart1k"): (11.2, 24.6),
-    ("Watercolor2k", "CASPA"): (13.8, 18.3),
-    ("Comic2k", "PeopleArt"): (48.9, 57.3),
-    ("Comic2k", "Watercolor2k"): (42.4, 46.6),
-    ("Comic2k", "Clipart1k"): (7.2, 24.6),
-    ("Comic2k", "CASPA"): (12.5, 18.3),
-    ("Clipart1k", "PeopleArt"): (52.0, 57.3),
-    ("Clipart1k", "Watercolor2k"): (36.7, 46.6),
-    ("Clipart1k", "Comic2k"): (19.6, 24.1),
-    ("Clipart1k", "CASPA"): (7.7, 13.6),
-    ("CASPA", "Watercolor2k"): (27.5, 39.0),
-    ("CASPA", "Comic2k"): (9.9, 18.1),
-    ("CASPA", "Clipart1k"): (4.2, 12.5),
+    (source, target): pair
+    for source, row in zip(TRANSFER, _TRANSFER_ROWS, strict=True)
+    for target, pair in zip(TRANSFER, row, strict=True)
+    if pair is not None
 }
 """By (source, target), Polyhedral MI-max: mean AP in per cent over the common classes, and the target's own model's."""
 
@@ -490,19 +429,15 @@ def classification_table(scores: ClassificationScores) -> Table:
 def published_table(ours: Mapping[str, Mapping[str, RunScores | DetectionScores]], *, features: str) -> Table:
     """Put the published mean AP and ours side by side, in per cent, at an overlap of more than 0.5.
 
-    Args:
-        ours: By method, then by collection, named as in `DATASETS`; several runs or one.
-        features: The network that our features come from.
+    Ours are by method, then by collection, named as in `DATASETS`; `features` is the network that they rest on.
 
     Raises:
         ConfigError: A collection has no column, or our scores have no AP at 0.5.
     """
     table = Table("method", "features", *DATASETS, title="mean AP@0.5: published above the line, ours below it")
     for method, cells in PUBLISHED.items():
-        published = (cells.get(name, (float("nan"), None)) for name in DATASETS)
-        table.add_row(
-            method, OTHER_FEATURES.get(method, PUBLISHED_FEATURES), *(_number(mean, std) for mean, std in published)
-        )
+        figures = (_number(*cells[name]) if name in cells else "-" for name in DATASETS)
+        table.add_row(method, OTHER_FEATURES.get(method, PUBLISHED_FEATURES), *figures)
     table.add_section()
     for method, sets in ours.items():
         unknown = [name for name in sets if name not in DATASETS]
@@ -515,31 +450,23 @@ def published_table(ours: Mapping[str, Mapping[str, RunScores | DetectionScores]
 def transfer_table(scores: TransferScores | None = None, *, features: str | None = None) -> Table:
     """Lines are sources, columns targets: mean AP of the source's detector and, in parentheses, of the target's own.
 
-    Args:
-        scores: Ours; without any, the published table.
-        features: The network that our features come from, to be given with `scores`.
-
-    Raises:
-        ConfigError: Only one of the two is given.
+    Ours need the network that their features come from; without any it is the published table. One without the other is
+    a ConfigError.
     """
     if (scores is None) != (features is None):
         raise ConfigError("give scores together with features, the network that they rest on; or neither")
-    names = TRANSFER if scores is None else scores.names
+    names, scale = (TRANSFER, 1) if scores is None else (scores.names, 100)
+
+    def cell(source: str, target: str) -> str:
+        pair = PUBLISHED_TRANSFER.get((source, target)) if scores is None else scores.pair(source, target)
+        if source == target:
+            return "-"
+        return "/" if pair is None else f"{scale * pair[0]:.1f} ({scale * pair[1]:.1f})"
+
     table = Table("trained on", *names, title=f"mean AP on common classes, {features or PUBLISHED_FEATURES}")
     for source in names:
-        cells = list[str]()
-        for target in names:
-            pair = _pair(scores, source, target)
-            cells.append("-" if source == target else "/" if pair is None else f"{pair[0]:.1f} ({pair[1]:.1f})")
-        table.add_row(source, *cells)
+        table.add_row(source, *(cell(source, target) for target in names))
     return table
-
-
-def _pair(scores: TransferScores | None, source: str, target: str) -> tuple[float, float] | None:
-    if scores is None:
-        return PUBLISHED_TRANSFER.get((source, target))
-    pair = scores.pair(source, target)
-    return pair and (100 * pair[0], 100 * pair[1])
 
 
 def _at_half(scores: RunScores | DetectionScores) -> str:

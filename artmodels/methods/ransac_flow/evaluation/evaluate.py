@@ -6,9 +6,8 @@ Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4. What is measur
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from operator import length_hint
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +31,6 @@ __all__ = [
     "endpoint_errors",
     "evaluate",
     "evaluate_poses",
-    "pck",
     "stream_evaluate",
     "stream_evaluate_poses",
 ]
@@ -41,24 +39,16 @@ Aligner = Callable[[images.Source, images.Source], Alignment]
 Floats = npt.NDArray[np.float64]
 LIMITS = (1, 3, 5)
 WRONG = 180.0  # degrees, the error of a pose that was not found
-NEEDED = 5  # matches that fix an essential matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Where places of the target are in the source.
+    """Where places of the target are in the source."""
 
-    Attributes:
-        target: [n, 2] relative.
-        source: [n, 2] relative, float64.
-        size: (width, height) of the source in the pixels that errors are counted in.
-        groups: Which of the places count for what figure: names, and [n] bool each.
-    """
-
-    target: Tensor
-    source: Tensor
-    size: tuple[int, int]
-    groups: Mapping[str, Tensor]
+    target: Tensor  # [n, 2] relative
+    source: Tensor  # [n, 2] relative, float64
+    size: tuple[int, int]  # width and height of the source in the pixels that errors are counted in
+    groups: Mapping[str, Tensor]  # which of the places count for what figure: [n] bool by name
 
 
 class Example(NamedTuple):
@@ -69,45 +59,30 @@ class Example(NamedTuple):
     truth: Truth
 
 
-class PosePair(NamedTuple):
-    """A pair of pictures by known cameras.
+Pair = tuple[images.Source, images.Source, Truth]
 
-    Attributes:
-        source: Of which the pose is asked.
-        target: Where it is seen from.
-        source_camera: [3, 3], the intrinsic matrix; centres of pixels are integers.
-        target_camera: [3, 3].
-        rotation: [3, 3], from the target camera's axes to the source's.
-        translation: [3] of the same; its length does not count.
-    """
+
+class PosePair(NamedTuple):
+    """A pair of pictures by known cameras: how does the source's stand to the target's?"""
 
     source: images.Source
     target: images.Source
-    source_camera: Floats
+    source_camera: Floats  # [3, 3], the intrinsic matrix; centres of pixels are integers
     target_camera: Floats
-    rotation: Floats
-    translation: Floats
+    rotation: Floats  # [3, 3], from the target camera's axes to the source's
+    translation: Floats  # [3] of the same; its length does not count
 
 
 @dataclass(frozen=True, eq=False)
 class AlignmentScores:
-    """Of P pairs.
+    """Of P pairs."""
 
-    Attributes:
-        limits: T distances in pixels.
-        errors: [P], the mean endpoint error of each, in pixels.
-        hits: [P, T], places of each that are at most so far off.
-        places: [P], those that were measured.
-        found: [P] bool, whether there is an alignment.
-        seconds: [P], of the clock.
-    """
-
-    limits: tuple[float, ...]
-    errors: Floats
-    hits: npt.NDArray[np.int64] = field(repr=False)
-    places: npt.NDArray[np.int64] = field(repr=False)
-    found: npt.NDArray[np.bool_] = field(repr=False)
-    seconds: Floats = field(repr=False)
+    limits: tuple[float, ...]  # T distances in pixels
+    errors: Floats  # [P], the mean endpoint error of each, in pixels
+    hits: npt.NDArray[np.int64] = field(repr=False)  # [P, T], places of each that are at most so far off
+    places: npt.NDArray[np.int64] = field(repr=False)  # [P], those that were measured
+    found: npt.NDArray[np.bool_] = field(repr=False)  # [P], whether there is an alignment
+    seconds: Floats = field(repr=False)  # [P], of the clock
 
     @property
     def aepe(self) -> float:
@@ -119,12 +94,12 @@ class AlignmentScores:
         """Median over pairs of their mean endpoint errors."""
         return float(np.median(self.errors))
 
-    @cached_property
+    @property
     def pck(self) -> Mapping[float, float]:
         """Share of all places that are right, by limit: a pair with more places counts for more."""
         return dict(zip(self.limits, (self.hits.sum(0) / self.places.sum()).tolist(), strict=True))
 
-    @cached_property
+    @property
     def pair_pck(self) -> Mapping[float, float]:
         """Mean over pairs of the share of their places that are right, by limit."""
         return dict(zip(self.limits, (self.hits / self.places[:, None]).mean(0).tolist(), strict=True))
@@ -137,25 +112,21 @@ def endpoint_errors(found: Tensor, truth: Tensor, size: tuple[int, int]) -> Tens
     return distances
 
 
-def pck(errors: Tensor, limits: Sequence[float] = LIMITS) -> list[float]:
-    """Share of errors [...] that are at most as large as each limit: the percentage of correct keypoints, in [0, 1].
-
-    Raises:
-        ConfigError: There is no error to count.
-    """
-    if not errors.numel():
-        raise ConfigError("there are no errors to count: give at least one place")
-    return [float((errors <= limit).double().mean()) for limit in limits]
-
-
 def evaluate(
+    aligner: Aligner, pairs: Iterable[Pair], *, progress: bool = False, **options: Any
+) -> dict[str, AlignmentScores]:
+    """The scores that `stream_evaluate` gives last; `progress` shows a bar."""
+    return result_of(stream_evaluate(aligner, pairs, **options), progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate(
     aligner: Aligner,
-    pairs: Iterable[tuple[images.Source, images.Source, Truth]],
+    pairs: Iterable[Pair],
     *,
     limits: tuple[float, ...] = LIMITS,
     unfound: Literal["identity", "wrong"] = "identity",
-    progress: bool = False,
-) -> dict[str, AlignmentScores]:
+) -> Iterator[Progress | dict[str, AlignmentScores]]:
     """Align pairs and measure how far places are off.
 
     Args:
@@ -164,30 +135,13 @@ def evaluate(
         limits: Distances in pixels for the share of right places.
         unfound: What counts where no alignment was found: that each place stays where it is, as the paper does on
             HPatches; or that all places are wrong, infinitely far off, as it does on MegaDepth.
-        progress: Show a bar.
 
-    Returns:
-        Scores by the names of the truth's groups. A group without a place in a pair leaves the pair out.
+    Yields:
+        Where it is, after each pair; last, the scores by the names of the truth's groups. A group without a place in a
+        pair leaves the pair out.
 
     Raises:
         ConfigError: No pair has a place that counts.
-    """
-    stream = stream_evaluate(aligner, pairs, limits=limits, unfound=unfound)
-    return result_of(stream, progress=progress, unit="pair")
-
-
-@torch.inference_mode()
-def stream_evaluate(
-    aligner: Aligner,
-    pairs: Iterable[tuple[images.Source, images.Source, Truth]],
-    *,
-    limits: tuple[float, ...] = LIMITS,
-    unfound: Literal["identity", "wrong"] = "identity",
-) -> Iterator[Progress | dict[str, AlignmentScores]]:
-    """Do what `evaluate` does, pair by pair.
-
-    Yields:
-        Where it is, after each pair; and the scores, last.
     """
     rows = defaultdict[str, list[tuple[Any, ...]]](list)
     total = length_hint(pairs)
@@ -208,22 +162,18 @@ def stream_evaluate(
         yield Progress(done, max(done, total))
     if not rows:
         raise ConfigError("there is nothing to measure: no pair has a place whose truth is known")
-    scores = dict[str, AlignmentScores]()
-    for name, values in rows.items():
-        columns = [np.array(column) for column in zip(*values, strict=True)]
-        scores[name] = AlignmentScores(limits, *columns)
-    yield scores
+    yield {name: AlignmentScores(limits, *map(np.array, zip(*values, strict=True))) for name, values in rows.items()}
 
 
-def evaluate_poses(
-    aligner: Aligner,
-    pairs: Iterable[PosePair],
-    *,
-    matchable: float = MATCHED,
-    step: int = 4,
-    seed: int = 0,
-    progress: bool = False,
-) -> Floats:
+def evaluate_poses(aligner: Aligner, pairs: Iterable[PosePair], *, progress: bool = False, **options: Any) -> Floats:
+    """The errors that `stream_evaluate_poses` gives last; `progress` shows a bar."""
+    return result_of(stream_evaluate_poses(aligner, pairs, **options), progress=progress, unit="pair")
+
+
+@torch.inference_mode()
+def stream_evaluate_poses(
+    aligner: Aligner, pairs: Iterable[PosePair], *, matchable: float = MATCHED, step: int = 4, seed: int = 0
+) -> Iterator[Progress | Floats]:
     """Align pairs and measure the poses of cameras that follow; for `twoview.pose_accuracy`.
 
     Args:
@@ -232,26 +182,13 @@ def evaluate_poses(
         matchable: Matchability from which a place counts as a match.
         step: Every so many pixels of the working size are matched; the paper takes all.
         seed: Of RANSAC.
-        progress: Show a bar.
 
-    Returns:
-        [P] errors in degrees, see `twoview.pose_error`; 180 where there is no alignment or no pose.
+    Yields:
+        Where it is, after each pair; last, [P] errors in degrees, see `twoview.pose_error`, 180 where there is no
+        alignment or no pose.
 
     Raises:
         ConfigError: OpenCV is missing.
-    """
-    stream = stream_evaluate_poses(aligner, pairs, matchable=matchable, step=step, seed=seed)
-    return result_of(stream, progress=progress, unit="pair")
-
-
-@torch.inference_mode()
-def stream_evaluate_poses(
-    aligner: Aligner, pairs: Iterable[PosePair], *, matchable: float = MATCHED, step: int = 4, seed: int = 0
-) -> Iterator[Progress | Floats]:
-    """Do what `evaluate_poses` does, pair by pair.
-
-    Yields:
-        Where it is, after each pair; and the errors, last.
     """
     opencv("poses of cameras need")  # below, that it is missing would look like a pose that cannot be found
     errors = list[float]()
@@ -266,10 +203,8 @@ def _pose_error(result: Alignment, pair: PosePair, matchable: float, step: int, 
     if result.warp is None:
         return WRONG
     target, source = correspondences(result, matchable=matchable, step=step)
-    if len(target) < NEEDED:
-        return WRONG
     try:
         pose = relative_pose(target, source, pair.target_camera, pair.source_camera, seed=seed)
-    except ConfigError:  # no essential matrix fits
+    except ConfigError:  # there are too few matches, or no essential matrix fits
         return WRONG
     return pose_error(pose, pair.rotation, pair.translation)

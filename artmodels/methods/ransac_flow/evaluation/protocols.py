@@ -1,10 +1,10 @@
 """What published benchmarks of alignment lie in: HPatches, KITTI flow, sparse correspondences, poses of cameras.
 
 Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4. A reader checks a whole folder or file; pictures
-are opened when a pair's `example` is asked for, one pair at a time. What is measured: `evaluate`. No pickle is opened.
+are opened when a pair's `example` is asked for, one pair at a time. What is missing, or laid out otherwise, is a
+DatasetError that says which file; without OpenCV KITTI's flow is a ConfigError. No pickle is opened.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from artmodels import images
 from artmodels.correspondence import geometry
 from artmodels.errors import DatasetError, some
 from artmodels.files import read_json, text_of
-from artmodels.images.decoding import decoding
+from artmodels.images.decoding import LoadedImage, decoding
 from artmodels.methods.ransac_flow.evaluation.evaluate import Example, PosePair, Truth
 from artmodels.methods.ransac_flow.results.alignment import opencv
 
@@ -45,10 +45,8 @@ SPARSE_COLUMNS = ("scene", "source_image", "target_image", "XA", "YA", "XB", "YB
 STRIDE = 16  # px, of the coarse stage's cells
 
 
-def _picture(file: Path) -> images.Source:
-    """A picture; what HPatches has, PPM, is no format that the library takes from anybody."""
-    if file.suffix.lower() != ".ppm":
-        return images.load(file)
+def _picture(file: Path) -> LoadedImage:
+    """A picture of HPatches; PPM is no format that the library takes from anybody."""
     with decoding(file.name), Image.open(file, formats=["PPM"]) as opened:
         return images.load(opened)
 
@@ -64,25 +62,17 @@ def _check_exist(files: list[Path], folder: Path, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class HPatchesPair:
-    """Picture 1 of a sequence, which is moved onto another one.
+    """Picture 1 of a sequence, which is moved onto another one."""
 
-    Attributes:
-        sequence: Name of the folder.
-        number: Of the target, from 2 to 6.
-        source: File of picture 1.
-        target: File of the other.
-        matrix: [3, 3] float64, takes pixels of picture 1 to pixels of the other.
-    """
-
-    sequence: str
-    number: int
-    source: Path
+    sequence: str  # name of the folder
+    number: int  # of the target, from 2 to 6
+    source: Path  # picture 1
     target: Path
-    matrix: Tensor
+    matrix: Tensor  # [3, 3] float64, takes pixels of picture 1 to pixels of the other
 
     def example(self, side: int = 240) -> Example:
         """Read it; errors count in pixels of side x side where the truth is inside, under the number as difficulty."""
-        source, target = (images.load(_picture(file)) for file in (self.source, self.target))
+        source, target = map(_picture, (self.source, self.target))
         sizes = [(picture.width, picture.height) for picture in (target, source)]
         back = geometry.from_pixels(torch.linalg.inv(self.matrix), *sizes)
         places = geometry.identity(side, side).flatten(0, 1)
@@ -94,45 +84,39 @@ class HPatchesPair:
 def read_hpatches(folder: Path, *, kind: str = "v") -> tuple[HPatchesPair, ...]:
     """Read the folder of the full sequences: KIND_NAME/1.ppm to 6.ppm, and the homographies H_1_2 to H_1_6.
 
-    Balntas, Lenc, Vedaldi and Mikolajczyk 2017. The paper has 59 sequences of another viewpoint.
-
-    Args:
-        folder: That holds the sequences.
-        kind: "v" for those of another viewpoint, "i" for those of another illumination.
-
-    Raises:
-        DatasetError: There is no sequence, a file is missing, or a homography is none.
+    Balntas, Lenc, Vedaldi and Mikolajczyk 2017. Of the kinds "v" (another viewpoint) and "i" (another illumination) the
+    paper has 59 sequences of the first.
     """
     sequences = sorted(path for path in folder.glob(f"{kind}_*") if path.is_dir())
     if not sequences:
         raise DatasetError(f"there is no folder {kind}_NAME in {folder}: unpack the full sequences of HPatches there")
-    numbers = range(2, 7)
-    wanted = [
-        *(sequence / f"{number}.ppm" for sequence in sequences for number in range(1, 7)),
-        *(sequence / f"H_1_{number}" for sequence in sequences for number in numbers),
-    ]
-    _check_exist(wanted, folder, "Unpack the full sequences again.")
-    return tuple(
-        HPatchesPair(
-            sequence.name,
-            number,
-            sequence / "1.ppm",
-            sequence / f"{number}.ppm",
-            torch.from_numpy(_matrix(text_of(sequence / f"H_1_{number}").split(), f"{sequence / f'H_1_{number}'}")),
-        )
-        for sequence in sequences
-        for number in numbers
-    )
+    names = [*(f"{number}.ppm" for number in range(1, 7)), *(f"H_1_{number}" for number in range(2, 7))]
+    _check_exist([sequence / name for sequence in sequences for name in names], folder, "Unpack the sequences again.")
+    pairs = list[HPatchesPair]()
+    for sequence in sequences:
+        for number in range(2, 7):
+            file = sequence / f"H_1_{number}"
+            matrix = torch.from_numpy(_matrix(text_of(file).split(), str(file)))
+            pairs.append(HPatchesPair(sequence.name, number, sequence / "1.ppm", sequence / f"{number}.ppm", matrix))
+    return tuple(pairs)
 
 
-def _matrix(values: Any, where: str) -> Floats:  # noqa: ANN401 - whatever a file holds
-    """A matrix [3, 3] that has an inverse, of nine numbers or words in any nesting."""
+def _numbers(values: Any, shape: tuple[int, ...], where: str) -> Floats:  # noqa: ANN401 - whatever a file holds
+    """An array of finite numbers, of numbers or words in any nesting."""
     try:
-        found = np.array(values, np.float64).reshape(3, 3)
+        found = np.array(values, np.float64).reshape(shape)
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{where} is not a matrix of 3 x 3 numbers; check the download") from error
-    if not np.isfinite(found).all() or not np.linalg.det(found):
-        raise DatasetError(f"{where} is a matrix without an inverse, or not finite; check the download")
+        raise DatasetError(f"{where} is not {' x '.join(map(str, shape))} numbers; check the file") from error
+    if not np.isfinite(found).all():
+        raise DatasetError(f"{where} is not finite; check the file")
+    return found
+
+
+def _matrix(values: Any, where: str) -> Floats:  # noqa: ANN401
+    """A matrix [3, 3] that has an inverse."""
+    found = _numbers(values, (3, 3), where)
+    if not np.linalg.det(found):
+        raise DatasetError(f"{where} is a matrix without an inverse; check the file")
     return found
 
 
@@ -141,75 +125,50 @@ def _matrix(values: Any, where: str) -> Floats:  # noqa: ANN401 - whatever a fil
 
 @dataclass(frozen=True)
 class KittiPair:
-    """Two frames; the second is moved onto the first.
+    """Files of two frames; the second is moved onto the first."""
 
-    Attributes:
-        source: File of the second frame.
-        target: File of the first.
-        occ: File of the flow of all pixels.
-        noc: File of the flow of those that the second frame shows.
-    """
-
-    source: Path
+    source: Path  # the second frame
     target: Path
-    occ: Path
-    noc: Path
+    occ: Path  # the flow of all pixels
+    noc: Path  # the flow of those that the second frame shows
 
     def example(self) -> Example:
-        """Read it; errors count in pixels of the frames, under "occ" for all and "noc".
-
-        Raises:
-            DatasetError: A flow has another size than its frame, or is none.
-        """
+        """Read it; errors count in pixels of the frames, under "occ" for all and "noc"."""
         source, target = images.load(self.source), images.load(self.target)
         (flow, known), (_, shown) = read_flow(self.occ), read_flow(self.noc)
         size = (target.height, target.width)
         if known.shape != size or shown.shape != size:
             raise DatasetError(f"{self.occ} and {self.noc} must be of {size[1]} x {size[0]} px, as {self.target} is")
-        places = geometry.identity(*size)
         row, column = np.nonzero(known)
         there = (np.stack([column, row], 1) + flow[row, column] + 0.5) * 2
         truth = torch.from_numpy(there) / torch.tensor([source.width, source.height]) - 1
         groups = {"noc": torch.from_numpy(shown[row, column]), "occ": torch.ones(len(truth), dtype=torch.bool)}
-        known_places = places[torch.from_numpy(row), torch.from_numpy(column)]
-        return Example(source, target, Truth(known_places, truth, (source.width, source.height), groups))
+        places = geometry.identity(*size)[row, column]
+        return Example(source, target, Truth(places, truth, (source.width, source.height), groups))
 
 
 def read_kitti(folder: Path) -> tuple[KittiPair, ...]:
     """Read the training part of KITTI 2015: image_2, flow_occ and flow_noc with 000000_10.png and so on.
 
     Menze and Geiger 2015. The paper measures on all 200 pairs.
-
-    Raises:
-        DatasetError: There is no flow, or a file is missing.
     """
     flows = sorted((folder / "flow_occ").glob("*_10.png"))
     if not flows:
         raise DatasetError(f"there is no flow_occ/NUMBER_10.png in {folder}: name the folder `training` of KITTI 2015")
-    pairs = [
-        KittiPair(
-            folder / "image_2" / file.name.replace("_10.", "_11."),
-            folder / "image_2" / file.name,
-            file,
-            folder / "flow_noc" / file.name,
-        )
+    frames = folder / "image_2"
+    pairs = tuple(
+        KittiPair(frames / file.name.replace("_10.", "_11."), frames / file.name, file, folder / "flow_noc" / file.name)
         for file in flows
-    ]
-    _check_exist(
-        [file for pair in pairs for file in (pair.source, pair.target, pair.noc)], folder, "Unpack KITTI 2015 again."
     )
-    return tuple(pairs)
+    files = [file for pair in pairs for file in (pair.source, pair.target, pair.noc)]
+    _check_exist(files, folder, "Unpack KITTI 2015 again.")
+    return pairs
 
 
 def read_flow(file: Path) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Read KITTI's 16-bit PNG of a flow: red and green are 64 times the flow plus 2^15, blue whether it is known.
 
-    Returns:
-        Flow [H, W, 2] in pixels, x first, and [H, W], where it is known.
-
-    Raises:
-        ConfigError: OpenCV is missing.
-        DatasetError: It cannot be read, or is no such PNG.
+    The flow is [H, W, 2] in pixels, x first; where it is known, [H, W].
     """
     # Pillow reads colours of 16 bits at half the depth.
     found = opencv("KITTI's flow needs").imread(str(file), -1)
@@ -230,19 +189,12 @@ def scaled(width: int, height: int, side: int = 480) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class SparsePair:
-    """Two pictures, and points that show the same.
+    """Files of two pictures, and points that show the same."""
 
-    Attributes:
-        source: File of picture A, which is moved.
-        target: File of picture B.
-        source_points: [n, 2], x and y in its pixels; centres of pixels are integers.
-        target_points: [n, 2] of the same.
-    """
-
-    source: Path
-    target: Path
-    source_points: Floats
-    target_points: Floats
+    source: Path  # picture A, which is moved
+    target: Path  # picture B
+    source_points: Floats  # [n, 2], x and y in its pixels; centres of pixels are integers
+    target_points: Floats  # [n, 2] of the same
 
     def example(self, side: int = 480) -> Example:
         """Read it; errors count in pixels of the source at `scaled` size, and points outside a picture are left out."""
@@ -260,12 +212,8 @@ class SparsePair:
 def read_sparse(table: Path, folder: Path) -> Iterator[SparsePair]:
     """Read the table of MegaDepth's 1600 pairs or RobotCar's 6511, in CSV, row by row.
 
-    Args:
-        table: Columns scene, source_image, target_image, and XA, YA, XB, YB with numbers that semicolons part.
-        folder: Of the pictures: scene/image, or only the image where the scene is "/".
-
-    Raises:
-        DatasetError: The table is missing or laid out otherwise, or a picture is not there; the message says which.
+    Its columns are scene, source_image, target_image, and XA, YA, XB, YB with numbers that semicolons part. The folder
+    has the pictures: scene/image, or only the image where the scene is "/".
     """
     try:
         lines = table.open(encoding="utf-8-sig")
@@ -308,14 +256,7 @@ def read_poses(file: Path, folder: Path) -> tuple[PosePair, ...]:
     `camera` takes axes of a camera to pixels, whose centres are integers; `rotation` and `translation` take places of
     the world to axes of the camera, R X + t. The first of a pair is the source. The published lists of YFCC's pairs are
     pickles, which can run anything: write them anew, and K, R and T of the calibration with them, whose principal point
-    counts from the picture's middle.
-
-    Args:
-        file: JSON in UTF-8.
-        folder: Of the pictures.
-
-    Raises:
-        DatasetError: The file is missing or laid out otherwise, or a picture is not there.
+    counts from the picture's middle. The folder has the pictures.
     """
     layout = read_json(file)
     cameras, pairs = layout.get("images"), layout.get("pairs")
@@ -342,10 +283,4 @@ def _camera(entry: Any, where: str) -> tuple[Floats, Floats, Floats]:  # noqa: A
     camera, rotation = (_matrix(entry[name], f"{where}: {name}") for name in ("camera", "rotation"))
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
         raise DatasetError(f"{where}: rotation {entry['rotation']!r} is not one; check the file")
-    try:
-        translation = np.array(entry["translation"], np.float64).reshape(3)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{where}: translation is not three numbers; check the file") from error
-    if not math.isfinite(translation.sum()):
-        raise DatasetError(f"{where}: translation is not finite; check the file")
-    return camera, rotation, translation
+    return camera, rotation, _numbers(entry["translation"], (3,), f"{where}: translation")

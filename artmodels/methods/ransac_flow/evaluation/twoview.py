@@ -1,10 +1,12 @@
 """Two views of something that is not flat: the geometry of two cameras from an alignment, through OpenCV.
 
 Shen, Darmon, Efros and Aubry 2020 (arXiv:2004.01526), section 4.3. Pixels' centres are integers here, as in OpenCV.
+It is a ConfigError if OpenCV is missing, if there is no alignment, or if the matches are too few or fit nothing.
 """
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -21,29 +23,18 @@ MATCHED = 0.95  # matchability from which the paper takes matches
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """Where the source's camera stands to the target's.
+    """Where the source's camera stands to the target's."""
 
-    Attributes:
-        rotation: [3, 3], from the target camera's axes to the source's.
-        translation: [3], of unit length: its true length does not show in pictures.
-        essential: [3, 3], E with x_source^T E x_target = 0.
-        inliers: [n] bool, matches that agree.
-    """
-
-    rotation: Array
-    translation: Array
-    essential: Array
-    inliers: Array
+    rotation: Array  # [3, 3], from the target camera's axes to the source's
+    translation: Array  # [3], of unit length: its true length does not show in pictures
+    essential: Array  # [3, 3], E with x_source^T E x_target = 0
+    inliers: Array  # [n] bool, matches that agree
 
 
 def correspondences(alignment: Alignment, *, matchable: float = MATCHED, step: int = 4) -> tuple[Array, Array]:
     """Matches of an alignment, at every so many pixels of the working size where it can be trusted.
 
-    Returns:
-        Pixels (x, y) of the target and of the source, [n, 2] float64 each.
-
-    Raises:
-        ConfigError: There is no alignment, or a number is out of range.
+    They are pixels (x, y) of the target and of the source, [n, 2] float64 each.
     """
     if not 0 <= matchable <= 1 or step < 1:
         raise ConfigError(f"matchable={matchable} must be from 0 to 1, and step={step} at least 1")
@@ -52,22 +43,16 @@ def correspondences(alignment: Alignment, *, matchable: float = MATCHED, step: i
     places = geometry.identity(height, width)[step // 2 :: step, step // 2 :: step].flatten(0, 1)
     trust = alignment.matchability[step // 2 :: step, step // 2 :: step].flatten()
     places = places[trust >= matchable]
-    found = warp.at(places)
-    sizes = [torch.tensor(size) for size in alignment.sizes]
-    return tuple(  # type: ignore[return-value]  # of two
-        ((each.double() + 1) / 2 * size - 0.5).numpy() for each, size in ((places, sizes[1]), (found, sizes[0]))
+    source, target = (
+        ((relative.double() + 1) / 2 * torch.tensor(size) - 0.5).numpy()
+        for relative, size in zip((warp.at(places), places), alignment.sizes, strict=True)
     )
+    return target, source
 
 
 def fundamental(target: Array, source: Array, *, threshold: float = 1.0, seed: int = 0) -> tuple[Array, Array]:
-    """The fundamental matrix [3, 3] of matches in pixels [n, 2], with x_source^T F x_target = 0, and inliers [n].
-
-    Raises:
-        ConfigError: OpenCV is missing, there are fewer than 8 matches, or none fits.
-    """
-    cv2 = opencv("two-view geometry needs")
-    _enough(target, source, 8)
-    cv2.setRNGSeed(seed)
+    """The fundamental matrix [3, 3] of matches in pixels [n, 2], with x_source^T F x_target = 0, and inliers [n]."""
+    cv2 = _opencv_for(target, source, 8, seed)
     found, inliers = cv2.findFundamentalMat(target, source, cv2.USAC_ACCURATE, threshold, 0.9999, 10_000)
     if found is None:
         raise ConfigError("no fundamental matrix fits the matches: the pictures may not show the same thing")
@@ -75,30 +60,13 @@ def fundamental(target: Array, source: Array, *, threshold: float = 1.0, seed: i
 
 
 def relative_pose(
-    target: Array,
-    source: Array,
-    target_camera: Array,
-    source_camera: Array,
-    *,
-    threshold: float = 5e-4,
-    seed: int = 0,
+    target: Array, source: Array, target_camera: Array, source_camera: Array, *, threshold: float = 5e-4, seed: int = 0
 ) -> Pose:
-    """How two cameras stand to each other, by the essential matrix of matches.
+    """How two cameras stand to each other, by the essential matrix of matches in pixels [n, 2].
 
-    Args:
-        target: [n, 2] in pixels.
-        source: [n, 2] in pixels.
-        target_camera: [3, 3], its intrinsic matrix.
-        source_camera: [3, 3].
-        threshold: Distance of an inlier, of focal lengths; the paper's.
-        seed: Of the samples.
-
-    Raises:
-        ConfigError: OpenCV is missing, there are fewer than 5 matches, or none fits.
+    The cameras are intrinsic matrices [3, 3]. The threshold is the distance of an inlier in focal lengths, the paper's.
     """
-    cv2 = opencv("two-view geometry needs")
-    _enough(target, source, 5)
-    cv2.setRNGSeed(seed)
+    cv2 = _opencv_for(target, source, 5, seed)
     normal = [
         cv2.undistortPoints(np.ascontiguousarray(points, np.float64)[:, None], camera, None)[:, 0]
         for points, camera in ((target, target_camera), (source, source_camera))
@@ -111,13 +79,7 @@ def relative_pose(
 
 
 def epipolar_error(matrix: Array, target: Array, source: Array) -> Array:
-    """Mean of both distances of matches [n, 2] from each other's epipolar lines, in pixels: [n].
-
-    Args:
-        matrix: Fundamental, [3, 3].
-        target: In pixels.
-        source: In pixels.
-    """
+    """Mean of both distances of matches [n, 2] from each other's epipolar lines, by a fundamental matrix: [n] in px."""
     one, other = (np.c_[points, np.ones(len(points))] for points in (target, source))
     there, back = one @ matrix.T, other @ matrix  # lines in the source, in the target
     product = np.abs((other * there).sum(1))
@@ -141,8 +103,12 @@ def pose_accuracy(errors: Array, limits: tuple[int, ...] = (5, 10, 15, 20)) -> f
     return float(np.mean([np.mean(np.asarray(errors) < limit) for limit in limits]))
 
 
-def _enough(target: Array, source: Array, least: int) -> None:
+def _opencv_for(target: Array, source: Array, least: int, seed: int) -> ModuleType:
+    """OpenCV with that seed, if there are enough matches."""
+    cv2 = opencv("two-view geometry needs")
     if target.shape != source.shape or target.ndim != 2 or target.shape[1] != 2 or len(target) < least:
         raise ConfigError(
             f"matches of shapes {target.shape} and {source.shape}: give two arrays [n, 2] of at least {least} matches"
         )
+    cv2.setRNGSeed(seed)
+    return cv2

@@ -19,15 +19,16 @@ from artmodels import images
 from artmodels.correspondence import geometry
 from artmodels.errors import ArtModelsError, ConfigError
 from artmodels.files import write_whole
-from artmodels.images.decoding import Array, LoadedImage
+from artmodels.images.decoding import LoadedImage
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
 
-__all__ = ["Alignment", "Places", "Warp", "animated", "arrays", "opencv", "save_data"]
+__all__ = ["Alignment", "Places", "Warp", "animated", "opencv", "save_data"]
 
 STRIP = 2**20  # pixels that are warped at a time
 OCTAVE_STEPS = 2  # sizes of the source per halving, of which the next larger is read
 ANIMATED = 1000  # px: longest side of a moving picture, which is large in bytes
+SECONDS, LOOPS = 0.5, 4  # that each of two pictures is shown, and how often in a video
 VIDEO = ("mp4v", 20.0)  # codec, pictures a second
 PALE = 0.25  # of the target's strength where there is nothing to show
 
@@ -66,11 +67,9 @@ class Warp:
     def strips(self, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
         """Grids [rows, width, 2] for a target of any size, some rows at a time."""
         step = max(1, STRIP // width)
-        x = (2 * torch.arange(width, dtype=torch.float64) + 1) / width - 1
         for top in range(0, height, step):
-            rows = slice(top, min(top + step, height))
-            y = (2 * torch.arange(rows.start, rows.stop, dtype=torch.float64) + 1) / height - 1
-            yield rows, self.at(torch.stack(torch.meshgrid(x, y, indexing="xy"), 2).float())
+            rows = slice(top, top + step)
+            yield rows, self.at(geometry.identity(height, width, rows))
 
     def grid(self, height: int, width: int) -> Tensor:
         """The whole grid [height, width, 2]."""
@@ -79,9 +78,8 @@ class Warp:
     def scale(self, height: int, width: int, source: tuple[int, int]) -> float:
         """Pixels of the source, (width, height), per pixel of a target of that size, along a side, at the centre."""
         matrix = geometry.to_pixels(self.matrices[0], (width, height), source)
-        ends = geometry.apply(
-            matrix, matrix.new_tensor([[0.0, 0.0], [1, 0], [0, 1]]) + matrix.new_tensor([width, height]) / 2
-        )
+        centre = matrix.new_tensor([width, height]) / 2
+        ends = geometry.apply(matrix, matrix.new_tensor([[0.0, 0.0], [1, 0], [0, 1]]) + centre)
         (a, b), (c, d) = (ends[1:] - ends[:1]).tolist()
         return math.sqrt(abs(a * d - b * c))
 
@@ -110,17 +108,11 @@ class Warp:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where points of the target are in the source.
+    """Where points of the target are in the source."""
 
-    Attributes:
-        source: [n, 2], pixels of the source; the centre of its first pixel is (0.5, 0.5).
-        matchability: [n] in [0, 1].
-        inside: [n] bool, whether the source reaches there.
-    """
-
-    source: Tensor
-    matchability: Tensor
-    inside: Tensor
+    source: Tensor  # [n, 2], pixels of the source; the centre of its first pixel is (0.5, 0.5)
+    matchability: Tensor  # [n] in [0, 1]
+    inside: Tensor  # [n] bool, whether the source reaches there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,23 +181,24 @@ class Alignment(ImageResult):
             ArtModelsError: It cannot be written, or there is no alignment: then nothing is.
             ConfigError: The name has another ending.
         """
-        suffix = Path(path).suffix.lower()
+        target = Path(path)
         if not self.found:
             raise ArtModelsError(f"no alignment was found, and nothing is written: {self.reason}")
-        if suffix == ".png":
-            super().save(path)
-        elif suffix == ".npz":
-            save_data(self, path)
-        elif suffix in (".gif", ".mp4"):
-            animated(self, path)
-        else:
-            raise ConfigError(f"{str(path)!r} does not end in .png, .npz, .gif or .mp4")
+        match target.suffix.lower():
+            case ".png":
+                super().save(target)
+            case ".npz":
+                save_data(self, target)
+            case ".gif" | ".mp4":
+                animated(self, target)
+            case _:
+                raise ConfigError(f"{str(target)!r} does not end in .png, .npz, .gif or .mp4")
 
     @cached_property
     def coarse(self) -> "Image.Image":
         """The source moved by the transforms alone."""
         warp = self.sound
-        plain = Warp(warp.matrices, warp.which, torch.zeros_like(warp.displacement))
+        plain = replace(warp, displacement=torch.zeros_like(warp.displacement))
         source, target = self.pictures
         return images.to_pil(plain.read(source.tensor(), target.height, target.width)[0])
 
@@ -250,77 +243,56 @@ class Alignment(ImageResult):
 # --- as files
 
 
-def arrays(alignment: Alignment) -> dict[str, Array]:
-    """The alignment as numbers.
+def save_data(alignment: Alignment, path: Path) -> None:
+    """Write the alignment as numbers, whole or not at all: a compressed .npz.
 
-    Returns:
-        `flow` [H, W, 2] float32, to be added to a pixel (x, y) of the target for its place in the source, in pixels;
-        `inside` [H, W] bool, whether the source reaches there; `matchability` and `error` [h, w] float32 at the working
-        size; `homographies` [K, 3, 3] float64 from pixels of the target to pixels of the source; `which` [h, w] uint8,
-        the one that holds at each place; `source_size` and `target_size`, width and height.
+    `flow` [H, W, 2] float32 is to be added to a pixel (x, y) of the target for its place in the source, in pixels;
+    `inside` [H, W] bool says whether the source reaches there; `matchability` and `error` [h, w] float32 are at the
+    working size; `homographies` [K, 3, 3] float64 go from pixels of the target to pixels of the source; `which` [h, w]
+    uint8 is the one that holds at each place; `source_size` and `target_size` are width and height.
 
     Raises:
+        ArtModelsError: It cannot be written.
         ConfigError: There is no alignment.
     """
-    warp = alignment.sound
-    return {
-        "flow": alignment.flow().numpy(),
-        "inside": geometry.inside(alignment.grid()).numpy(),
-        "matchability": alignment.matchability.numpy(),
-        "error": alignment.error.numpy(),
-        "homographies": alignment.matrices.numpy(),
-        "which": warp.which.numpy().astype(np.uint8),
-        "source_size": np.array(alignment.sizes[0]),
-        "target_size": np.array(alignment.sizes[1]),
-    }
-
-
-def save_data(alignment: Alignment, path: str | os.PathLike[str]) -> None:
-    """Write `arrays` as a compressed `.npz`, whole or not at all.
-
-    Raises:
-        ArtModelsError: It cannot be written.
-        ConfigError: There is no alignment, or the name has another ending.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".npz":
-        raise ConfigError(f"{str(target)!r} does not end in .npz")
     out = io.BytesIO()
-    np.savez_compressed(out, allow_pickle=False, **arrays(alignment))
-    write_whole({target: out.getvalue()})
+    np.savez_compressed(
+        out,
+        allow_pickle=False,
+        flow=alignment.flow().numpy(),
+        inside=geometry.inside(alignment.grid()).numpy(),
+        matchability=alignment.matchability.numpy(),
+        error=alignment.error.numpy(),
+        homographies=alignment.matrices.numpy(),
+        which=alignment.sound.which.numpy().astype(np.uint8),
+        source_size=np.array(alignment.sizes[0]),
+        target_size=np.array(alignment.sizes[1]),
+    )
+    write_whole({path: out.getvalue()})
 
 
-def animated(alignment: Alignment, path: str | os.PathLike[str], *, seconds: float = 0.5, loops: int = 4) -> None:
+def animated(alignment: Alignment, path: Path) -> None:
     """Write target and source in turn, which shows the eye what differs.
 
-    Args:
-        alignment: With both pictures.
-        path: Ends in .gif, or in .mp4, which needs OpenCV and is much smaller.
-        seconds: That each is shown.
-        loops: Turns of a video; a GIF goes on for ever.
+    The path ends in .gif, which goes on for ever, or in .mp4, which needs OpenCV and is much smaller.
 
     Raises:
         ArtModelsError: It cannot be written.
-        ConfigError: There is no alignment, another ending, or OpenCV is missing.
+        ConfigError: There is no alignment, or OpenCV is missing.
     """
-    target = Path(path)
-    if not 0.02 <= seconds <= 60 or loops < 1:
-        raise ConfigError(f"seconds={seconds} must be from 0.02 to 60, and loops={loops} at least 1")
     _ = alignment.sound
     frames = [alignment.pictures[1].pil(), alignment.image]
     for frame in frames:
         frame.thumbnail((ANIMATED, ANIMATED))
-    if target.suffix.lower() == ".gif":
-        out = io.BytesIO()
-        frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)
-        write_whole({target: out.getvalue()})
-    elif target.suffix.lower() == ".mp4":
-        _video(frames * loops, target, seconds)
-    else:
-        raise ConfigError(f"{str(target)!r} does not end in .gif or .mp4")
+    if path.suffix.lower() == ".mp4":
+        _video(frames * LOOPS, path)
+        return
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * SECONDS), loop=0)
+    write_whole({path: out.getvalue()})
 
 
-def _video(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
+def _video(frames: Sequence[Image.Image], path: Path) -> None:
     cv2 = opencv("an .mp4, unlike a .gif, needs")
     codec, rate = VIDEO
     size = frames[0].width // 2 * 2, frames[0].height // 2 * 2  # as the codec wants
@@ -331,7 +303,7 @@ def _video(frames: Sequence[Image.Image], path: Path, seconds: float) -> None:
             raise ConfigError(f"{path} cannot be written: check that the folder exists, or write a .gif")
         for frame in frames:
             pixels = np.asarray(frame.resize(size))[..., ::-1]
-            for _ in range(max(1, round(seconds * rate))):
+            for _ in range(round(SECONDS * rate)):
                 writer.write(pixels)
         writer.release()
         write_whole({path: temporary.read_bytes()})

@@ -1,7 +1,10 @@
-"""What an alignment shows: pictures to look at, what differs between the two, and the look of one on the other."""
+"""What an alignment shows: pictures to look at, what differs between the two, and the look of one on the other.
+
+Where there is no alignment, or an argument is out of range, it is a ConfigError.
+"""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from artmodels import images
 from artmodels.correspondence import geometry
 from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import heat_over, in_a_row
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, one_of
 from artmodels.images.colour import luminance
 from artmodels.images.resampling import resized
 from artmodels.methods.ransac_flow.results.alignment import Alignment
@@ -24,23 +27,22 @@ __all__ = [
     "Changes",
     "changes",
     "chequered",
+    "explained_maps",
     "flow_picture",
     "flow_wheel",
     "heat",
     "overlay",
     "side_by_side",
+    "thumbnail",
     "transferred",
 ]
 
 EVEN = 0.01  # deviation of lightness in a window below which there is no structure to compare
+FLOW = 640  # px: height of the picture of a flow, which is smooth
 
 
 def overlay(alignment: Alignment, opacity: float = 0.5) -> Image.Image:
-    """The source on its target, as strong as `opacity` says, 0 to 1.
-
-    Raises:
-        ConfigError: There is no alignment, or the opacity is out of range.
-    """
+    """The source on its target, as strong as `opacity` says, 0 to 1."""
     if not 0 <= opacity <= 1:
         raise ConfigError(f"opacity={opacity} must be from 0 to 1")
     _ = alignment.sound
@@ -48,11 +50,7 @@ def overlay(alignment: Alignment, opacity: float = 0.5) -> Image.Image:
 
 
 def chequered(alignment: Alignment, squares: int = 8) -> Image.Image:
-    """Source and target in turn, as on a chess board with so many squares along the longer side.
-
-    Raises:
-        ConfigError: There is no alignment, or fewer than two squares are asked for.
-    """
+    """Source and target in turn, as on a chess board with so many squares along the longer side."""
     if squares < 2:
         raise ConfigError(f"squares={squares} must be at least 2")
     _ = alignment.sound
@@ -76,13 +74,8 @@ def side_by_side(alignment: Alignment, *, height: int = 480) -> Image.Image:
 def flow_picture(alignment: Alignment, *, fine: bool = False, height: int | None = None) -> Image.Image:
     """Where pixels come from, as colour: the hue is the direction, the strength is the distance; see `flow_wheel`.
 
-    Args:
-        alignment: With both pictures.
-        fine: Only what the fine stage adds, rather than the whole flow.
-        height: Of the picture; None takes that of the target.
-
-    Raises:
-        ConfigError: There is no alignment.
+    If `fine` it is only what the fine stage adds, rather than the whole flow. The height of the picture is by default
+    that of the target.
     """
     from torchvision.utils import flow_to_image  # takes longer to import than all the rest
 
@@ -99,11 +92,7 @@ def flow_picture(alignment: Alignment, *, fine: bool = False, height: int | None
 
 
 def flow_wheel(side: int = 160) -> Image.Image:
-    """What the colours of a flow mean: at each place the colour of the flow from the centre to it.
-
-    Raises:
-        ConfigError: The side is below 8 pixels.
-    """
+    """What the colours of a flow mean: at each place the colour of the flow from the centre to it."""
     from torchvision.utils import flow_to_image
 
     if side < 8:
@@ -115,21 +104,14 @@ def flow_wheel(side: int = 160) -> Image.Image:
 
 
 def heat(alignment: Alignment, what: str = "matchability") -> Image.Image:
-    """The target, and over it how well places can be matched, or how far from where they began they come back to.
+    """The target under one of two maps: "matchability", or "error", how far from where they began places come back to.
 
-    Args:
-        alignment: With both pictures.
-        what: "matchability", or "error", full at 8 pixels of the working size.
-
-    Raises:
-        ConfigError: Anything else, or there is no alignment.
+    The error is full at 8 pixels of the working size.
     """
     _ = alignment.sound
-    if what == "matchability":
-        return heat_over(alignment.pictures[1], alignment.matchability.numpy(), low=0.0, high=1.0)
-    if what == "error":
-        return heat_over(alignment.pictures[1], alignment.error.numpy(), low=0.0, high=8.0)
-    raise ConfigError(f"what={what!r} must be 'matchability' or 'error'")
+    maps = {"matchability": (alignment.matchability, 1.0), "error": (alignment.error, 8.0)}
+    scores, high = maps[one_of("map", what, list(maps))]
+    return heat_over(alignment.pictures[1], scores.numpy(), low=0.0, high=high)
 
 
 # --- what differs
@@ -184,17 +166,14 @@ def changes(alignment: Alignment, *, window: int = 17, threshold: float = 0.6, l
     unlike = _unlike(luminance(moved), luminance(target), window)
     unlike = torch.maximum(unlike, 1 - alignment.matchability) * inside
     labels, _ = ndimage.label((unlike >= threshold).numpy())
-    scale = [full / working for full, working in zip(alignment.sizes[1][::-1], size, strict=True)]
-    found = list[tuple[int, Box]]()
-    areas = ndimage.sum_labels(torch.ones(size).numpy(), labels, range(1, labels.max() + 1))
-    for place, area in zip(ndimage.find_objects(labels), areas, strict=True):
-        if area >= least * size[0] * size[1]:
-            rows, columns = place
-            top, bottom = rows.start * scale[0], rows.stop * scale[0]
-            left, right = columns.start * scale[1], columns.stop * scale[1]
-            found.append((int(area), (left, top, right, bottom)))
-    found.sort(key=lambda each: -each[0])
-    return Changes(unlike, inside, tuple(box for _, box in found), alignment)
+    high, wide = (full / working for full, working in zip(alignment.sizes[1][::-1], size, strict=True))
+    areas, regions = np.bincount(labels.ravel())[1:], ndimage.find_objects(labels)
+    boxes = list[Box]()
+    for number in np.argsort(-areas, kind="stable"):
+        if areas[number] >= least * labels.size:
+            rows, columns = regions[number]
+            boxes.append((columns.start * wide, rows.start * high, columns.stop * wide, rows.stop * high))
+    return Changes(unlike, inside, tuple(boxes), alignment)
 
 
 def _unlike(first: Tensor, second: Tensor, window: int) -> Tensor:
@@ -246,11 +225,61 @@ def transferred(
             # Colours of a bright place at the lightness of a dark one may be none; they are clipped.
             warnings.filterwarnings("ignore", message="Conversion from CIE-LAB", category=UserWarning)
             moved = torch.from_numpy(lab2rgb(made).astype(np.float32)).permute(2, 0, 1)[None]
-    size = target.shape[2], target.shape[3]
-    taken = resized(alignment.matchability[None, None], size)[0, 0] >= matchable
-    # A frame of what is not taken: the border of the picture is none of the source's.
-    depth = ndimage.distance_transform_edt(taken.numpy())
-    weight = (
-        torch.from_numpy(np.clip(depth / max(feather, 1e-6), 0, 1).astype(np.float32)) if feather else taken.float()
-    )
+    matched = resized(alignment.matchability[None, None], (target.shape[2], target.shape[3]))[0, 0] >= matchable
+    depth = ndimage.distance_transform_edt(matched.numpy())  # 0 where nothing is matched, and 1 or more elsewhere
+    weight = torch.from_numpy(np.clip(depth / max(feather, 1e-6), 0, 1).astype(np.float32))
     return target.lerp(moved, weight).clamp(0, 1)
+
+
+# --- everything together
+
+
+def explained_maps(alignment: Alignment, longest: int) -> list[tuple[str, Image.Image, str]]:
+    """Title, picture and explanation of each map; the longer side of a picture has at most `longest` pixels."""
+    differs, height = changes(alignment), min(alignment.sizes[1][1], FLOW)
+    count = len(differs.boxes)
+    regions = "1 region differs" if count == 1 else f"{count} regions differ"
+    source, target = (images.load(thumbnail(picture.pil(), longest)) for picture in alignment.pictures)
+    small = images.load(thumbnail(alignment.image, longest)).tensor()
+    coloured = transferred(replace(alignment, pictures=(source, target), tensor=small))
+    return [
+        (
+            "What differs",
+            thumbnail(differs.image, longest),
+            f"{regions}: something is lost, added or drawn otherwise, or cannot be matched. Other colours and "
+            "another exposure do not count.",
+        ),
+        (
+            "Its colours",
+            images.to_pil(coloured),
+            "The target with the colours of the source, where it can be matched: for an old photograph.",
+        ),
+        (
+            "Matchability",
+            thumbnail(heat(alignment), longest),
+            "How sure each place is: bright where the source shows it, bare where it does not.",
+        ),
+        (
+            "There and back",
+            thumbnail(heat(alignment, "error"), longest),
+            "How far a place ends from where it began, going to the source and back: bright from 8 pixels.",
+        ),
+        (
+            "Flow",
+            flow_picture(alignment, height=height),
+            "Where each pixel comes from: the hue is the direction, the strength the distance, as on the wheel.",
+        ),
+        (
+            "Fine flow",
+            flow_picture(alignment, fine=True, height=height),
+            "What the fine stage adds to the homographies, as on the wheel.",
+        ),
+        ("The wheel", flow_wheel(200), "The colour at a place is that of a flow from the centre to it."),
+    ]
+
+
+def thumbnail(picture: Image.Image, longest: int) -> Image.Image:
+    """A copy with at most so many pixels on the longer side."""
+    small = picture.convert("RGB")
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return small

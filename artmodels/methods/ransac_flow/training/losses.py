@@ -25,14 +25,9 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity of each pixel and channel, Wang et al. 2004; windows that reach outside see 0 there.
+    """Structural similarity of each pixel and channel of pictures [N, C, H, W] in [0, 1], Wang et al. 2004.
 
-    Args:
-        first: [N, C, H, W] in [0, 1].
-        second: The same.
-
-    Returns:
-        [N, C, H, W], at most 1, which is for equal windows.
+    It is at most 1, which is for equal windows; windows that reach outside see 0 there.
     """
     offsets = torch.arange(SIDE, device=first.device) - SIDE // 2
     line = torch.exp(-offsets.square() / (2 * SIGMA**2)).to(first.dtype)
@@ -43,8 +38,8 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     maps = F.conv2d(maps, line.view(1, 1, SIDE, 1).repeat(count, 1, 1, 1), padding=(SIDE // 2, 0), groups=count)
     mean1, mean2, square1, square2, product = maps.chunk(5, 1)
     alike = (2 * mean1 * mean2 + LUMINANCE) * (2 * (product - mean1 * mean2) + CONTRAST)
-    apart = (mean1**2 + mean2**2 + LUMINANCE) * (square1 - mean1**2 + square2 - mean2**2 + CONTRAST)
-    similarity: Tensor = alike / apart
+    total = (mean1**2 + mean2**2 + LUMINANCE) * (square1 - mean1**2 + square2 - mean2**2 + CONTRAST)
+    similarity: Tensor = alike / total
     return similarity
 
 

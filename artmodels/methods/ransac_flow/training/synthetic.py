@@ -7,13 +7,15 @@ aligned; a collection of copies after one another is not here.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.correspondence import geometry
-from artmodels.errors import ConfigError
+from artmodels.settings import Settings, Share, Weight
 
 __all__ = ["WarpedPairs", "WarpConfig", "Warper", "closer", "covers", "make_pairs", "thin_plate"]
 
@@ -21,54 +23,26 @@ Restyle = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarpConfig:
-    """How far pictures are moved, in pixels of their own.
+class WarpConfig(Settings):
+    """How far pictures are moved, in pixels of their own."""
 
-    Attributes:
-        bend: Deviation of the points of the coarse spline; each pair draws its share of it.
-        ripple: The same of the fine spline.
-        corners: Deviation of the corners that a homography moves.
-        points: Points a side of the coarse spline.
-        fine: Points a side of the fine spline.
-        covered: Chance that something covers a part of either picture.
-        apart: Chance that both show something else.
-    """
-
-    bend: float = 10.0
-    ripple: float = 2.5
-    corners: float = 8.0
-    points: int = 4
-    fine: int = 8
-    covered: float = 0.4
-    apart: float = 0.06
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: One is out of range.
-        """
-        if min(self.bend, self.ripple, self.corners) < 0 or min(self.points, self.fine) < 2:
-            raise ConfigError(f"{self}: distances must not be below 0, and points not below 2")
-        if not (0 <= self.covered <= 1 and 0 <= self.apart <= 1):
-            raise ConfigError(f"covered={self.covered} and apart={self.apart} are chances, from 0 to 1")
+    bend: Annotated[Weight, "Deviation of the points of the coarse spline; each pair draws its share of it."] = 10.0
+    ripple: Annotated[Weight, "The same of the fine spline."] = 2.5
+    corners: Annotated[Weight, "Deviation of the corners that a homography moves."] = 8.0
+    points: Annotated[int, Ge(2), "Points a side of the coarse spline."] = 4
+    fine: Annotated[int, Ge(2), "Points a side of the fine spline."] = 8
+    covered: Annotated[Share, "Chance that something covers a part of either picture."] = 0.4
+    apart: Annotated[Share, "Chance that both show something else."] = 0.06
 
 
 @dataclass(frozen=True, eq=False)
 class WarpedPairs:
-    """Pictures and their truth.
+    """Pictures and their truth."""
 
-    Attributes:
-        source: [N, 3, H, W] in [0, 1].
-        target: The same.
-        grid: [N, H, W, 2], where each pixel of the target lies in the source, relative.
-        seen: [N, 1, H, W], 1 where the source shows what the target shows there, else 0.
-    """
-
-    source: Tensor
+    source: Tensor  # [N, 3, H, W] in [0, 1]
     target: Tensor
-    grid: Tensor
-    seen: Tensor
+    grid: Tensor  # [N, H, W, 2], where each pixel of the target lies in the source, relative
+    seen: Tensor  # [N, 1, H, W], 1 where the source shows what the target shows there, else 0
 
     def to(self, device: torch.device) -> "WarpedPairs":
         """The same on a device."""
@@ -78,8 +52,7 @@ class WarpedPairs:
 def _lattice(points: int) -> Tensor:
     """Places evenly over the picture, edges included: [points², 2]."""
     line = torch.linspace(-1, 1, points, dtype=torch.float64)
-    down, across = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([across, down], -1).flatten(0, 1)
+    return torch.cartesian_prod(line, line).flip(1)
 
 
 def _kernel(first: Tensor, second: Tensor) -> Tensor:
@@ -89,14 +62,9 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def thin_plate(points: Tensor, at: Tensor) -> Tensor:
-    """How a thin-plate spline that is moved at some points moves others: a matrix, for it is linear.
+    """How a thin-plate spline that is moved at points [K, 2], not on one line, moves others [M, 2]: a matrix [M, K].
 
-    Args:
-        points: [K, 2], not on one line.
-        at: [M, 2].
-
-    Returns:
-        [M, K] float64; its product with displacements of the points [K, ...] interpolates these.
+    Its product with displacements of the points [K, ...] interpolates these.
     """
     points, at = points.double(), at.double()
     count = len(points)
@@ -126,10 +94,8 @@ class Warper:
         pixel = 2 / torch.tensor([self.width, self.height], dtype=torch.float32)
         total = self.identity.expand(count, -1, -1, -1)
         share = torch.rand(count, 3, 1, 1, generator=rng)
-        for number, (matrix, points, deviation) in enumerate(
-            ((self.coarse, config.points, config.bend), (self.fine, config.fine, config.ripple))
-        ):
-            moved = torch.randn(count, points**2, 2, generator=rng) * share[:, number] * deviation * pixel
+        for number, (matrix, deviation) in enumerate(((self.coarse, config.bend), (self.fine, config.ripple))):
+            moved = torch.randn(count, matrix.shape[1], 2, generator=rng) * share[:, number] * deviation * pixel
             total = total + (matrix @ moved).view(count, self.height, self.width, 2)
         corners = torch.tensor(geometry.CORNERS).expand(count, -1, -1)
         moved = corners + torch.randn(count, 4, 2, generator=rng) * share[:, 2] * config.corners * pixel
@@ -152,15 +118,10 @@ def covers(count: int, height: int, width: int, chance: float, rng: torch.Genera
 def make_pairs(
     pictures: Tensor, others: Tensor, warper: Warper, rng: torch.Generator, *, restyle: Restyle | None = None
 ) -> WarpedPairs:
-    """Make a pair of each picture.
+    """Make a pair of each picture [N, 3, H, W] in [0, 1], by a warper for their size.
 
-    Args:
-        pictures: [N, 3, H, W] in [0, 1].
-        others: The same; what covers, and what is shown instead where pairs have nothing in common.
-        warper: For their size.
-        rng: What is drawn from.
-        restyle: Gives pictures in another hand, place by place; it is used on a half of the sources, a half of the
-            targets.
+    `others` cover them, and are shown instead where pairs have nothing in common. `restyle` gives pictures in another
+    hand, place by place, and is used on a half of the sources and a half of the targets.
     """
     config = warper.config
     count, _, height, width = pictures.shape

@@ -8,11 +8,11 @@ of what can be seen; the similarity of pixels says little about a painting and i
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +28,7 @@ from artmodels.methods.ransac_flow.model import STRIDE, FineConfig, FineNetwork,
 from artmodels.methods.ransac_flow.training import losses
 from artmodels.methods.ransac_flow.training.synthetic import WarpConfig, WarpedPairs, Warper, closer, make_pairs
 from artmodels.runtime.devices import generator
+from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["PUBLISHED", "SMOOTH", "RansacFlowRecipe", "RansacFlowSettings", "TrainingStage", "unlabelled"]
@@ -38,38 +39,23 @@ LESS = 4.0  # times, that pairs are moved less which are shown at twice the size
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingStage:
-    """What counts for how long.
+class TrainingStage(Settings):
+    """What counts for how long."""
 
-    Attributes:
-        updates: Of the weights; the last stage of a recipe goes on to the end whatever it says.
-        truth: Weight of the distance from the truth, in cells.
-        seen: Weight of the cross entropy of the matchability with the truth.
-        reconstruction: Weight of 1 - SSIM between the warped source and the target.
-        cycle: mu, weight of the distance there and back.
-        matchability: lambda, weight of what is not matchable; 0 leaves the matchability alone.
-        smooth: Weight of changes of the flow where it cannot be matched.
-        only_flow: Whether nothing but the head of the flow learns, in a stage without truth.
-    """
-
-    updates: int
-    truth: float = 0.0
-    seen: float = 0.0
-    reconstruction: float = 0.0
-    cycle: float = 0.0
-    matchability: float = 0.0
-    smooth: float = 0.0
-    only_flow: bool = False
+    updates: Annotated[Count, "Of the weights; the last stage of a recipe goes on to the end whatever it says."]
+    truth: Annotated[Weight, "Weight of the distance from the truth, in cells."] = 0.0
+    seen: Annotated[Weight, "Weight of the cross entropy of the matchability with the truth."] = 0.0
+    reconstruction: Annotated[Weight, "Weight of 1 - SSIM between the warped source and the target."] = 0.0
+    cycle: Annotated[Weight, "mu, weight of the distance there and back."] = 0.0
+    matchability: Annotated[Weight, "lambda, weight of what is not matchable; 0 leaves the matchability alone."] = 0.0
+    smooth: Annotated[Weight, "Weight of changes of the flow where it cannot be matched."] = 0.0
+    only_flow: Annotated[bool, "Whether nothing but the head of the flow learns, in a stage without truth."] = False
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: One is below 0, all weights are 0, or only the flow is to learn from the truth.
-        """
-        weights = (self.truth, self.seen, self.reconstruction, self.cycle, self.matchability, self.smooth)
-        if self.updates < 1 or min(weights) < 0 or not any(weights):
-            raise ConfigError(f"{self}: give at least one update, and weights of 0 or more that are not all 0")
+        """Check the values."""
+        super().__post_init__()
+        if not (self.truth or self.seen or self.unlabelled):
+            raise ConfigError(f"{self}: give weights that are not all 0")
         if self.only_flow and (self.truth or self.seen):
             raise ConfigError(f"{self}: only_flow=True is for terms without truth: set truth=0 and seen=0")
 
@@ -89,61 +75,45 @@ SMOOTH = TrainingStage(updates=50, reconstruction=1.0, cycle=1.0, smooth=1.0, on
 
 
 @dataclass(frozen=True, kw_only=True)
-class RansacFlowSettings:
-    """Settings of the recipe; the defaults are for one core of a CPU.
+class RansacFlowSettings(Settings):
+    """Settings of the recipe; the defaults are for one core of a CPU."""
 
-    Attributes:
-        fine: The network. The paper's is the published one.
-        backbone: Checkpoint whose first layers the encoder starts from, "" for random weights. "art-resnet" fits the
-            encoder of that name only.
-        frozen: Blocks of that encoder, from the first on, that stay as they are.
-        stages: In their order.
-        folders: Of the data, that hold the pictures.
-        side: Shorter side in pixels to which pictures are reduced when they are read.
-        size: Side of what is trained on, in pixels, a multiple of 8. The paper has 224.
-        margin: Pixels at each edge that the terms without truth leave out. The paper has 88 of 224.
-        batch: Pairs an update. The paper has 16.
-        warp: How pairs are made.
-        closer: Chance that the pairs of an update are moved by a quarter only and shown at twice the size, as a pass at
-            that size sees them after the others; 0 in the paper.
-        styles: Checkpoints of fast style that pictures are made with.
-        stylised: Share of the changed pictures that are in another hand; the others are worn.
-        arbitrary: Share of these that `arbitrary-style` makes.
-        engraved: Chance that a changed picture is drawn as an engraving instead.
-        negative: Chance that a changed picture is then grey and inverted, as dark paint is bright in an X-ray.
-    """
-
-    fine: FineConfig = FineConfig()
-    backbone: str = "art-resnet"
-    frozen: int = 4
-    stages: tuple[TrainingStage, ...] = (TrainingStage(updates=1, truth=1.0, seen=0.5),)
-    folders: tuple[str, ...] = ("paintings", "photos")
-    side: int = 400
-    size: int = 192
-    margin: int = 40
-    batch: int = 6
-    warp: WarpConfig = WarpConfig()
-    closer: float = 0.3
-    styles: tuple[str, ...] = SEEN_STYLES
-    stylised: float = 0.6
-    arbitrary: float = 0.5
-    engraved: float = 0.2
-    negative: float = 0.1
+    fine: Annotated[FineConfig, "The network. The paper's is the published one."] = FineConfig()
+    backbone: Annotated[
+        str,
+        'Checkpoint whose first layers the encoder starts from, "" for random weights. "art-resnet" fits the encoder '
+        "of that name only.",
+    ] = "art-resnet"
+    frozen: Annotated[int, "Blocks of that encoder, from the first on, that stay as they are."] = 4
+    stages: Annotated[tuple[TrainingStage, ...], MinLen(1), "In their order."] = (
+        TrainingStage(updates=1, truth=1.0, seen=0.5),
+    )
+    folders: Annotated[tuple[str, ...], "Of the data, that hold the pictures."] = ("paintings", "photos")
+    side: Annotated[int, "Shorter side in pixels to which pictures are reduced when they are read."] = 400
+    size: Annotated[int, MultipleOf(STRIDE), "Side of what is trained on, in pixels. The paper has 224."] = 192
+    margin: Annotated[
+        int, Ge(0), "Pixels at each edge that the terms without truth leave out. The paper has 88 of 224."
+    ] = 40
+    batch: Annotated[int, Ge(2), "Pairs an update. The paper has 16."] = 6
+    warp: Annotated[WarpConfig, "How pairs are made."] = WarpConfig()
+    closer: Annotated[
+        Share,
+        "Chance that the pairs of an update are moved by a quarter only and shown at twice the size, as a pass at that "
+        "size sees them after the others; 0 in the paper.",
+    ] = 0.3
+    styles: Annotated[tuple[str, ...], "Checkpoints of fast style that pictures are made with."] = SEEN_STYLES
+    stylised: Annotated[Share, "Share of the changed pictures that are in another hand; the others are worn."] = 0.6
+    arbitrary: Annotated[Share, "Share of these that `arbitrary-style` makes."] = 0.5
+    engraved: Annotated[Share, "Chance that a changed picture is drawn as an engraving instead."] = 0.2
+    negative: Annotated[
+        Share, "Chance that a changed picture is then grey and inverted, as dark paint is bright in an X-ray."
+    ] = 0.1
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: One is out of range, or two do not go together.
-        """
-        if self.size % STRIDE or self.size < 2 * self.margin + STRIDE or self.margin < 0:
-            raise ConfigError(
-                f"size={self.size} must be a multiple of {STRIDE}, and more than twice margin={self.margin}"
-            )
-        if self.batch < 2 or not self.stages or not 0 <= self.closer <= 1:
-            raise ConfigError(
-                f"batch={self.batch} must be at least 2, closer={self.closer} in [0, 1], and there must be a stage"
-            )
+        """Check the values."""
+        super().__post_init__()
+        if self.size < 2 * self.margin + STRIDE:
+            raise ConfigError(f"size={self.size} must be more than twice margin={self.margin}")
         if self.backbone and self.fine.encoder != "art-resnet":
             raise ConfigError(f'backbone={self.backbone!r} fits encoder="art-resnet" only: leave it empty')
 
@@ -192,8 +162,8 @@ class RansacFlowRecipe(Recipe):
             WeightsError: The backbone or a style is not there.
         """
         self.settings, self.sources = settings, sources
-        self._train, self._held_out = split(image_files(sources.data, settings.folders))
-        self.images = ImageSet.load(self._train, side=settings.side)
+        self.files, self._held_out = split(image_files(sources.data, settings.folders))
+        self.images = ImageSet.load(self.files, side=settings.side)
         self.crops = Crops(size=settings.size, smallest=0.5)
         self.hands = self._hands(settings.styles, self.images)
         self.warper = Warper(settings.warp, settings.size, settings.size)
@@ -201,27 +171,16 @@ class RansacFlowRecipe(Recipe):
         self.gentle = Warper(replace(settings.warp, **little), settings.size, settings.size)
         self.network = _Learning(FineNetwork(settings.fine, seed=seed)).train()
         if settings.backbone:
-            folder = sources.weights / settings.backbone
-            backbone = features.load(str(folder) if folder.is_dir() else settings.backbone, until="layer2")
+            backbone = features.load(sources.checkpoint(settings.backbone), until="layer2")
             self.network.fine.encoder.load_state_dict(backbone.state_dict())
         self.network.requires_grad_(True)
         if isinstance(self.network.fine.encoder, features.FeatureExtractor):
             _unfreeze(self.network.fine.encoder, settings.frozen)
 
-    def _hands(self, styles: Sequence[str], paintings: ImageSet) -> "Hands":
-        settings = self.settings
-        views = Views(
-            self.sources.weights,
-            tuple(styles),
-            stylised=settings.stylised,
-            arbitrary=settings.arbitrary,
-            paintings=paintings,
-        )
-        return Hands(views, settings.engraved, settings.negative)
-
-    def files(self) -> list[Path]:
-        """The images that are trained on."""
-        return self._train
+    def _hands(self, styles: tuple[str, ...], paintings: ImageSet) -> Hands:
+        shares = {"stylised": self.settings.stylised, "arbitrary": self.settings.arbitrary}
+        views = Views(self.sources.weights, styles, **shares, paintings=paintings)
+        return Hands(views, self.settings.engraved, self.settings.negative)
 
     def stage(self) -> TrainingStage:
         """The one that the next update belongs to."""
@@ -251,7 +210,7 @@ class RansacFlowRecipe(Recipe):
         return terms
 
     def _pairs(
-        self, images: ImageSet, count: int, rng: torch.Generator, restyle: "Hands | None", *, near: bool
+        self, images: ImageSet, count: int, rng: torch.Generator, restyle: Hands | None, *, near: bool
     ) -> WarpedPairs:
         pictures, others = (self.crops(images, count, rng) for _ in range(2))
         pairs = make_pairs(pictures, others, self.gentle if near else self.warper, rng, restyle=restyle)
