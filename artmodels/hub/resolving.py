@@ -282,10 +282,8 @@ def _fetch(repo: str, filename: str, revision: str | None, local_files_only: boo
         if seen is not None:
             raise _NoSuchFile(f"{what} has no {filename}.")  # the server has said so before
     if local_files_only:
-        raise MissingWeights(
-            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and local_files_only=True "
-            "forbids fetching it: load it once without that."
-        )
+        absent = f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE}"
+        raise MissingWeights(f"{absent} and local_files_only=True forbids fetching it: load it once without that.")
     url = hf_hub_url(repo, filename, revision=revision)
     answered = False
     try:
@@ -329,7 +327,7 @@ def _unanswered(error: Exception) -> bool:
 
 def _explained(error: Exception, repo: str, what: str, filename: str, revision: str | None) -> WeightsError:
     """Return the error of ours that says what went wrong with a fetch and what to do."""
-    hub = constants.ENDPOINT
+    hub, absent = constants.ENDPOINT, f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE}"
     if isinstance(error, hub_errors.GatedRepoError):
         return MissingWeights(
             f"{repo} is gated: accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN."
@@ -345,10 +343,7 @@ def _explained(error: Exception, repo: str, what: str, filename: str, revision: 
             "tag or a full commit."
         )
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
-        return MissingWeights(
-            f"{filename} of {what} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
-            "unset it to fetch the file once."
-        )
+        return MissingWeights(f"{absent} and HF_HUB_OFFLINE is set: unset it to fetch the file once.")
     if isinstance(error, hub_errors.EntryNotFoundError) and not isinstance(error, hub_errors.LocalEntryNotFoundError):
         missing = missing_file(what, filename, _repo_files(repo, revision))
         return missing if isinstance(missing, UnsafeFormat) else _NoSuchFile(str(missing))
@@ -356,8 +351,8 @@ def _explained(error: Exception, repo: str, what: str, filename: str, revision: 
         return MissingWeights(f"The download of {filename} of {what} broke off. Nothing of it was kept; run it again.")
     if _unanswered(error):
         return MissingWeights(
-            f"{hub} does not answer and {filename} of {what} is not in the cache {constants.HF_HUB_CACHE}: "
-            f"check the connection and try again, or load from a local folder. ({error})"
+            f"{hub} does not answer and {absent}: check the connection and try again, or load from a local folder. "
+            f"({error})"
         )
     if isinstance(error, hub_errors.HfHubHTTPError):
         return MissingWeights(f"{hub} refused {filename} of {what} with HTTP {error.response.status_code}: {error}")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -74,9 +73,7 @@ def terrazzo(size: int = 256) -> Pixels:
     return _pixels(colours * (1 + 0.06 * _noise(size, 0.5, seed=7))[..., None])
 
 
-PATTERNS: Mapping[str, Callable[[], Pixels]] = MappingProxyType(
-    {"weave": weave, "marbling": marbling, "bricks": bricks, "terrazzo": terrazzo}
-)
+PATTERNS: Mapping[str, Callable[[], Pixels]] = {draw.__name__: draw for draw in (weave, marbling, bricks, terrazzo)}
 
 
 def example(name: str, side: int = 384) -> Image.Image:

@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 
 from artmodels.errors import ConfigError
+from artmodels.settings import Count, Settings
 
 __all__ = ["SizeRequirements", "Tiling", "fit_run", "tiled"]
 
@@ -29,16 +31,12 @@ class Tiling(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeRequirements:
-    """The input sizes that a network accepts; a ConfigError where a number is not whole or below 1."""
+class SizeRequirements(Settings):
+    """The input sizes that a network accepts."""
 
-    minimum: int = 1  # px, of height and width
-    multiple_of: int = 1  # what height and width are multiples of
-    square: bool = False  # whether height equals width
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _at_least(1, minimum=self.minimum, multiple_of=self.multiple_of)
+    minimum: Annotated[Count, "Least height and width in pixels."] = 1
+    multiple_of: Annotated[Count, "What height and width are multiples of."] = 1
+    square: Annotated[bool, "Whether height equals width."] = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Give the smallest accepted (height, width) that holds an image of this size."""

@@ -74,7 +74,7 @@ def test_padding_repeats_where_there_is_too_little_to_reflect():
 
 @pytest.mark.parametrize("setting", [{"minimum": 0}, {"multiple_of": 0}, {"multiple_of": 2.5}, {"minimum": -3}])
 def test_size_requirements_are_checked(setting):
-    with pytest.raises(ConfigError, match=f"{next(iter(setting))} is .*; give a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))}=.* must be (at least 1|a whole number)"):
         SizeRequirements(**setting)
 
 
