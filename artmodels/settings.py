@@ -38,7 +38,19 @@ from annotated_types import (
 
 from artmodels.errors import ConfigError, listing, short, suggest
 
-__all__ = ["Count", "Positive", "Settings", "Share", "Weight", "config_from", "distinct", "finite", "helps", "odd"]
+__all__ = [
+    "Count",
+    "Positive",
+    "Settings",
+    "Share",
+    "Weight",
+    "check",
+    "config_from",
+    "distinct",
+    "finite",
+    "helps",
+    "odd",
+]
 
 Config = TypeVar("Config")
 
@@ -73,11 +85,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check each field."""
-        cls: Any = type(self)
-        for name, hint in _hints(cls).items():
-            value = getattr(self, name)
-            if wanted := _fault(value, hint):
-                raise ConfigError(f"{name}={short(value)} must be {wanted}")
+        check(self)
+
+
+def check(settings: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Raise ConfigError unless each field of a dataclass is what its annotation says."""
+    cls: Any = type(settings)
+    for name, hint in _hints(cls).items():
+        value = getattr(settings, name)
+        if wanted := _fault(value, hint):
+            raise ConfigError(f"{name}={short(value)} must be {wanted}")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Labels of bags in, decisions about bags out, the same for every estimator."""
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from artmodels.data.bags import Bags, BagsError
 from artmodels.runtime.devices import generator
-from artmodels.settings import Settings, config_from
+from artmodels.settings import check, config_from
 
 __all__ = ["BagClassifier", "Baseline", "folds_of", "read_labels"]
 
@@ -133,11 +133,6 @@ class BagClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 class Baseline(BagClassifier):
     """What MI-max is compared with. A subclass learns; its settings say in their annotations what they may be."""
 
-    def _check(self) -> None:
-        """Raise ConfigError unless each setting is of the type and in the range that its annotation says."""
-        copy: Any = config_from(type(self), self._settings())
-        Settings.__post_init__(copy)
-
     def fit(self, bags: object, y: object) -> Self:
         """Train on bags, see `Bags.of`, and labels: [B] of two kinds, or [B, C] of 0 and 1, one column a class.
 
@@ -147,7 +142,7 @@ class Baseline(BagClassifier):
             ConfigError: A setting is out of range, or the training diverged.
             DatasetError: Nothing can be learnt from the bags or the labels.
         """
-        self._check()
+        check(config_from(type(self), self._settings()))
         bags = Bags.of(bags)
         labels, classes = read_labels(y, len(bags))
         self._learn(bags, labels)

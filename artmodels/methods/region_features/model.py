@@ -20,7 +20,7 @@ from torchvision.ops import batched_nms, nms, roi_align
 from artmodels.detections import boxes as box_ops
 from artmodels.errors import ConfigError
 from artmodels.features.extractor import FeatureExtractor
-from artmodels.features.networks import WIDEST
+from artmodels.features.networks import WIDEST, Width
 from artmodels.images.resampling import resized
 from artmodels.settings import Settings, Share
 
@@ -67,7 +67,7 @@ class RegionFeaturesConfig(Settings):
     backbone: Annotated[
         str, 'Of "art-regions": a name or folder that `artmodels.features.load` takes, with layer2 and layer3.'
     ] = "art-resnet"
-    width: Annotated[int, Interval(ge=1, le=WIDEST), 'Channels of the head of "art-regions".'] = 96
+    width: Annotated[Width, 'Channels of the head of "art-regions".'] = 96
     regions: Annotated[BoxCount, "K, the most regions of an image."] = 300
     spread: Annotated[bool, "Choose those K of the paper's 300 by its authors' rule for fewer, see `spread`."] = False
     before: Annotated[
