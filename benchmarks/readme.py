@@ -64,8 +64,7 @@ def knobs(method: str, name: str) -> str:
         explained = getattr(explained, part)
     rows = []
     if isinstance(explained, type) and dataclasses.is_dataclass(explained):
-        texts = {key: text for kind in reversed(explained.__mro__) for key, text in _paragraphs(kind).items()}
-        texts |= helps(getattr(explained, "config_class", explained)) | helps(explained)
+        texts = helps(getattr(explained, "config_class", explained)) | helps(explained)
         for field in dataclasses.fields(explained):
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
@@ -81,8 +80,8 @@ def knobs(method: str, name: str) -> str:
 
 
 def _paragraphs(explained: object) -> dict[str, str]:
-    """What a docstring says of each argument or attribute."""
-    _, _, listed = re.sub(r"\n(Args|Attributes):\n", "\0", inspect.getdoc(explained) or "").partition("\0")
+    """What a docstring says of each argument."""
+    _, _, listed = (inspect.getdoc(explained) or "").partition("\nArgs:\n")
     listed = re.split(r"\n(?=\S)", listed)[0]
     return {
         name: " ".join(text.split())
