@@ -87,6 +87,8 @@ def load_index(folder: str | os.PathLike[str]) -> Index:
     except OSError as error:
         raise DatasetError(f"{root} holds no index: it lacks {error.filename}. Check the path, or build it.") from error
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error.__cause__, ImportError):  # of FAISS: the index may well be whole
+            raise
         raise DatasetError(f"The index {root} is damaged ({error}): remove that folder and build it again.") from error
     return found
 

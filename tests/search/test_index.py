@@ -141,8 +141,13 @@ def test_faiss_finds_what_is_near(config: FaissConfig) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, again.search(queries, 5), strict=True))
 
 
-def test_faiss_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faiss_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FaissIndex(4, FaissConfig(kind="hnsw"))
+    index.add(np.arange(9), vectors(9, 4))
+    index.save(tmp_path)
     monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match="needs FAISS, which is not installed"):
+        load_index(tmp_path)
     with pytest.raises(ConfigError, match=r"pip install 'artmodels\[search\]', or use ExactIndex"):
         FaissIndex(4)
 
