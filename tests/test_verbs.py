@@ -72,6 +72,7 @@ config = { gain = 0.9 }
 """
 CODE = '''
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -79,17 +80,14 @@ from artmodels import images
 from artmodels.images.results import ImageResult
 from artmodels.images.tiling import SizeRequirements
 from artmodels.runtime.feedforward import FeedForward, Graph
+from artmodels.settings import Positive, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverterConfig:
-    """How.
+class InverterConfig(Settings):
+    """How."""
 
-    Attributes:
-        gain: Contrast of the result.
-    """
-
-    gain: float = 1.0
+    gain: Annotated[Positive, "Contrast of the result."] = 1.0
 
 
 class Net(Graph):

@@ -337,16 +337,16 @@ def test_votes_of_translations_by_hand() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"margin": -1}, "margin=-1 must be whole, at least 0 and at most 100"),
-        ({"margin": 1.5}, "margin=1.5 must be whole"),
-        ({"iterations": 0}, "iterations=0 must be whole, at least 1 and at most 100000"),
-        ({"iterations": True}, "iterations=True must be whole"),
-        ({"least_component": 0}, "least_component=0 must be whole, at least 1"),
+        ({"margin": -1}, "margin=-1 must be at least 0 and at most 100"),
+        ({"margin": 1.5}, "margin=1.5 must be a whole number"),
+        ({"iterations": 0}, "iterations=0 must be at least 1 and at most 100000"),
+        ({"iterations": True}, "iterations=True must be a whole number"),
+        ({"least_component": 0}, "least_component=0 must be at least 1"),
         ({"tolerance": 0}, "tolerance=0 must be above 0 and at most 16"),
         ({"tolerance": math.nan}, "tolerance=nan must be"),
         ({"tolerance": "2"}, "tolerance='2' must be"),
         ({"model": "rigid"}, "model='rigid' must be one of 'homography', 'affine', 'similarity', 'scaling'"),
-        ({"seed": -1}, "seed=-1 must be whole, at least 0"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(setting: dict, message: str) -> None:

@@ -122,6 +122,8 @@ def test_a_picture_in_itself_stays_where_it_is() -> None:
 
 def test_settings() -> None:
     assert PUBLISHED.refits == 0
-    for wrong in (-1, 1.0, True):
-        with pytest.raises(ConfigError, match=f"refits={wrong!r} must be whole, at least 0 and at most 100"):
+    with pytest.raises(ConfigError, match="refits=-1 must be at least 0 and at most 100"):
+        DiscoveryConfig(refits=-1)
+    for wrong in (1.0, True):
+        with pytest.raises(ConfigError, match=f"refits={wrong!r} must be a whole number"):
             DiscoveryConfig(refits=wrong)
