@@ -237,7 +237,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         work, start = present(work), time.monotonic()
         work.judging = None
         yield "", [], "", "Preparing…"
-        yield from reported(compare(work), others=3)
+        yield from reported(compare(work, threshold), others=3)
         groups, tiles, text = repeats(work, threshold)
         yield groups, tiles, "", f"Finished after {time.monotonic() - start:.1f} s: {text}"
 
@@ -372,7 +372,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
             file with the pairs as CSV, JSON and GraphML, the clusters, and IIIF annotations.
         """
         work = yield from reported(collected(photos), others=2)
-        yield from reported(compare(work), others=2)
+        yield from reported(compare(work, threshold), others=2)
         archive, texts = packed(work, None, threshold)
         groups, _ = work.findings.groups(threshold)
         found = json.loads(texts["repeats/pairs.json"]) | {"clusters": [list(group.images) for group in groups]}
@@ -463,7 +463,7 @@ def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
             work.findings.take(step)
 
 
-def compare(work: Investigation) -> Iterator[str]:
+def compare(work: Investigation, threshold: float) -> Iterator[str]:
     """Compare all pairs of a small collection, of a larger one those that a shortlist of similar regions names."""
     from artmodels.search.index import ExactIndex
 
@@ -478,8 +478,8 @@ def compare(work: Investigation) -> Iterator[str]:
         alike = 0
         for step in steps:
             if isinstance(step, Progress):
-                alike += step.pair is not None
-                yield f"Comparing pair {step.done} of {step.total}: {alike} show something in common so far…"
+                alike += step.pair is not None and step.pair.match.score > threshold
+                yield f"Comparing pair {step.done} of {step.total}: {alike} share something so far…"
             else:
                 work.findings.pairs = sorted(step, key=lambda pair: -pair.match.score)
 

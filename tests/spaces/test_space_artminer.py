@@ -356,9 +356,9 @@ def test_what_repeats_is_found_without_asking(app: ModuleType, work) -> None:
 def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, monkeypatch) -> None:
     monkeypatch.setattr(app, "ALL_PAIRS", 4)
     monkeypatch.setattr(app, "SHORTLIST", 2)
-    steps = app.compare(work)
+    steps = app.compare(work, 0.02)
     assert next(steps) == "Making a shortlist of pairs…"
-    said = re.fullmatch(r"Comparing pair 1 of (\d+): [01] show something in common so far…", next(steps))
+    said = re.fullmatch(r"Comparing pair 1 of (\d+): [01] share something so far…", next(steps))
     steps.close()
     assert 0 < int(said[1]) < 40, "of 66 pairs"
 
@@ -366,13 +366,14 @@ def test_a_large_collection_is_compared_by_a_shortlist(app: ModuleType, work, mo
 def test_pairs_are_counted_that_are_too_quick_to_be_shown(app: ModuleType, work, monkeypatch) -> None:
     seconds = itertools.count(0, 0.1)
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    pair = SimpleNamespace(match=SimpleNamespace(score=0.5))
-    stream = [*(PairProgress(done, 20, "a and b", pair) for done in range(1, 21)), [pair] * 20]
+    weak, strong = (SimpleNamespace(match=SimpleNamespace(score=score)) for score in (0.02, 0.5))
+    found = [strong if done % 2 else weak for done in range(1, 21)]
+    stream = [*(PairProgress(done, 20, "a and b", pair) for done, pair in enumerate(found, 1)), found]
     monkeypatch.setattr(ArtMiner, "stream_pairs", lambda *_, **__: iter(stream))
-    said = [re.fullmatch(r"Comparing pair (\d+) of 20: (\d+) show.*", step) for step in app.compare(work)]
+    said = [re.fullmatch(r"Comparing pair (\d+) of 20: (\d+) share.*", step) for step in app.compare(work, 0.02)]
     shown = [match.groups() for match in said if match]
     assert len(shown) > 2
-    assert all(done == alike for done, alike in shown)
+    assert all((int(done) + 1) // 2 == int(alike) for done, alike in shown), "those above the threshold"
     assert len(work.findings.pairs) == 20
 
 
