@@ -114,8 +114,10 @@ class Store:
             raise DatasetError(f"{folder} is no {kind.name}: it has no {FILE}. Check the path, or begin one there.")
         # SQLite makes files of its own to read beside a writer. Where none can be made (a full disk, a folder that may
         # not be written to) nobody writes either: unless a writer was interrupted, the database alone says all.
-        log = folder / f"{FILE}-wal"
-        complete = not (log.exists() and log.stat().st_size)
+        try:
+            complete = not (folder / f"{FILE}-wal").stat().st_size
+        except FileNotFoundError:  # it may also go between two looks, when the last writer ends
+            complete = True
         try:
             self._read(alone=complete and not os.access(folder, os.W_OK))
         except DatasetError as error:

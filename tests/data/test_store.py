@@ -215,6 +215,12 @@ def test_many_read_while_one_writes(store: Store) -> None:
     assert not errors and len(seen) > 1 and right(Store(store.folder, KIND), range(40))
 
 
+def test_the_log_of_a_writer_may_go_at_any_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **more: path.name.endswith("-wal") or there(path, **more))
+    assert right(Store(store.folder, KIND), range(6))
+
+
 def test_another_thread_goes_on_with_the_writing(store: Store) -> None:
     writing = store.writing()
     writers = list[object]()
