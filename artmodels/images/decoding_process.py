@@ -168,7 +168,7 @@ class _Worker:
                     "PNG or baseline JPEG, or make it smaller"
                 ) from None
             raise undecodable(name, f"its decoder ended with code {code}") from None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise undecodable(name, "its decoder gave no proper answer") from None
         finally:
             timer.cancel()
@@ -198,7 +198,10 @@ def _read(file: IO[bytes]) -> dict[str, Any]:
     (length,) = _HEADER.unpack(_exactly(file, bytearray(_HEADER.size)))
     if not 0 < length <= _LONGEST:
         raise ValueError("no header is of that length")
-    header = json.loads(_exactly(file, bytearray(length)))
+    try:
+        header = json.loads(_exactly(file, bytearray(length)))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(header, dict):
         raise ValueError("not an object")
     return header

@@ -242,7 +242,8 @@ def test_answers_are_not_believed(change):
         decoding_process._answer(answer(GOOD | change), 100)
     with pytest.raises(EOFError):
         decoding_process._answer(answer(GOOD, bytes(17)), 100)
-    for bad in (b"\xff" * 8, struct.pack(">I", 2) + b"[]", struct.pack(">I", 2) + b"{{"):
+    deep = struct.pack(">I", 60_000) + b"[" * 60_000
+    for bad in (b"\xff" * 8, struct.pack(">I", 2) + b"[]", struct.pack(">I", 2) + b"{{", deep):
         with pytest.raises(ValueError):
             decoding_process._answer(io.BytesIO(bad), 100)
 
