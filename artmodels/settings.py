@@ -147,7 +147,7 @@ def _words(constraints: Iterable[tuple[type, Any]]) -> str:
 def _fault(value: Any, hint: Any) -> str:  # noqa: ANN401
     """What a value must be that breaks a constraint of its annotation, or of a part of it; "" of one that keeps all."""
     if value is None:
-        return ""
+        return "" if _may_be_none(hint) else "a value, not None"
     constraints = _constraints(hint)
     try:
         kept = all(RULES[kind][0](value, argument) for kind, argument in constraints)
@@ -172,6 +172,14 @@ def _fault(value: Any, hint: Any) -> str:  # noqa: ANN401
         fault = next(filter(None, map(_fault, value, kinds)), "")
         return fault and f"values of which each is {fault}"
     return ""
+
+
+def _may_be_none(hint: Any) -> bool:  # noqa: ANN401
+    if typing.get_origin(hint) is Annotated:
+        return _may_be_none(hint.__origin__)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return any(map(_may_be_none, typing.get_args(hint)))
+    return hint in (types.NoneType, Any)
 
 
 # --- From JSON

@@ -56,6 +56,8 @@ def test_right_values_pass(right):
     [
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": "3"}, "steps='3' must be at least 1"),
+        ({"steps": None}, "steps=None must be a value, not None"),
+        ({"either": None}, "either=None must be a value, not None"),
         ({"steps": 2.5}, r"steps=2\.5 must be a whole number"),
         ({"steps": True}, "steps=True must be a whole number"),
         ({"clip": True}, "clip=True must be a number"),

@@ -91,6 +91,7 @@ class Crops:
     smallest: float = 0.4  # least share of the shorter side that a crop covers; 1 takes it whole
     flips: bool = True  # whether half of the crops are mirrored
     jitter: float = 0.0  # range of the changes of brightness, contrast and saturation: 0.3 is up to 30 %
+    grounds: float = 0.0  # share of crops whose upper part, or all, is an even or graded colour: a sky, a wall
 
     def __call__(self, images: ImageSet, count: int, rng: torch.Generator) -> Tensor:
         """Draw `count` crops, [count, 3, size, size] in [0, 1]."""
@@ -117,4 +118,19 @@ class Crops:
             mean = crop.mean()
             crop = (crop - mean) * (1 + self.jitter * (2 * contrast - 1)) + mean * (1 + self.jitter * (2 * light - 1))
             crop = crop.clamp(0, 1)
+        if self.grounds and float(torch.rand((), generator=rng)) < self.grounds:
+            crop = _with_ground(crop, rng)
         return crop
+
+
+def _with_ground(crop: Tensor, rng: torch.Generator) -> Tensor:
+    """A crop [1, 3, H, W] below an even or graded ground with a little noise, whose edge lies anywhere but on top."""
+    top, bottom = torch.rand(2, 1, 3, 1, 1, generator=rng)
+    grey, even, edge = torch.rand(3, generator=rng).tolist()
+    if grey < 0.4:
+        top, bottom = top.mean().expand_as(top), bottom.mean().expand_as(bottom)
+    if even < 0.4:
+        bottom = top
+    down = torch.linspace(0, 1, crop.shape[-2]).view(1, 1, -1, 1)
+    ground = torch.lerp(top, bottom, down) + 0.01 * torch.randn(crop.shape, generator=rng)
+    return torch.lerp(ground, crop, torch.sigmoid((down - 0.3 - 0.7 * edge) * 60)).clamp(0, 1)

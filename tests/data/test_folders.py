@@ -150,3 +150,12 @@ def test_jitter_changes_light_contrast_and_colour() -> None:
     assert 1.2 < light.max() < 1.31
     assert colour.min() < 0.8
     assert colour.max() > 1.2
+
+
+def test_grounds_take_the_upper_part_of_their_share_of_crops() -> None:
+    images = ImageSet((noise(40, 50),))
+    crops = Crops(size=32, grounds=0.5)(images, 40, generator(0))
+    assert crops.min() >= 0 and crops.max() <= 1
+    rough = crops.mean(1)[:, :8].std(2).mean(1) > 0.04
+    assert 10 <= int((~rough).sum()) <= 30
+    assert not any((Crops(size=32)(images, 40, generator(0)).mean(1)[:, :8].std(2).mean(1) < 0.04).tolist())

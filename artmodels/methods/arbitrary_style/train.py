@@ -32,6 +32,8 @@ ENCODER = "art-vgg"
 STYLES = ("paintings", "textures", "icons")
 MEASURED = 32, 8  # batches, and crops in each, that typical values are measured on
 FLOOR = 0.2  # of what is typical
+CONTENT = {"relu3_3": 1.0}
+STYLE = {(0, "relu1_1"): 0.5, (0, "relu2_1"): 1.0, (0, "relu3_1"): 1.5, (0, "relu4_1"): 1.5, (0, "relu5_1"): 0.5}
 PAIRS = 24  # held-out pairs that are judged
 
 
@@ -65,7 +67,8 @@ class ArbitraryStyleRecipe(Recipe):
     def __init__(self, settings: ArbitraryStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, art-vgg and the images; draw the first weights."""
         self.settings = settings
-        self.objective = StyleObjective(teachers.load(teachers.COMPRESSED, sources.teachers))
+        extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
+        self.objective = StyleObjective(extractor, content=CONTENT, style=STYLE)
         photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
         self.files = photographs + styles

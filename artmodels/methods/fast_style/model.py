@@ -8,7 +8,7 @@ normalisation (Ulyanov et al. 2016, arXiv:1607.08022) instead of batch normalisa
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Interval, Predicate
@@ -59,8 +59,20 @@ class FastStyleConfig(Settings):
             raise ConfigError("early=True goes with layout='resize' only: leave one of the two out")
 
 
+def doubled(x: Tensor, weight: Tensor) -> Tensor:
+    """Repeat pixels, reflect the border and convolve with [O, I, 3, 3], all at the smaller size: [N, O, 2H, 2W].
+
+    Among repeated pixels the nine taps of each of the four outputs of a pixel fall on four inputs: their weights are
+    added first, and the features are never copied at the larger size.
+    """
+    # Which neighbours (-1, 0, 1) the taps of an even and of an odd output fall on.
+    falls = weight.new_tensor([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+    four = torch.einsum("pat,qbs,oits->opqiab", falls, falls, weight).reshape(-1, weight.shape[1], 3, 3)
+    return F.pixel_shuffle(F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), four), 2)
+
+
 class _Layer(nn.Module):
-    """Pad, convolve, normalise, rectify. A transposed convolution doubles the size."""
+    """Pad, convolve, normalise, rectify. `double`: of pixels that are repeated first."""
 
     def __init__(
         self,
@@ -71,14 +83,15 @@ class _Layer(nn.Module):
         stride: int = 1,
         relu: bool = True,
         padding: Padding = "reflect",
-        transposed: bool = False,
+        double: bool = False,
     ) -> None:
         super().__init__()
+        self.enlarging = double and padding == "reflect"
         self.pad = kernel // 2 if padding == "reflect" else 0
         zeros = kernel // 2 if padding == "zeros" else 0
         # Without a bias: the normalisation would take it away again.
         self.conv: nn.Module
-        if transposed:
+        if double and not self.enlarging:
             self.conv = nn.ConvTranspose2d(inputs, outputs, kernel, 2, zeros, output_padding=1, bias=False)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=zeros, bias=False)
@@ -86,9 +99,11 @@ class _Layer(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pad:
-            x = F.pad(x, (self.pad,) * 4, mode="reflect")
-        y: Tensor = self.norm(self.conv(x))
+        if self.enlarging:
+            y = doubled(x, cast("nn.Conv2d", self.conv).weight)
+        else:
+            y = self.conv(F.pad(x, (self.pad,) * 4, mode="reflect") if self.pad else x)
+        y = self.norm(y)
         return F.relu(y) if self.relu else y
 
 
@@ -131,9 +146,8 @@ class TransformerNet(Graph):
         self.down = nn.Sequential(*(_Layer(*shape, stride=stride, padding=padding) for *shape, stride in down))
         within: Padding = "valid" if self.torch7 else "reflect"
         self.blocks = nn.Sequential(*(_Residual(high, within) for _ in range(config.blocks)))
-        self.up = nn.ModuleList(
-            _Layer(inputs, outputs, 3, padding=padding, transposed=self.torch7)
-            for inputs, outputs in ((high, middle), (middle, low))
+        self.up = nn.Sequential(
+            *(_Layer(*pair, 3, padding=padding, double=True) for pair in ((high, middle), (middle, low)))
         )
         self.pad = config.kernel // 2
         self.last = nn.Conv2d(low, 3, config.kernel)
@@ -143,9 +157,7 @@ class TransformerNet(Graph):
     def forward(self, x: Tensor) -> Tensor:
         """Stylise; the result is in [0, 1]."""
         y = F.pad(x, (self.margin,) * 4, mode="reflect") - self.mean if self.torch7 else 2 * x - 1
-        y = self.blocks(self.down(y))
-        for layer in self.up:
-            y = layer(y if self.torch7 else F.interpolate(y, scale_factor=2.0, mode="nearest"))
+        y = self.up(self.blocks(self.down(y)))
         y = self.last(F.pad(y, (self.pad,) * 4, mode="constant" if self.torch7 else "reflect"))
         if self.config.output == "sigmoid":
             return torch.sigmoid(y)

@@ -1,14 +1,17 @@
 """Train a fast style: the perceptual losses of Johnson et al. 2016, section 3.2, each relative to its target.
 
 Content is the squared distance of features, relative to their mean square; style that of the features' means and
-covariances at five depths, relative to the style's own, so that no style needs weights of its own. A Gram matrix is
-covariance + mean·meanᵀ, and the mean, which is colour and contrast, rules it: apart, brush strokes count as much. The
-published weights learn from the compressed VGG-19 of Wang et al. 2020.
+covariances, relative to the style's own, so that no style needs weights of its own. A Gram matrix is covariance +
+mean·meanᵀ, and the mean, which is colour and contrast, rules it: apart, brush strokes count as much. Style is compared
+at full, half and quarter size: features see some 100 px, and the smaller sizes hold the broad strokes. The lightness of
+large areas must go up and down with the photograph's, whatever the palette. The published weights learn from the
+compressed VGG-19 of Wang et al. 2020.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -24,14 +27,28 @@ from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.images.resampling import resized
 from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
 from artmodels.runtime.devices import generator
-from artmodels.settings import Count, Settings, Weight
+from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
 __all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
 
-Statistics = Mapping[str, tuple[Tensor, Tensor]]  # by tap
+Statistics = Mapping[tuple[int, str], tuple[Tensor, Tensor]]  # by how often the picture is halved, and the tap
 
-STYLE_TAPS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.5, "relu4_1": 1.5, "relu5_1": 0.5}
+CONTENT = {"relu3_3": 0.35, "relu4_1": 0.65}
+STYLE = {
+    **{(0, tap): share for tap, share in (("relu1_1", 0.5), ("relu2_1", 1.0), ("relu3_1", 1.5), ("relu4_1", 1.5))},
+    **{(1, tap): share for tap, share in (("relu2_1", 0.7), ("relu3_1", 1.0), ("relu4_1", 1.0), ("relu5_1", 0.35))},
+    **{(0, "relu5_1"): 0.5, (2, "relu3_1"): 0.45, (2, "relu4_1"): 0.45},
+}
+AREA = 16  # px: side of the areas whose lightness is compared
+
+# Where contents come from: folders, the shorter side that is kept, one of how many is held out, and how often.
+CONTENTS = (
+    (("photos",), 400, 3, 0.25),
+    (("objects/coco_ccby", "objects/coco_more"), 400, 10, 0.2),
+    (("landscapes",), 320, 10, 0.3),
+    (("paintings",), 256, 10, 0.25),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,65 +57,85 @@ class FastStyleSettings(Settings):
 
     style: Annotated[str, "The picture to paint like, below the folder of data."]
     title: Annotated[str, "What to call it."]
-    style_side: Annotated[Count, "Shorter side to which it is reduced: larger gives larger strokes."] = 320
+    style_side: Annotated[Count, "Shorter side to which it is reduced: larger gives larger strokes."] = 400
     start: Annotated[
         str, "Checkpoint to start from instead of random weights: a style is reached much sooner from another."
     ] = ""
-    network: FastStyleConfig = FastStyleConfig(widths=(12, 24, 48), kernel=7, early=True)
+    network: FastStyleConfig = FastStyleConfig(widths=(16, 32, 64), kernel=5)
     batch: Annotated[Count, "Crops a step."] = 2
-    crop: Annotated[Count, "Side of a crop in pixels."] = 192
-    style_weight: Annotated[Weight, "Against 1 for content."] = 1.0
+    crop: Annotated[Count, "Side of a crop in pixels."] = 224
+    grounds: Annotated[Share, "Of the crops that are given an even or graded ground."] = 0.2
+    style_weight: Annotated[Weight, "Against 1 for content."] = 6.0
+    tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
 
 
 class StyleObjective:
-    """Content, style and smoothness of stylised images."""
+    """Content, style, smoothness and tones of stylised images."""
 
-    def __init__(self, extractor: FeatureExtractor, *, content_tap: str = "relu3_3") -> None:
-        """Measure with these features."""
-        self.extractor, self.content_tap = extractor, content_tap
-        self.floors = dict.fromkeys(STYLE_TAPS, (0.0, 0.0))
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        *,
+        content: Mapping[str, float] = CONTENT,
+        style: Mapping[tuple[int, str], float] = STYLE,
+    ) -> None:
+        """Measure with these features: shares by tap, and by halvings and tap."""
+        self.extractor, self.content, self.style = extractor, content, style
+        self.floors = dict.fromkeys(style, (0.0, 0.0))
 
-    def content_of(self, x: Tensor) -> Tensor:
+    def content_of(self, x: Tensor) -> Mapping[str, Tensor]:
         """Features that content is compared by."""
-        features: Tensor = self.extractor(x, [self.content_tap])[self.content_tap]
+        features: Mapping[str, Tensor] = self.extractor(x, list(self.content))
         return features
 
     def style_of(self, x: Tensor) -> Statistics:
         """Means and covariances that style is compared by, for each of styles [N, 3, H, W]."""
-        return {tap: moments(value) for tap, value in self.extractor(x, list(STYLE_TAPS)).items()}
+        return self._measured(x)[0]
 
     def set_floors(self, typical: Sequence[Statistics], share: float) -> None:
         """Measure distances relative to no less than a share of the mean square of many styles' statistics.
 
         A blank style has little of its own.
         """
-        for tap in STYLE_TAPS:
-            mean, covariance = (torch.cat([styles[tap][part] for styles in typical]) for part in (0, 1))
-            self.floors[tap] = share * float(_square(mean).mean()), share * float(_square(covariance).mean())
+        for key in self.style:
+            mean, covariance = (torch.cat([styles[key][part] for styles in typical]) for part in (0, 1))
+            self.floors[key] = share * float(_square(mean).mean()), share * float(_square(covariance).mean())
 
     def __call__(
-        self, output: Tensor, content: Tensor, styles: Statistics, wanted: Tensor | None = None
+        self, output: Tensor, content: Tensor, styles: Statistics, wanted: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The three terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
+        """The four terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
 
         Styles are from `style_of`, N or one for all; `wanted` are the contents' features, if they are at hand.
         """
-        found = self.extractor(output, [*STYLE_TAPS, self.content_tap])
+        ours, found = self._measured(output, self.content)
         if wanted is None:
             with torch.no_grad():
                 wanted = self.content_of(content)
-        error = (found[self.content_tap] - wanted).square().mean((1, 2, 3))
-        style = output.new_zeros(())
-        for tap, weight in STYLE_TAPS.items():
-            for ours, theirs, floor in zip(moments(found[tap]), styles[tap], self.floors[tap], strict=True):
-                distance = _square(ours - theirs) / _square(theirs).clamp_min(floor)
-                style = style + weight * distance.mean() / (2 * sum(STYLE_TAPS.values()))
-        return {
-            "content": (error / wanted.square().mean((1, 2, 3)).clamp_min(1e-3)).mean(),
-            "style": style,
-            "flatness": flatness(output, content),
-        }
+        terms = {"content": output.new_zeros(()), "style": output.new_zeros(())}
+        for tap, share in self.content.items():
+            error = (found[tap] - wanted[tap]).square().mean((1, 2, 3))
+            error = error / wanted[tap].square().mean((1, 2, 3)).clamp_min(1e-3)
+            terms["content"] = terms["content"] + share * error.mean()
+        for key, share in self.style.items():
+            for mine, theirs, floor in zip(ours[key], styles[key], self.floors[key], strict=True):
+                distance = _square(mine - theirs) / _square(theirs).clamp_min(floor)
+                terms["style"] = terms["style"] + share * distance.mean() / (2 * sum(self.style.values()))
+        return terms | {"flatness": flatness(output, content), "tones": tones(output, content)}
+
+    def _measured(self, x: Tensor, also: Iterable[str] = ()) -> tuple[Statistics, Mapping[str, Tensor]]:
+        """Statistics of images at every size, and their features at some more taps, at full size."""
+        statistics: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        whole: Mapping[str, Tensor] = {}
+        for halvings in range(1 + max(key[0] for key in self.style)):
+            asked = [tap for number, tap in self.style if number == halvings]
+            taps = list(dict.fromkeys([*asked, *(also if not halvings else ())]))
+            features = self.extractor(x, taps) if taps else {}
+            statistics |= {(halvings, tap): moments(features[tap]) for tap in asked}
+            whole = whole or features
+            x = F.avg_pool2d(x, 2)
+        return statistics, whole
 
 
 def _square(x: Tensor) -> Tensor:
@@ -116,6 +153,15 @@ def flatness(output: Tensor, content: Tensor) -> Tensor:
     return total
 
 
+def tones(output: Tensor, content: Tensor) -> Tensor:
+    """One minus the correlation of lightness between images, [N, 3, H, W], over areas of 16 px; the mean of N."""
+    ours, theirs = (F.avg_pool2d(x.mean(1), AREA).flatten(1) for x in (output, content))
+    ours, theirs = ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True)
+    # What is all but even has no order of tones: a thousandth of variance counts as agreement.
+    spread = ((ours.square().mean(1) + 1e-3) * (theirs.square().mean(1) + 1e-3)).sqrt()
+    return 1 - (((ours * theirs).mean(1) + 1e-3) / spread).mean()
+
+
 class FastStyleRecipe(Recipe):
     """See the module."""
 
@@ -125,12 +171,14 @@ class FastStyleRecipe(Recipe):
         """Read the loss network, the images and the style; draw or read the first weights."""
         self.settings = settings
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
-        photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
-        paintings, _ = folders.split(folders.image_files(sources.data, ["paintings"]))
-        self.files = photographs + paintings
-        self.photographs = ImageSet.load(photographs, side=400)
-        self.paintings = ImageSet.load(paintings, side=256)
-        self.crops = Crops(size=settings.crop, smallest=0.4)
+        self.files, self.contents = list[Path](), list[tuple[ImageSet, float]]()
+        for names, side, one_in, share in CONTENTS:
+            files, held_out = folders.split(folders.image_files(sources.data, names), one_in)
+            if "photos" in names:
+                self.unseen = held_out
+            self.files += files
+            self.contents.append((ImageSet.load(files, side=side), share))
+        self.crops = Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds)
         style = images.load(sources.data / settings.style).tensor()
         self.style = reduced(style, settings.style_side)
         self.objective = StyleObjective(extractor)
@@ -149,14 +197,15 @@ class FastStyleRecipe(Recipe):
                     value.data.zero_()
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """Content, style and flatness on photographs and, a third of the time, paintings."""
-        source = self.paintings if float(torch.rand((), generator=rng)) < 1 / 3 else self.photographs
-        batch = self.crops(source, self.settings.batch, rng)
+        """Content, style, flatness and tones on crops of one kind of content."""
+        kind = int(torch.multinomial(torch.tensor([share for _, share in self.contents]), 1, generator=rng))
+        batch = self.crops(self.contents[kind][0], self.settings.batch, rng)
         terms = self.objective(self.network(batch), batch, self.target)
         return {
             "content": terms["content"],
             "style": self.settings.style_weight * terms["style"],
             "flatness": self.settings.tv_weight * terms["flatness"],
+            "tones": self.settings.tone_weight * terms["tones"],
         }
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

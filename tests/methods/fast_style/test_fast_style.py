@@ -9,13 +9,23 @@ import torch
 from PIL import Image
 from random_teachers import random_teacher
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from verbs import picture
 
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, MissingWeights, WeightsMismatch
 from artmodels.features import teachers
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
-from artmodels.methods.fast_style.model import TransformerNet
-from artmodels.methods.fast_style.train import STYLE_TAPS, FastStyleRecipe, FastStyleSettings, StyleObjective, flatness
+from artmodels.methods.fast_style.model import TransformerNet, doubled
+from artmodels.methods.fast_style.train import (
+    CONTENT,
+    CONTENTS,
+    STYLE,
+    FastStyleRecipe,
+    FastStyleSettings,
+    StyleObjective,
+    flatness,
+    tones,
+)
 from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -184,10 +194,11 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     root = tmp_path_factory.mktemp("fast-style")
-    for i in range(12):
-        folder = root / "data" / ("paintings" if i % 3 == 0 else "photos")
+    names = [name for group in CONTENTS for name in group[0]]
+    for i in range(4 * len(names)):
+        folder = root / "data" / names[i % len(names)]
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = (picture(48, 56, seed=i)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        pixels = (picture(64, 80, seed=i)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(folder / f"{i}.png")
     random_teacher(root / "teachers", teachers.COMPRESSED)
     return Sources(data=root / "data", teachers=root / "teachers", weights=root)
@@ -195,14 +206,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 def recipe_of(sources: Sources, **settings: object) -> FastStyleRecipe:
     network = FastStyleConfig(widths=SMALL, kernel=3, blocks=1, early=True)
-    small = {"style": "paintings/0.png", "title": "Noise", "style_side": 48, "crop": 48, "batch": 1, "network": network}
+    small = {"style": "photos/0.png", "title": "Noise", "style_side": 64, "crop": 64, "batch": 1, "network": network}
     return FastStyleRecipe(FastStyleSettings(**small | settings), sources, seed=2)
 
 
 def test_a_trained_style_is_a_checkpoint(sources: Sources, tmp_path: Path) -> None:
     recipe = recipe_of(sources)
     steps = list(fit(recipe, TrainingConfig(steps=2, warmup=1)))
-    assert all(list(step.losses) == ["content", "style", "flatness"] for step in steps)
+    assert all(list(step.losses) == ["content", "style", "flatness", "tones"] for step in steps)
     assert all(0 < value < math.inf for step in steps for value in step.losses.values())
     config, tensors = recipe.checkpoint()
     assert config.pop("method") == "fast_style"
@@ -213,7 +224,7 @@ def test_a_trained_style_is_a_checkpoint(sources: Sources, tmp_path: Path) -> No
 
     again = recipe_of(sources)
     assert next(fit(again, TrainingConfig(steps=2, warmup=1))).losses == steps[0].losses
-    weighted = recipe_of(sources, style_weight=3.0, tv_weight=0.0)
+    weighted = recipe_of(sources, style_weight=18.0, tv_weight=0.0)
     first = next(fit(weighted, TrainingConfig(steps=2, warmup=1))).losses
     assert first["style"] == pytest.approx(3 * steps[0].losses["style"]) and first["flatness"] == 0
 
@@ -225,16 +236,22 @@ def test_a_trained_style_is_a_checkpoint(sources: Sources, tmp_path: Path) -> No
 
 def test_the_style_itself_has_no_loss_of_style_and_content_none_of_content(sources: Sources) -> None:
     extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
-    style, content = picture(48, 48), picture(48, 56, seed=1)
+    style, content = picture(64, 64), picture(64, 80, seed=1)
     objective = StyleObjective(extractor)
     target = objective.style_of(style)
-    assert set(target) == set(STYLE_TAPS)
+    assert set(target) == set(STYLE)
     assert float(objective(style, style, target)["style"]) < 1e-9
     assert float(objective(content, content, target)["content"]) == 0
     assert float(objective(content, content, target)["style"]) > 1e-3
-    other = picture(48, 56, seed=2)
+    other = picture(64, 80, seed=2)
     assert float(objective(other, content, target)["content"]) > 1e-3
     assert objective(other, content, target, objective.content_of(content)) == objective(other, content, target)
+    assert set(objective.content_of(content)) == set(CONTENT)
+    # At half the size, strokes of twice the size are the style's.
+    wide = F.interpolate(style, scale_factor=2.0, mode="nearest")
+    whole = StyleObjective(extractor, style={(0, "relu2_1"): 1.0}).style_of(style)
+    half = StyleObjective(extractor, style={(1, "relu2_1"): 1.0}).style_of(wide)
+    torch.testing.assert_close(half[1, "relu2_1"], whole[0, "relu2_1"])
 
 
 def test_flatness_counts_grain_in_the_sky_and_not_on_edges() -> None:
@@ -242,3 +259,20 @@ def test_flatness_counts_grain_in_the_sky_and_not_on_edges() -> None:
     sky = torch.full((1, 3, 32, 32), 0.5)
     assert float(flatness(sky, sky)) == float(flatness(sky, edges)) == 0
     assert float(flatness(grain, edges)) < 0.5 * float(flatness(grain, sky))
+
+
+def test_tones_ask_for_the_order_of_light_and_dark_and_not_for_the_palette() -> None:
+    content = F.interpolate(picture(4, 4), scale_factor=16.0, mode="nearest")
+    assert float(tones(content, content)) == pytest.approx(0, abs=1e-6)
+    assert float(tones(0.2 + 0.5 * content.flip(1), content)) < 0.05
+    assert float(tones(1 - content, content)) > 1
+    sky = torch.full((1, 3, 64, 64), 0.7)
+    assert float(tones(sky, sky)) == pytest.approx(0, abs=1e-6)
+    assert float(tones(content, sky)) > 0.3
+
+
+def test_repeated_pixels_convolved_at_the_smaller_size_are_the_same() -> None:
+    x, weight = picture(7, 9), torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    wide = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    expected = F.conv2d(F.pad(wide, (1,) * 4, mode="reflect"), weight)
+    torch.testing.assert_close(doubled(x, weight), expected, rtol=0, atol=2e-5)
