@@ -29,7 +29,7 @@ from artmodels.images.results import ImageResult
 from artmodels.images.tiling import SizeRequirements, Tiling, fit_run, tiled
 from artmodels.runtime import graphs
 
-__all__ = ["FeedForward", "Graph"]
+__all__ = ["FeedForward", "Graph", "doubled"]
 
 
 class Graph(nn.Module):
@@ -58,6 +58,18 @@ class Graph(nn.Module):
         soft = F.interpolate(coarse, size=(height, width), mode="bilinear")
         grain = torch.rand(batch, 3, height, width, generator=random)
         return (0.8 * soft + 0.2 * grain,)
+
+
+def doubled(x: Tensor, weight: Tensor) -> Tensor:
+    """Repeat pixels, reflect the border and convolve with [O, I, 3, 3], all at the smaller size: [N, O, 2H, 2W].
+
+    Among repeated pixels the nine taps of each of the four outputs of a pixel fall on four inputs: their weights are
+    added first, and the features are never copied at the larger size.
+    """
+    # Which neighbours (-1, 0, 1) the taps of an even and of an odd output fall on.
+    falls = weight.new_tensor([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+    four = torch.einsum("pat,qbs,oits->opqiab", falls, falls, weight).reshape(-1, weight.shape[1], 3, 3)
+    return F.pixel_shuffle(F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), four), 2)
 
 
 class FeedForward(hub.Pretrained[C]):

@@ -5,7 +5,8 @@ covariances, relative to the style's own, so that no style needs weights of its 
 mean·meanᵀ, and the mean, which is colour and contrast, rules it: apart, brush strokes count as much. Style is compared
 at full, half and quarter size: features see some 100 px, and the smaller sizes hold the broad strokes. The lightness of
 large areas must go up and down with the photograph's, whatever the palette. The published weights learn from the
-compressed VGG-19 of Wang et al. 2020.
+compressed VGG-19 of Wang et al. 2020 with average pooling (Gatys et al. 2015): under maxima, and where shallow features
+weigh more, the networks hatch all surfaces at a few pixels.
 """
 
 import dataclasses
@@ -30,13 +31,13 @@ from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
-__all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
+__all__ = ["Contents", "FastStyleRecipe", "FastStyleSettings", "Statistics", "StyleObjective", "reduced"]
 
 Statistics = Mapping[tuple[int, str], tuple[Tensor, Tensor]]  # by how often the picture is halved, and the tap
 
 CONTENT = {"relu3_3": 0.35, "relu4_1": 0.65}
 STYLE = {
-    **{(0, tap): share for tap, share in (("relu1_1", 0.5), ("relu2_1", 1.0), ("relu3_1", 1.5), ("relu4_1", 1.5))},
+    **{(0, tap): share for tap, share in (("relu1_1", 0.15), ("relu2_1", 0.5), ("relu3_1", 1.5), ("relu4_1", 1.5))},
     **{(1, tap): share for tap, share in (("relu2_1", 0.7), ("relu3_1", 1.0), ("relu4_1", 1.0), ("relu5_1", 0.35))},
     **{(0, "relu5_1"): 0.5, (2, "relu3_1"): 0.45, (2, "relu4_1"): 0.45},
 }
@@ -57,7 +58,7 @@ class FastStyleSettings(Settings):
 
     style: Annotated[str, "The picture to paint like, below the folder of data."]
     title: Annotated[str, "What to call it."]
-    style_side: Annotated[Count, "Shorter side to which it is reduced: larger gives larger strokes."] = 400
+    style_side: Annotated[Count, "Shorter side to which it is resized: larger gives larger strokes."] = 512
     start: Annotated[
         str, "Checkpoint to start from instead of random weights: a style is reached much sooner from another."
     ] = ""
@@ -65,9 +66,9 @@ class FastStyleSettings(Settings):
     batch: Annotated[Count, "Crops a step."] = 2
     crop: Annotated[Count, "Side of a crop in pixels."] = 224
     grounds: Annotated[Share, "Of the crops that are given an even or graded ground."] = 0.2
-    style_weight: Annotated[Weight, "Against 1 for content."] = 6.0
+    style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
     tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
-    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
+    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
 
 
 class StyleObjective:
@@ -162,6 +163,26 @@ def tones(output: Tensor, content: Tensor) -> Tensor:
     return 1 - (((ours * theirs).mean(1) + 1e-3) / spread).mean()
 
 
+class Contents:
+    """Pictures to repaint, in crops: photographs of things and people, landscapes, and paintings."""
+
+    def __init__(self, data: Path, crops: Crops) -> None:
+        """Read them; `unseen` are photographs that are held out."""
+        self.crops = crops
+        self.files, self.kinds = list[Path](), list[tuple[ImageSet, float]]()
+        for names, side, one_in, share in CONTENTS:
+            files, held_out = folders.split(folders.image_files(data, names), one_in)
+            if "photos" in names:
+                self.unseen = held_out
+            self.files += files
+            self.kinds.append((ImageSet.load(files, side=side), share))
+
+    def __call__(self, count: int, rng: torch.Generator) -> Tensor:
+        """Draw crops of one kind, [count, 3, size, size]."""
+        kind = int(torch.multinomial(torch.tensor([share for _, share in self.kinds]), 1, generator=rng))
+        return self.crops(self.kinds[kind][0], count, rng)
+
+
 class FastStyleRecipe(Recipe):
     """See the module."""
 
@@ -170,15 +191,9 @@ class FastStyleRecipe(Recipe):
     def __init__(self, settings: FastStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, the images and the style; draw or read the first weights."""
         self.settings = settings
-        extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
-        self.files, self.contents = list[Path](), list[tuple[ImageSet, float]]()
-        for names, side, one_in, share in CONTENTS:
-            files, held_out = folders.split(folders.image_files(sources.data, names), one_in)
-            if "photos" in names:
-                self.unseen = held_out
-            self.files += files
-            self.contents.append((ImageSet.load(files, side=side), share))
-        self.crops = Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds)
+        extractor = teachers.load(teachers.COMPRESSED, sources.teachers, pooling="avg")
+        self.contents = Contents(sources.data, Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds))
+        self.files, self.unseen = self.contents.files, self.contents.unseen
         style = images.load(sources.data / settings.style).tensor()
         self.style = reduced(style, settings.style_side)
         self.objective = StyleObjective(extractor)
@@ -197,9 +212,8 @@ class FastStyleRecipe(Recipe):
                     value.data.zero_()
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """Content, style, flatness and tones on crops of one kind of content."""
-        kind = int(torch.multinomial(torch.tensor([share for _, share in self.contents]), 1, generator=rng))
-        batch = self.crops(self.contents[kind][0], self.settings.batch, rng)
+        """Content, style, flatness and tones."""
+        batch = self.contents(self.settings.batch, rng)
         terms = self.objective(self.network(batch), batch, self.target)
         return {
             "content": terms["content"],

@@ -15,7 +15,7 @@ from verbs import picture
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, MissingWeights, WeightsMismatch
 from artmodels.features import teachers
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
-from artmodels.methods.fast_style.model import TransformerNet, doubled
+from artmodels.methods.fast_style.model import TransformerNet
 from artmodels.methods.fast_style.train import (
     CONTENT,
     CONTENTS,
@@ -26,6 +26,7 @@ from artmodels.methods.fast_style.train import (
     flatness,
     tones,
 )
+from artmodels.runtime.feedforward import doubled
 from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
