@@ -31,8 +31,13 @@ __all__ = ["ArbitraryStyleRecipe", "ArbitraryStyleSettings"]
 
 ENCODER = "art-vgg"
 STYLES = ("paintings", "schools", "textures", "icons")
-# Shallower than a fast style's: many styles are further from the photograph than one that suits it.
-CONTENT = {"relu3_1": 0.5, "relu4_1": 0.5}
+# Shallower than a fast style's, and with finer strokes: what suits any pair of pictures.
+CONTENT = {"relu3_1": 0.6, "relu4_1": 0.4}
+STYLE = {
+    **{(0, tap): share for tap, share in (("relu1_1", 0.5), ("relu2_1", 1.0), ("relu3_1", 1.5), ("relu4_1", 1.0))},
+    **{(1, tap): share for tap, share in (("relu3_1", 0.4), ("relu4_1", 0.5), ("relu5_1", 0.3))},
+    (0, "relu5_1"): 0.3,
+}
 MEASURED = 32, 8  # batches, and crops in each, that typical values are measured on
 FLOOR = 0.2  # of what is typical
 PAIRS = 24  # held-out pairs that are judged
@@ -46,11 +51,11 @@ class ArbitraryStyleSettings(Settings):
         predictor="statistics", widths=(16, 32, 64), kernel=5, palette=True, conditioned=True
     )
     start: Annotated[str, "A fast style of the same shape, whose strokes all styles begin with; or none."] = ""
-    batch: Annotated[Count, "Pairs a step."] = 4
-    crop: Annotated[Count, "Side of a crop of the content in pixels."] = 176
-    style_crop: Annotated[Count, "Of one of the style."] = 208
+    batch: Annotated[Count, "Pairs a step."] = 3
+    crop: Annotated[Count, "Side of a crop of the content in pixels."] = 160
+    style_crop: Annotated[Count, "Of one of the style."] = 176
     grounds: Annotated[Share, "Of the contents that are given an even or graded ground."] = 0.2
-    style_weight: Annotated[Weight, "Against 1 for content."] = 4.0
+    style_weight: Annotated[Weight, "Against 1 for content."] = 3.5
     tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
     identity: Annotated[Share, "Of the pictures that are their own style."] = 0.1
@@ -74,7 +79,7 @@ class ArbitraryStyleRecipe(Recipe):
         """Read the loss network, art-vgg and the images; draw the first weights."""
         self.settings = settings
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers, pooling="avg")
-        self.objective = StyleObjective(extractor, content=CONTENT)
+        self.objective = StyleObjective(extractor, content=CONTENT, style=STYLE)
         self.contents = Contents(sources.data, Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds))
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
         self.files = self.contents.files + styles
