@@ -33,7 +33,8 @@ from artmodels.methods.artminer.evaluation.copies import make_benchmark
 from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-UNSEEN = ("fast-style-scream", "fast-style-ink")  # styles that no network was trained to withstand
+EARLIER = Path(__file__).parent.parent / "weights" / "earlier"
+UNSEEN = (EARLIER / "fast-style-scream", EARLIER / "fast-style-ink")  # styles that no network was trained to withstand
 QUICK, PAPER = (49, 36, 28, 20), (80, 74, 68, 60, 49, 36, 20)
 CATEGORIES, COPIES, DISTRACTORS = 6, 4, 16
 RATES = (100, 50, 20, 10, 5, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from artmodels.errors import ConfigError, MissingWeights
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.networks import NONE, TORCHVISION, Node, convolutions, layout
-from artmodels.features.stages import NORM_EPSILON, Convolution, Pool, Residual, Stage, Window
+from artmodels.features.stages import NORM_EPSILON, Convolution, Pool, Pooling, Residual, Stage, Window
 from artmodels.hub.checkpoints import load_tensors
 
 __all__ = ["COMPRESSED", "NORMALISED", "RESNET", "load"]
@@ -36,12 +36,12 @@ _RESNET_BLOCKS = (3, 4, 6)
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
-def load(name: str, folder: Path) -> FeatureExtractor:
+def load(name: str, folder: Path, *, pooling: Pooling = "max") -> FeatureExtractor:
     """One of the three as an extractor.
 
-    A VGG has max pooling and reflected borders, as it was trained, and taps "relu1_1", …; the ResNet has borders of
-    zeros, as it was trained, and the sums after its stages, signed, as "layer1", "layer2" and "layer3" (256, 512 and
-    1024 channels at strides 4, 8 and 16).
+    A VGG has reflected borders and max pooling, as it was trained, unless `pooling` says otherwise, and taps "relu1_1",
+    …; the ResNet has borders of zeros, as it was trained, and the sums after its stages, signed, as "layer1", "layer2"
+    and "layer3" (256, 512 and 1024 channels at strides 4, 8 and 16).
 
     Another name is a ConfigError, a folder that does not hold it MissingWeights, another network's file a WeightsError.
     """
@@ -50,15 +50,15 @@ def load(name: str, folder: Path) -> FeatureExtractor:
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         raise MissingWeights(f"{file} is missing: name the folder that holds the teachers.")
-    return _resnet(file) if name == RESNET else _vgg(file, name)
+    return _resnet(file) if name == RESNET else _vgg(file, name, pooling)
 
 
-def _vgg(file: Path, name: str) -> FeatureExtractor:
+def _vgg(file: Path, name: str, pooling: Pooling) -> FeatureExtractor:
     nodes = [Node(Convolution(3, 3, 1, relu=False, key="conv0"), (), -1)]
     inputs, last = 3, 0
     for block, row in enumerate(_WIDTHS[name], start=1):
         if block > 1:
-            nodes.append(Node(Pool(inputs, Window(2, 2, 0), "max"), (), last))
+            nodes.append(Node(Pool(inputs, Window(2, 2, 0), pooling), (), last))
             last = len(nodes) - 1
         for index, width in enumerate(row, start=1):
             key = f"conv{block}_{index}"

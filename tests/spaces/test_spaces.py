@@ -420,13 +420,13 @@ def test_a_batch_reports_what_cannot_be_used_and_does_the_rest(client: Client, t
     one_pixel(tmp_path / "dot.png")
     text_file(tmp_path / "note.png")
     given = [handle_file(tmp_path / name) for name in ("one.png", "note.png", "one.jpg", "dot.png")]
-    archive, report = client.predict(given, style="fast-style-ink", strength=0.5, api_name=BATCH)
-    assert Path(archive).name == "fast-style-ink.zip"
+    archive, report = client.predict(given, style="fast-style-woodcut", strength=0.5, api_name=BATCH)
+    assert Path(archive).name == "fast-style-woodcut.zip"
     assert [row["file"] for row in report] == ["one.png", "note.png", "one.jpg", "dot.png"]
     assert [row.get("result") for row in report] == ["one.png", None, "one-2.png", None]
     assert re.fullmatch("'note.png' is text, not pixels.*", report[1]["error"])
     assert report[3]["error"].startswith("the picture is 1 x 1 px, too small: ")
-    method = artmodels.FastStyle.from_pretrained("fast-style-ink")
+    method = artmodels.FastStyle.from_pretrained("fast-style-woodcut")
     with zipfile.ZipFile(archive) as packed:
         assert packed.namelist() == ["one.png", "one-2.png", "report.json"]
         assert json.loads(packed.read("report.json")) == report
@@ -865,16 +865,16 @@ def test_a_wall_stands_without_a_model_that_cannot_be_loaded(fake, caplog: pytes
     fake()
 
     def load(name: str) -> FakeMethod:
-        if name == "fast-style-ink":
+        if name == "fast-style-woodcut":
             raise artmodels.HashMismatch("not the promised bytes")
         return FakeMethod()
 
     ui.MODELS.load = load
     made = tiles("fast_style", lambda entry: ("", ""), Image.new("RGB", (300, 200), "red"))
     colours = {tile.value: tile.picture.getpixel((0, 0)) for tile in made}
-    assert colours.pop("fast-style-ink") == (255, 0, 0)
+    assert colours.pop("fast-style-woodcut") == (255, 0, 0)
     assert set(colours.values()) == {(64, 64, 64)}
-    assert "fast-style-ink: not the promised bytes" in caplog.text
+    assert "fast-style-woodcut: not the promised bytes" in caplog.text
 
 
 def test_a_wall_downloads_nothing(fake) -> None:
