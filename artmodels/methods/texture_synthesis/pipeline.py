@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from artmodels.descent.terms import TERMS
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
+from artmodels.methods.texture_synthesis.layout import canvas, fitted_to_torus, periods, shifted_pieces
+from artmodels.methods.texture_synthesis.metrics import verbatim_share
 from artmodels.settings import Count
 
 __all__ = ["TextureConfig", "TextureSynthesizer"]
@@ -24,6 +27,7 @@ __all__ = ["TextureConfig", "TextureSynthesizer"]
 # The coarsest level is where the layout of a texture is decided, so it must be small against the features.
 COARSEST_PATCHES = 16
 COARSEST_FEATURES = 64
+SHORTEST_PERIOD = 8  # px: a coarser level no longer shows the layout of a ruled exemplar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,13 @@ class TextureConfig(MatchingConfig):
     exemplar_side: Annotated[
         int | None, Ge(SMALLEST), "A larger exemplar is reduced to this side, and the result says so. None: never."
     ] = 1024
-    tileable: Annotated[bool, "Make the result repeat without a seam (patches always do)."] = False
+    layout: Annotated[
+        Literal["auto", "noise"],
+        "auto: tiles, wicker and the like start from pieces of the exemplar, periods apart; noise: nothing does.",
+    ] = "auto"
+    tileable: Annotated[bool, "Make the result repeat without a seam (patches do, unless the exemplar is ruled)."] = (
+        False
+    )
     tile: Annotated[
         int | None, Ge(SMALLEST), "Images larger than this are measured tile by tile, exactly, in bounded memory."
     ] = 1024
@@ -115,15 +125,31 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
         loss = algebra.parse(config.loss, TERMS)
         finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
         layers = self._layers(config.layers)
-        plan = self._plan(target, size, config, loss)
+        ruled = None if config.layout == "noise" else periods(target)
+        room, given = size, target  # `room` is what is worked on
+        if ruled is not None and config.tileable:
+            target, ruled = fitted_to_torus(target, ruled, size)
+            notes.append("The pattern was stretched a little, so that the seamless result holds whole periods.")
+        elif ruled is not None:
+            room = canvas(size, ruled)
+        plan = self._plan(target, room, config, loss)
+        if ruled is None:
+            start = coloured_noise(target, plan[0][1], seed)
+        else:
+            start = shifted_pieces(target, ruled, room, seed)
+            shortest = float(np.hypot(*ruled.T).min()) / min(target.shape[-2:])
+            plan = [level for level in plan[:-1] if shortest * min(level[0]) >= SHORTEST_PERIOD] + plan[-1:]
         torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
 
         def level(number: int, image: Tensor) -> Level:
             reference_size, image_size = plan[min(number, len(plan) - 1)]
+            wanted, reference = loss, resized(target, reference_size)
+            if finish is not None and number == len(plan):
+                wanted, reference = finish, given  # which no stretching has softened
             objective = TextureObjective(
-                loss if finish is None or number < len(plan) else finish,
-                resized(target, reference_size),
+                wanted,
+                reference,
                 extractor=self.extractor,
                 layers=layers,
                 size=image_size,
@@ -134,10 +160,18 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
             )
             return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
 
-        descent = CoarseToFine(coloured_noise(target, plan[0][1], seed), limit)
+        descent = CoarseToFine(start, limit)
         steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
         yield from descent.stream(level, steps=steps, settings=config)
-        image = resized(descent.image, size, circular=torus).clamp(*bounds)
+        image = resized(descent.image, room, circular=torus).clamp(*bounds)
+        top, left = ((whole - side) // 2 for whole, side in zip(room, size, strict=True))
+        image = image[..., top : top + size[0], left : left + size[1]]
+        if ruled is not None:
+            across, along = np.hypot(*ruled.T)
+            notes.append(
+                f"The exemplar repeats every {across:.0f} and {along:.0f} px, so the result began as pieces of it; "
+                f"{verbatim_share(image, target):.0%} of the result is copied from it as it stands."
+            )
         yield descent.result(image, self._settings(config, seed, size), notes)
 
     __call__ = run_to_the_end(stream)
