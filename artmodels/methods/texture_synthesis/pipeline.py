@@ -1,12 +1,13 @@
 """Texture synthesis: an image in, a new image of the same stuff out, of any size."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from artmodels import images
@@ -36,13 +37,16 @@ class TextureConfig(MatchingConfig):
 
     # Nearest patches alone blur and repeat; sliced Wasserstein alone mixes what belongs together.
     loss: Annotated[str, "What must agree: a loss, or a sum such as gram + 0.1 * spectrum."] = (
-        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein"
+        "0.5 * patch_nearest(sizes=(8,), variety=20.0, refine=True) + 0.5 * patch_sliced_wasserstein"
     )
     finish: Annotated[
         str | None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
     ] = None
     finish_steps: Annotated[Count, "How many those are."] = 40
-    steps: Steps = 14
+    finish_rate_end: Annotated[
+        float, Interval(gt=0, le=1), "What remains of the rate at their end: more keeps fine grain, and noise."
+    ] = 0.6
+    steps: Steps = 8
     halvings: Annotated[
         int | None, Ge(0), "How often the size is halved to start (the papers' K). None: from the size."
     ] = None
@@ -144,9 +148,10 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
 
         def level(number: int, image: Tensor) -> Level:
             reference_size, image_size = plan[min(number, len(plan) - 1)]
-            wanted, reference = loss, resized(target, reference_size)
+            wanted, reference, own = loss, resized(target, reference_size), config
             if finish is not None and number == len(plan):
                 wanted, reference = finish, given  # which no stretching has softened
+                own = dataclasses.replace(config, rate_end=config.finish_rate_end)
             objective = TextureObjective(
                 wanted,
                 reference,
@@ -158,7 +163,7 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
                 tile=config.tile,
                 checkpoint=config.checkpoint,
             )
-            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
+            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds, own)
 
         descent = CoarseToFine(start, limit)
         steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
