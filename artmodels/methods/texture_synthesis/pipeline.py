@@ -28,7 +28,7 @@ __all__ = ["TextureConfig", "TextureSynthesizer"]
 # The coarsest level is where the layout of a texture is decided, so it must be small against the features.
 COARSEST_PATCHES = 16
 COARSEST_FEATURES = 64
-SHORTEST_PERIOD = 8  # px: a coarser level no longer shows the layout of a ruled exemplar
+SHORTEST_PERIOD = 16  # px: at coarser levels a patch sees too much at once, and pulls a ruled layout apart
 
 
 @dataclass(frozen=True, kw_only=True)
