@@ -452,8 +452,10 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
         return work.features
     model = miner()
     found = Collection.open_or_create(work.store or work.folder / "features", model)
+    # A search looks at files again: those of a visitor are deleted after an hour, and features that all share stay.
+    pictures = work.pictures if work.store is None else Path(__file__).parent / "examples"
     if set(found.names) != set(work.files):
-        with _describing, closing(calm(found.stream_add(work.pictures, model))) as steps:  # closed, then unlocked
+        with _describing, closing(calm(found.stream_add(pictures, model))) as steps:  # closed, then unlocked
             for step in steps:
                 if isinstance(step, Progress):
                     yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
@@ -527,16 +529,23 @@ def places(work: Investigation, threshold: float, *, below: bool = False) -> tup
         picture, _ = counterpart(work.opened(hit.image), hit, frame)
         mark = MARKS[findings.verdict_on(found.query, hit.image, found.box)] if findings.is_best(hit) else ""
         under = "" if rank < len(above) else "below the threshold: "
-        shown.append((picture, f"{under}{mark}{hit.score:.2f}{' ⇆' if hit.view == 'mirror' else ''}  {hit.image}"))
+        signs = f"{' ⇆' if hit.view == 'mirror' else ''}{'' if hit.closer else ' (quick look)'}"
+        shown.append((picture, f"{under}{mark}{hit.score:.2f}{signs}  {hit.image}"))
     more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
     counted = count(len(above), "place"), count(len({hit.image for hit in above}), "other picture")
     text = f"**{' in '.join(counted)}**{more}."
     if found.raised:
         text += f" What the box scores here by chance raises the threshold to **{found.threshold:.2f}**."
-    if hidden:
-        text += f" {count(len(hidden), 'place')} below it {'is' if len(hidden) == 1 else 'are'} "
-        text += "shown after these, named so." if below else "hidden: most are chance."
-    return gallery_tiles(shown), f"{text}{' Click one to see why; ⇆ is mirrored.' if shown else ''}"
+    if hidden and below:
+        most = f"; {SHOWN} are shown in all" if len(above) + len(hidden) > SHOWN else ""
+        text += f" Below it: {count(len(hidden), 'place')}, shown after these and named so{most}."
+    elif hidden:
+        text += f" Below it, and hidden: {count(len(hidden), 'place')}, most of them chance."
+    if shown:
+        text += " Click one to see why; ⇆ is mirrored."
+    if not all(hit.closer for hit in work.shown):
+        text += " A closer look may raise the score of a quick one."
+    return gallery_tiles(shown), text
 
 
 def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str, str]], str]:

@@ -178,16 +178,20 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
     tiles, _, status = texts[-1]
     assert status.startswith("Finished after") and "in 2 other pictures" in status
     found = [(hit.image, hit.view) for hit in work.shown]
-    assert found == [("chart.jpg", ""), ("tapestry.jpg", "mirror")]
+    assert found == [("chart.jpg", ""), ("tapestry.jpg", "mirror")] and all(hit.closer for hit in work.shown)
+    assert work.features.path("chart.jpg") == EXAMPLES / "chart.jpg", "no visitor's, whose files are deleted"
     for hit in work.shown:
         assert overlap(hit.box, TRUTH[hit.image]["bird"]) > 0.5
     assert tiles[0][1].startswith("0.4") and "⇆" in tiles[1][1] and "⇆" not in tiles[0][1]
-    assert "**2 places" in status and "below it are hidden" in status
+    assert "**2 places" in status and "Below it, and hidden: " in status
     raised = status
+    assert not any("quick look" in caption for _, caption in tiles) and "closer look" not in status
     tiles, status = last(app.browse(work, 0.2, True))
-    assert len(tiles) > 2 and "are shown after these, named so" in status
+    assert len(tiles) > 2 and "shown after these and named so" in status
     under = [caption.startswith("below the threshold: ") for _, caption in tiles]
     assert under == [False, False] + [True] * (len(tiles) - 2)
+    quick = ["(quick look)" in caption for _, caption in tiles]
+    assert quick == [not hit.closer for hit in work.shown] and any(quick) and "A closer look may raise" in status
     assert "Rank 3, below the threshold" in last(app.explain(click(2), work))[1]
 
     last(app.browse(work, 0.2))
