@@ -67,7 +67,7 @@ def details(miner: ArtMiner, queries: Sequence[Query], held: Collection) -> Scor
         searched = miner.search(held.path(asked.image), asked.box, held, query=asked.image, count=10**6, verify=0)
         truth = {place.image: place.box for place in query.truth}
         for name in held.names:
-            hits = [hit for hit in searched.hits if hit.image == name]
+            hits = [hit for hit in searched.ranked if hit.image == name]
             if name in truth:
                 overlaps = iou(as_boxes([hit.box for hit in hits]), as_boxes([truth[name]]))[:, 0]
                 scores = (hit.score for hit, overlap in zip(hits, overlaps.tolist(), strict=True) if overlap > IOU)
