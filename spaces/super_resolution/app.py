@@ -13,13 +13,14 @@ from artmodels.hub import catalogue
 from artmodels.images.loading import LoadedImage
 from artmodels.images.results import ImageResult
 from artmodels.methods.super_resolution import SuperResolutionConfig, checkpoint_for, examine
+from artmodels.methods.super_resolution.condition import WORN
 from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import Check
 from artmodels.ui.server.components import Choice
 
 LARGEST = 64_000_000 if pick_device().type == "cuda" else 16_000_000  # pixels of a result
 LONGEST = 32_767  # px: side of a result; browsers show nothing longer
-WORN = "-worn"  # how the names of checkpoints end that restore; the page chooses among them and the plain ones
+# The page itself chooses between these and their siblings that restore.
 SCALES = {
     entry.name: SuperResolutionConfig(**dict[str, Any](entry.config)).scale
     for entry in catalogue.list_models("super_resolution")
@@ -161,7 +162,7 @@ with ui.blocks("Super-resolution") as demo:
     info = f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: {', '.join(limits)}."
     choices = [(entry.summary, entry.name) for entry in ui.models("super_resolution") if entry.name in SCALES]
     model = Choice(choices, value=choices[0][1], label="Model", elem_classes="stacked", info=info)
-    with gr.Row():
+    with gr.Accordion("Worn scans and old paper", open=False), gr.Row():
         restore = Choice(
             [(words, name) for name, words in RESTORE.items()],
             value="automatic",

@@ -22,10 +22,11 @@ from torch import Tensor
 from artmodels import images
 from artmodels.hub import catalogue
 
-__all__ = ["Condition", "checkpoint_for", "examine", "paper_of", "yellow_of"]
+__all__ = ["WORN", "Condition", "checkpoint_for", "examine", "paper_of", "yellow_of"]
 
 Floats = npt.NDArray[np.float64]
 
+WORN = "-worn"  # how the names of checkpoints end that restore
 # Where clean pictures end: `benchmarks/super_resolution.py --condition` prints how often each is passed.
 NOISE, BLUR, BLOCKS, SCREEN = 4.5, 0.7, 0.45, 12.0
 YELLOW = 15.0
@@ -114,7 +115,7 @@ def checkpoint_for(condition: Condition, scale: int = 2) -> str:
     It is the one for worn pictures where the catalogue has one for this factor and the picture has faults.
     """
     name = f"super-resolution-x{scale}"
-    return f"{name}-worn" if condition.faults and catalogue.find(f"{name}-worn") else name
+    return name + WORN if condition.faults and catalogue.find(name + WORN) else name
 
 
 def paper_of(picture: Tensor) -> tuple[float, float, float]:

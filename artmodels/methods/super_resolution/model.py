@@ -4,8 +4,7 @@ SRVGG (Real-ESRGAN's compact network, Wang et al. 2021, arXiv:2107.10833) does a
 ends with a pixel shuffle (Shi et al. 2016, arXiv:1609.05158); what it computes is added to the input enlarged plainly.
 RRDB (ESRGAN, Wang et al. 2018, arXiv:1809.00219) is some 30 times as large. Both are the published networks, weight for
 weight; `weights/convert/super_resolution.py` maps their names. Ours to choose is `base`: adding to a bicubic
-enlargement instead of repeated pixels, a small network need not learn to interpolate first; and `fold`: computing on a
-quarter of the positions, for damage that is wider than a few pixels.
+enlargement instead of repeated pixels, a small network need not learn to interpolate first.
 """
 
 from dataclasses import dataclass
@@ -38,11 +37,6 @@ class SuperResolutionConfig(Settings):
         'What SRVGG adds to: the picture with repeated pixels ("nearest", as published), or enlarged by the cubic '
         'kernel of Keys 1981 with a = -0.5 ("bicubic").',
     ] = "nearest"
-    fold: Annotated[
-        Literal[1, 2],
-        "Side of the squares of pixels that SRVGG turns into channels first, as FFDNet does (Zhang 2018): 2 sees twice "
-        "as far for a quarter of the work a channel.",
-    ] = 1
     blocks: Annotated[Depth, "Residual-in-residual dense blocks of RRDB."] = 23
     growth: Annotated[Width, "Channels that each layer of a dense block adds."] = 32
 
@@ -66,18 +60,17 @@ class _Layer(nn.Module):
 
 
 class SRVGG(Graph):
-    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at 1 / `fold` of H and W."""
+    """[N, 3, H, W] in [0, 1] to [N, 3, H * scale, W * scale]: `convs` + 2 convolutions at the size of the input."""
 
     tiling = Tiling.SUPPORTED
 
     def __init__(self, config: SuperResolutionConfig) -> None:
         """Make it with PyTorch's own random weights, save that the last layer is zero: nothing is added yet."""
         super().__init__()
-        self.scale, self.fold = config.scale, config.fold
-        self.requirements = SizeRequirements(multiple_of=self.fold)
-        widths = [3 * self.fold**2, *[config.channels] * (config.convs + 1)]
+        self.scale = config.scale
+        widths = [3, *[config.channels] * (config.convs + 1)]
         self.layers = nn.Sequential(*(_Layer(*pair) for pair in zip(widths, widths[1:], strict=False)))
-        self.last = nn.Conv2d(config.channels, 3 * (config.scale * self.fold) ** 2, 3, padding=1)
+        self.last = nn.Conv2d(config.channels, 3 * config.scale**2, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         kernel = bicubic_kernel(config.scale) if config.base == "bicubic" else torch.ones(config.scale**2, 1, 1, 1)
@@ -85,7 +78,7 @@ class SRVGG(Graph):
         # Not saved: it follows from the configuration.
         self.register_buffer("kernel", kernel.repeat(3, 1, 1, 1), persistent=False)
         # Pixels of the input, to each side, that a pixel of the output depends on.
-        self.context = self.radius = max(self.fold * (config.convs + 3) - 1, kernel.shape[-1] // 2)
+        self.context = self.radius = max(config.convs + 2, kernel.shape[-1] // 2)
 
     def randomise(self, rng: torch.Generator) -> None:
         """Draw the weights of all layers but the last, which stays zero, so that rectifying keeps their scale."""
@@ -98,10 +91,7 @@ class SRVGG(Graph):
         """The enlarged image, which may leave [0, 1]; for training."""
         reach = self.kernel.shape[-1] // 2
         plain = F.conv2d(F.pad(x, (reach,) * 4, mode="replicate"), self.kernel, groups=3)  # [N, 3 scale², H, W]
-        if self.fold == 1:
-            return F.pixel_shuffle(plain + self.last(self.layers(x)), self.scale)
-        added = self.last(self.layers(F.pixel_unshuffle(x, self.fold)))
-        return F.pixel_shuffle(plain, self.scale) + F.pixel_shuffle(added, self.scale * self.fold)
+        return F.pixel_shuffle(plain + self.last(self.layers(x)), self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge; the result is in [0, 1]."""

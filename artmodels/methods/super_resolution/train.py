@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels.data.folders import ImageSet, image_files, split
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.images.tiling import fit_run
 from artmodels.methods.super_resolution.evaluate import WORN, Reduce, compressed, evaluate, grid_score, reduced
 from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfig
+from artmodels.methods.super_resolution.pipeline import SuperResolution
 from artmodels.methods.super_resolution.wear import MARGIN, Wear, worn
 from artmodels.runtime.devices import generator
+from artmodels.runtime.feedforward import Graph
 from artmodels.settings import Count, Settings, Share
 from artmodels.training import Recipe, Sources
 
@@ -71,6 +72,9 @@ class SuperResolutionSettings(Settings):
     clean: Annotated[Share, "Of the crops that are only reduced; 1 trains for clean scans."] = 1.0
     damage: Annotated[Damage, "What is done to the others."] = Damage()
     wear: Annotated[Wear | None, "How the pictures are worn; then `clean` and `damage` do not count."] = None
+    start: Annotated[
+        str, "Checkpoint of the same scale, width and base that the network computes as at first; empty for none."
+    ] = ""
     batch: Annotated[Count, "Crops a step."] = 8
     crop: Annotated[Count, "Side of the small crops in pixels."] = 48
 
@@ -122,14 +126,23 @@ class SuperResolutionRecipe(Recipe):
             raise DatasetError(f"No image is as large as a crop, {self.side} px: use larger images or a smaller crop.")
         self.network = SRVGG(settings.network)
         self.network.randomise(generator(seed))
+        if settings.start:
+            path = sources.checkpoint(settings.start)
+            _deepen(self.network, SuperResolution.from_pretrained(path, device="cpu", dtype=torch.float32).graph)
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """The Charbonnier loss of a batch of crops."""
+        """The Charbonnier loss of a batch of crops; of worn ones the mean of its logarithm, as PSNR counts.
+
+        A print screen is ten times as far from its picture as a clean reduction: in a plain mean, only it would count.
+        """
         large = torch.cat([self._crop(rng) for _ in range(self.settings.batch)])
         small, wanted = self._pairs(large, rng)
         device = next(self.network.parameters()).device
         difference = self.network.unclamped(small.to(device)) - wanted.to(device)
-        return {"charbonnier": (difference.square() + EPSILON**2).sqrt().mean()}
+        loss = (difference.square() + EPSILON**2).sqrt()
+        if self.settings.wear is not None:
+            return {"log charbonnier": loss.mean((1, 2, 3)).log().mean()}
+        return {"charbonnier": loss.mean()}
 
     def _pairs(self, large: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the network is given, and what it is to make of it."""
@@ -161,12 +174,13 @@ class SuperResolutionRecipe(Recipe):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """PSNR and SSIM against bicubic on held-out pictures by folder, clean, as JPEG and worn; and false grids."""
+        """PSNR and SSIM against bicubic on held-out pictures by folder, clean and as JPEG; worn, gains; false grids."""
         scale = self.settings.network.scale
         device = next(self.network.parameters()).device
 
         def enlarge(x: Tensor) -> Tensor:
-            return fit_run(self.network, x.to(device), self.network.requirements, scale).cpu()
+            result: Tensor = self.network(x.to(device)).cpu()
+            return result
 
         report: dict[str, float] = {}
         for folder in self.settings.folders:
@@ -178,8 +192,32 @@ class SuperResolutionRecipe(Recipe):
                 inputs |= {f"{folder}, {name}": reduce for name, reduce in WORN.items()}
             for group, reduce in inputs.items():
                 found = evaluate(enlarge, files, scale=scale, reduce=reduce)
-                report |= {f"{name} ({group})": value for name, value in found.items()}
+                told = ["gain"] if reduce in WORN.values() else found
+                report |= {f"{name} ({group})": found[name] for name in told}
         return report | {"false grid": grid_score(enlarge, scale)}
+
+
+@torch.no_grad()
+def _deepen(network: SRVGG, shallow: Graph) -> None:
+    """Let a network compute what one with fewer layers does: the others change nothing (Chen 2016, Net2Net)."""
+    if not isinstance(shallow, SRVGG) or len(shallow.layers) > len(network.layers):
+        raise ConfigError("A training starts from an SRVGG with at most as many layers as the new one.")
+    if not torch.equal(shallow.kernel, network.kernel):
+        raise ConfigError("A training starts from an SRVGG of the same scale and base.")
+    more = list(network.layers)[len(shallow.layers) :]
+    try:
+        for layer, known in zip(network.layers, shallow.layers, strict=False):
+            layer.load_state_dict(known.state_dict())
+        network.last.load_state_dict(shallow.last.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"A training starts from an SRVGG of the same width: {error}") from error
+    for layer in more:
+        for part in layer.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.dirac_(part.weight)
+                nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+            elif isinstance(part, nn.PReLU):
+                nn.init.ones_(part.weight)
 
 
 def web_copy(image: Tensor, scale: int) -> Tensor:
