@@ -51,7 +51,7 @@ def restoring(model: str) -> str:
     return f"{model}{WORN}" if catalogue.find(f"{model}{WORN}") else ""
 
 
-def suited(image: LoadedImage, model: str, restore: str) -> tuple[str, str]:
+def suited(image: LoadedImage, model: str, restore: str, neutral: float) -> tuple[str, str]:
     """The name of the checkpoint for a picture, and a sentence that says what was seen and what follows."""
     if restore == "never":
         return model, ""
@@ -60,13 +60,13 @@ def suited(image: LoadedImage, model: str, restore: str) -> tuple[str, str]:
     condition = examine(image)
     name, faults = checkpoint_for(condition, SCALES[model]), ", ".join(condition.faults)
     if not faults:
-        seen = f"It looks clean: {name} restores nothing in it."
+        seen = f"It looks clean: {name} was taken."
     elif name == model:
-        seen = f"It looks worn ({faults}): {model} enlarges that with the rest, or takes off a little of it."
+        seen = f"It looks worn ({faults}), but no weights for that enlarge as much: {model} was taken."
     else:
         seen = f"It looks worn ({faults}): {name} takes that off. Choose Never to keep grain and brush strokes."
-    tone = f" Its lightest part is yellow (b* {condition.yellow:.0f}), which is kept." if condition.yellowed else ""
-    return name, seen + tone
+    yellow = condition.yellowed and not neutral
+    return name, seen + f" Its lightest part is yellow (b* {condition.yellow:.0f}), which is kept." * yellow
 
 
 def enlarger(model: str, restore: str, neutral: float) -> Callable[[str], ImageResult]:
@@ -76,7 +76,7 @@ def enlarger(model: str, restore: str, neutral: float) -> Callable[[str], ImageR
         image = ui.read(path, background=None)  # composited, colours of little alpha would be coarse
         if fault := too_large(image, model):
             raise ImageTooLarge(fault)
-        name, seen = suited(image, model, restore)
+        name, seen = suited(image, model, restore, neutral)
         result: ImageResult = ui.MODELS(name)(image, neutral=neutral)
         return replace(result, notes=(*result.notes, seen)) if seen else result
 

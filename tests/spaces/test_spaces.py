@@ -332,7 +332,7 @@ def test_super_resolution_takes_what_suits_the_picture_and_says_what_it_saw(
 
     worn = "super-resolution-x2-worn" if there else "super-resolution-x2"
     clean, noisy = notes(neutral=0.5)
-    assert clean.startswith("It looks clean: super-resolution-x2 restores nothing")
+    assert clean == "It looks clean: super-resolution-x2 was taken."
     assert noisy.startswith("It looks worn (noise of 1")
     assert (f"{worn} takes that off" in noisy) is there
     assert list(dict.fromkeys(taken)) == list(dict.fromkeys(["super-resolution-x2", worn]))

@@ -141,7 +141,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         """
         if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
-        if not 0 <= neutral <= 1:
+        if not isinstance(neutral, int | float) or not 0 <= neutral <= 1:
             raise ConfigError(f"neutral={neutral!r} must be at least 0 and at most 1")
         return one_or_each(image, lambda source: self._run_one(source, tile, neutral), progress=progress)
 

@@ -907,7 +907,7 @@ def test_yellow_paper_is_kept_unless_it_is_to_be_neutral():
     same = upscale(page, neutral=1)
     assert same.notes[-1] == "No yellow paper was found: the colours are as they were."
     assert torch.equal(same.tensor, upscale(page).tensor)
-    for wrong in (-0.1, 1.1):
+    for wrong in (-0.1, 1.1, float("nan"), "half"):
         with pytest.raises(ConfigError, match="neutral=.* must be at least 0 and at most 1"):
             upscale(page, neutral=wrong)
 
