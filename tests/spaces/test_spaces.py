@@ -311,6 +311,56 @@ def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Pa
         np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["before the weights", "with weights"])
+def test_super_resolution_takes_what_suits_the_picture_and_says_what_it_saw(
+    client: Client, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 12, (96, 96, 1))
+    for name, grain in (("clean", 0), ("noisy", noise)):
+        Image.fromarray((np.full((96, 96, 3), 128) + grain).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    method, taken, find = fake(), list[str](), catalogue.find
+    entry = catalogue.get("super-resolution-x2") if there else None
+    monkeypatch.setattr(catalogue, "find", lambda name: entry if str(name).endswith("-x2-worn") else find(name))
+    monkeypatch.setattr(ui.MODELS, "load", lambda name: taken.append(name) or method)
+
+    def notes(**options) -> list[str]:
+        taken.clear()
+        ui.MODELS._models.clear()
+        files = [handle_file(tmp_path / name) for name in ("clean.png", "noisy.png")]
+        _, report = client.predict(files, **options, api_name="/super_resolution_batch")
+        return [" ".join(row.get("notes", [])) for row in report]
+
+    worn = "super-resolution-x2-worn" if there else "super-resolution-x2"
+    clean, noisy = notes(neutral=0.5)
+    assert clean == "It looks clean: super-resolution-x2 was taken."
+    assert noisy.startswith("It looks worn (noise of 1")
+    assert (f"{worn} takes that off" in noisy) is there
+    assert list(dict.fromkeys(taken)) == list(dict.fromkeys(["super-resolution-x2", worn]))
+    assert [options for _, _, options in method.seen] == [{"neutral": 0.5}] * 2
+    assert notes(restore="never") == ["", ""] and set(taken) == {"super-resolution-x2"}
+    if there:
+        assert notes(restore="always") == ["", ""] and set(taken) == {worn}
+    else:
+        with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x2: choose auto"):
+            notes(restore="always")
+    with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x4"):
+        notes(model="super-resolution-x4", restore="always")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "super-resolution-x2-worn"}, "'super-resolution-x2-worn' is not one of .*Did you mean"),
+        ({"restore": "sometimes"}, "'sometimes' is not one of automatic, always, never"),
+    ],
+)
+def test_super_resolution_refuses_what_it_does_not_offer(
+    client: Client, brick: Path, given: dict, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        client.predict(handle_file(brick), **given, api_name="/super_resolution_run")
+
+
 @pytest.mark.parametrize(("seamless", "noted"), [(True, True), (False, False)])
 def test_a_sample_of_texture_network_is_what_its_settings_make_again(
     client: Client, seamless: bool, noted: bool
