@@ -17,6 +17,7 @@ from annotated_types import Ge, Interval, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms, roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from artmodels.detections import boxes as box_ops
 from artmodels.errors import ConfigError
@@ -290,6 +291,9 @@ class SecondStage(nn.Module):
         super().__init__()
         side = INSIDE + 2 * RING
         self.pool = MultiScaleRoIAlign([str(stride) for stride in STRIDES], side, SAMPLES)
+        # Left to itself it keeps what it measures on its first picture, and is wrong where that is tiny.
+        self.pool.scales = [1 / stride for stride in STRIDES]
+        self.pool.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (STRIDES[0], STRIDES[-1])))
         self.mix = nn.Conv2d(width, width // 2, 3)
         self.embed = nn.Linear(width // 2 * (side - 2) ** 2, embedding)
         self.deltas = nn.Linear(embedding, 4)

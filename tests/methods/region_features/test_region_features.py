@@ -319,6 +319,20 @@ def test_the_second_stage_moves_boxes_judges_them_and_describes_them(frozen: fea
     assert bool((still.objectness[1:] <= still.objectness[:-1]).all())
 
 
+def test_the_second_stage_does_not_depend_on_the_picture_before() -> None:
+    second = SecondStage(4, 3)
+    for value in second.parameters():
+        torch.nn.init.normal_(value, std=0.3, generator=generator(int(value.numel())))
+    tiny, large = (
+        [torch.zeros(1, 4, *[-(-side // stride)] * 2) for stride in (8, 16, 32, 64, 128)] for side in (64, 2048)
+    )
+    second(tiny, torch.tensor([[8.0, 8, 40, 40]]), (64, 64))  # the two coarsest levels have one position each
+    box = torch.tensor([[400.0, 400, 1600, 1600]])  # so large that the coarsest level shows it
+    nothing = second(large, box, (2048, 2048)).embedding
+    large[4][..., 8, 8] = 9.0
+    assert not torch.equal(second(large, box, (2048, 2048)).embedding, nothing)
+
+
 def areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
