@@ -4,7 +4,7 @@ The order of a picture is its correlation with itself, moved by the exemplar's p
 result has of the exemplar's order is printed from noise and from pieces of the exemplar that lie whole periods apart,
 with the share that is copied as it stands, and the pictures are written side by side.
 
-    python benchmarks/texture_ruled.py --size 192 --figure benchmarks/figures/ruled_textures.jpg
+    python benchmarks/texture_ruled.py --size 128 --figure ruled.jpg
 """
 
 import time
