@@ -73,7 +73,7 @@ def main(
     if photos:
         losses(entries, unseen[:photos], side, data, loss_network)
     if figure is not None:
-        sheet([entry.name for entry in entries], unseen).save(figure, quality=88, optimize=True)
+        sheet([entry.name for entry in entries], unseen).save(figure, quality=78, optimize=True)
 
 
 def losses(entries: list[Entry], chosen: list[Path], side: int, data: Path, network: FeatureExtractor) -> None:

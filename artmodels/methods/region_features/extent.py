@@ -41,11 +41,8 @@ from artmodels.training import Sources
 __all__ = ["KnownPictures", "WholeRegionsRecipe", "WholeRegionsSettings", "coco_pictures", "placed"]
 
 COCO, OUTLINED, SCHOOLS = ("objects/coco_ccby", "objects/coco_more"), ("objects/caltech_outlines",), ("schools",)
-NONE, ANYTHING, UNSURE = (
-    KINDS - 1,
-    -1,
-    -2,
-)  # what a box is beside COCO's kinds: nothing, a thing of any kind, perhaps one
+# What a box is beside COCO's kinds: nothing, a thing of any kind, perhaps one.
+NONE, ANYTHING, UNSURE = KINDS - 1, -1, -2
 CERTAIN = 0.5  # score of the teacher from which its box is an object
 SHIFT, STRETCH = 0.12, 0.2  # deviations by which known boxes are moved, in sides, and stretched, as a logarithm
 SHAKEN = 4  # such boxes of each
