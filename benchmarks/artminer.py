@@ -33,7 +33,8 @@ from artmodels.methods.fast_style import FastStyle
 from artmodels.progress import result_of
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-UNSEEN = ("fast-style-scream", "fast-style-ink")
+EARLIER = Path(__file__).parent.parent / "weights" / "earlier"
+UNSEEN = (EARLIER / "fast-style-scream", EARLIER / "fast-style-ink")
 QUICK, PAPER = (49, 36, 28, 20), (80, 74, 68, 60, 49, 36, 20)
 LEVELS, MODELS = ["medium", "hard"], ["artminer-paintings"]  # all find the easy ones
 ORDERS: tuple[By, ...] = ("cosine", "verified", "discovery")

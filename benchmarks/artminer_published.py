@@ -57,6 +57,10 @@ class Named:
         """Features of one."""
         return self.collection.pyramid(str(self.files[name]), view)
 
+    def picture(self, name: str) -> Path | None:
+        """Its file, if it is as it was."""
+        return self.collection.picture(str(self.files[name]))
+
     def path(self, name: str) -> Path:
         """Its file."""
         return self.files[name]

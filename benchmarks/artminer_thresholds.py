@@ -33,7 +33,8 @@ from artmodels.methods.artminer.evaluation.copies import make_benchmark
 from artmodels.methods.fast_style import FastStyle
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-UNSEEN = ("fast-style-scream", "fast-style-ink")  # styles that no network was trained to withstand
+EARLIER = Path(__file__).parent.parent / "weights" / "earlier"
+UNSEEN = (EARLIER / "fast-style-scream", EARLIER / "fast-style-ink")  # styles that no network was trained to withstand
 QUICK, PAPER = (49, 36, 28, 20), (80, 74, 68, 60, 49, 36, 20)
 CATEGORIES, COPIES, DISTRACTORS = 6, 4, 16
 RATES = (100, 50, 20, 10, 5, 2)
@@ -66,7 +67,7 @@ def details(miner: ArtMiner, queries: Sequence[Query], held: Collection) -> Scor
         searched = miner.search(held.path(asked.image), asked.box, held, query=asked.image, count=10**6, verify=0)
         truth = {place.image: place.box for place in query.truth}
         for name in held.names:
-            hits = [hit for hit in searched.hits if hit.image == name]
+            hits = [hit for hit in searched.ranked if hit.image == name]
             if name in truth:
                 overlaps = iou(as_boxes([hit.box for hit in hits]), as_boxes([truth[name]]))[:, 0]
                 scores = (hit.score for hit, overlap in zip(hits, overlaps.tolist(), strict=True) if overlap > IOU)

@@ -1,6 +1,6 @@
-"""How good one pass is: losses of each fast style on held-out photographs, against optimising the same objective.
+"""How good one pass is: losses against optimising the same objective, and whether the painter is recognised.
 
-Needs the images and the loss network that the styles were trained with. Writes a sheet of pictures on request.
+Needs the images and the loss network that the styles were trained with. Writes sheets of pictures on request.
 
     python benchmarks/fast_style.py --photos 2 --figure benchmarks/figures/fast_styles.jpg
 """
@@ -10,29 +10,54 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from common import DATA, NETWORKS, ROOT, contact_sheet, table_of
 from PIL import Image, ImageOps
 from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import artmodels
 from artmodels import images
-from artmodels.data.folders import image_files, split
+from artmodels.data.folders import Crops, ImageSet, image_files, split
 from artmodels.features import teachers
+from artmodels.features.extractor import FeatureExtractor
 from artmodels.hub import catalogue
+from artmodels.hub.catalogue import Entry
 from artmodels.images.examples import example
 from artmodels.methods.fast_style.train import FastStyleSettings, Statistics, StyleObjective, reduced
+from artmodels.runtime.devices import generator
 
 STEPS = 300
 CELL = 240  # px of a picture in the sheet
+
+# Folders of other pictures of the school; None where there are none: then other crops of the picture itself.
+SCHOOLS = {
+    "starry-night": "schools/Post_Impressionism",
+    "scream": None,
+    "great-wave": "schools/Ukiyo_e",
+    "salamander": "schools/Ukiyo_e",
+    "woodcut": None,
+    "mosaic": None,
+    "pointillism": "schools/Pointillism",
+    "king": "schools/Cubism",
+    "rocky-way": "schools/Cubism",
+    "mill": "schools/Fauvism",
+    "adele": None,
+    "city-rises": "paintings/prints_manuscripts/Divisionism",
+}
+MOST, VIEWS = 60, 180  # pictures of a class, and crops in all
+TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of images.")] = DATA,
     networks: Annotated[Path, typer.Option(help="Folder of the loss network.")] = NETWORKS,
-    photos: Annotated[int, typer.Option(help="Held-out photographs that are also optimised: slow.")] = 1,
+    photos: Annotated[int, typer.Option(min=0, help="Held-out photographs that are also optimised: slow.")] = 1,
     side: Annotated[int, typer.Option(help="Their shorter side in pixels.")] = 256,
     figure: Annotated[Path | None, typer.Option(help="Where to write a sheet of stylised pictures.")] = None,
 ) -> None:
@@ -42,21 +67,30 @@ def main(
         print(f"Skipped: needs the images of {data} and the networks of {networks} (--data, --networks).")
         return
     entries = catalogue.list_models("fast_style")
-    _, unseen = split(image_files(data, ["photos"]), held_out=3)
-    loss_network = teachers.load(teachers.COMPRESSED, networks)
+    seen, unseen = split(image_files(data, ["photos"]), held_out=3)
+    loss_network = teachers.load(teachers.COMPRESSED, networks, pooling="avg")
+    recognition([entry.name for entry in entries], seen, unseen, data, loss_network)
+    if photos:
+        losses(entries, unseen[:photos], side, data, loss_network)
+    if figure is not None:
+        sheet([entry.name for entry in entries], unseen).save(figure, quality=78, optimize=True)
+
+
+def losses(entries: list[Entry], chosen: list[Path], side: int, data: Path, network: FeatureExtractor) -> None:
+    """Print the loss of some photographs themselves, of one pass, and of optimising that very loss."""
     table = table_of(
-        f"content + style, {photos} of {len(unseen)} held-out photographs, {side} px",
+        f"content + style of {len(chosen)} held-out photographs, {side} px",
         ("style", "photograph", "one pass", f"{STEPS} steps", "pass / steps", "seconds", "seconds "),
     )
     for entry in entries:
         recipe = tomllib.loads((ROOT / "weights" / entry.name / "recipe.toml").read_text(encoding="utf-8"))
         settings = FastStyleSettings(**recipe["settings"])
         style = reduced(images.load(data / settings.style).tensor(), settings.style_side)
-        objective = StyleObjective(loss_network)
+        objective = StyleObjective(network)
         target = objective.style_of(style)
         model = artmodels.load(entry.name)
         sums = torch.zeros(5, dtype=torch.float64)
-        for path in unseen[:photos]:
+        for path in chosen:
             content = reduced(images.load(path).tensor(), side)
             began = time.perf_counter()
             quick = model(content).tensor
@@ -66,7 +100,7 @@ def main(
             with torch.no_grad():
                 values = [float(total(objective, x, content, target, settings)) for x in (content, quick, slow)]
             sums += torch.tensor([*values, passed - began, ended - passed])
-        still, quick_loss, slow_loss, quick_seconds, slow_seconds = (sums / photos).tolist()
+        still, quick_loss, slow_loss, quick_seconds, slow_seconds = (sums / len(chosen)).tolist()
         table.add_row(
             entry.name.removeprefix("fast-style-"),
             f"{still:.2f}",
@@ -77,8 +111,6 @@ def main(
             f"{slow_seconds:.0f}",
         )
     Console(width=120).print(table)
-    if figure is not None:
-        sheet([entry.name for entry in entries], unseen).save(figure, quality=88, optimize=True)
 
 
 def speed() -> None:
@@ -93,6 +125,55 @@ def speed() -> None:
         picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         seconds = [min(model(picture).seconds for _ in range(3)) for model in (ours, paper)]
         table.add_row(f"{width} x {height}", *(f"{value:.2f}" for value in seconds), f"{seconds[1] / seconds[0]:.1f}")
+    Console(width=120).print(table)
+
+
+def recognition(names: list[str], seen: list[Path], unseen: list[Path], data: Path, network: FeatureExtractor) -> None:
+    """Print how often a linear classifier of schools and photographs sees the school in photographs and in results."""
+    rng = generator(0)
+
+    def described(pictures: ImageSet, count: int) -> np.ndarray:
+        rows = []
+        for _ in range(0, count, 12):
+            batch = Crops(size=224, smallest=0.7)(pictures, 12, rng)
+            with torch.no_grad():
+                found = network(batch, TAPS).values()
+            parts = [part for x in found for part in (x.mean((2, 3)), (x.var((2, 3)) + 1e-4).log())]
+            rows.append(torch.cat(parts, 1).numpy())
+        return np.concatenate(rows)
+
+    recipes = {
+        name: tomllib.loads((ROOT / "weights" / name / "recipe.toml").read_text(encoding="utf-8"))["settings"]
+        for name in names
+    }
+    schools = {name: SCHOOLS[name.removeprefix("fast-style-")] or name for name in names}
+    originals = {data / settings["style"] for settings in recipes.values()}
+    x, y = [described(ImageSet.load(seen, side=400), VIEWS)], ["photograph"] * VIEWS
+    for school in dict.fromkeys(schools.values()):
+        if school in recipes:
+            files = [data / recipes[school]["style"]]
+        else:
+            files = [path for path in image_files(data, [school]) if path not in originals]
+        x.append(described(ImageSet.load(files[:: max(1, len(files) // MOST)], side=400), VIEWS))
+        y += [school] * VIEWS
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    classifier.fit(np.concatenate(x), y)
+    table = table_of(
+        f"{len(unseen)} held-out photographs, and what each style makes of them: taken for the school, %",
+        ("style", "school", "photographs", "results", "more by"),
+        left=("school",),
+    )
+    photographs = [reduced(images.load(path).tensor(), 384) for path in unseen]
+    plain = ImageSet(tuple((content[0] * 255).to(torch.uint8) for content in photographs))
+    for name in names:
+        model = artmodels.load(name)
+        made = ImageSet(tuple((model(content).tensor[0] * 255).to(torch.uint8) for content in photographs))
+        before, after = (
+            100 * float((classifier.predict(described(part, VIEWS)) == schools[name]).mean()) for part in (plain, made)
+        )
+        school = "other crops of the original" if schools[name] == name else schools[name].rpartition("/")[2]
+        row = (f"{before:.0f}", f"{after:.0f}", f"{after - before:.0f}")
+        table.add_row(name.removeprefix("fast-style-"), school, *row)
     Console(width=120).print(table)
 
 

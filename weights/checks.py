@@ -31,7 +31,7 @@ from weights.recipes import RecipeFile, Result
 
 __all__ = ["Check", "verify"]
 
-TOTAL = 40_000_000  # bytes
+TOTAL = 64_000_000  # bytes
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ RECIPE = "recipe.toml"
 FILES = ("README.md", CONFIG, WEIGHTS, RECIPE)
 NOTE = "---- What follows was found by `python -m weights build`, which writes it anew each time. ----"
 FIRST_STEPS = 20
-LARGEST = 8_000_000  # bytes
+LARGEST = 12_000_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)

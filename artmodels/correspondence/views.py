@@ -10,7 +10,7 @@ from artmodels.detections.boxes import Box
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
 
-__all__ = ["IN_WORDS", "VIEWS", "check_views", "from_view", "sideways", "turned", "unturned"]
+__all__ = ["IN_WORDS", "VIEWS", "check_views", "from_view", "sideways", "turned", "turned_box", "unturned"]
 
 # Whether it is mirrored first, and by how many quarters it is then turned anticlockwise.
 VIEWS = {"": (False, 0), "mirror": (True, 0)} | {
@@ -60,9 +60,19 @@ def from_view(view: str) -> Tensor:
 
 def unturned(box: Box, view: str, width: int, height: int) -> Box:
     """A box in pixels of a view, in those of the picture itself, which is `width` x `height` px."""
-    wide, high = (height, width) if VIEWS[view][1] % 2 else (width, height)
-    corners = torch.tensor(
-        [[box[0] / wide, box[1] / high, 1.0], [box[2] / wide, box[3] / high, 1.0]], dtype=torch.float64
-    )
-    x, y = (from_view(view).double() @ corners.T)[:2]
-    return float(x.min()) * width, float(y.min()) * height, float(x.max()) * width, float(y.max()) * height
+    seen = (height, width) if sideways(view) else (width, height)
+    return _moved(box, from_view(view), seen, (width, height))
+
+
+def turned_box(box: Box, view: str, width: int, height: int) -> Box:
+    """A box in pixels of a picture of `width` x `height` px, in those of a view of it: the inverse of `unturned`."""
+    seen = (height, width) if sideways(view) else (width, height)
+    return _moved(box, torch.linalg.inv(from_view(view).double()), (width, height), seen)
+
+
+def _moved(box: Box, matrix: Tensor, size: tuple[int, int], other: tuple[int, int]) -> Box:
+    """A box in pixels of a picture of one size, moved by a matrix of relative coordinates into one of another size."""
+    (left, right), (top, bottom) = ((box[axis] / size[axis], box[axis + 2] / size[axis]) for axis in (0, 1))
+    corners = torch.tensor([[left, top, 1.0], [right, bottom, 1.0]], dtype=torch.float64)
+    x, y = (matrix.double() @ corners.T)[:2]
+    return float(x.min()) * other[0], float(y.min()) * other[1], float(x.max()) * other[0], float(y.max()) * other[1]

@@ -291,6 +291,7 @@ class Level(NamedTuple):
     objective: Objective
     start: Tensor  # [1, 3, h, w]
     bounds: tuple[Tensor, Tensor]  # least and greatest value, broadcastable to the image
+    settings: DescentConfig | None = None  # None: those of the other levels
 
 
 class CoarseToFine:
@@ -315,11 +316,11 @@ class CoarseToFine:
         """
         self.total = sum(steps)
         for number, count in enumerate(steps):
-            objective, start, bounds = level(number, self.image)
+            objective, start, bounds, own = level(number, self.image)
             if not self.losses:
                 self.limit.require("the first step")
             descent = minimise(
-                objective, start, settings=settings, steps=count, bounds=bounds, first_round=len(self.losses)
+                objective, start, settings=own or settings, steps=count, bounds=bounds, first_round=len(self.losses)
             )
             for loss, image in descent:
                 self.image = image.clamp(*bounds)  # soft for L-BFGS, and an average may round beyond them

@@ -328,6 +328,9 @@ class PatchNearest(Term):
         "How much patches are preferred that the image has not yet, so that no single one fills a flat area (Granot et "
         "al. 2022, eq. 1); 0 takes the nearest.",
     ] = 4.0
+    refine: Annotated[
+        bool, "Whether a match on that lattice moves on to the best place around it: sharper on fine stuff."
+    ] = False
     wrap: Annotated[bool, "Whether the image is a torus, which suits textures, or reflected at its borders."] = True
 
     def bind(self, exemplar: Tensor, features: Features, moments: Mapping[str, Moments], context: Context) -> Sampled:
@@ -348,11 +351,13 @@ class _BoundNearest(Sampled):
         self.region = context.region
         deviation = exemplar - exemplar.mean(dim=(2, 3), keepdim=True)
         self.variance = max(float(deviation.square().sum(dim=1).mean()), EPSILON)
+        self.exemplar = exemplar
         self.keys = {}
+        stride = 1
+        while (exemplar.shape[2] // stride) * (exemplar.shape[3] // stride) > term.patches:
+            stride += 1
+        self.spacing = stride
         for size in set(self.sizes):
-            stride = 1
-            while (exemplar.shape[2] // stride) * (exemplar.shape[3] // stride) > term.patches:
-                stride += 1
             patches = F.unfold(exemplar, size, stride=stride)[0].T  # [K, 3 size^2]
             mean = patches.mean(dim=0)
             _, vectors = torch.linalg.eigh(((patches - mean).T @ (patches - mean)).double().cpu())
@@ -385,7 +390,26 @@ class _BoundNearest(Sampled):
         if self.term.variety:
             closest = torch.stack([(query @ keys).amin(dim=0) for query in queries]).amin(dim=0).clamp_min(0)  # [K]
             keys = keys / (closest + closest.mean().clamp_min(EPSILON) / self.term.variety)
-        return exemplars[torch.cat([first_minimum(query @ keys) for query in queries])]
+        found = torch.cat([first_minimum(query @ keys) for query in queries])
+        return self._refined(patches, found) if self.term.refine and self.spacing > 1 else exemplars[found]
+
+    def _refined(self, patches: Tensor, found: Tensor) -> Tensor:
+        """The patches [Q, 3 size^2] nearest to the given ones around those found, between the nodes of the lattice."""
+        every = self.exemplar[0].unfold(1, self.size, 1).unfold(2, self.size, 1).permute(1, 2, 0, 3, 4)
+        last = torch.tensor(every.shape[:2], device=found.device) - 1
+        around = torch.cartesian_prod(*[torch.arange(-1, 2, device=found.device)] * 2)  # [9, 2]
+        columns = last[1] // self.spacing + 1
+        at = torch.stack([found // columns, found % columns], dim=1) * self.spacing
+        step = self.spacing // 2
+        while step:
+            places = (at[:, None] + step * around).clamp(min=torch.zeros_like(last), max=last)  # [Q, 9, 2]
+            nearest = []
+            for some, wanted in zip(torch.split(places, 1024), torch.split(patches, 1024), strict=True):
+                candidates = every[some[..., 0], some[..., 1]].flatten(2)  # [q, 9, 3 size^2]
+                nearest.append((candidates - wanted[:, None]).square().sum(dim=2).argmin(dim=1))
+            at = places[torch.arange(len(at), device=at.device), torch.cat(nearest)]
+            step //= 2
+        return every[at[:, 0], at[:, 1]].flatten(1)
 
     def _extended(self, x: Tensor) -> Tensor:
         return extended(x, self.size - 1, self.phase, wrap=self.term.wrap)

@@ -1,8 +1,8 @@
 """Exported graphs behind `artmodels.runtime.Runner`, computed by ONNX Runtime.
 
 A folder that `python -m export` wrote is a Triton model: `config.pbtxt`, `1/model.onnx`, and beside them `config.json`
-and `export.json`, which says what went in, what comes out, and what the files hash to. ONNX Runtime is imported here
-and nowhere else in the package, when the first graph is opened.
+and `export.json`, which says what went in, what comes out, and what the files hash to. ONNX Runtime is imported here,
+and by a recipe that asks a teacher, when the first graph is opened.
 """
 
 import contextlib

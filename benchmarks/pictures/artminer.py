@@ -16,6 +16,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 import artmodels
 
 FOLDER = Path(__file__).parents[2] / "spaces" / "artminer" / "examples"
+# The fast styles have been trained anew since; these make the same pictures again.
+EARLIER = Path(__file__).parents[2] / "weights" / "earlier"
 SCALE = 2  # pictures are drawn twice as large: smooth edges
 SPRITE = 900  # px: side of the square that a detail is drawn on
 
@@ -34,7 +36,9 @@ def main() -> None:
         draw(scene)
         picture = scene.canvas.resize(size, Image.Resampling.LANCZOS)
         if style:
-            picture = artmodels.FastStyle.from_pretrained(f"fast-style-{style}")(picture, strength=strength).image
+            picture = artmodels.FastStyle.from_pretrained(EARLIER / f"fast-style-{style}")(
+                picture, strength=strength
+            ).image
         picture.save(FOLDER / f"{name}.jpg", quality=77, optimize=True)
         boxes[f"{name}.jpg"] = scene.boxes
     (FOLDER / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")

@@ -19,6 +19,8 @@ import artmodels
 
 FOLDER = Path(__file__).parents[2] / "spaces" / "mimax" / "examples"
 COUNT, WIDTH, HEIGHT, SCALE = 36, 384, 288, 3  # drawn three times as large, then reduced: smooth edges
+# The fast styles have been trained anew since; these make the same pictures again.
+EARLIER = Path(__file__).parents[2] / "weights" / "earlier"
 STYLES = ("starry-night", "city-rises", "haymaking", "ink", "scream")
 
 Colour = tuple[int, int, int]
@@ -29,7 +31,7 @@ Points = list[tuple[float, float]]
 def main() -> None:
     """Draw, paint and write everything."""
     FOLDER.mkdir(exist_ok=True)
-    painters = [artmodels.FastStyle.from_pretrained(f"fast-style-{name}") for name in STYLES]
+    painters = [artmodels.FastStyle.from_pretrained(EARLIER / f"fast-style-{name}") for name in STYLES]
     rng = np.random.default_rng(0)
     rows, boxes = list[dict[str, object]](), dict[str, dict[str, Box]]()
     for number in range(COUNT):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 EXAMPLES = sorted(map(str, Path(__file__).parent.glob("examples/*.jpg")))
 FIRST = "orchard.jpg", (175, 59, 310, 302)  # what the example opens with: a picture, and a box x, y, width, height
 FILES = 100  # pictures of a collection: some 2 s of a core each
-MODEL, SCALES, VIEWS = "artminer-paintings", (49, 36, 28, 20), ("", "mirror")
-# Measured for these weights, scales and views: see `ArtMinerConfig`.
+MODEL = "artminer-paintings"
+# Measured for these weights and their settings: see `ArtMinerConfig`.
 THRESHOLD: Any = catalogue.get(MODEL).config["threshold"]
 PAIR_THRESHOLD: Any = catalogue.get(MODEL).config["pair_threshold"]
 STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
 MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
+RAISED = MEASURED + " A box that is like much else raises it."
 HITS, VERIFIED = 200, 20
 ALL_PAIRS, SHORTLIST = 40, 12  # pictures up to which all pairs are compared; candidates a picture beyond
 SHOWN, TILE = 24, 260  # places, and pairs, on the page (an export has all); px of one
@@ -80,6 +81,7 @@ class Investigation(VisitorPictures):
     features: "Collection | None" = None  # of all pictures, once they are computed
     open: str = ""  # name of the picture that is looked at
     shown: "list[Hit]" = field(default_factory=list)  # on the page
+    above: int = 0  # how many of these reach the threshold
     judging: "Claim | None" = None  # what a verdict is about; None where nothing is open
 
     @cached_property
@@ -112,7 +114,8 @@ with ui.blocks("Find a detail elsewhere") as demo:
                     search_status = ui.status_line("")
                 with gr.Column(scale=1, min_width=320):
                     label = "Show places with a score of at least"
-                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=MEASURED)
+                    threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=RAISED)
+                    below = gr.Checkbox(False, label="Show places below the threshold, too")
                     label = "Found, best first: click one to see why"
                     hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
             why, verdicts, verdict_status = judging(VERDICTS)
@@ -155,7 +158,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
     # What `new_collection` gives.
     everything = [
         state, pictures, canvas, *box, hits, why, search_status, pairs, rows, why_pair, verdict_status, pair_status,
-        download, threshold, least, status,
+        download, threshold, least, below, status,
     ]  # fmt: skip
 
     def take(paths: list[str] | None) -> Updates:
@@ -193,42 +196,53 @@ with ui.blocks("Find a detail elsewhere") as demo:
 
     # --- a detail is looked for, looked at, and judged
 
-    def find(work: Investigation | None, x: float, y: float, width: float, height: float, threshold: float) -> Updates:
+    def find(
+        work: Investigation | None,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        threshold: float,
+        below: bool = False,
+    ) -> Updates:
         """Find the box elsewhere: hits, evidence, status."""
         work, start = present(work), time.monotonic()
         work.judging = None
         yield [], "", "Preparing…"
         yield from reported(search(work, (x, y, width, height)), others=2)
-        tiles, text = places(work, threshold)
+        tiles, text = places(work, threshold, below=below)
         seconds = time.monotonic() - start
         yield tiles, "", f"Finished after {seconds:.1f} s, for a detail of {markdown(work.findings.last.query)}: {text}"
 
-    def browse(work: Investigation | None, threshold: float) -> Updates:
-        """Show the hits above a threshold: hits, status."""
+    def browse(work: Investigation | None, threshold: float, below: bool = False) -> Updates:
+        """Show the hits from a threshold on, and those below if they are asked for: hits, status."""
         if work is None or work.findings.searched is None:
             yield gr.skip(), gr.skip()
         else:
-            yield places(present(work), threshold)
+            yield places(present(work), threshold, below=below)
 
     def explain(event: gr.SelectData, work: Investigation | None) -> Updates:
         """Show the evidence for a hit: evidence, status."""
         work = present(work)
         hit, found = work.shown[event.index], work.findings.last
-        text = f"Rank {event.index + 1}: {markdown(hit.image)}. Does it show the same detail?"
+        under = "" if event.index < work.above else ", below the threshold"
+        text = f"Rank {event.index + 1}{under}: {markdown(hit.image)}. Does it show the same detail?"
         yield evidence(work, found.query, hit, found.box), text
 
-    def judge_hit(work: Investigation | None, verdict: str, threshold: float) -> Updates:
+    def judge_hit(work: Investigation | None, verdict: str, threshold: float, below: bool = False) -> Updates:
         """Keep a verdict on a hit: hits, evidence, status."""
         work = present(work)
         why, text = judged(work, verdict)
-        yield places(work, threshold)[0], why, text
+        yield places(work, threshold, below=below)[0], why, text
 
-    running = ui.working(run, find, [state, *box, threshold], [hits, why, search_status], lane="collections")
-    ui.on(threshold.change, browse, [state, threshold], [hits, search_status], trigger_mode="always_last")
+    asked = [state, *box, threshold, below]
+    running = ui.working(run, find, asked, [hits, why, search_status], lane="collections")
+    for control in (threshold, below):
+        ui.on(control.change, browse, [state, threshold, below], [hits, search_status], trigger_mode="always_last")
     ui.on(hits.select, explain, [state], [why, verdict_status]).then(**SCROLL)
     kinds = {verdict: gr.State(verdict) for verdict in VERDICTS}
     for verdict, button in verdicts.items():
-        ui.on(button.click, judge_hit, [state, kinds[verdict], threshold], [hits, why, verdict_status])
+        ui.on(button.click, judge_hit, [state, kinds[verdict], threshold, below], [hits, why, verdict_status])
 
     # --- whatever repeats is looked for, looked at, and judged
 
@@ -317,25 +331,34 @@ with ui.blocks("Find a detail elsewhere") as demo:
         again = " Before they can calibrate, look for the same details, or for whatever repeats, again."
         yield None, f"{count(known, 'verdict')} taken up.{note}{again if known else ''}"
 
-    def export(work: Investigation | None, threshold: float, pair_threshold: float) -> Updates:
+    def export(work: Investigation | None, threshold: float, pair_threshold: float, below: bool = False) -> Updates:
         """Write all that was found: download, status."""
         work = present(work)
         searched, compared = work.findings.searched is not None, work.findings.pairs is not None
         if not searched and not compared:
             raise ConfigError("Nothing has been found yet: search for a detail, or for whatever repeats, then export.")
-        archive, texts = packed(work, threshold if searched else None, pair_threshold if compared else None)
+        archive, texts = packed(
+            work, threshold if searched else None, pair_threshold if compared else None, below=below
+        )
         names = ", ".join(name for name in texts if "/iiif/" not in name)
         yield ui.offered(archive), f"{archive.name} has {names} and IIIF annotations."
 
     ui.on(weigh.click, calibrate, [state], [threshold, least, files_status])
     ui.on(save_verdicts.click, write_verdicts, [state], [verdict_file, files_status])
     ui.on(brought.upload, bring, [state, brought], [brought, files_status])
-    ui.on(save.click, export, [state, threshold, least], [download, files_status])
+    ui.on(save.click, export, [state, threshold, least, below], [download, files_status])
 
     # --- programs call the same
 
     def artminer_search(
-        photos: list[str], picture: str, x: float, y: float, width: float, height: float, threshold: float
+        photos: list[str],
+        picture: str,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        threshold: float,
+        below: bool = False,
     ) -> Updates:
         """Find a detail of one picture in others.
 
@@ -346,7 +369,8 @@ with ui.blocks("Find a detail elsewhere") as demo:
             y: Upper edge.
             width: Of the detail, in pixels.
             height: Of it.
-            threshold: Score from -1 to 1 from which a place is reported.
+            threshold: Score from -1 to 1 from which a place is reported; a detail that is like much else raises it.
+            below: Report places below the threshold, too, as a list of their own, `below_threshold`.
 
         Returns:
             The places as pictures, best first; the places with boxes, scores and the model (JSON); and a ZIP file with
@@ -355,9 +379,9 @@ with ui.blocks("Find a detail elsewhere") as demo:
         work = yield from reported(collected(photos), others=3)
         work.open = work.named(picture)
         yield from reported(search(work, (x, y, width, height)), others=3)
-        archive, texts = packed(work, threshold)
+        archive, texts = packed(work, threshold, below=below)
         found = json.loads(texts["detail/hits.json"]) | {"skipped": work.skipped, "duplicates": work.twins}
-        tiles, text = places(work, threshold)
+        tiles, text = places(work, threshold, below=below)
         yield tiles, found, str(archive), text
 
     def artminer_pairs(photos: list[str], threshold: float) -> Updates:
@@ -385,10 +409,12 @@ with ui.blocks("Find a detail elsewhere") as demo:
         numbers = [gr.Number(label=name) for name in ("x", "y", "width", "height")]
         least_score = gr.Slider(-1, 1, THRESHOLD, label="Least score")
         least_pair = gr.Slider(0, 1, PAIR_THRESHOLD, label="Least discovery score")
+        all_places = gr.Checkbox(False, label="Below it, too")
         tiles_found = gr.Gallery(label="Places, best first", format="jpeg")
         json_found, zip_file = gr.JSON(label="Found"), gr.File(label="ZIP file")
     checks, found = {"photos": ui.file_list(FILES)}, [json_found, zip_file]
-    endpoint(artminer_search, [photos, named, *numbers, least_score], [tiles_found, *found], checks, "collections")
+    wanted = [photos, named, *numbers, least_score, all_places]
+    endpoint(artminer_search, wanted, [tiles_found, *found], checks, "collections")
     endpoint(artminer_pairs, [photos, least_pair], found, checks, "collections")
 
 
@@ -405,23 +431,17 @@ def new_collection(work: Investigation, text: str, box: list[int] | None = None)
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
     canvas = opened(work.opened(work.open).pil(), box)
     empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
-    usual = gr.update(value=THRESHOLD, info=MEASURED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
-    return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, text
+    usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
+    return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, False, text
 
 
 # --- computing, while somebody watches
 
 
 def miner() -> "ArtMiner":
-    """What describes and compares pictures on this page: fewer scales than the paper's seven, which take far longer.
-
-    The networks are those of the cache that all pages share; nothing else holds them.
-    """
-    from artmodels.methods.artminer import ArtMiner
-
-    kept = ui.MODELS(MODEL)
-    config = replace(kept.config, scales=SCALES, views=VIEWS)
-    return ArtMiner(config, backbone=kept.backbone, projection=kept.projection, device=kept.device)
+    """What describes and compares pictures: that of the cache which all pages share; nothing else holds it."""
+    model: ArtMiner = ui.MODELS(MODEL)
+    return model
 
 
 def described(work: Investigation) -> "Generator[str, None, Collection]":
@@ -432,8 +452,10 @@ def described(work: Investigation) -> "Generator[str, None, Collection]":
         return work.features
     model = miner()
     found = Collection.open_or_create(work.store or work.folder / "features", model)
+    # A search looks at files again: those of a visitor are deleted after an hour, and features that all share stay.
+    pictures = work.pictures if work.store is None else Path(__file__).parent / "examples"
     if set(found.names) != set(work.files):
-        with _describing, closing(calm(found.stream_add(work.pictures, model))) as steps:  # closed, then unlocked
+        with _describing, closing(calm(found.stream_add(pictures, model))) as steps:  # closed, then unlocked
             for step in steps:
                 if isinstance(step, Progress):
                     yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
@@ -456,9 +478,12 @@ def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
     place = corners(box, work.sizes[name])
     features = yield from described(work)
     steps = miner().stream_search(work.picture(name), place, features, query=name, count=HITS, verify=VERIFIED)
+    searched = 0
     for step in steps:
         if isinstance(step, Progress):
-            yield f"Searching picture {step.done} of {step.total}…"
+            where = f"Searching picture {step.done} of {step.total}…"
+            yield where if step.done > searched else f"Looking more closely at {markdown(step.what)}…"
+            searched = step.done
         else:
             work.findings.take(step)
 
@@ -489,24 +514,38 @@ def compare(work: Investigation, threshold: float) -> Iterator[str]:
 # --- what is shown of it
 
 
-def places(work: Investigation, threshold: float) -> tuple[list[tuple[str, str]], str]:
-    """Give the hits above a threshold as pictures, and a sentence."""
+def places(work: Investigation, threshold: float, *, below: bool = False) -> tuple[list[tuple[str, str]], str]:
+    """Give the hits from a threshold on, and those below after them if they are asked for, as pictures; a sentence."""
     from artmodels.methods.artminer.evidence.proof import counterpart
     from artmodels.methods.artminer.evidence.report import fitted
 
-    findings, found = work.findings, work.findings.last
-    above = [hit for hit in found.hits if hit.score >= threshold]
-    work.shown = above[:SHOWN]
+    findings = work.findings
+    found = findings.last.from_score(threshold)
+    above, hidden = found.hits, found.below
+    work.shown, work.above = [*above, *(hidden if below else ())][:SHOWN], len(above)
     frame = fitted((found.box[2] - found.box[0], found.box[3] - found.box[1]), TILE)
     shown = []
-    for hit in work.shown:
+    for rank, hit in enumerate(work.shown):
         picture, _ = counterpart(work.opened(hit.image), hit, frame)
         mark = MARKS[findings.verdict_on(found.query, hit.image, found.box)] if findings.is_best(hit) else ""
-        shown.append((picture, f"{mark}{hit.score:.2f}{' ⇆' if hit.view == 'mirror' else ''}  {hit.image}"))
+        under = "" if rank < len(above) else "below the threshold: "
+        signs = f"{' ⇆' if hit.view == 'mirror' else ''}{'' if hit.closer else ' (quick look)'}"
+        shown.append((picture, f"{under}{mark}{hit.score:.2f}{signs}  {hit.image}"))
     more = f", the best {SHOWN} are shown" if len(above) > SHOWN else ""
-    hint = " Click one to see why; ⇆ is mirrored." if above else " Lower the threshold to see more."
     counted = count(len(above), "place"), count(len({hit.image for hit in above}), "other picture")
-    return gallery_tiles(shown), f"**{' in '.join(counted)}**{more}.{hint}"
+    text = f"**{' in '.join(counted)}**{more}."
+    if found.raised:
+        text += f" What the box scores here by chance raises the threshold to **{found.threshold:.2f}**."
+    if hidden and below:
+        most = f"; {SHOWN} are shown in all" if len(above) + len(hidden) > SHOWN else ""
+        text += f" Below it: {count(len(hidden), 'place')}, shown after these and named so{most}."
+    elif hidden:
+        text += f" Below it, and hidden: {count(len(hidden), 'place')}, most of them chance."
+    if shown:
+        text += " Click one to see why; ⇆ is mirrored."
+    if not all(hit.closer for hit in work.shown):
+        text += " A closer look may raise the score of a quick one."
+    return gallery_tiles(shown), text
 
 
 def repeats(work: Investigation, threshold: float) -> tuple[str, list[tuple[str, str]], str]:
@@ -572,13 +611,13 @@ def judged(work: Investigation, verdict: str) -> tuple[str, str]:
 
 
 def packed(
-    work: Investigation, threshold: float | None = None, pair_threshold: float | None = None
+    work: Investigation, threshold: float | None = None, pair_threshold: float | None = None, *, below: bool = False
 ) -> tuple[Path, dict[str, str]]:
     """Write what the last search found, what repeats, or both, into a ZIP file; give its path, and the texts in it."""
     findings, model, texts = work.findings, miner(), dict[str, str]()
     about = {"name": MODEL} | asdict(model.config)
     if threshold is not None:
-        texts |= findings.search_files(about, threshold=threshold)
+        texts |= findings.search_files(about, threshold=threshold, below=below)
     if pair_threshold is not None:
         texts |= findings.pair_files(about, threshold=pair_threshold, model=model.fingerprint)
     archive = ui.run_folder() / "artminer.zip"

@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from artmodels.descent import sliced, spectral
 from artmodels.descent.algebra import Context, Moments, PyramidLoss, Sampled, Sum, parse
@@ -14,6 +15,7 @@ from artmodels.descent.terms import (
     TERMS,
     GaussianWasserstein,
     Gram,
+    PatchNearest,
     PatchSlicedWasserstein,
     SlicedWasserstein,
     TotalVariation,
@@ -415,6 +417,20 @@ def test_grey_exemplars_pull_colours_to_grey() -> None:
     (gradient,) = torch.autograd.grad(bound(PatchSlicedWasserstein(sizes=(1,)), grey)(leaf), leaf)
     stepped = x - gradient * 256 * float(grey.var(dim=(2, 3), correction=0).sum()) / 2
     assert (stepped - stepped.mean(dim=1, keepdim=True)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("patches", [1024, 256])
+def test_a_match_between_the_lattice_of_patches_is_found_by_moving_on(patches: int) -> None:
+    # Every second, or fourth, patch of the exemplar is looked at, and the image has those between.
+    exemplar = F.interpolate(noise(1, 3, 9, 9), (64, 64), mode="bicubic", align_corners=False)
+    for down, across in ((1, 1), (3, 2), (9, 15)):
+        pulls = []
+        for refine in (False, True):
+            term = PatchNearest(sizes=(8,), patches=patches, variety=0.0, refine=refine, wrap=False)
+            x = exemplar[..., down : down + 40, across : across + 40].clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(bound(term, exemplar, size=(40, 40))(x), x)
+            pulls.append(float(gradient[..., 8:-8, 8:-8].abs().mean()))  # away from the reflected borders
+        assert pulls[1] < 0.1 * pulls[0]
 
 
 @pytest.mark.parametrize("name", TERMS)

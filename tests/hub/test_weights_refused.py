@@ -32,7 +32,7 @@ READERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "ArbitraryStyle": ("arbitrary-style", loader("ArbitraryStyle")),
     "ArtMiner": ("artminer-paintings", loader("ArtMiner")),
     "Detector": ("mimax-seascapes", loader("Detector")),
-    "FastStyle": ("fast-style-ink", loader("FastStyle")),
+    "FastStyle": ("fast-style-woodcut", loader("FastStyle")),
     "MIMax": ("mimax-seascapes", loader("MIMax")),
     "RansacFlow": ("ransac-flow", loader("RansacFlow")),
     "RegionFeatures": ("art-regions", loader("RegionFeatures")),
@@ -144,7 +144,7 @@ def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_would_not_load_is_not_saved(tmp_path: Path) -> None:
-    model = artmodels.FastStyle.from_pretrained("fast-style-ink", device="cpu")
+    model = artmodels.FastStyle.from_pretrained("fast-style-woodcut", device="cpu")
     model.network.last.bias.data[0] = 1e6  # saved in float16
     with pytest.raises(WeightsError, match=r"FastStyle is not saved.*last\.bias holds values that are not finite"):
         model.save_pretrained(tmp_path / "saved")

@@ -315,13 +315,13 @@ def test_without_onnx_runtime_the_error_says_what_to_install(tmp_path: Path, mon
 
 def test_from_pretrained_needs_an_exported_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="'fast-style-ink' is not a folder .*python -m export fast-style-ink --out DIR"
+        ConfigError, match="'fast-style-woodcut' is not a folder .*python -m export fast-style-woodcut --out DIR"
     ):
-        FastStyle.from_pretrained("fast-style-ink", runtime="onnx")
+        FastStyle.from_pretrained("fast-style-woodcut", runtime="onnx")
     with pytest.raises(ConfigError, match="runtime='jax' is not one of 'torch', 'onnx'"):
         FastStyle.from_pretrained(write(tmp_path / "toy"), runtime="jax")
     with pytest.raises(ConfigError, match="provider='cpu' is for runtime='onnx'"):
-        FastStyle.from_pretrained("fast-style-ink", provider="cpu")
+        FastStyle.from_pretrained("fast-style-woodcut", provider="cpu")
     with pytest.raises(ConfigError, match="blocks, dtype cannot be chosen for a graph"):
         FastStyle.from_pretrained(tmp_path / "toy", runtime="onnx", blocks=2, dtype=torch.float16)
 

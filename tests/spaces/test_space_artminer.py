@@ -145,7 +145,7 @@ def test_blank_and_tiny_pictures_are_searched_all_the_same(app: ModuleType, tmp_
     work = last(app.take([str(path) for path in paths]))[0]
     work.open = "quay.jpg"
     tiles, _, status = last(app.find(work, *xywh("quay.jpg", "lantern"), -1))
-    assert {hit.image for hit in work.findings.last.hits} == {"blank.png", "tiny.png"}
+    assert {hit.image for hit in work.findings.last.ranked} == {"blank.png", "tiny.png"}
     assert len(tiles) == len(work.shown) > 1 and "in 2 other pictures" in status
     *_, status = last(app.repeat(work, 0.02))
     assert "**0 groups" in status
@@ -160,11 +160,9 @@ def test_the_networks_are_those_of_the_shared_cache(app: ModuleType, monkeypatch
         cache("mimax-seascapes")  # takes its place
         gc.collect()
         assert held() is None, "nothing else keeps it"
-    model = app.miner()
-    assert app.MODEL in ui.MODELS.names
-    kept = ui.MODELS(app.MODEL)
-    assert model.backbone is kept.backbone and model.projection is kept.projection
-    assert (model.scales, model.views) == ((49, 36, 28, 20, 40), ("", "mirror")) != (kept.scales, kept.views)
+    kept = app.miner()
+    assert app.MODEL in ui.MODELS.names and kept is ui.MODELS(app.MODEL)
+    assert (kept.scales, kept.views) == ((49, 36, 28, 20, 40), ("", "mirror"))
     assert (app.THRESHOLD, app.PAIR_THRESHOLD) == (
         kept.config.threshold,
         kept.config.pair_threshold,
@@ -180,11 +178,21 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
     tiles, _, status = texts[-1]
     assert status.startswith("Finished after") and "in 2 other pictures" in status
     found = [(hit.image, hit.view) for hit in work.shown]
-    assert found == [("chart.jpg", ""), ("tapestry.jpg", "mirror")]
+    assert found == [("chart.jpg", ""), ("tapestry.jpg", "mirror")] and all(hit.closer for hit in work.shown)
+    assert work.features.path("chart.jpg") == EXAMPLES / "chart.jpg", "no visitor's, whose files are deleted"
     for hit in work.shown:
         assert overlap(hit.box, TRUTH[hit.image]["bird"]) > 0.5
     assert tiles[0][1].startswith("0.4") and "⇆" in tiles[1][1] and "⇆" not in tiles[0][1]
-    assert len(last(app.browse(work, 0.1))[0]) > 2
+    assert "**2 places" in status and "Below it, and hidden: " in status
+    raised = status
+    assert not any("quick look" in caption for _, caption in tiles) and "closer look" not in status
+    tiles, status = last(app.browse(work, 0.2, True))
+    assert len(tiles) > 2 and "shown after these and named so" in status
+    under = [caption.startswith("below the threshold: ") for _, caption in tiles]
+    assert under == [False, False] + [True] * (len(tiles) - 2)
+    quick = ["(quick look)" in caption for _, caption in tiles]
+    assert quick == [not hit.closer for hit in work.shown] and any(quick) and "A closer look may raise" in status
+    assert "Rank 3, below the threshold" in last(app.explain(click(2), work))[1]
 
     last(app.browse(work, 0.2))
     why, _ = last(app.explain(click(1), work))
@@ -214,7 +222,8 @@ def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
         verdict = json.loads(packed.read("verdicts.jsonl").splitlines()[-1])
     assert [row["image"] for row in rows] == ["chart.jpg", "tapestry.jpg"]
     assert listed["query"]["image"] == "orchard.jpg" and listed["model"] == app.miner().fingerprint
-    assert listed["parameters"]["threshold"] == 0.2
+    assert listed["parameters"]["threshold"] == listed["parameters"]["chance"] > 0.2, "raised by what the box is like"
+    assert f"raises the threshold to **{listed['parameters']['threshold']:.2f}**" in raised
     assert "#xywh=" in json.dumps(page) and "tapestry.jpg" in report
     assert (verdict["first"], verdict["verdict"]) == ("orchard.jpg", "same")
 
@@ -252,7 +261,7 @@ def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
         work.open = name
         list(app.find(work, *xywh(name, what), 0.3))
         seen = set()
-        for hit in work.findings.last.hits:
+        for hit in work.findings.last.ranked:
             if hit.image not in seen and len(seen) < 4:
                 seen.add(hit.image)
                 work.judging = Claim(name, hit, work.findings.last.box)
@@ -266,10 +275,10 @@ def test_enough_verdicts_move_the_threshold(app: ModuleType, work) -> None:
     assert f"details is now **{update['value']}**, from 6 judged the same and 6 not" in status
     assert update["info"].startswith(f"Calibrated to {update['value']} by your verdicts: 6 judged the same")
     assert "The threshold of pairs stays as it is" in status and "value" not in least
-    above = [hit for hit in work.findings.last.hits if hit.score >= update["value"]]
+    above = work.findings.last.from_score(update["value"]).hits
     assert len(last(app.browse(work, update["value"]))[0]) == len(above) > 0
-    *_, places, pairs, _ = last(app.example())
-    assert (places["value"], pairs["value"]) == (app.THRESHOLD, app.PAIR_THRESHOLD), "forgotten"
+    *_, places, pairs, below, _ = last(app.example())
+    assert (places["value"], pairs["value"], below) == (app.THRESHOLD, app.PAIR_THRESHOLD, False), "forgotten"
 
 
 def test_a_calibrated_threshold_of_pairs_fits_its_slider(app: ModuleType, work) -> None:
@@ -291,8 +300,8 @@ def test_a_calibrated_threshold_of_pairs_fits_its_slider(app: ModuleType, work) 
 
 
 def test_a_second_place_in_a_picture_is_not_judged(app: ModuleType, work) -> None:
-    list(app.find(work, *xywh("orchard.jpg", "bird"), -1))
-    again = next(hit for hit in work.findings.last.hits if not work.findings.is_best(hit))
+    list(app.find(work, *xywh("orchard.jpg", "bird"), -1, True))
+    again = next(hit for hit in work.findings.last.ranked if not work.findings.is_best(hit))
     work.judging = Claim("orchard.jpg", again, work.findings.last.box)
     with pytest.raises(ConfigError, match=f"best place in {again.image}"):
         list(app.judge_hit(work, "no", -1))

@@ -311,6 +311,56 @@ def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Pa
         np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["before the weights", "with weights"])
+def test_super_resolution_takes_what_suits_the_picture_and_says_what_it_saw(
+    client: Client, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 12, (96, 96, 1))
+    for name, grain in (("clean", 0), ("noisy", noise)):
+        Image.fromarray((np.full((96, 96, 3), 128) + grain).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    method, taken, find = fake(), list[str](), catalogue.find
+    entry = catalogue.get("super-resolution-x2") if there else None
+    monkeypatch.setattr(catalogue, "find", lambda name: entry if str(name).endswith("-x2-worn") else find(name))
+    monkeypatch.setattr(ui.MODELS, "load", lambda name: taken.append(name) or method)
+
+    def notes(**options) -> list[str]:
+        taken.clear()
+        ui.MODELS._models.clear()
+        files = [handle_file(tmp_path / name) for name in ("clean.png", "noisy.png")]
+        _, report = client.predict(files, **options, api_name="/super_resolution_batch")
+        return [" ".join(row.get("notes", [])) for row in report]
+
+    worn = "super-resolution-x2-worn" if there else "super-resolution-x2"
+    clean, noisy = notes(neutral=0.5)
+    assert clean == "It looks clean: super-resolution-x2 was taken."
+    assert noisy.startswith("It looks worn (noise of 1")
+    assert (f"{worn} takes that off" in noisy) is there
+    assert list(dict.fromkeys(taken)) == list(dict.fromkeys(["super-resolution-x2", worn]))
+    assert [options for _, _, options in method.seen] == [{"neutral": 0.5}] * 2
+    assert notes(restore="never") == ["", ""] and set(taken) == {"super-resolution-x2"}
+    if there:
+        assert notes(restore="always") == ["", ""] and set(taken) == {worn}
+    else:
+        with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x2: choose auto"):
+            notes(restore="always")
+    with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x4"):
+        notes(model="super-resolution-x4", restore="always")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "super-resolution-x2-worn"}, "'super-resolution-x2-worn' is not one of .*Did you mean"),
+        ({"restore": "sometimes"}, "'sometimes' is not one of automatic, always, never"),
+    ],
+)
+def test_super_resolution_refuses_what_it_does_not_offer(
+    client: Client, brick: Path, given: dict, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        client.predict(handle_file(brick), **given, api_name="/super_resolution_run")
+
+
 @pytest.mark.parametrize(("seamless", "noted"), [(True, True), (False, False)])
 def test_a_sample_of_texture_network_is_what_its_settings_make_again(
     client: Client, seamless: bool, noted: bool
@@ -420,13 +470,13 @@ def test_a_batch_reports_what_cannot_be_used_and_does_the_rest(client: Client, t
     one_pixel(tmp_path / "dot.png")
     text_file(tmp_path / "note.png")
     given = [handle_file(tmp_path / name) for name in ("one.png", "note.png", "one.jpg", "dot.png")]
-    archive, report = client.predict(given, style="fast-style-ink", strength=0.5, api_name=BATCH)
-    assert Path(archive).name == "fast-style-ink.zip"
+    archive, report = client.predict(given, style="fast-style-woodcut", strength=0.5, api_name=BATCH)
+    assert Path(archive).name == "fast-style-woodcut.zip"
     assert [row["file"] for row in report] == ["one.png", "note.png", "one.jpg", "dot.png"]
     assert [row.get("result") for row in report] == ["one.png", None, "one-2.png", None]
     assert re.fullmatch("'note.png' is text, not pixels.*", report[1]["error"])
     assert report[3]["error"].startswith("the picture is 1 x 1 px, too small: ")
-    method = artmodels.FastStyle.from_pretrained("fast-style-ink")
+    method = artmodels.FastStyle.from_pretrained("fast-style-woodcut")
     with zipfile.ZipFile(archive) as packed:
         assert packed.namelist() == ["one.png", "one-2.png", "report.json"]
         assert json.loads(packed.read("report.json")) == report
@@ -865,16 +915,16 @@ def test_a_wall_stands_without_a_model_that_cannot_be_loaded(fake, caplog: pytes
     fake()
 
     def load(name: str) -> FakeMethod:
-        if name == "fast-style-ink":
+        if name == "fast-style-woodcut":
             raise artmodels.HashMismatch("not the promised bytes")
         return FakeMethod()
 
     ui.MODELS.load = load
     made = tiles("fast_style", lambda entry: ("", ""), Image.new("RGB", (300, 200), "red"))
     colours = {tile.value: tile.picture.getpixel((0, 0)) for tile in made}
-    assert colours.pop("fast-style-ink") == (255, 0, 0)
+    assert colours.pop("fast-style-woodcut") == (255, 0, 0)
     assert set(colours.values()) == {(64, 64, 64)}
-    assert "fast-style-ink: not the promised bytes" in caplog.text
+    assert "fast-style-woodcut: not the promised bytes" in caplog.text
 
 
 def test_a_wall_downloads_nothing(fake) -> None:

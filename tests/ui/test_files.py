@@ -130,11 +130,11 @@ def test_what_was_uploaded_counts_for_whoever_knows_its_path(gallery_url: str) -
     Image.new("RGB", (32, 24), (9, 8, 7)).save(file, "PNG")
     (path,) = httpx.post(f"{gallery_url}gradio_api/upload", files={"files": ("a.png", file.getvalue())}).json()
     for meta in ({}, META):
-        answer = post(gallery_url, [{"path": path} | meta, "fast-style-ink", 0, 0], "/fast_style_run")
+        answer = post(gallery_url, [{"path": path} | meta, "fast-style-woodcut", 0, 0], "/fast_style_run")
         assert "event: complete" in answer
         assert "event: error" not in answer
     # The folder's name is a hash of what the file holds: another visitor's can only be named by who has the file.
     other = Path(path).parent.with_name("0" * 64) / "a.png"
     for wrong in (other, Path(path).parent, Path(path).with_name("b.png")):
-        answer = post(gallery_url, [{"path": str(wrong)}, "fast-style-ink", 0, 0], "/fast_style_run")
+        answer = post(gallery_url, [{"path": str(wrong)}, "fast-style-woodcut", 0, 0], "/fast_style_run")
         assert REFUSED in answer

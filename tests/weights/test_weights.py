@@ -109,7 +109,7 @@ class ToyRecipe(Recipe):
     def checkpoint(self):
         tensors = {key: value.half() for key, value in self.network.state_dict().items()}
         if self.settings.huge:
-            tensors["huge"] = torch.zeros(4_000_000, dtype=torch.half)
+            tensors["huge"] = torch.zeros(6_000_000, dtype=torch.half)
         return {"method": "toy", "width": self.settings.network.width}, tensors
 
     @torch.no_grad()
@@ -400,7 +400,7 @@ def test_an_unknown_name_is_explained(invoke) -> None:
 def test_what_cannot_be_published_is_refused(place, invoke, monkeypatch) -> None:
     folder = place / "weights" / "toy"
     edited(folder, "crop = 8", "crop = 8\nhuge = true")
-    assert "model.safetensors would be 8.0 MB, and 8 is the limit" in invoke("build", "toy").err
+    assert "model.safetensors would be 12.0 MB, and 12 is the limit" in invoke("build", "toy").err
     assert not list(place.glob(".weights-work/toy/training*"))  # found out before the training
     edited(folder, "huge = true", "metric = nan")
     assert "The metric 'constant' is nan" in invoke("build", "toy", "--work", "other").err
@@ -537,9 +537,9 @@ TAMPERED = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights", "is missing: python -m weights"),
     "damaged": (lambda folder: (folder / "model.safetensors").write_bytes(b"12"), "weights", "cannot be opened"),
     "too large": (
-        lambda folder: rewritten(folder, lambda tensors: tensors.update(a=torch.zeros(4_100_000).half())),
+        lambda folder: rewritten(folder, lambda tensors: tensors.update(a=torch.zeros(6_100_000).half())),
         "weights",
-        "has 8.2 MB, more than 8",
+        "has 12.2 MB, more than 12",
     ),
     "other type": (
         lambda folder: rewritten(folder, lambda tensors: tensors.update(a=torch.zeros(2, dtype=torch.int64))),

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,21 +30,30 @@ class FolderSearch:
     searched: Searched
     collection: Collection
     miner: ArtMiner
+    below: bool = False  # whether places below the threshold are listed, too
     notes: tuple[str, ...] = ()  # which pictures could not be looked at, and why
 
     @property
     def summary(self) -> str:
         """How many places were found, and a table of the best."""
-        hits = self.searched.hits
-        rows = [("rank", "picture", "x,y,w,h", "score", "cells", "turned")]
-        for rank, hit in enumerate(hits[:SHOWN], start=1):
+        hits, below = self.searched.hits, self.searched.below
+        rows = [("rank", "picture", "x,y,w,h", "score", "cells", "turned", "")]
+        shown = [*hits, *(below if self.below else ())][:SHOWN]
+        for rank, hit in enumerate(shown, start=1):
             x, y, right, bottom = hit.box
             cells = "" if hit.match is None else str(len(hit.match.similarity))
             place = f"{x:.0f},{y:.0f},{right - x:.0f},{bottom - y:.0f}"
-            rows.append((str(rank), hit.image, place, f"{hit.score:.3f}", cells, hit.view))
+            under = "" if rank <= len(hits) else "below the threshold"
+            rows.append((str(rank), hit.image, place, f"{hit.score:.3f}", cells, hit.view, under))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join([f"{len(hits)} places in {len(self.collection)} pictures", *table])
+        lines = [f"{len(hits)} places in {len(self.collection)} pictures", *table]
+        if self.searched.raised:
+            raised = f"{self.searched.threshold:.3f}"
+            lines.append(f"What the box scores there by chance raises the threshold to {raised}.")
+        if below and not self.below:
+            lines.append(f"{len(below)} places below the threshold are not listed: --below lists them.")
+        return "\n".join(lines)
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the hits as one HTML file, whole or not at all."""
@@ -60,16 +69,19 @@ class FolderSearch:
         write_whole({Path(file): page})
 
 
-def search_folder(miner: ArtMiner, *, query: Path, box: Box, collection: Path, progress: bool = False) -> FolderSearch:
+def search_folder(
+    miner: ArtMiner, *, query: Path, box: Box, collection: Path, below: bool = False, progress: bool = False
+) -> FolderSearch:
     """Look for a detail of a picture in the other pictures of a folder.
 
-    Places below the `threshold` of the miner's settings are left out, and so is the query's own picture.
+    The query's own picture is left out, and so are places below the threshold, unless they are asked for.
 
     Args:
         miner: What looks.
         query: The picture that shows the detail.
         box: Left, top, right, bottom of the detail in its pixels.
         collection: The folder to look for it in.
+        below: List places below the threshold too, named as such.
         progress: Show a bar while pictures are described; what is described is kept for the next time.
 
     Raises:
@@ -77,9 +89,8 @@ def search_folder(miner: ArtMiner, *, query: Path, box: Box, collection: Path, p
     """
     held = _collection_of(collection, miner, progress=progress)
     found = miner.search(query, box, held, query=held.name_of_bytes(query) or "")
-    found = replace(found, hits=tuple(hit for hit in found.hits if hit.score >= miner.config.threshold))
     notes = tuple(f"{file} was skipped: {reason}" for file, reason in held.skipped.items())
-    return FolderSearch(query=query, searched=found, collection=held, miner=miner, notes=notes)
+    return FolderSearch(query=query, searched=found, collection=held, miner=miner, below=below, notes=notes)
 
 
 def _collection_of(folder: Path, miner: ArtMiner, *, progress: bool) -> Collection:

@@ -7,8 +7,9 @@ The cosine of stacked cells compares each cell with exactly one. `agreement` als
 among those around the place: the discovery score of section 5, of the detail and the place alone.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,12 +24,25 @@ from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.discovery import Match
 
-__all__ = ["CELLS", "Hit", "Ranked", "Searched", "agreement", "check_box", "detail", "found_in", "window_cosine"]
+__all__ = [
+    "CELLS",
+    "Hit",
+    "Ranked",
+    "Searched",
+    "agreement",
+    "check_box",
+    "detail",
+    "found_in",
+    "look_closer",
+    "window_cosine",
+]
 
 Ranked = Literal["cosine", "verified"]
 
 CELLS, MARGIN = 8, 5
 PER_SCALE, PER_IMAGE = 8, 40  # best places of a scale, and of a picture
+# Of a closer look: how many times as fine its cells are, between two scales or beyond; of a place's sides, around it.
+FINER, AROUND = (0.87, 1.15, 1.6), 0.25
 RING, TOLERANCE = 1, 1.5  # cells: around a place, and that a match may be off; for benchmarks/artminer.py --seed 0
 
 
@@ -42,6 +56,8 @@ class Hit:
         score: What ranks it, 1 is the detail itself: the cosine in [-1, 1], or the mean of it and the agreement.
         view: How the picture was turned before it was compared: "" for not at all, see `views`.
         match: Which cells of the turned picture correspond to which of the detail, where that was looked into.
+        closer: Whether it was looked at again in cells of other sizes, see `look_closer`. Otherwise its score is that
+            of the collection's scales alone: of a detail in a size between them, or below, it is too low.
     """
 
     image: str
@@ -49,6 +65,7 @@ class Hit:
     score: float
     view: str = ""
     match: Match | None = None
+    closer: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +73,43 @@ class Searched:
     """What a search found.
 
     Attributes:
-        hits: Best first.
+        ranked: All places, best first, those that say nothing too.
         query: Name of the picture that the detail is from, "" if it is not in the collection.
         box: Of the detail, in its pixels.
         cells: Rows and columns that the detail was brought to.
         model: Fingerprint of what described it.
+        threshold: Score from which a place is shown to people: the `threshold` of the settings, or `chance`, whichever
+            is higher.
+        chance: Score that pictures of this collection that do not show the detail hardly reach, see `chance_level`: a
+            detail that is like much else, a sky or a wall, has a high one. Minus infinity where it was not measured.
     """
 
-    hits: tuple[Hit, ...]
+    ranked: tuple[Hit, ...]
     query: str
     box: Box
     cells: tuple[int, int]
     model: str
+    threshold: float = -1.0
+    chance: float = -math.inf
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """Places with a score of at least the threshold, best first."""
+        return tuple(hit for hit in self.ranked if hit.score >= self.threshold)
+
+    @property
+    def below(self) -> tuple[Hit, ...]:
+        """Places below the threshold, best first: more likely chance than the detail."""
+        return tuple(hit for hit in self.ranked if hit.score < self.threshold)
+
+    @property
+    def raised(self) -> bool:
+        """Whether it is `chance` that makes the threshold."""
+        return self.threshold == self.chance
+
+    def from_score(self, least: float) -> "Searched":
+        """The same with another threshold, unless `chance` is higher."""
+        return replace(self, threshold=max(least, self.chance))
 
 
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
@@ -147,7 +189,7 @@ def agreement(target: Tensor, kernels: Tensor, top: Tensor, left: Tensor) -> Ten
 
 
 def found_in(
-    maps: Sequence[Tensor], kernels: Tensor, *, width: int, height: int, verified: bool = False
+    maps: Sequence[Tensor], kernels: Tensor, *, width: float, height: float, verified: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
     """The best places of one picture, given as maps [D, R_k, C_k] at all scales, for details [Q, D, a, b].
 
@@ -177,6 +219,27 @@ def found_in(
     places = torch.cat(boxes, 1).gather(1, chosen.gather(1, order)[:, :, None].expand(-1, -1, 4))
     kept = _without_overlaps(places)
     return [(place[keep], score[keep]) for place, score, keep in zip(places, rank, kept, strict=True)]
+
+
+def look_closer(
+    describer: Describer, image: LoadedImage, kernel: Tensor, box: Box, *, verified: bool = False
+) -> tuple[Box, float] | None:
+    """The best place for a detail [D, a, b] in and around a box of a picture, in cells of other sizes; None: none fits.
+
+    The box is a place that `found_in` found. A detail that is shown in a size between two scales, or smaller than all
+    of them, scores more here, for a twentieth of what the paper's maps of the whole picture would cost.
+    """
+    left, top, right, bottom = box
+    wide, high = AROUND * (right - left), AROUND * (bottom - top)
+    around = max(left - wide, 0), max(top - high, 0), min(right + wide, image.width), min(bottom + high, image.height)
+    size = around[2] - around[0], around[3] - around[1]
+    cells = [round(factor * CELLS * max(size) / max(right - left, bottom - top)) for factor in FINER]
+    maps = [detail(describer, image, around, cells=longest).cpu() for longest in cells]
+    boxes, scores = found_in(maps, kernel[None], width=size[0], height=size[1], verified=verified)[0]
+    if not len(boxes):
+        return None
+    x, y, across, down = boxes[0].tolist()
+    return (around[0] + x, around[1] + y, around[0] + across, around[1] + down), float(scores[0])
 
 
 def _without_overlaps(boxes: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Annotated, Self
 
 import numpy as np
@@ -15,20 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from artmodels import features, hub, images, runtime
-from artmodels.correspondence.cells import SCALES, Describer, Pyramid
-from artmodels.correspondence.views import VIEWS, check_views, turned, unturned
+from artmodels.correspondence.cells import Describer, Pyramid
+from artmodels.correspondence.views import VIEWS, check_views, turned, turned_box, unturned
 from artmodels.detections.boxes import Box
 from artmodels.detections.drawing import in_a_row
-from artmodels.errors import ConfigError
+from artmodels.errors import ConfigError, ImageError
 from artmodels.features.networks import Width
 from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.results import ImageResult
+from artmodels.methods.artminer.chance import chance_level
 from artmodels.methods.artminer.collection import shortlist
 from artmodels.methods.artminer.collection.collection import Collection, Described, InMemory
 from artmodels.methods.artminer.discovery import MOST_HYPOTHESES, DiscoveryConfig, Match, discover
 from artmodels.methods.artminer.groups.pairtable import THRESHOLD, Pair
-from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in
+from artmodels.methods.artminer.oneshot import CELLS, Hit, Ranked, Searched, check_box, detail, found_in, look_closer
 from artmodels.progress import Progress, result_of
 from artmodels.search.index import Index
 from artmodels.settings import Settings, Share, distinct
@@ -60,9 +61,9 @@ class ArtMinerConfig(Settings):
         tuple[Cells, ...],
         MinLen(1),
         Predicate(distinct),
-        "Cells of the longer side of a picture in which something is looked for: the seven of the paper. Fewer are "
-        "faster and find less that is small.",
-    ] = SCALES
+        "Cells of the longer side of a picture in which something is looked for. The paper's seven, 80, 74, 68, 60, "
+        "49, 36 and 20, take four times as long; a search looks at its best places again in other sizes instead.",
+    ] = (49, 36, 28, 20)
     reference: Annotated[Cells, "Cells of the longer side of a picture that others are compared with."] = 40
     views: Annotated[
         tuple[str, ...],
@@ -75,8 +76,8 @@ class ArtMinerConfig(Settings):
         float,
         Interval(ge=-1, le=1),
         "Score of a search from which a place is shown to people. What a checkpoint has was measured by `python "
-        "benchmarks/artminer_thresholds.py`; -1, for features that were not, shows all. Searches and evaluations rank "
-        "everything: it is for whoever shows what they found.",
+        "benchmarks/artminer_thresholds.py`; -1, for features that were not, shows all. A search raises it for a "
+        "detail that is like much else in the collection, see `chance_level`, and ranks everything.",
     ] = -1.0
     pair_threshold: Annotated[
         Share, "Discovery score above which two pictures are linked, measured by the same; else the paper's."
@@ -261,7 +262,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
 
     def describe(self, pictures: Mapping[str, images.Source]) -> InMemory:
         """Describe a few pictures, which are kept in memory; a `Collection` keeps many on the disk."""
-        return InMemory({name: self.pyramids(source) for name, source in pictures.items()})
+        return InMemory({name: self.pyramids(source) for name, source in pictures.items()}, pictures)
 
     # --- A detail
 
@@ -283,25 +284,35 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         verify: int = 20,
         by: Ranked = "verified",
     ) -> Iterator[Progress | Searched]:
-        """As `search`, as a stream: a step for each picture, and for each hit that is verified; then the hits."""
+        """As `search`, as a stream: a step for each picture, another if it is looked at more closely; then the hits."""
         loaded = images.load(image)
         place = check_box(box, loaded.width, loaded.height)
         kernel = self.kernel(loaded, place)
         others = [name for name in among.names if name != query]
-        hits = list[Hit]()
+        found = dict[str, list[Hit]]()
         for done, name in enumerate(others, 1):
-            hits += self.places(name, among, kernel[None], by=by)[0]
+            found[name] = self.places(name, among, kernel[None], by=by)[0]
             yield Progress(done, len(others), name)
-        hits = sorted(hits, key=lambda hit: -hit.score)[:count]
-        best = dict[str, int]()  # the number of the best hit of each picture
-        for number, hit in enumerate(hits):
-            best.setdefault(hit.image, number)
-        for number in list(best.values())[:verify]:
-            hit = hits[number]
-            match = self._region(kernel, among.pyramid(hit.image, hit.view))
-            hits[number] = dataclasses.replace(hit, match=match)
-            yield Progress(len(others), len(others), hit.image)
-        yield Searched(tuple(hits), query, place, (kernel.shape[1], kernel.shape[2]), self.fingerprint)
+        chance, usual = -math.inf, -1.0  # measured for verified places only
+        if by == "verified" and self.config.threshold > -1:
+            chance = chance_level([[hit.score for hit in hits] for hits in found.values()])
+            usual = self.config.threshold
+        order = sorted(filter(found.get, others), key=lambda name: -found[name][0].score)
+        for name in order[:verify]:
+            best, *rest = self._closer(found[name], among, kernel, by)
+            match = self._region(kernel, among.pyramid(name, best.view))
+            found[name] = [dataclasses.replace(best, match=match), *rest]
+            yield Progress(len(others), len(others), name)
+        ranked = sorted(chain.from_iterable(found.values()), key=lambda hit: -hit.score)[:count]
+        yield Searched(
+            ranked=tuple(ranked),
+            query=query,
+            box=place,
+            cells=(kernel.shape[1], kernel.shape[2]),
+            model=self.fingerprint,
+            threshold=max(usual, chance),
+            chance=chance,
+        )
 
     def search(
         self,
@@ -315,7 +326,7 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         by: Ranked = "verified",
         progress: bool = False,
     ) -> Searched:
-        """Find a detail in other pictures.
+        """Find a detail in other pictures: `hits` from the threshold on, and those that are more likely chance `below`.
 
         Args:
             image: The picture that shows it.
@@ -323,9 +334,10 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
             among: Where to look.
             query: Name of the picture among those, which is then left out.
             count: Most hits.
-            verify: Best hits for which the detail is also compared cell by cell, one a picture: their `match` says
-                which part of the picture corresponds to which of the detail, and how well. It does not change their
-                order.
+            verify: Best pictures whose best place is looked at more closely. It is described again in cells of other
+                sizes, see `oneshot.look_closer`, unless the picture is no longer there; scores only rise, so that other
+                pictures, whose places say `closer=False`, stay behind these. And it is compared cell by cell: its
+                `match` says which part of the picture corresponds to which of the detail, and how well.
             by: What ranks places: the mean of their cosine and of the discovery score of the detail and the place, see
                 `oneshot.agreement`; or "cosine", as published, that alone.
             progress: Show a bar.
@@ -352,6 +364,22 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
                 for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
                     hits.append(Hit(name, unturned(tuple(box), view, *size), score, view))
         return [_without_overlaps(hits) for hits in found]
+
+    def _closer(self, hits: list[Hit], among: Described, kernel: Tensor, by: Ranked) -> list[Hit]:
+        """The hits of one picture, best first, after a closer look at the best, if the picture is still there."""
+        hit, *others = hits
+        source, size = among.picture(hit.image), among.size(hit.image)
+        try:
+            loaded = None if source is None else images.load(source)
+        except ImageError:
+            loaded = None  # it was there when it was described
+        if loaded is None or (loaded.width, loaded.height) != size:
+            return hits
+        place = turned_box(hit.box, hit.view, *size)
+        better = look_closer(self.describer, turned(loaded, hit.view), kernel, place, verified=by == "verified")
+        if better is not None and better[1] > hit.score:
+            hit = dataclasses.replace(hit, box=unturned(better[0], hit.view, *size), score=better[1])
+        return _without_overlaps([dataclasses.replace(hit, closer=True), *others])
 
     def correspondences(self, name: str, among: Described, kernel: Tensor) -> list[Hit]:
         """Where one picture of those holds a detail [D, a, b] cell by cell: their discovery score.

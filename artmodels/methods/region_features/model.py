@@ -3,7 +3,8 @@
 A detector turns an image into boxes, their objectness and a descriptor of each. `ArtRegions` is ours and works offline;
 `artmodels.methods.region_features.faster_rcnn` holds those of the literature. All choose by the rule of Ren et al. 2015
 (arXiv:1506.01497), which Gonthier et al. 2018 (arXiv:1810.02569) use with K = 300: the best 6000 boxes, non-maximum
-suppression at IoU 0.7, the best K that remain. The box that was proposed is the detection: no second stage moves it.
+suppression at IoU 0.7, the best K that remain. In theirs the box that was proposed is the detection; `ArtRegions` may
+have a `SecondStage`, which moves it.
 """
 
 import math
@@ -15,7 +16,8 @@ import torch
 from annotated_types import Ge, Interval, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, nms, roi_align
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, nms, roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from artmodels.detections import boxes as box_ops
 from artmodels.errors import ConfigError
@@ -31,6 +33,7 @@ __all__ = [
     "FoundRegions",
     "Head",
     "RegionFeaturesConfig",
+    "SecondStage",
     "anchor_shapes",
     "by_anchor",
     "decoded",
@@ -52,6 +55,9 @@ MANY, SURE, LARGE = 300, 0.1, 36  # of `spread`: regions to choose from, objectn
 LEAST = 1e-3  # px: narrower boxes are none
 SMALLEST = 64  # px that a side is padded to at least, so that every border has pixels to copy
 CELLS, SAMPLES = 7, 2  # of a region, to each side, and of a cell
+INSIDE, RING = 6, 2  # cells of the second stage to each side of a box, and of the ring round it
+STEP = 0.2  # of a side: what the second stage moves boxes by for an output of 1, as Faster R-CNN scales its outputs
+KINDS = 81  # what the second stage tells apart: COCO's 80 kinds of objects, and last none
 BoxCount = Annotated[int, Interval(ge=1, le=10**6)]
 
 
@@ -68,6 +74,12 @@ class RegionFeaturesConfig(Settings):
         str, 'Of "art-regions": a name or folder that `artmodels.features.load` takes, with layer2 and layer3.'
     ] = "art-resnet"
     width: Annotated[Width, 'Channels of the head of "art-regions".'] = 96
+    embedding: Annotated[
+        int,
+        Interval(ge=0, le=WIDEST),
+        'Numbers that the second stage of "art-regions" adds to a descriptor: it looks at a box and at a ring round '
+        "it, brings the box to the whole of an object, and says how well it fits. 0 for none, as the first versions.",
+    ] = 0
     regions: Annotated[BoxCount, "K, the most regions of an image."] = 300
     spread: Annotated[bool, "Choose those K of the paper's 300 by its authors' rule for fewer, see `spread`."] = False
     before: Annotated[
@@ -225,8 +237,8 @@ class Head(nn.Module):
     three times for larger objects; the last layers are the same on all levels.
     """
 
-    def __init__(self, fine: int, coarse: int, width: int) -> None:
-        """Make it for taps of so many channels."""
+    def __init__(self, fine: int, coarse: int, width: int, embedding: int = 0) -> None:
+        """Make it for taps of so many channels, with a second stage if that is to add numbers to a descriptor."""
         super().__init__()
         count = len(RATIOS) * len(SIZES)
         self.fine = nn.Conv2d(fine, width, 1)
@@ -237,18 +249,65 @@ class Head(nn.Module):
         self.objectness = nn.Conv2d(width, count, 1)
         self.deltas = nn.Conv2d(width, 4 * count, 1)
         self.anchors = [Anchors(torch.cat([anchor_shapes(s * stride) for s in SIZES]), stride) for stride in STRIDES]
+        self.second = SecondStage(width, embedding) if embedding else None
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [N, A], deltas [N, A, 4] and anchors [A, 4] of all levels, of [N, C, H, W] at strides 8 and 16."""
+    def levels(self, fine: Tensor, coarse: Tensor) -> list[Tensor]:
+        """The pyramid [N, width, H, W] at all strides, of [N, C, H, W] at strides 8 and 16."""
         high = F.relu(self.coarse(coarse))
         near = F.interpolate(high, scale_factor=2.0, mode="nearest")[..., : fine.shape[2], : fine.shape[3]]
         levels = [F.relu(self.merge(F.relu(self.fine(fine) + near))), high]
         for halve in self.halve:
             levels.append(F.relu(halve(levels[-1])))
+        return levels
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [N, A], deltas [N, A, 4] and anchors [A, 4] of all levels."""
         shared = [F.relu(self.shared(level)) for level in levels]
         logits, deltas = zip(*(by_anchor(self.objectness(y), self.deltas(y)) for y in shared), strict=True)
         anchors = [place(level) for place, level in zip(self.anchors, levels, strict=True)]
         return torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+
+
+class Seen(NamedTuple):
+    """What the second stage says of K boxes."""
+
+    embedding: Tensor  # [K, E], at least 0
+    deltas: Tensor  # [K, 4], as `decoded` takes them
+    fit: Tensor  # [K] logit of the IoU that the box, as it was given, has with an object
+    kinds: Tensor  # [K, 81] logits of what the object is; last, that it is none
+
+
+class SecondStage(nn.Module):
+    """Look at boxes again: where the object ends that a box is a part of, how well the box fits it, what it is.
+
+    The mean over a box, a first stage's descriptor, is much the same for a head and for the person. Here cells keep
+    their places, and those of a ring round the box show whether the object goes on: the second stage of Ren et al. 2015
+    (arXiv:1506.01497) with context round the box (Gidaris and Komodakis 2015, arXiv:1505.01749). That the fit is learnt
+    as an IoU is of Jiang et al. 2018 (arXiv:1807.11590).
+    """
+
+    def __init__(self, width: int, embedding: int) -> None:
+        """Make it for a pyramid of so many channels."""
+        super().__init__()
+        side = INSIDE + 2 * RING
+        self.pool = MultiScaleRoIAlign([str(stride) for stride in STRIDES], side, SAMPLES)
+        # Left to itself it keeps what it measures on its first picture, and is wrong where that is tiny.
+        self.pool.scales = [1 / stride for stride in STRIDES]
+        self.pool.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (STRIDES[0], STRIDES[-1])))
+        self.mix = nn.Conv2d(width, width // 2, 3)
+        self.embed = nn.Linear(width // 2 * (side - 2) ** 2, embedding)
+        self.deltas = nn.Linear(embedding, 4)
+        self.fit = nn.Linear(embedding, 1)
+        self.kinds = nn.Linear(embedding, KINDS)
+
+    def forward(self, levels: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> Seen:
+        """Look at boxes [K, 4] of a picture of this (height, width), whose pyramid is [1, width, H, W] each."""
+        ring = (boxes[:, 2:] - boxes[:, :2]) * (RING / INSIDE)
+        around = torch.cat([boxes[:, :2] - ring, boxes[:, 2:] + ring], 1) - 0.5
+        maps = {str(stride): level for stride, level in zip(STRIDES, levels, strict=True)}
+        cells = F.relu(self.mix(self.pool(maps, [around], [size])))  # [K, width / 2, 8, 8]
+        embedding = F.relu(self.embed(cells.flatten(1)))
+        return Seen(embedding, STEP * self.deltas(embedding), self.fit(embedding)[:, 0], self.kinds(embedding))
 
 
 def region_means(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
@@ -263,7 +322,8 @@ def region_means(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
 class ArtRegions(RegionNetwork):
     """Proposals and descriptors on a frozen backbone of ours, without any detector's weights.
 
-    A descriptor is the mean of each tap over the box, each scaled to length 1: layer2's 128 channels and layer3's 256.
+    A descriptor is the mean of each tap over the box, each scaled to length 1: layer2's 128 channels and layer3's 256;
+    and, scaled likewise, the embedding of the second stage, where there is one.
     """
 
     def __init__(self, config: RegionFeaturesConfig, backbone: FeatureExtractor) -> None:
@@ -280,8 +340,8 @@ class ArtRegions(RegionNetwork):
             )
         self.config, self.backbone = config, backbone
         fine, coarse = (backbone.channels(tap) for tap in TAPS)
-        self.features = fine + coarse
-        self.head = Head(fine, coarse, config.width)
+        self.features = fine + coarse + config.embedding
+        self.head = Head(fine, coarse, config.width, config.embedding)
 
     @property
     def stored(self) -> nn.Module:
@@ -299,14 +359,38 @@ class ArtRegions(RegionNetwork):
         pictures = torch.cat([resized(image, size).clamp(0, 1) for image in images])
         below, right = (-(-max(SMALLEST, side) // STRIDES[1]) * STRIDES[1] - side for side in size)
         taps = self.taps(F.pad(pictures, (0, right, 0, below), mode="replicate"))
-        logits, deltas, anchors = self.head(*taps)
+        levels = self.head.levels(*taps)
+        logits, deltas, anchors = self.head(levels)
         found = []
         for number, image in enumerate(images):
             # An object may be found on two levels: here they are one.
             boxes, scores = decoded(deltas[number], anchors), logits[number].sigmoid()
             chosen, objectness = select([boxes], [scores], height=size[0], width=size[1], config=self.config)
-            maps = [tap[number : number + 1] for tap in taps]
+            maps, pyramid = ([level[number : number + 1] for level in part] for part in (taps, levels))
+            embeddings = []
+            if self.head.second is not None:
+                chosen, objectness, embedding = self._again(pyramid, chosen, objectness, size)
+                embeddings.append(F.normalize(embedding, dim=1))
             means = [region_means(level, chosen, stride) for level, stride in zip(maps, STRIDES, strict=False)]
-            features = torch.cat([F.normalize(mean, dim=1) for mean in means], 1)
+            features = torch.cat([*(F.normalize(mean, dim=1) for mean in means), *embeddings], 1)
             found.append(FoundRegions(unscaled(chosen, image, size), objectness, features))
         return found
+
+    def _again(
+        self, levels: Sequence[Tensor], boxes: Tensor, objectness: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [K', 4] that the second stage made of proposals [K, 4], their objectness [K'] and embeddings [K', E].
+
+        It moves each box, then looks at it where it is now. Objectness is the geometric mean of the proposal's and of
+        the fit.
+        """
+        second = self.head.second
+        assert second is not None  # noqa: S101 - for the type checker
+        moved = box_ops.clip(decoded(second(levels, boxes, size).deltas, boxes), size[1], size[0])
+        usable = ((moved[:, 2:] - moved[:, :2]) >= LEAST).all(1)
+        boxes = torch.where(usable[:, None], moved, boxes)
+        seen = second(levels, boxes, size)
+        objectness = (objectness * seen.fit.sigmoid()).sqrt()
+        rows = nms(boxes, objectness, self.config.overlap).sort().values
+        rows = rows[objectness[rows].sort(descending=True, stable=True).indices]
+        return boxes[rows], objectness[rows], seen.embedding[rows]

@@ -21,7 +21,6 @@ from artmodels.methods.region_features.model import ArtRegions, RegionFeaturesCo
 __all__ = ["RegionFeatures", "Regions"]
 
 BATCH = 32
-FIXED = ("network", "width")  # what weights depend on: the rest may be overridden
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ GROUNDS = ("paintings", "photos", "textures")
 GOOD, BAD = 0.5, 0.3  # IoU from which an anchor is an object's, and below which it is none's
 COUNTS = (10, 50, 100, 300)  # of proposals, for the report
 VISIBLE = 0.5  # share of a box or object that must be seen for it to count
+OUTPUTS = ("objectness", "deltas", "fit", "kinds")  # layers that begin with small weights
 TINY = 6.0  # px: objects below this are not counted
 
 
@@ -50,6 +51,14 @@ class BoxedPicture(NamedTuple):
 
     picture: Tensor
     boxes: Tensor
+
+
+class Anchored(NamedTuple):
+    """What the first stage makes of a picture."""
+
+    logits: Tensor  # [A]
+    deltas: Tensor  # [A, 4]
+    anchors: Tensor  # [A, 4]
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,7 @@ class ArtRegionsRecipe(Recipe):
     """See the module."""
 
     settings_class = ArtRegionsSettings
+    one_in = 10  # of so many paintings, photographs and textures one is held out
 
     def __init__(self, settings: ArtRegionsSettings, sources: Sources, *, seed: int) -> None:
         """Read the images and the backbone, draw the head's weights.
@@ -214,7 +224,9 @@ class ArtRegionsRecipe(Recipe):
         icons, self.held_out = folders.split(folders.image_files(sources.data, [ICONS]), held_out=2)
         self.annotations = sources.data / BOXES
         self.annotated = AnnotatedImages.load(icons, self.annotations)
-        things, grounds = (folders.split(folders.image_files(sources.data, part))[0] for part in (THINGS, GROUNDS))
+        things, grounds = (
+            folders.split(folders.image_files(sources.data, part), self.one_in)[0] for part in (THINGS, GROUNDS)
+        )
         self.files = icons + sorted({*things, *grounds})
         pieces, backs = (ImageSet.load(part, side=400) for part in (things, grounds))
         self.composites = Composites(things=pieces, grounds=backs, size=settings.crop)
@@ -222,9 +234,9 @@ class ArtRegionsRecipe(Recipe):
         self.network = self.detector.head
         draw = generator(seed)
         for name, value in self.network.named_parameters():
-            if value.dim() == 4:
+            if value.dim() > 1:
                 torch.nn.init.kaiming_normal_(value, generator=draw)
-                if name.startswith(("objectness", "deltas")):
+                if name.removeprefix("second.").startswith(OUTPUTS):
                     value.data *= 0.1
             else:
                 value.data.zero_()
@@ -244,25 +256,35 @@ class ArtRegionsRecipe(Recipe):
             scenes.append(annotated_crop(self.annotated, settings.crop, settings.zoom, rng))
         with torch.no_grad():
             taps = self.detector.taps(torch.stack([scene.picture for scene in scenes]))
-        logits, deltas, anchors = self.network(*taps)
+        logits, deltas, anchors = self.detector.head(self.detector.head.levels(*taps))
         grounds = [settings.unlabelled] * count + [1.0] * (settings.batch - count)
-        parts = [self._loss(*scene, anchors) for scene in zip(scenes, grounds, logits, deltas, strict=True)]
+        parts = [
+            self._loss(scene.boxes, ground, Anchored(logit, delta, anchors))
+            for scene, ground, logit, delta in zip(scenes, grounds, logits, deltas, strict=True)
+        ]
         objectness, boxes = (torch.stack(terms).mean() for terms in zip(*parts, strict=True))
         return {"objectness": objectness, "boxes": settings.box_weight * boxes}
 
     def _loss(
-        self, scene: BoxedPicture, ground: float, logits: Tensor, deltas: Tensor, anchors: Tensor
+        self, boxes: Tensor, ground: float, first: Anchored, unsure: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        number, kind = targets(anchors, scene.boxes)
+        """Terms of a picture with objects at boxes [N, 4]; anchors over `unsure` boxes [U, 4] are not taken for none's.
+
+        `ground` is the weight of anchors that are none's.
+        """
+        logits, deltas, anchors = first
+        number, kind = targets(anchors, boxes)
+        if unsure is not None and len(unsure):
+            kind = torch.where((kind == 0) & (box_ops.iou(anchors, unsure).amax(1) >= BAD), -1, kind)
         good = (kind == 1).nonzero()[:, 0]
-        wanted = scene.boxes[number[good]]
+        wanted = boxes[number[good]]
         found = decoded(deltas[good], anchors[good])
         aim = torch.zeros_like(logits).index_put((good,), box_ops.paired_iou(found.detach(), wanted))
         weight = torch.where(kind == 1, 1.0, torch.where(kind == 0, ground, 0.0))
         weight = weight * (aim - logits.detach().sigmoid()).square()
         objectness = F.binary_cross_entropy_with_logits(logits, aim, weight, reduction="sum")
-        boxes = generalized_box_iou_loss(found, wanted, reduction="sum")
-        return objectness / max(1, len(good)), boxes / max(1, len(good))
+        moved = generalized_box_iou_loss(found, wanted, reduction="sum")
+        return objectness / max(1, len(good)), moved / max(1, len(good))
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The head in half precision."""

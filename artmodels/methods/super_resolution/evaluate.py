@@ -4,11 +4,13 @@ The protocol is that of the field since Timofte et al. 2014: reduce by antialias
 compare the luma, without `scale` pixels at each border. Both pictures are rounded to 8 bits, as files are.
 """
 
+import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import scipy.ndimage
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,10 +18,25 @@ from torch.nn import functional as F
 from artmodels import images
 from artmodels.errors import DatasetError, ImageError
 
-__all__ = ["bicubic", "evaluate", "grid_score", "luma", "psnr", "reduced", "seam_score", "ssim"]
+__all__ = [
+    "WORN",
+    "Reduce",
+    "bicubic",
+    "compressed",
+    "evaluate",
+    "grid_score",
+    "luma",
+    "psnr",
+    "reduced",
+    "seam_score",
+    "ssim",
+]
 
 Enlarge = Callable[[Tensor], Tensor]
 """[1, 3, H, W] in [0, 1] to [1, 3, H * scale, W * scale]."""
+
+Reduce = Callable[[Tensor, int], Tensor]
+"""[1, 3, H, W] in [0, 1] and a scale to [1, 3, H / scale, W / scale], as the network gets it."""
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM
 TONES = (0.02, 0.2, 0.5, 0.8, 0.98)
@@ -68,9 +85,63 @@ def bicubic(image: Tensor, scale: int) -> Tensor:
     return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def evaluate(
-    enlarge: Enlarge, files: Sequence[Path], *, scale: int, reduce: Callable[[Tensor, int], Tensor] = reduced
-) -> dict[str, float]:
+# --- Worn scans, made by other means than those of `wear.py`, on which networks are trained: Pillow's JPEG, SciPy's
+# Gaussian, round dots with hard edges where that has soft diamonds.
+
+
+def compressed(image: Tensor, quality: int) -> Tensor:
+    """A picture [1, 3, H, W] through JPEG and back."""
+    file = io.BytesIO()
+    images.to_pil(image).save(file, "JPEG", quality=quality)
+    return images.load(file.getvalue()).tensor()
+
+
+def _blurred(image: Tensor, deviation: float) -> Tensor:
+    return torch.from_numpy(scipy.ndimage.gaussian_filter(image.numpy(), (0, 0, deviation, deviation)))
+
+
+def _noisy(image: Tensor, levels: float) -> Tensor:
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    return _rounded(image + noise * levels / 255)
+
+
+def _printed(image: Tensor, scale: int, period: float) -> Tensor:
+    """Reduce, printed in four inks with round dots so many pixels of the small picture apart, and scanned."""
+    size = [length // scale for length in image.shape[-2:]]
+    fine = F.interpolate(image, [4 * length for length in size], mode="bicubic", antialias=True).clamp(0, 1)
+    key = 1 - fine.amax(1, keepdim=True)
+    inks = torch.cat([1 - fine / (1 - key).clamp_min(1e-4), key], 1)  # [1, 4, 4 H / scale, 4 W / scale]
+    angle = torch.deg2rad(torch.tensor([15.0, 75.0, 0.0, 45.0])).view(4, 1, 1)
+    y, x = (torch.arange(length).float() for length in fine.shape[-2:])
+    y, x = y[:, None], x[None, :]
+    turn = 2 * math.pi / (4 * period)
+    spots = ((x * angle.cos() + y * angle.sin()) * turn).cos() + ((y * angle.cos() - x * angle.sin()) * turn).cos()
+    # The share of a period that is brighter than a spot: the ink that it takes to reach it.
+    wave = torch.linspace(0, 2 * math.pi, 65)[:-1].cos()
+    ranks = (-(wave[:, None] + wave).flatten()).sort().values
+    level = torch.searchsorted(ranks, -spots.contiguous()) / ranks.numel()
+    covered = (level < inks[0]).float()[None]
+    paper = (1 - covered[:, :3]) * (1 - covered[:, 3:])
+    return _rounded(_blurred(F.avg_pool2d(paper, 4), 0.5))
+
+
+def _worn(image: Tensor, scale: int) -> Tensor:
+    return compressed(_noisy(_blurred(reduced(image, scale), 0.7), 6), 60)
+
+
+WORN: Mapping[str, Reduce] = {
+    "blur": lambda image, scale: _rounded(_blurred(reduced(image, scale), 1.0)),
+    "noise": lambda image, scale: _noisy(reduced(image, scale), 10),
+    "JPEG 40": lambda image, scale: compressed(reduced(image, scale), 40),
+    "print": lambda image, scale: _printed(image, scale, 3.7),
+    "print and JPEG": lambda image, scale: compressed(_printed(image, scale, 4.6), 70),
+    "blur, noise and JPEG": _worn,
+}
+"""Blur of 1 pixel; noise of 10 grey levels; JPEG of quality 40; dots 3.7 pixels apart; dots 4.6 pixels apart and JPEG
+of quality 70; blur of 0.7 pixels, noise of 6 levels and JPEG of quality 60."""
+
+
+def evaluate(enlarge: Enlarge, files: Sequence[Path], *, scale: int, reduce: Reduce = reduced) -> dict[str, float]:
     """Means over pictures in full size: "psnr" in dB and "ssim", the same of bicubic, and the "gain" in dB.
 
     The network's input is `reduce(picture, scale)`, of a picture whose sides are cut to multiples of `scale`. A

@@ -17,6 +17,7 @@ from artmodels.errors import ConfigError, ImageTooLarge
 from artmodels.images.decoding import Array
 from artmodels.images.resampling import one_or_each
 from artmodels.images.results import ImageResult
+from artmodels.methods.super_resolution.condition import LUMA, paper_of, yellow_of
 from artmodels.methods.super_resolution.model import SuperResolutionConfig, make_network
 from artmodels.runtime.feedforward import FeedForward, Graph
 
@@ -26,6 +27,7 @@ LARGEST = 64_000_000  # pixels of a result
 TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
 SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
 LEAST = 1e-6  # alpha or weight that is above 0
+LEAST_YELLOW = 3.0  # b* of paper that is white
 RRDB_TILE = 256  # px: sixteen times as many at its last layers, of 64 channels each
 
 
@@ -106,12 +108,19 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
     # A text, which is a path, would be a sequence of texts too; it never comes here as one.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, image: Sequence[images.Source], *, tile: int | None = ..., progress: bool = ...
+        self, image: Sequence[images.Source], *, tile: int | None = ..., neutral: float = ..., progress: bool = ...
     ) -> list[Upscaled]: ...
     @overload
-    def __call__(self, image: images.Source, *, tile: int | None = ..., progress: bool = ...) -> Upscaled: ...
     def __call__(
-        self, image: images.Source | Sequence[images.Source], *, tile: int | None = None, progress: bool = False
+        self, image: images.Source, *, tile: int | None = ..., neutral: float = ..., progress: bool = ...
+    ) -> Upscaled: ...
+    def __call__(
+        self,
+        image: images.Source | Sequence[images.Source],
+        *,
+        tile: int | None = None,
+        neutral: float = 0.0,
+        progress: bool = False,
     ) -> Upscaled | list[Upscaled]:
         """Enlarge one picture, or each of a list, to `scale` times the height and the width.
 
@@ -121,18 +130,22 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
             image: What `artmodels.images.load` reads, or a list of such.
             tile: Side in pixels of the squares that a large picture is cut into, 32 to 2048; a smaller one needs less
                 memory, and none shows. Tiles that could not hold the overlap twice are made larger. None picks.
+            neutral: How much of the yellow of old paper is taken off, from 0, which keeps all colours, to 1. The paper
+                is what is brightest: leave a painting as it is, nothing tells its ochre from yellowed white.
             progress: Show a bar, for lists.
 
         Raises:
-            ConfigError: `tile` is out of range.
+            ConfigError: `tile` or `neutral` is out of range.
             ImageError: The picture cannot be read.
             ImageTooLarge: The result would have more than 64 megapixels.
         """
         if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
-        return one_or_each(image, lambda source: self._run_one(source, tile), progress=progress)
+        if not isinstance(neutral, int | float) or not 0 <= neutral <= 1:
+            raise ConfigError(f"neutral={neutral!r} must be at least 0 and at most 1")
+        return one_or_each(image, lambda source: self._run_one(source, tile, neutral), progress=progress)
 
-    def _run_one(self, source: images.Source, tile: int | None) -> Upscaled:
+    def _run_one(self, source: images.Source, tile: int | None, neutral: float) -> Upscaled:
         start = time.perf_counter()
         loaded = images.load(source, background=None)
         scale = self.config.scale
@@ -158,12 +171,15 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
             picture = _spread(_straight(picture, small, loaded.background), small)
             alpha = self._alpha(small, tile)
         tensor = self._infer(picture, tile=tile)
+        if neutral:
+            tensor, note = _neutralised(tensor, picture, neutral)
+            notes.append(note)
         if bool((seen == seen[..., :1]).all()):
             tensor = tensor.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         if alpha is not None:
             colour = tensor
             tensor = colour * alpha + (1 - alpha)
-        result = self._result(tensor, options={"tile": tile}, start=start, notes=notes)
+        result = self._result(tensor, options={"tile": tile, "neutral": neutral}, start=start, notes=notes)
         return Upscaled(**vars(result), alpha=alpha, colour=colour, bits=16 if deep else 8)
 
     def _alpha(self, alpha: Tensor, tile: int | None) -> Tensor:
@@ -177,6 +193,21 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
             return least
         found = self._infer(alpha.expand(-1, 3, -1, -1), tile=tile).mean(1, keepdim=True)
         return found.clamp(least, most)
+
+
+def _neutralised(made: Tensor, picture: Tensor, share: float) -> tuple[Tensor, str]:
+    """Take so much of the yellow of a picture's paper off what was made of it, [1, 3, H, W] each; and what was done.
+
+    Channels are scaled so that the paper becomes grey of the same luma (von Kries 1902): black stays black.
+    """
+    paper = paper_of(picture)
+    yellow = yellow_of(paper)
+    if yellow <= LEAST_YELLOW:
+        return made, "No yellow paper was found: the colours are as they were."
+    tone = made.new_tensor(paper).clamp_min(LEAST)
+    gain = ((tone * tone.new_tensor(LUMA)).sum() / tone) ** share
+    note = f"The brightest part was taken for paper (b* {yellow:.0f}), and {share:.0%} of its yellow was taken off."
+    return (made * gain.view(1, 3, 1, 1)).clamp(0, 1), note
 
 
 def _straight(colour: Tensor, alpha: Tensor, background: tuple[int, int, int] | None) -> Tensor:

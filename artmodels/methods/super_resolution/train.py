@@ -3,25 +3,26 @@
 The damage is one pass of what Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833, section 3) does twice: blur, resize,
 noise and JPEG, all milder than there, because strong damage teaches a network to remove brush strokes and canvas. The
 loss is that of Charbonnier (Lai et al. 2017, arXiv:1704.03915), a smooth absolute difference: no network here invents
-detail.
+detail. A recipe with `wear` learns from what `wear.py` makes instead: scans of worn pictures.
 """
 
 import dataclasses
-import io
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artmodels import images
 from artmodels.data.folders import ImageSet, image_files, split
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.methods.super_resolution.evaluate import evaluate, grid_score, reduced
+from artmodels.methods.super_resolution.evaluate import WORN, Reduce, compressed, evaluate, grid_score, reduced
 from artmodels.methods.super_resolution.model import SRVGG, SuperResolutionConfig
+from artmodels.methods.super_resolution.pipeline import SuperResolution
+from artmodels.methods.super_resolution.wear import MARGIN, Wear, worn
 from artmodels.runtime.devices import generator
+from artmodels.runtime.feedforward import Graph
 from artmodels.settings import Count, Settings, Share
 from artmodels.training import Recipe, Sources
 
@@ -70,6 +71,10 @@ class SuperResolutionSettings(Settings):
     )
     clean: Annotated[Share, "Of the crops that are only reduced; 1 trains for clean scans."] = 1.0
     damage: Annotated[Damage, "What is done to the others."] = Damage()
+    wear: Annotated[Wear | None, "How the pictures are worn; then `clean` and `damage` do not count."] = None
+    start: Annotated[
+        str, "Checkpoint of the same scale, width and base that the network computes as at first; empty for none."
+    ] = ""
     batch: Annotated[Count, "Crops a step."] = 8
     crop: Annotated[Count, "Side of the small crops in pixels."] = 48
 
@@ -80,6 +85,8 @@ class SuperResolutionSettings(Settings):
             raise ConfigError(
                 "Only SRVGG is trained here: set architecture='srvgg', or convert published RRDB weights."
             )
+        if self.wear is not None and (self.crop + MARGIN) % 16:
+            raise ConfigError(f"crop={self.crop} must be {MARGIN} less than a multiple of 16 where pictures are worn")
 
 
 def damaged(image: Tensor, scale: int, damage: Damage, rng: torch.Generator) -> Tensor:
@@ -98,7 +105,7 @@ def damaged(image: Tensor, scale: int, damage: Damage, rng: torch.Generator) -> 
     if draw[7] < damage.uncompressed:
         return y.mul(255).round().div(255)
     low, high = damage.jpeg
-    return _compressed(y, int(torch.randint(low, high + 1, (), generator=rng)))
+    return compressed(y, int(torch.randint(low, high + 1, (), generator=rng)))
 
 
 class SuperResolutionRecipe(Recipe):
@@ -113,26 +120,42 @@ class SuperResolutionRecipe(Recipe):
         self.data = sources.data
         self.files, self.unseen = split(image_files(sources.data, settings.folders))
         self.images = ImageSet.load(self.files, side=NATIVE)
-        self.side = settings.crop * settings.network.scale
+        self.side = (settings.crop + (MARGIN if settings.wear else 0)) * settings.network.scale
         self.usable = [pixels for pixels in self.images.images if min(pixels.shape[-2:]) >= self.side]
         if not self.usable:
             raise DatasetError(f"No image is as large as a crop, {self.side} px: use larger images or a smaller crop.")
         self.network = SRVGG(settings.network)
         self.network.randomise(generator(seed))
+        if settings.start:
+            path = sources.checkpoint(settings.start)
+            _deepen(self.network, SuperResolution.from_pretrained(path, device="cpu", dtype=torch.float32).graph)
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """The Charbonnier loss of a batch of crops."""
+        """The Charbonnier loss of a batch of crops; of worn ones the mean of its logarithm, as PSNR counts.
+
+        A print screen is ten times as far from its picture as a clean reduction: in a plain mean, only it would count.
+        """
         large = torch.cat([self._crop(rng) for _ in range(self.settings.batch)])
+        small, wanted = self._pairs(large, rng)
+        device = next(self.network.parameters()).device
+        difference = self.network.unclamped(small.to(device)) - wanted.to(device)
+        loss = (difference.square() + EPSILON**2).sqrt()
+        if self.settings.wear is not None:
+            return {"log charbonnier": loss.mean((1, 2, 3)).log().mean()}
+        return {"charbonnier": loss.mean()}
+
+    def _pairs(self, large: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the network is given, and what it is to make of it."""
         scale = self.settings.network.scale
+        if self.settings.wear is not None:
+            return worn(large, scale, self.settings.wear, rng)
         small = [
             reduced(crop, scale)
             if float(torch.rand((), generator=rng)) < self.settings.clean
             else damaged(crop, scale, self.settings.damage, rng)
             for crop in torch.split(large, 1)
         ]
-        device = next(self.network.parameters()).device
-        difference = self.network.unclamped(torch.cat(small).to(device)) - large.to(device)
-        return {"charbonnier": (difference.square() + EPSILON**2).sqrt().mean()}
+        return torch.cat(small), large
 
     def _crop(self, rng: torch.Generator) -> Tensor:
         """A square of an image at its own resolution, turned and mirrored at random."""
@@ -151,7 +174,7 @@ class SuperResolutionRecipe(Recipe):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """PSNR and SSIM against bicubic on held-out pictures by folder, clean and as JPEG; and false grids."""
+        """PSNR and SSIM against bicubic on held-out pictures by folder, clean and as JPEG; worn, gains; false grids."""
         scale = self.settings.network.scale
         device = next(self.network.parameters()).device
 
@@ -164,15 +187,42 @@ class SuperResolutionRecipe(Recipe):
             files = [path for path in self.unseen if self.data / folder in path.parents]
             if not files:
                 continue
-            for group, reduce in ((folder, reduced), (f"{folder}, JPEG", web_copy)):
+            inputs: dict[str, Reduce] = {folder: reduced, f"{folder}, JPEG": web_copy}
+            if self.settings.wear is not None:
+                inputs |= {f"{folder}, {name}": reduce for name, reduce in WORN.items()}
+            for group, reduce in inputs.items():
                 found = evaluate(enlarge, files, scale=scale, reduce=reduce)
-                report |= {f"{name} ({group})": value for name, value in found.items()}
+                told = ["gain"] if reduce in WORN.values() else found
+                report |= {f"{name} ({group})": found[name] for name in told}
         return report | {"false grid": grid_score(enlarge, scale)}
+
+
+@torch.no_grad()
+def _deepen(network: SRVGG, shallow: Graph) -> None:
+    """Let a network compute what one with fewer layers does: the others change nothing (Chen 2016, Net2Net)."""
+    if not isinstance(shallow, SRVGG) or len(shallow.layers) > len(network.layers):
+        raise ConfigError("A training starts from an SRVGG with at most as many layers as the new one.")
+    if not torch.equal(shallow.kernel, network.kernel):
+        raise ConfigError("A training starts from an SRVGG of the same scale and base.")
+    more = list(network.layers)[len(shallow.layers) :]
+    try:
+        for layer, known in zip(network.layers, shallow.layers, strict=False):
+            layer.load_state_dict(known.state_dict())
+        network.last.load_state_dict(shallow.last.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"A training starts from an SRVGG of the same width: {error}") from error
+    for layer in more:
+        for part in layer.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.dirac_(part.weight)
+                nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+            elif isinstance(part, nn.PReLU):
+                nn.init.ones_(part.weight)
 
 
 def web_copy(image: Tensor, scale: int) -> Tensor:
     """A picture reduced and compressed as JPEG of quality 75, as found on the web."""
-    return _compressed(reduced(image, scale), WEB_QUALITY)
+    return compressed(reduced(image, scale), WEB_QUALITY)
 
 
 def _between(span: tuple[float, float], share: float) -> float:
@@ -190,10 +240,3 @@ def _blurred(image: Tensor, along: float, across: float, angle: float) -> Tensor
     kernel = torch.exp(-0.5 * ((u / along) ** 2 + (v / across) ** 2))
     kernel = (kernel / kernel.sum()).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(image, (reach,) * 4, mode="reflect"), kernel, groups=3)
-
-
-def _compressed(image: Tensor, quality: int) -> Tensor:
-    """Through JPEG and back."""
-    file = io.BytesIO()
-    images.to_pil(image).save(file, "JPEG", quality=quality)
-    return images.load(file.getvalue()).tensor()

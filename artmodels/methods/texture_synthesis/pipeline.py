@@ -1,11 +1,13 @@
 """Texture synthesis: an image in, a new image of the same stuff out, of any size."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge
+import numpy as np
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from artmodels import images
@@ -17,6 +19,8 @@ from artmodels.descent.terms import TERMS
 from artmodels.errors import ConfigError, ImageError
 from artmodels.images.resampling import resized
 from artmodels.images.results import ImageResult
+from artmodels.methods.texture_synthesis.layout import canvas, fitted_to_torus, periods, shifted_pieces
+from artmodels.methods.texture_synthesis.metrics import verbatim_share
 from artmodels.settings import Count
 
 __all__ = ["TextureConfig", "TextureSynthesizer"]
@@ -24,6 +28,7 @@ __all__ = ["TextureConfig", "TextureSynthesizer"]
 # The coarsest level is where the layout of a texture is decided, so it must be small against the features.
 COARSEST_PATCHES = 16
 COARSEST_FEATURES = 64
+SHORTEST_PERIOD = 16  # px: at coarser levels a patch sees too much at once, and pulls a ruled layout apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +37,29 @@ class TextureConfig(MatchingConfig):
 
     # Nearest patches alone blur and repeat; sliced Wasserstein alone mixes what belongs together.
     loss: Annotated[str, "What must agree: a loss, or a sum such as gram + 0.1 * spectrum."] = (
-        "0.5 * patch_nearest(variety=20.0) + 0.5 * patch_sliced_wasserstein"
+        "0.5 * patch_nearest(sizes=(8,), variety=20.0, refine=True) + 0.5 * patch_sliced_wasserstein"
     )
     finish: Annotated[
         str | None, "Loss of some last steps at full size: texture-patches sharpens with patch_sliced_wasserstein."
     ] = None
     finish_steps: Annotated[Count, "How many those are."] = 40
-    steps: Steps = 14
+    finish_rate_end: Annotated[
+        float, Interval(gt=0, le=1), "What remains of the rate at their end: more keeps fine grain, and noise."
+    ] = 0.6
+    steps: Steps = 8
     halvings: Annotated[
         int | None, Ge(0), "How often the size is halved to start (the papers' K). None: from the size."
     ] = None
     exemplar_side: Annotated[
         int | None, Ge(SMALLEST), "A larger exemplar is reduced to this side, and the result says so. None: never."
     ] = 1024
-    tileable: Annotated[bool, "Make the result repeat without a seam (patches always do)."] = False
+    layout: Annotated[
+        Literal["auto", "noise"],
+        "auto: tiles, wicker and the like start from pieces of the exemplar, periods apart; noise: nothing does.",
+    ] = "auto"
+    tileable: Annotated[bool, "Make the result repeat without a seam (patches do, unless the exemplar is ruled)."] = (
+        False
+    )
     tile: Annotated[
         int | None, Ge(SMALLEST), "Images larger than this are measured tile by tile, exactly, in bounded memory."
     ] = 1024
@@ -115,15 +129,32 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
         loss = algebra.parse(config.loss, TERMS)
         finish = None if config.finish is None else algebra.parse(config.finish, TERMS)
         layers = self._layers(config.layers)
-        plan = self._plan(target, size, config, loss)
+        ruled = None if config.layout == "noise" else periods(target)
+        room, given = size, target  # `room` is what is worked on
+        if ruled is not None and config.tileable:
+            target, ruled = fitted_to_torus(target, ruled, size)
+            notes.append("The pattern was stretched a little, so that the seamless result holds whole periods.")
+        elif ruled is not None:
+            room = canvas(size, ruled)
+        plan = self._plan(target, room, config, loss)
+        if ruled is None:
+            start = coloured_noise(target, plan[0][1], seed)
+        else:
+            start = shifted_pieces(target, ruled, room, seed)
+            shortest = float(np.hypot(*ruled.T).min()) / min(target.shape[-2:])
+            plan = [level for level in plan[:-1] if shortest * min(level[0]) >= SHORTEST_PERIOD] + plan[-1:]
         torus = config.tileable or self.extractor is None
         bounds = target.amin(dim=(2, 3), keepdim=True), target.amax(dim=(2, 3), keepdim=True)
 
         def level(number: int, image: Tensor) -> Level:
             reference_size, image_size = plan[min(number, len(plan) - 1)]
+            wanted, reference, own = loss, resized(target, reference_size), config
+            if finish is not None and number == len(plan):
+                wanted, reference = finish, given  # which no stretching has softened
+                own = dataclasses.replace(config, rate_end=config.finish_rate_end)
             objective = TextureObjective(
-                loss if finish is None or number < len(plan) else finish,
-                resized(target, reference_size),
+                wanted,
+                reference,
                 extractor=self.extractor,
                 layers=layers,
                 size=image_size,
@@ -132,12 +163,20 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
                 tile=config.tile,
                 checkpoint=config.checkpoint,
             )
-            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds)
+            return Level(objective, resized(image, image_size, circular=torus).clamp(*bounds), bounds, own)
 
-        descent = CoarseToFine(coloured_noise(target, plan[0][1], seed), limit)
+        descent = CoarseToFine(start, limit)
         steps = [config.steps] * len(plan) + ([] if finish is None else [config.finish_steps])
         yield from descent.stream(level, steps=steps, settings=config)
-        image = resized(descent.image, size, circular=torus).clamp(*bounds)
+        image = resized(descent.image, room, circular=torus).clamp(*bounds)
+        top, left = ((whole - side) // 2 for whole, side in zip(room, size, strict=True))
+        image = image[..., top : top + size[0], left : left + size[1]]
+        if ruled is not None:
+            across, along = np.hypot(*ruled.T)
+            notes.append(
+                f"The exemplar repeats every {across:.0f} and {along:.0f} px, so the result began as pieces of it; "
+                f"{verbatim_share(image, target):.0%} of the result is copied from it as it stands."
+            )
         yield descent.result(image, self._settings(config, seed, size), notes)
 
     __call__ = run_to_the_end(stream)

@@ -118,7 +118,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 
 def recipe_of(sources: Sources) -> ArtResNetRecipe:
-    styles = ("fast-style-adele", "fast-style-ink")
+    styles = ("earlier/fast-style-adele", "earlier/fast-style-ink")
     return ArtResNetRecipe(ArtResNetSettings(batch=2, crop=32, margin=16, side=64, styles=styles), sources, seed=3)
 
 
@@ -274,7 +274,7 @@ def test_until_leaves_out_deeper_stages_and_all_fit_into_8_mb() -> None:
 
 def test_the_report_compares_ours_with_the_teacher(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "COMPARED", (2, 64))
-    monkeypatch.setattr(train, "UNSEEN_STYLES", ("fast-style-scream",))
+    monkeypatch.setattr(train, "UNSEEN_STYLES", ("earlier/fast-style-scream",))
     report = trained[0].evaluate()
     kinds = [f"{kind} styles{who}" for kind in ("seen", "unseen") for who in ("", ", teacher")]
     expected = {f"{what} {tap}" for what in ("feature cosine", "pair correlation") for tap in TAPS}
@@ -323,7 +323,7 @@ def test_blocks_are_rounded_in_their_cosine_transform() -> None:
 def test_stylised_views_are_painted(arbitrary: float) -> None:
     batch = pictures(2, 64)
     paintings = ImageSet(tuple((image * 255).to(torch.uint8) for image in pictures(2, 200)))
-    make = Views(WEIGHTS, ("fast-style-ink",), stylised=1.0, arbitrary=arbitrary, paintings=paintings)
+    make = Views(WEIGHTS, ("earlier/fast-style-ink",), stylised=1.0, arbitrary=arbitrary, paintings=paintings)
     found = make(batch, torch.Generator().manual_seed(4))
     assert found.shape == batch.shape and 0 <= found.min() and found.max() <= 1
     assert bool(((found - batch).abs().mean((1, 2, 3)) > 0.02).all())

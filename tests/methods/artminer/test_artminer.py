@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from artmodels import features, images
 from artmodels.correspondence.cells import SCALES, Describer, grid, scale_list, side
-from artmodels.correspondence.views import VIEWS, from_view, turned, unturned
+from artmodels.correspondence.views import VIEWS, from_view, turned, turned_box, unturned
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.oneshot import check_box, detail, found_in, window_cosine
@@ -196,3 +196,4 @@ def test_a_view_shows_what_its_matrix_says(view: str) -> None:
     rows, columns = np.nonzero(turned(LoadedImage(marked), view).pixels[..., 0])
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert unturned(tuple(map(float, box)), view, 80, 50) == pytest.approx((10, 20, 25, 30))
+    assert turned_box((10.0, 20.0, 25.0, 30.0), view, 80, 50) == pytest.approx(box)

@@ -247,7 +247,17 @@ def rows_of(text):
 def test_hits_as_a_table() -> None:
     hits = [Hit(NASTY, (0.1, 2.0, 30.25, 4.0), 1 / 3, "mirror 90"), Hit("=1+1.jpg", (0, 0, 1, 1), -0.5)]
     header, first, second = rows_of(hits_csv(hits))
-    assert tuple(header) == HIT_COLUMNS and first == ["1", NASTY, "0.1", "2.0", "30.25", "4.0", str(1 / 3), "mirror 90"]
+    assert tuple(header) == HIT_COLUMNS and first == [
+        "1",
+        NASTY,
+        "0.1",
+        "2.0",
+        "30.25",
+        "4.0",
+        str(1 / 3),
+        "mirror 90",
+        "False",
+    ]
     assert second[1] == "'=1+1.jpg" and second[6] == "-0.5", "numbers stay numbers"
     assert rows_of(hits_csv([])) == [list(HIT_COLUMNS)]
 
@@ -261,7 +271,7 @@ def test_hits_as_json() -> None:
     one, other = found["hits"]
     assert one["image"] == NASTY and one["match"]["reference_cells"] == [[2, 3], [4, 6]]
     assert one["match"]["similarity"] == [0.9, 0.9] and one["match"]["transform"] == torch.eye(3).tolist()
-    assert other == {"rank": 2, "image": "b", "box": [1.5, 2, 3, 4], "score": 0.25, "view": "180"}
+    assert other == {"rank": 2, "image": "b", "box": [1.5, 2, 3, 4], "score": 0.25, "view": "180", "closer": False}
     assert hits_json([], query="q", box=(0, 0, 1, 1), model="")["hits"] == []
     for wrong in ({"x": float("nan")}, {"x": object()}):
         with pytest.raises(ConfigError, match="cannot be written as JSON"):

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,24 @@ def test_what_was_found_is_packed(findings: Findings, tmp_path: Path) -> None:
     assert [hit["score"] for hit in hits["hits"]] == [0.6, 0.5] and hits["parameters"]["threshold"] == 0.4
     assert [(pair["first"]["image"], pair["second"]["image"]) for pair in pairs["pairs"]] == [("a.png", "b.png")]
     assert "repeats/iiif/a.png.json" in texts and "detail/iiif/c.png.json" not in texts
+
+
+def test_places_below_the_threshold_are_written_apart_and_only_if_asked_for(findings: Findings) -> None:
+    hidden, asked = (findings.search_files({}, threshold=0.4, below=below) for below in (False, True))
+    assert "detail/below_threshold.csv" not in hidden and "below_threshold" not in json.loads(
+        hidden["detail/hits.json"]
+    )
+    assert asked["detail/hits.csv"] == hidden["detail/hits.csv"] and "c.png" not in asked["detail/hits.csv"]
+    assert "c.png" in asked["detail/below_threshold.csv"]
+    (under,) = json.loads(asked["detail/hits.json"])["below_threshold"]
+    assert (under["rank"], under["image"]) == (3, "c.png")
+
+
+def test_a_box_like_everything_raises_what_is_written(findings: Findings) -> None:
+    findings.searched = replace(findings.last, chance=0.55)
+    listed = json.loads(findings.search_files({}, threshold=0.2)["detail/hits.json"])
+    assert [hit["score"] for hit in listed["hits"]] == [0.6]
+    assert listed["parameters"] == {"threshold": 0.55, "chance": 0.55}
 
 
 def test_no_spreadsheet_runs_the_name_of_a_picture() -> None:

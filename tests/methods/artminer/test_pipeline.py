@@ -7,6 +7,7 @@ from PIL import Image
 
 from artmodels import features, images
 from artmodels.errors import ConfigError, ImageError, WeightsMismatch
+from artmodels.methods.artminer.collection.collection import InMemory
 from artmodels.methods.artminer.discovery import discover
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
 
@@ -134,6 +135,60 @@ def test_the_better_direction_is_kept(miner: ArtMiner, described) -> None:
     scores = [discover(a.at(30), b.maps, miner.config.discovery).score for a, b in (ends, ends[::-1])]
     assert forward.match.score == max(scores) > min(scores)
     assert (forward.first == "first") == (scores[0] > scores[1])
+
+
+def test_a_size_between_the_scales_is_found_by_a_closer_look(backbone) -> None:
+    """The detail fills 8 cells of 20 in its picture, and five in the second."""
+    coarse = ArtMiner(dataclasses.replace(SMALL, scales=(20,), reference=20), backbone=backbone, device="cpu")
+    shown = {"first": painted(0), "second": painted(1), "other": painted(3)}
+    box = (40, 30, 140, 120)
+    shown["second"].paste(shown["first"].crop(box).resize((62, 56), Image.Resampling.LANCZOS), (150, 90))
+    described = coarse.describe(shown)
+    quick, closely, one = (
+        coarse.search(shown["first"], box, described, query="first", verify=count).ranked for count in (0, 2, 1)
+    )
+    before, after = (next(hit for hit in hits if hit.image == "second") for hits in (quick, closely))
+    assert (before.closer, after.closer) == (False, True) and after.score > before.score + 0.1, (before, after)
+    assert closely[0] is after and far(after.box, (150, 90, 212, 146)) <= 12 < far(before.box, (150, 90, 212, 146))
+    looked = [hit.image for hit in one if hit.closer]
+    assert len(looked) == 1 and one[0].image == looked[0], "the best stays before those that were not looked at"
+    blind = InMemory({name: {"": described.pyramid(name)} for name in described.names})
+    unseen = coarse.search(shown["first"], box, blind, query="first").ranked
+    assert [(hit.image, hit.score, hit.closer) for hit in unseen] == [(h.image, h.score, False) for h in quick]
+
+
+def test_a_picture_that_was_deleted_is_found_without_a_closer_look(miner: ArtMiner, tmp_path) -> None:
+    file = tmp_path / "second.png"
+    pictures()["second"].save(file)
+    described = miner.describe({"second": file})
+    file.unlink()
+    found = miner.search(pictures()["first"], BOX, described)
+    assert found.hits[0].match is not None and not any(hit.closer for hit in found.hits)
+
+
+def test_a_box_that_is_like_everything_raises_its_threshold(backbone) -> None:
+    """Six pictures of one repeating ground, in one of which there is a figure."""
+    miner = ArtMiner(dataclasses.replace(SMALL, threshold=0.2), backbone=backbone, device="cpu")
+    tile = painted(7, 48, 36)
+    shown = {str(number): Image.new("RGB", (240, 180)) for number in range(7)}
+    for number, picture in enumerate(shown.values()):
+        for left in range(-8 * number, 240, 48):
+            for top in range(-5 * number, 180, 36):
+                picture.paste(tile, (left, top))
+    figure = painted(8, 70, 60)
+    for name, at in (("0", (20, 30)), ("1", (120, 90))):
+        shown[name].paste(figure, at)
+    described = miner.describe(shown)
+    ground = miner.search(shown["0"], (120, 90, 200, 160), described, query="0", verify=0)
+    assert ground.raised and ground.threshold == ground.chance > 0.5 and not ground.hits
+    assert len({hit.image for hit in ground.below if hit.score > 0.2}) == 6, "all were shown"
+    found = miner.search(shown["0"], (20, 30, 90, 90), described, query="0", verify=0)
+    assert [hit.image for hit in found.hits] == ["1"] and found.threshold < ground.threshold
+    assert found.hits + found.below == found.ranked
+    assert found.from_score(0.99).hits == () and found.from_score(0).threshold == max(found.chance, 0)
+    everything = dataclasses.replace(miner.config, threshold=-1.0)
+    open_minded = ArtMiner(everything, backbone=backbone, device="cpu").search(shown["0"], (20, 30, 90, 90), described)
+    assert open_minded.hits == open_minded.ranked, "nothing was measured for these features"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 10), (300, 4)])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import artmodels
 from artmodels import features
 from artmodels.correspondence.cells import Describer, Pyramid, grid
 from artmodels.correspondence.views import VIEWS
@@ -23,7 +24,7 @@ from artmodels.methods.artminer.tuning import mining, objective, train
 from artmodels.methods.artminer.tuning.mining import MiningConfig, Pairs, PatchMatches, PatchPlaces
 from artmodels.methods.artminer.tuning.objective import contrast, principal
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
-from artmodels.methods.artminer.tuning.tune import stream_tune, tune
+from artmodels.methods.artminer.tuning.tune import stream_tune, tune, with_shipped_styles
 from artmodels.runtime.devices import generator
 from artmodels.training import Sources, TrainingConfig, fit
 from weights import recipes
@@ -491,6 +492,14 @@ def test_the_recipe_of_artminer_paintings_is_in_order() -> None:
 
 
 # --- a user's own folder
+
+
+def test_a_folder_is_tuned_with_the_styles_of_the_package() -> None:
+    found = with_shipped_styles(ArtMinerSettings())
+    shipped = {entry.name for entry in artmodels.list_models("fast_style")}
+    assert {*found.styles, *found.judges} == shipped and not {*found.styles} & {*found.judges}
+    mine = ArtMinerSettings(styles=("mine",), judges=("yours",))
+    assert with_shipped_styles(mine) == mine
 
 
 def test_tuning_a_folder_goes_on_where_it_was_stopped(sources, trained, tmp_path) -> None:

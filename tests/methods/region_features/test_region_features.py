@@ -37,9 +37,11 @@ from artmodels.methods.region_features.faster_rcnn import (
     crop_and_resize,
 )
 from artmodels.methods.region_features.model import (
+    STEP,
     Anchors,
     ArtRegions,
     Head,
+    SecondStage,
     anchor_shapes,
     decoded,
     region_means,
@@ -271,6 +273,76 @@ def test_pictures_of_any_size_have_regions_inside_them(model: RegionFeatures, sh
     assert bool((found.boxes[:, 2:] > found.boxes[:, :2]).all())
     assert bool(((found.objectness >= 0) & (found.objectness <= 1)).all())
     assert bool((found.objectness[1:] <= found.objectness[:-1]).all()) and bool(found.features.isfinite().all())
+
+
+def test_the_second_stage_sees_the_ring_round_a_box() -> None:
+    second = SecondStage(4, 3)
+    for value in second.parameters():
+        torch.nn.init.normal_(value, std=0.3, generator=generator(int(value.numel())))
+    levels = [torch.zeros(1, 4, 256 // stride, 256 // stride) for stride in (8, 16, 32, 64, 128)]
+    box = torch.tensor([[96.0, 96, 144, 144]])  # small enough for the first level alone; its ring is 16 px wide
+    nothing = second(levels, box, (256, 256))
+    for far, seen in ((1, True), (5, False)):
+        levels[0][..., 18 + far, 14] = 9.0  # below the box: within the ring, and beyond it
+        found = second(levels, box, (256, 256))
+        assert torch.equal(found.embedding, nothing.embedding) is not seen
+        levels[0].zero_()
+    assert nothing.kinds.shape == (1, 81) and nothing.deltas.shape == (1, 4) and nothing.fit.shape == (1,)
+
+
+def test_the_second_stage_moves_boxes_judges_them_and_describes_them(frozen: features.FeatureExtractor) -> None:
+    config = dataclasses.replace(SMALL, embedding=6, overlap=0.5)
+    detector = network(frozen, config)
+    second = detector.head.second
+    assert second is not None
+    plain = network(frozen, dataclasses.replace(SMALL, overlap=0.5))
+    plain.head.load_state_dict(detector.head.state_dict(), strict=False)
+    picture = noise(90, 120)
+    for value in (*second.deltas.parameters(), *second.fit.parameters()):
+        value.data.zero_()
+    with torch.no_grad():
+        still = RegionFeatures(network=detector, device="cpu")(picture)
+        first = RegionFeatures(network=plain, device="cpu")(picture)
+        # Nothing is moved, and everything fits by half: the same boxes, sqrt(objectness / 2), and a longer descriptor.
+        torch.testing.assert_close(still.boxes, first.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(still.objectness, (first.objectness / 2).sqrt())
+        assert still.features.shape == (len(first), 390)
+        torch.testing.assert_close(still.features[:, :384], first.features, rtol=0, atol=1e-3)
+        torch.testing.assert_close(still.features[:, 384:].norm(dim=1), torch.ones(len(first)))
+        second.deltas.bias.data = torch.tensor([0.0, 0.0, -0.7, -0.7]) / STEP
+        smaller = RegionFeatures(network=detector, device="cpu")(picture)
+        torch.testing.assert_close(areas(smaller.boxes).max() / areas(first.boxes).max(), torch.tensor(math.exp(-1.4)))
+        # Boxes that shrink to nothing stay what they were.
+        second.deltas.bias.data = torch.tensor([0.0, 0.0, -50.0, -50.0]) / STEP
+        vanished = RegionFeatures(network=detector, device="cpu")(picture)
+        torch.testing.assert_close(vanished.boxes, first.boxes, rtol=0, atol=1e-3)
+    assert bool((still.objectness[1:] <= still.objectness[:-1]).all())
+
+
+def test_the_second_stage_does_not_depend_on_the_picture_before() -> None:
+    second = SecondStage(4, 3)
+    for value in second.parameters():
+        torch.nn.init.normal_(value, std=0.3, generator=generator(int(value.numel())))
+    tiny, large = (
+        [torch.zeros(1, 4, *[-(-side // stride)] * 2) for stride in (8, 16, 32, 64, 128)] for side in (64, 2048)
+    )
+    second(tiny, torch.tensor([[8.0, 8, 40, 40]]), (64, 64))  # the two coarsest levels have one position each
+    box = torch.tensor([[400.0, 400, 1600, 1600]])  # so large that the coarsest level shows it
+    nothing = second(large, box, (2048, 2048)).embedding
+    large[4][..., 8, 8] = 9.0
+    assert not torch.equal(second(large, box, (2048, 2048)).embedding, nothing)
+
+
+def areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
+def test_a_checkpoint_without_a_second_stage_is_what_it_was(frozen: features.FeatureExtractor) -> None:
+    # Settings of later versions are left out of the fingerprint while they are the default.
+    assert "second" not in " ".join(network(frozen).head.state_dict())
+    assert RegionFeaturesConfig().embedding == 0
+    published = json.loads((ROOT / "weights" / "art-regions" / "config.json").read_text())
+    assert "embedding" not in published or published["embedding"] == 0
 
 
 def test_a_flat_picture_has_regions(model: RegionFeatures) -> None:

@@ -28,7 +28,16 @@ from artmodels.errors import (
     UnsafeFormat,
     WeightsMismatch,
 )
-from artmodels.methods.super_resolution import SuperResolution, SuperResolutionConfig, pipeline
+from artmodels.hub import catalogue
+from artmodels.methods.super_resolution import (
+    SuperResolution,
+    SuperResolutionConfig,
+    checkpoint_for,
+    condition,
+    examine,
+    pipeline,
+    wear,
+)
 from artmodels.methods.super_resolution import evaluate as judge
 from artmodels.methods.super_resolution.model import make_network
 from artmodels.methods.super_resolution.train import (
@@ -38,9 +47,11 @@ from artmodels.methods.super_resolution.train import (
     damaged,
     web_copy,
 )
+from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 from tests.verbs import picture
 from weights import __main__ as command
+from weights import recipes
 from weights.convert import super_resolution as realesrgan
 
 SLIM = SuperResolutionConfig(scale=2, channels=8, convs=3, base="bicubic")
@@ -673,3 +684,237 @@ def test_settings_that_cannot_be_trained(data):
     ):
         with pytest.raises(ConfigError, match=message):
             SuperResolutionSettings(**wrong)
+
+
+# --- worn pictures
+
+
+def detail(name: str = "coffee", side: int = 192) -> torch.Tensor:
+    """The middle of a photograph, at half size: [1, 3, side, side]."""
+    whole = images.load(getattr(skimage.data, name)()).tensor()
+    top, left = (length // 2 - side for length in whole.shape[-2:])
+    return judge.reduced(whole[..., max(top, 0) :, left:][..., : 2 * side, : 2 * side], 2)
+
+
+def levels(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def test_a_screen_keeps_every_tone_and_has_its_period():
+    colour = torch.tensor([0.7, 0.45, 0.3]).view(1, 3, 1, 1)
+    tones = torch.cat([share * colour.expand(1, 3, 240, 240) for share in (0.2, 0.6, 1.0, 1.4)])
+    printed = wear.screened(tones, levels(5.3, 6.1, 7.4, 8.2), levels(0, 10, 30, 80), levels(0.5, 0, 1, 0.7))
+    assert torch.allclose(printed.mean((2, 3)), tones.mean((2, 3)), atol=0.006)
+    assert printed.std((2, 3)).min() > 0.05
+    for index, period in enumerate((5.3, 6.1, 7.4, 8.2)):
+        spectrum = torch.fft.rfft2(printed[index].mean(0) - printed[index].mean()).abs()
+        down, across = divmod(int(spectrum.argmax()), spectrum.shape[1])
+        assert 240 / np.hypot(min(down, 240 - down), across) == pytest.approx(period, rel=0.1)
+    paper, ink = wear.screened(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32), *[levels(5, 5)] * 3)
+    assert torch.equal(paper, torch.ones(3, 32, 32)) and torch.equal(ink, torch.zeros(3, 32, 32))
+
+
+@pytest.mark.parametrize("quality", [20, 50, 85])
+def test_jpeg_is_that_of_a_file(quality):
+    x = detail()
+    found, expected = wear.jpeg(x, torch.tensor([float(quality)])), judge.compressed(x, quality)
+    apart = judge.psnr(255 * found, 255 * expected)
+    assert apart > 40 and apart > judge.psnr(255 * x, 255 * expected) + 4
+    both = wear.jpeg(torch.cat([x, x]), torch.tensor([10.0, float(quality)]))
+    assert torch.equal(both[1:], found) and not torch.equal(both[:1], found)
+
+
+def test_wear():
+    x = torch.cat([detail("coffee", 64), detail("astronaut", 64)]).repeat(3, 1, 1, 1)
+
+    def drawn_with(seed=0, **settings):
+        return wear.worn(x, 2, wear.Wear(**settings), torch.Generator().manual_seed(seed))
+
+    small, wanted = drawn_with()
+    assert small.shape == (6, 3, 24, 24) and wanted.shape == (6, 3, 48, 48)
+    assert 0 <= small.min() and small.max() <= 1 and torch.equal((small * 255).round() / 255, small)
+    assert all(map(torch.equal, drawn_with(), (small, wanted)))
+    assert not torch.equal(drawn_with(1)[0], small)
+
+    nothing = dict.fromkeys(("blurred", "noisy", "compressed", "printed", "yellowed", "grey", "clean"), 0.0)
+    small, wanted = drawn_with(**nothing)
+    assert (small - judge.reduced(wanted, 2))[..., 2:-2, 2:-2].abs().max() < 1.5 / 255
+    same = drawn_with(**nothing | {"clean": 1.0, "noisy": 1.0, "yellowed": 1.0, "printed": 1.0})
+    assert all(map(torch.equal, same, (small, wanted)))
+    for what, options in {
+        "blurred": {"blur": (1.3, 1.3)},
+        "noisy": {"noise": (10, 10)},
+        "compressed": {"jpeg": (20, 20)},
+        "printed": {},
+    }.items():
+        changed, target = drawn_with(**nothing | {what: 1.0} | options)
+        assert torch.equal(target, wanted), what
+        assert ((changed - small).abs().mean((1, 2, 3)) > 0.01).all(), what
+
+
+def test_yellowed_paper_and_missing_colour_are_not_to_be_undone():
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(0.5).add(0.5)
+    nothing = dict.fromkeys(("blurred", "noisy", "compressed", "printed", "yellowed", "grey", "clean"), 0.0)
+    small, wanted = wear.worn(x, 2, wear.Wear(**nothing | {"yellowed": 1.0}), torch.Generator().manual_seed(0))
+    assert torch.allclose(small.mean((2, 3)), wanted.mean((2, 3)), atol=0.01)
+    assert (wanted[:, 2].mean((1, 2)) < wanted[:, 0].mean((1, 2))).all()
+    small, wanted = wear.worn(x, 2, wear.Wear(**nothing | {"grey": 1.0}), torch.Generator().manual_seed(0))
+    assert torch.equal(wanted[:, :1].expand(-1, 3, -1, -1), wanted) and (small.std(1).max() < 2 / 255)
+
+
+def test_wear_that_cannot_be():
+    for wrong, message in (
+        ({"period": (1.5, 3)}, r"period=\(1\.5, 3\) must be a range within 2 to 16"),
+        ({"noise": (3, 2)}, r"noise=\(3, 2\) must be a range"),
+        ({"printed": 1.2}, "printed=1.2 must be at least 0 and at most 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            wear.Wear(**wrong)
+    with pytest.raises(ConfigError, match="crop=48 must be 8 less than a multiple of 16 where pictures are worn"):
+        SuperResolutionSettings(wear=wear.Wear(), crop=48)
+
+
+def test_worn_pictures_are_trained_on_and_measured(data):
+    network = SuperResolutionConfig(scale=2, channels=12, convs=2, base="bicubic")
+    noisy = wear.Wear(noisy=1, blurred=0, compressed=0, printed=0, grey=0, clean=0, noise=(30, 40))
+    training = recipe(data, network=network, wear=noisy, crop=24)
+    assert training.side == 64
+
+    def loss():
+        with torch.no_grad():
+            return float(training.losses(torch.Generator().manual_seed(5))["log charbonnier"])
+
+    before = loss()
+    list(fit(training, TrainingConfig(steps=60, rate=5e-3, warmup=5)))
+    assert loss() < before - 0.05
+    assert {f"gain (photos, {name})" for name in judge.WORN} <= set(training.evaluate())
+
+
+def test_a_training_starts_from_a_network_with_fewer_layers(data):
+    def started(**network):
+        config = SuperResolutionConfig(**{"scale": 2, "channels": 32, "convs": 8, "base": "bicubic"} | network)
+        return recipe(data, network=config, start="super-resolution-x2").network
+
+    deep, x = started(), picture(24, 20)
+    known = SuperResolution.from_pretrained("super-resolution-x2", device="cpu").network
+    assert len(deep.layers) == len(known.layers) + 2
+    assert torch.allclose(deep(x), known(x), atol=1e-5) and not torch.allclose(deep(x), judge.bicubic(x, 2), atol=0.01)
+    assert all(value.requires_grad for value in deep.parameters())
+    for wrong, message in (
+        ({"convs": 3}, "at most as many layers"),
+        ({"channels": 12}, "of the same width"),
+        ({"base": "nearest"}, "of the same scale and base"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            started(**wrong)
+
+
+def test_each_kind_of_wear_does_its_work():
+    x = detail(side=120)
+    clean = judge.reduced(x, 2)
+    for name, make in judge.WORN.items():
+        found = make(x, 2)
+        assert found.shape == clean.shape and 0 <= found.min() and found.max() <= 1, name
+        assert torch.allclose(found.mean((2, 3)), clean.mean((2, 3)), atol=0.03), name
+        assert judge.psnr(255 * found, 255 * clean) < 33, name
+
+
+# --- condition
+
+
+@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea"])
+def test_a_clean_picture_has_no_faults(name):
+    whole = images.load(getattr(skimage.data, name)()).tensor()
+    found = examine(judge.reduced(whole, 2))
+    assert found.faults == () and checkpoint_for(found) == "super-resolution-x2"
+    assert checkpoint_for(found, 4) == "super-resolution-x4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    {
+        "blur": "edges blurred by",
+        "noise": "noise of",
+        "JPEG 40": "blocks of JPEG",
+        "print": "print dots 3.8 pixels apart",
+        "print and JPEG": "print dots 4.5 pixels apart",
+        "blur, noise and JPEG": "blocks of JPEG",
+    }.items(),
+)
+def test_each_fault_is_seen_and_named(kind, words):
+    found = examine(judge.WORN[kind](images.load(skimage.data.astronaut()).tensor(), 2))
+    assert found.faults[0].startswith(words), found
+
+
+def test_what_was_measured_is_what_was_done():
+    whole = judge.reduced(images.load(skimage.data.astronaut()).tensor(), 2)
+    grain = torch.randn(1, 1, *whole.shape[-2:], generator=torch.Generator().manual_seed(0))
+    flat = torch.full_like(whole, 0.5)
+    for level in (3, 8, 15):
+        # A little low: it is the least of many squares.
+        for under, apart in ((flat, 0.15), (0.2 + 0.6 * whole, 0.2)):
+            assert examine((under + grain * level / 255).clamp(0, 1)).noise == pytest.approx(level, rel=apart)
+    steps = (torch.arange(256) // 32 % 2).float().expand(1, 3, 256, 256)
+    for deviation in (1.0, 1.5, 2.0):
+        soft = torch.from_numpy(scipy.ndimage.gaussian_filter(steps.numpy(), (0, 0, deviation, deviation)))
+        assert examine(soft).blur == pytest.approx(deviation, rel=0.15)
+    shifted = judge.compressed(whole, 30)[..., 3:, 5:]  # wherever the grid begins
+    assert examine(shifted).blocks > 0.45 > 0.1 > examine(whole).blocks
+
+
+def test_a_weave_and_ruled_lines_are_no_print_screen():
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    canvas = 0.5 + 0.1 * (2 * np.pi * x / 4).cos() + 0.1 * (2 * np.pi * y / 4).cos()
+    hatching = 0.5 + 0.2 * (2 * np.pi * (x + y) / 5).cos()
+    grain = 0.02 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    for picture_of in (canvas, hatching):
+        found = examine((picture_of + grain).expand(1, 3, 256, 256))
+        assert found.screen < 12, found
+
+
+def test_small_and_even_pictures_are_judged_clean():
+    for size in ((1, 1), (63, 500), (64, 64), (300, 70)):
+        found = examine(torch.full((1, 3, *size), 0.5))
+        assert found.faults == () and found.paper == pytest.approx((0.5, 0.5, 0.5), abs=1e-4) and not found.yellowed
+    tiny = examine(picture(40, 40))
+    assert (tiny.noise, tiny.blur, tiny.blocks, tiny.screen) == (0, 0, 0, 0)
+    with pytest.raises(ImageError, match="there is no file"):
+        examine("nowhere.png")
+
+
+def test_a_worn_picture_takes_the_checkpoint_for_it_once_there_is_one(monkeypatch):
+    worn = examine(judge.WORN["noise"](images.load(skimage.data.astronaut()).tensor(), 2))
+    monkeypatch.setattr(condition.catalogue, "find", lambda name: None)
+    assert checkpoint_for(worn) == "super-resolution-x2"
+    monkeypatch.setattr(condition.catalogue, "find", lambda name: name)
+    assert checkpoint_for(worn) == "super-resolution-x2-worn"
+    assert checkpoint_for(dataclasses.replace(worn, noise=0.0)) == "super-resolution-x2"
+
+
+def test_yellow_paper_is_kept_unless_it_is_to_be_neutral():
+    page = torch.full((1, 3, 80, 80), 0.9)
+    page[..., 20:40, 20:60] = 0.1
+    old = page * torch.tensor([0.97, 0.88, 0.66]).view(1, 3, 1, 1)
+    assert examine(old).yellowed and not examine(page).yellowed
+    upscale = SuperResolution(SLIM, device="cpu")  # untrained: bicubic
+    kept, half, whole = (upscale(old, neutral=share) for share in (0, 0.5, 1))
+    assert not any("paper" in note for note in kept.notes)
+    assert torch.allclose(kept.tensor[0, :, 5, 5], old[0, :, 2, 2], atol=1e-3)
+    spread = [float(result.tensor[0, :, 5, 5].diff().abs().max()) for result in (kept, half, whole)]
+    assert spread[2] < 0.002 < 0.4 * spread[0] < spread[1] < 0.6 * spread[0]
+    assert whole.tensor[0, :, 60, 80].max() < 0.13
+    assert "was taken for paper" in whole.notes[-1] and whole.settings["neutral"] == 1
+    same = upscale(page, neutral=1)
+    assert same.notes[-1] == "No yellow paper was found: the colours are as they were."
+    assert torch.equal(same.tensor, upscale(page).tensor)
+    for wrong in (-0.1, 1.1, float("nan"), "half"):
+        with pytest.raises(ConfigError, match="neutral=.* must be at least 0 and at most 1"):
+            upscale(page, neutral=wrong)
+
+
+def test_the_recipe_that_waits_is_in_order():
+    file = recipes.read(recipes.find("super-resolution-x2-worn"))
+    settings = config_from(SuperResolutionSettings, file.settings)
+    assert settings.wear is not None and catalogue.find(settings.start)
+    network = make_network(settings.network)
+    assert sum(value.numel() for value in network.parameters()) * 2 < 1_000_000  # bytes in half precision

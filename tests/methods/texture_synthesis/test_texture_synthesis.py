@@ -264,6 +264,21 @@ def test_the_finish_adds_steps_at_full_size_with_its_own_loss(patches: TextureSy
         patches(picture(64, 64), size=(64, 64), finish_steps=0)
 
 
+def test_the_finish_has_a_rate_of_its_own(patches: TextureSynthesizer) -> None:
+    options = {"size": (32, 32), "steps": 2, "halvings": 0, "finish_steps": 4}
+    runs = [
+        [
+            step.image.clone()
+            for step in patches.stream(picture(32, 32), finish_rate_end=end, **options)
+            if isinstance(step, Step)
+        ]
+        for end in (0.1, 1.0)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*(run[:3] for run in runs), strict=True)), "up to the first of them"
+    moved = [float((run[-1] - run[-2]).abs().mean()) for run in runs]
+    assert moved[0] < 0.5 * moved[1]
+
+
 def test_calling_takes_what_the_stream_takes_and_a_bar(
     patches: TextureSynthesizer, capsys: pytest.CaptureFixture
 ) -> None:

@@ -25,6 +25,7 @@ from artmodels.data.reading import Extraction, listed, name_of, read_ahead
 from artmodels.data.store import ImageRow, Store, StoreKind, StoreWriter
 from artmodels.errors import ConfigError, DatasetError, ImageError
 from artmodels.files import sha256_of
+from artmodels.images import Source
 from artmodels.images.decoding import LoadedImage
 from artmodels.methods.artminer.collection.regions import COLUMNS, CellRegions, RegionConfig, describe_regions
 from artmodels.progress import result_of
@@ -78,13 +79,18 @@ class Described(Protocol):
     def pyramid(self, name: str, view: str = "") -> Pyramid:
         """Features of one."""
 
+    def picture(self, name: str) -> Source | None:
+        """The picture itself, to be looked at again; None where it is no longer there as it was described."""
+
 
 class InMemory:
     """A few described pictures."""
 
-    def __init__(self, pictures: Mapping[str, Mapping[str, Pyramid]]) -> None:
-        """Take the views of each."""
-        self._pictures = pictures
+    def __init__(
+        self, pictures: Mapping[str, Mapping[str, Pyramid]], sources: Mapping[str, Source] | None = None
+    ) -> None:
+        """Take the views of each, and the pictures themselves if they may be looked at again."""
+        self._pictures, self._sources = pictures, sources or {}
 
     @property
     def names(self) -> Sequence[str]:
@@ -99,6 +105,10 @@ class InMemory:
     def pyramid(self, name: str, view: str = "") -> Pyramid:
         """Features of one."""
         return self._pictures[name][view]
+
+    def picture(self, name: str) -> Source | None:
+        """The picture itself, or None where only its features were given."""
+        return self._sources.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +252,14 @@ class Collection:
         """Where a file was when it was added, as an absolute path."""
         self._store.image(name_of(name))
         return Path(self._store.files[name_of(name)].path)
+
+    def picture(self, name: File) -> Path | None:
+        """The file of an image; None where it is gone, or holds other bytes than when it was added."""
+        path = self.path(name)
+        try:
+            return path if sha256_of(path) == self._store.files[name_of(name)].sha256 else None
+        except OSError:
+            return None
 
     def pyramid(self, name: File, view: str = "") -> Pyramid:
         """The maps of an image in one view: float16, read from their file as they are needed.

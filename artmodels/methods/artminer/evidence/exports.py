@@ -50,7 +50,7 @@ Address = Callable[[str], str]  # gives a URI from the name of a picture
 Pages = dict[str, dict[str, Any]]  # by names of pictures
 Notes = list[tuple[str, Box, float]]  # label, box in pixels and score of what is on a picture
 
-HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view")
+HIT_COLUMNS = ("rank", "image", "left", "top", "right", "bottom", "score", "view", "closer")
 PAIR_COLUMNS = (
     *("first", "second", "score", "view", "verdict", "origin", "via", "cells"),
     *(f"{which}_{side}" for which in ("first", "second") for side in ("left", "top", "right", "bottom")),
@@ -62,22 +62,35 @@ PAIR_COLUMNS = (
 
 
 def hits_csv(hits: Sequence[Hit]) -> str:
-    """A table with one row a hit, best first: `HIT_COLUMNS`, all digits kept."""
-    rows = [(rank, hit.image, *hit.box, hit.score, hit.view) for rank, hit in enumerate(hits, 1)]
+    """A table with one row a hit, best first: `HIT_COLUMNS`, all digits kept; for `closer` see `Hit`."""
+    rows = [(rank, hit.image, *hit.box, hit.score, hit.view, hit.closer) for rank, hit in enumerate(hits, 1)]
     return _table(HIT_COLUMNS, rows)
 
 
-def hits_json(hits: Sequence[Hit], *, query: str, box: Box, model: str, parameters: object = None) -> dict[str, Any]:
+def hits_json(
+    hits: Sequence[Hit],
+    *,
+    query: str,
+    box: Box,
+    model: str,
+    parameters: object = None,
+    below: Sequence[Hit] | None = None,
+) -> dict[str, Any]:
     """A document for `artmodels.detections.annotations.save`, of hits, best first, for a detail in the picture `query`.
 
-    A hit that has a `match` keeps its transform and its cells.
+    A hit that has a `match` keeps its transform and its cells. Places `below` the threshold, if they are given, are a
+    list of their own, "below_threshold", which goes on counting.
     """
-    found = [
+    listed = [
         {"rank": rank, "image": hit.image, "box": list(hit.box), "score": hit.score, "view": hit.view}
+        | {"closer": hit.closer}
         | ({} if hit.match is None else {"match": _evidence(hit.match)})
-        for rank, hit in enumerate(hits, 1)
+        for rank, hit in enumerate([*hits, *(below or ())], 1)
     ]
-    return _document({"query": {"image": query, "box": list(box)}, "hits": found}, model, parameters)
+    found = {"query": {"image": query, "box": list(box)}, "hits": listed[: len(hits)]}
+    if below is not None:
+        found["below_threshold"] = listed[len(hits) :]
+    return _document(found, model, parameters)
 
 
 def hits_annotations(hits: Sequence[Hit], sizes: Sizes, *, label: str, canvas: Address, page: Address) -> Pages:

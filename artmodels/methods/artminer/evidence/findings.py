@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from urllib.parse import quote
@@ -53,7 +54,7 @@ class Findings:
     def take(self, found: Searched) -> None:
         """Keep what a search found, and the score of the best place of each picture."""
         self.searched = found
-        for hit in reversed(found.hits):
+        for hit in reversed(found.ranked):
             self.scores[found.query, hit.image, found.box] = hit.score
 
     @property
@@ -65,7 +66,7 @@ class Findings:
 
     def is_best(self, hit: Hit) -> bool:
         """Whether a hit of the last search is the best of its picture: a verdict is on a detail and a picture."""
-        return hit is next(other for other in self.last.hits if other.image == hit.image)
+        return hit is next(other for other in self.last.ranked if other.image == hit.image)
 
     def verdict_on(self, first: str, second: str, box: Box | None = None) -> str:
         """The last verdict on two pictures, or on a detail of the first in the second; "" for none."""
@@ -123,23 +124,35 @@ class Findings:
         pairs = judged(self.pairs or [], self.verdicts)
         return communities(pairs, threshold=threshold, least=2), propagate(pairs, threshold=threshold)
 
-    def search_files(self, parameters: Mapping[str, object], *, threshold: float) -> dict[str, str]:
+    def search_files(
+        self, parameters: Mapping[str, object], *, threshold: float, below: bool = False
+    ) -> dict[str, str]:
         """What the last search found, as texts by names of files: CSV, JSON, HTML, and an IIIF page for each picture.
 
-        Places are written from a score of `threshold`, which is added to the parameters, what was chosen by name.
+        Places are written from a score of `threshold`, or of what the detail scores by chance, if that is higher; both
+        are added to the parameters, what was chosen by name. Those `below` are written if they are asked for, to the
+        JSON and to a table of their own.
         """
-        found = self.last
-        hits = [hit for hit in found.hits if hit.score >= threshold]
-        about = {**parameters, "threshold": threshold}
+        found = self.last.from_score(threshold)
+        chance = found.chance if isfinite(found.chance) else None
+        about = {**parameters, "threshold": found.threshold, "chance": chance}
         label = f"detail of {found.query}"
-        pages = exports.hits_annotations(hits, self.sizes, label=label, canvas=_address, page=_page)
-        listed = exports.hits_json(hits, query=found.query, box=found.box, model=found.model, parameters=about)
+        pages = exports.hits_annotations(found.hits, self.sizes, label=label, canvas=_address, page=_page)
+        listed = exports.hits_json(
+            found.hits,
+            query=found.query,
+            box=found.box,
+            model=found.model,
+            parameters=about,
+            below=found.below if below else None,
+        )
         whole = self.picture(found.query)
         return {
-            "detail/hits.csv": exports.hits_csv(hits),
+            "detail/hits.csv": exports.hits_csv(found.hits),
+            **({"detail/below_threshold.csv": exports.hits_csv(found.below)} if below else {}),
             "detail/hits.json": json.dumps(listed, indent=1),
             "detail/report.html": report.html_report(
-                whole, found.box, hits, self.picture, name=found.query, model=found.model, parameters=about
+                whole, found.box, found.hits, self.picture, name=found.query, model=found.model, parameters=about
             ),
         } | {f"detail/iiif/{name}.json": json.dumps(page, indent=1) for name, page in pages.items()}
 

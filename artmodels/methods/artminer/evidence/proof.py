@@ -82,7 +82,8 @@ def hit_of_pair(pair: Pair, sizes: Mapping[str, tuple[int, int]]) -> Hit:
 def facts(hit: Hit, *, pair: bool = False) -> dict[str, str]:
     """What there is to say of a hit, or of a pair of pictures, in words and numbers."""
     match = hit.match
-    found = {} if pair else {"Score": f"{hit.score:.3f}"}
+    closely = "quickly and closely" if hit.closer else "quickly only: a closer look may raise the score"
+    found = {} if pair else {"Score": f"{hit.score:.3f}", "Looked at": closely}
     if match is None:
         found["Correspondences"] = "not looked into: this picture has a better place"
     elif len(match.reference_cells):

@@ -146,6 +146,7 @@ def _hit(rank: int, hit: Hit, read: Callable[[str], LoadedImage], frame: tuple[i
     facts = [f"score {hit.score:.4f}", "box " + ", ".join(f"{value:.0f}" for value in hit.box)]
     if hit.view:
         facts.append(f"compared as: {hit.view}")
+    facts.append("looked at closely" if hit.closer else "looked at quickly only")
     match = hit.match
     if match is not None and len(match.reference_cells):
         facts.append(f"{len(match.reference_cells)} cells correspond, evidence {match.score:.4f}")

@@ -75,6 +75,7 @@ class ArtMinerSettings(Settings):
     cells: Annotated[int, Ge(4), "Side of a copy."] = 20
     anchors: Annotated[Count, "Cells of a copy that are trained on."] = 32
     styles: Annotated[tuple[str, ...], "Checkpoints of fast style that copies are made with."] = SEEN_STYLES
+    judges: Annotated[tuple[str, ...], "Others, for the report."] = UNSEEN_STYLES
     stylised: Annotated[
         Share, "Share of the copies that are stylised; the others are worn as photographs and scans are."
     ] = 0.7
@@ -315,7 +316,7 @@ class ArtMinerRecipe(Recipe):
         """For each kind of change the originals, then changed ones, each with the view that it shows."""
         count, size = COMPARED
         originals = squares(self._held_out, count, size, generator(2))
-        unseen = tuple(name for name in UNSEEN_STYLES if name not in self.settings.styles)
+        unseen = tuple(name for name in self.settings.judges if name not in self.settings.styles)
         edge = size - self.describer.stride + 1  # cells are then turned to cells
 
         def changed(names: tuple[str, ...]) -> list[tuple[Tensor, str]]:

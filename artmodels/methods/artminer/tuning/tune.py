@@ -17,6 +17,7 @@ from safetensors.torch import save
 from artmodels.data import folders
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
 from artmodels.files import write_whole
+from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG, WEIGHTS
 from artmodels.methods.artminer.evidence.verdicts import Verdict, VerdictFile
 from artmodels.methods.artminer.tuning.train import ArtMinerRecipe, ArtMinerSettings
@@ -44,7 +45,7 @@ def stream_tune(
     device: torch.device | str | None = None,
 ) -> Iterator[TrainingProgress | dict[str, float]]:
     """Do what `tune` does as a stream: a step after each update, then what was found."""
-    chosen = dataclasses.replace(settings or ArtMinerSettings(), folders=(".",))
+    chosen = with_shipped_styles(dataclasses.replace(settings or ArtMinerSettings(), folders=(".",)))
     config = TrainingConfig(steps=steps, seed=seed, rate=RATE, momentum=MOMENTUM, warmup=WARMUP)
     given = list[Verdict]()
     if verdicts is not None:
@@ -67,6 +68,16 @@ def stream_tune(
     config_text = json.dumps(fields, indent=2) + "\n"
     write_whole({out / WEIGHTS: save(stored, metadata={"format": "pt"}), out / CONFIG: config_text})
     yield found
+
+
+def with_shipped_styles(settings: ArtMinerSettings) -> ArtMinerSettings:
+    """Settings whose default styles are those of the package: what our own checkpoint learnt from is in no wheel."""
+    names = tuple(entry.name for entry in catalogue.list_models("fast_style"))
+    if settings.styles == ArtMinerSettings.styles:
+        settings = dataclasses.replace(settings, styles=names[2:])
+    if settings.judges == ArtMinerSettings.judges:
+        settings = dataclasses.replace(settings, judges=names[:2])
+    return settings
 
 
 def tune(
