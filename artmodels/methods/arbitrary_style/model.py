@@ -20,7 +20,7 @@ from artmodels.errors import ConfigError
 from artmodels.features.extractor import moments
 from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
-from artmodels.runtime.feedforward import Graph, doubled
+from artmodels.runtime.feedforward import Graph, doubled, normalised, rectified
 from artmodels.settings import Settings, odd
 
 __all__ = ["ArbitraryStyleConfig", "StyleStatistics", "StyleTransformer"]
@@ -80,7 +80,7 @@ class _Contract(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(F.pad(x, (self.pad,) * 4, mode="reflect")))
+        return rectified(self.conv(F.pad(x, (self.pad,) * 4, mode="reflect")))
 
 
 class _Conditional(nn.Module):
@@ -91,12 +91,10 @@ class _Conditional(nn.Module):
         self.pad, self.outputs, self.enlarging = kernel // 2, outputs, double
         # Without a bias: the normalisation would take it away again.
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, bias=False)
-        self.norm = nn.InstanceNorm2d(outputs)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         y = doubled(x, self.conv.weight) if self.enlarging else self.conv(F.pad(x, (self.pad,) * 4, mode="reflect"))
-        normal: Tensor = self.norm(y)
-        return normal * scale[..., None, None] + shift[..., None, None]
+        return normalised(y, scale, shift)
 
 
 class StyleTransformer(Graph):
@@ -141,11 +139,11 @@ class StyleTransformer(Graph):
 
         y = image if self.down is None else self.down(image)
         for _ in range(self.first):
-            y = F.relu(conditioned(y))
+            y = rectified(conditioned(y))
         for _ in range(self.blocks):
-            y = y + conditioned(F.relu(conditioned(y)))
+            y = y + conditioned(rectified(conditioned(y)))
         for _ in range(UP):
-            y = F.relu(conditioned(y))
+            y = rectified(conditioned(y))
         if self.last is None:
             return torch.sigmoid(conditioned(y))
         y = coloured(self.last(F.pad(y, (self.pad,) * 4, mode="reflect")), colours)

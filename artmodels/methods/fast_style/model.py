@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from artmodels.errors import ConfigError
 from artmodels.features.networks import CAFFE, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
-from artmodels.runtime.feedforward import Graph, doubled
+from artmodels.runtime.feedforward import Graph, doubled, normalised, rectified
 from artmodels.settings import Settings, odd
 
 __all__ = ["FastStyleConfig", "TransformerNet"]
@@ -91,8 +91,8 @@ class _Layer(nn.Module):
             y = doubled(x, cast("nn.Conv2d", self.conv).weight)
         else:
             y = self.conv(F.pad(x, (self.pad,) * 4, mode="reflect") if self.pad else x)
-        y = self.norm(y)
-        return F.relu(y) if self.relu else y
+        y = normalised(y, self.norm.weight, self.norm.bias)
+        return rectified(y) if self.relu else y
 
 
 class _Residual(nn.Module):

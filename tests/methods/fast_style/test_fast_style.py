@@ -26,7 +26,7 @@ from artmodels.methods.fast_style.train import (
     flatness,
     tones,
 )
-from artmodels.runtime.feedforward import doubled
+from artmodels.runtime.feedforward import doubled, normalised
 from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -277,3 +277,15 @@ def test_repeated_pixels_convolved_at_the_smaller_size_are_the_same() -> None:
     wide = F.interpolate(x, scale_factor=2.0, mode="nearest")
     expected = F.conv2d(F.pad(wide, (1,) * 4, mode="reflect"), weight)
     torch.testing.assert_close(doubled(x, weight), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4)], ids=["channels", "images and channels"])
+def test_that_normalised_in_place_is_instance_normalisation(shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(3)
+    x = 5 + torch.randn(2, 4, 40, 30, generator=draw)
+    scale, shift = torch.randn(2, *shape, generator=draw)
+    normal = F.instance_norm(x)
+    expected = normal * scale.view(-1, 4, 1, 1) + shift.view(-1, 4, 1, 1)
+    torch.testing.assert_close(normalised(x, scale, shift), expected, rtol=0, atol=3e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(normalised(x, scale, shift), expected, rtol=0, atol=3e-5)
