@@ -41,7 +41,7 @@ STYLE = {
     **{(1, tap): share for tap, share in (("relu2_1", 0.7), ("relu3_1", 1.0), ("relu4_1", 1.0), ("relu5_1", 0.35))},
     **{(0, "relu5_1"): 0.5, (2, "relu3_1"): 0.45, (2, "relu4_1"): 0.45},
 }
-AREA = 16  # px: side of the areas whose lightness is compared
+AREA = 16  # px: side of the areas whose lightness is compared, twice that of those whose colour is
 
 # Where contents come from: folders, the shorter side that is kept, one of how many is held out, and how often.
 CONTENTS = (
@@ -69,6 +69,7 @@ class FastStyleSettings(Settings):
     style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
     tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
+    blotch_weight: Annotated[Weight, "Of large areas that change colour where the content's do not."] = 0.0
 
 
 class StyleObjective:
@@ -106,7 +107,7 @@ class StyleObjective:
     def __call__(
         self, output: Tensor, content: Tensor, styles: Statistics, wanted: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The four terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
+        """The five terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
 
         Styles are from `style_of`, N or one for all; `wanted` are the contents' features, if they are at hand.
         """
@@ -123,7 +124,8 @@ class StyleObjective:
             for mine, theirs, floor in zip(ours[key], styles[key], self.floors[key], strict=True):
                 distance = _square(mine - theirs) / _square(theirs).clamp_min(floor)
                 terms["style"] = terms["style"] + share * distance.mean() / (2 * sum(self.style.values()))
-        return terms | {"flatness": flatness(output, content), "tones": tones(output, content)}
+        evenness = {"flatness": flatness(output, content), "blotches": blotches(output, content)}
+        return terms | evenness | {"tones": tones(output, content)}
 
     def _measured(self, x: Tensor, also: Iterable[str] = ()) -> tuple[Statistics, Mapping[str, Tensor]]:
         """Statistics of images at every size, and their features at some more taps, at full size."""
@@ -145,12 +147,22 @@ def _square(x: Tensor) -> Tensor:
 
 
 def flatness(output: Tensor, content: Tensor) -> Tensor:
-    """Total variation of the output, counted where the content has none: e^(-24 |∇content|) of it elsewhere."""
-    total = output.new_zeros(())
+    """Total variation of the output, counted where the lightness of the content has none."""
     smooth = F.avg_pool2d(F.pad(content.mean(1, keepdim=True), (2, 2, 2, 2), mode="reflect"), 5, 1)
+    return _variation(output, smooth)
+
+
+def blotches(output: Tensor, content: Tensor) -> Tensor:
+    """Total variation of the output's colour over areas of 8 px, counted where the colour of the content has none."""
+    return _variation(*(F.avg_pool2d(x - x.mean(1, keepdim=True), AREA // 2) for x in (output, content)))
+
+
+def _variation(x: Tensor, guide: Tensor) -> Tensor:
+    """Total variation of x, counted as e^(-24 |∇guide|) of it."""
+    total = x.new_zeros(())
     for axis in (2, 3):
-        edges = smooth.diff(dim=axis).abs()
-        total = total + (output.diff(dim=axis).abs() * torch.exp(-24 * edges)).mean()
+        edges = guide.diff(dim=axis).abs().sum(1, keepdim=True)
+        total = total + (x.diff(dim=axis).abs() * torch.exp(-24 * edges)).mean()
     return total
 
 
@@ -218,7 +230,7 @@ class FastStyleRecipe(Recipe):
         return {
             "content": terms["content"],
             "style": self.settings.style_weight * terms["style"],
-            "flatness": self.settings.tv_weight * terms["flatness"],
+            "flatness": self.settings.tv_weight * terms["flatness"] + self.settings.blotch_weight * terms["blotches"],
             "tones": self.settings.tone_weight * terms["tones"],
         }
 

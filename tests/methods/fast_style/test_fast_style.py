@@ -23,6 +23,7 @@ from artmodels.methods.fast_style.train import (
     FastStyleRecipe,
     FastStyleSettings,
     StyleObjective,
+    blotches,
     flatness,
     tones,
 )
@@ -260,6 +261,15 @@ def test_flatness_counts_grain_in_the_sky_and_not_on_edges() -> None:
     sky = torch.full((1, 3, 32, 32), 0.5)
     assert float(flatness(sky, sky)) == float(flatness(sky, edges)) == 0
     assert float(flatness(grain, edges)) < 0.5 * float(flatness(grain, sky))
+
+
+def test_blotches_are_areas_of_another_colour_in_the_sky_and_neither_strokes_nor_what_the_content_has() -> None:
+    sky = torch.full((1, 3, 64, 64), 0.5)
+    red = sky.clone()
+    red[:, 0, 16:48, 16:48] += 0.3
+    strokes = sky + 0.3 * (torch.arange(64) % 4 < 2)
+    assert float(blotches(sky, sky)) == 0 and float(blotches(strokes, sky)) < 1e-6
+    assert float(blotches(red, red)) < 0.1 * float(blotches(red, sky))
 
 
 def test_tones_ask_for_the_order_of_light_and_dark_and_not_for_the_palette() -> None:
