@@ -58,6 +58,7 @@ class ArbitraryStyleSettings(Settings):
     style_weight: Annotated[Weight, "Against 1 for content."] = 3.5
     tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
+    blotch_weight: Annotated[Weight, "Of large areas that change colour where the content's do not."] = 1.0
     identity: Annotated[Share, "Of the pictures that are their own style."] = 0.1
     jitter: Annotated[Weight, "Changes of the styles' brightness, contrast and saturation."] = 0.3
 
@@ -130,7 +131,7 @@ class ArbitraryStyleRecipe(Recipe):
         return {
             "content": terms["content"],
             "style": settings.style_weight * terms["style"],
-            "flatness": settings.tv_weight * terms["flatness"],
+            "flatness": settings.tv_weight * terms["flatness"] + settings.blotch_weight * terms["blotches"],
             "tones": settings.tone_weight * terms["tones"],
         }
 
