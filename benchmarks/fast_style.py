@@ -46,9 +46,7 @@ SCHOOLS = {
     "mosaic": None,
     "pointillism": "schools/Pointillism",
     "king": "schools/Cubism",
-    "rocky-way": "schools/Cubism",
     "mill": "schools/Fauvism",
-    "adele": None,
     "city-rises": "paintings/prints_manuscripts/Divisionism",
 }
 MOST, VIEWS = 60, 96  # pictures of a class, and crops in all
