@@ -2,7 +2,8 @@
 
 Run by `make readme`; a test fails when a README is not what this script would write. A table stands between
 `<!-- generated: KIND OBJECT -->` and `<!-- end -->`: KIND is one of `KINDS`; OBJECT, which `knobs` and `published`
-need, is a name in the method's package.
+need, is a name in the method's package. The options of `artmodels run METHOD` are written beside them, as
+`options.json`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from artmodels.cli.commands import weights_text
+from artmodels.cli.options import text_of
 from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue
@@ -143,3 +145,6 @@ def render(text: str, method: str) -> str:
 if __name__ == "__main__":
     for file in sorted(METHODS.glob("*/README.md")):
         file.write_text(render(file.read_text(encoding="utf-8"), file.parent.name), encoding="utf-8")
+    for method in catalogue.methods():
+        options, text = text_of(method)
+        options.write_text(text, encoding="utf-8")
