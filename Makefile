@@ -39,7 +39,7 @@ test: $(VENV)/.dev ## install what is missing and run the tests that take minute
 		-n $(or $(QUOTA),logical) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test-slow
-test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses
+test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses, the notebooks of examples/
 	@$(PY) -m pytest -m slow --timeout 3600
 
 .PHONY: lint
