@@ -13,8 +13,11 @@ import types
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+
+from typing_extensions import TypeAliasType
 
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Method
@@ -138,7 +141,11 @@ def _option(name: str, hint: Any, default: object, text: str) -> Option:  # noqa
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 - an annotation can be any object
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if isinstance(hint, TypeAliasType):
+        return _alternatives(hint.__value__)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(chain.from_iterable(map(_alternatives, typing.get_args(hint))))
+    return (hint,)
 
 
 def _is_path(hint: Any) -> bool:  # noqa: ANN401
