@@ -14,11 +14,12 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard, Union
+from typing import TYPE_CHECKING, TypeGuard, Union
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
+from typing_extensions import TypeAliasType
 
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
 from artmodels.files import write_whole
@@ -41,9 +42,10 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _COLOUR_TYPES = {3: 2, 4: 6}  # of a PNG, by channels
 _TEXT_LIMIT = 2**20  # what Pillow agrees to read back
 
-File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
-Picture: TypeAlias = Union[Image.Image, "torch.Tensor", Array, LoadedImage]
-Source: TypeAlias = File | Picture
+# Of this type, help of functions shows the name and not all that it stands for.
+File = TypeAliasType("File", str | os.PathLike[str] | bytes | bytearray | memoryview)
+Picture = TypeAliasType("Picture", Union[Image.Image, "torch.Tensor", Array, LoadedImage])
+Source = TypeAliasType("Source", File | Picture)
 
 
 def load(

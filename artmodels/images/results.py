@@ -1,9 +1,11 @@
 """What a method that makes an image returns."""
 
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from PIL import Image
@@ -11,7 +13,31 @@ from torch import Tensor
 
 from artmodels import images
 
-__all__ = ["ImageResult"]
+__all__ = ["ImageResult", "Tabular"]
+
+SHOWN_SIDE = 1024  # px: of an image in a notebook
+SHOWN_ROWS = 20  # of a table in a notebook
+
+
+class Tabular:
+    """A result that a notebook shows as a small table."""
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        """A line above the table, the heads of its columns, and its rows; numbers are shown with three decimals."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first rows, and how many more there are."""
+        title, heads, rows = self._table()
+        every = list(rows)
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in every[:SHOWN_ROWS])
+        head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+        more = f"<p>and {len(every) - SHOWN_ROWS} more</p>" if len(every) > SHOWN_ROWS else ""
+        return f"<p>{escape(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _cell(value: object) -> str:
+    return f"<td>{escape(f'{value:.3f}' if isinstance(value, float) else str(value))}</td>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +64,13 @@ class ImageResult:
     def image(self) -> Image.Image:
         """The image as 8-bit RGB."""
         return images.to_pil(self.tensor)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the image, reduced where it is large."""
+        shown, file = self.image.copy(), io.BytesIO()
+        shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        shown.save(file, "PNG")
+        return file.getvalue()
 
     @property
     def metadata(self) -> dict[str, str]:

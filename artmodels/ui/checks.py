@@ -11,6 +11,7 @@ from artmodels.errors import ImageError, suggest
 from artmodels.hub import catalogue
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.decoding_process import DecodingProcesses
+from artmodels.ui.server.files import Fault
 
 __all__ = ["Check", "file_list", "model_of", "picture", "pixels", "read", "same_size_as", "validator", "whole_number"]
 
@@ -118,6 +119,8 @@ def validator(function: Callable[..., Any], checks: Mapping[str, Check]) -> Call
     names = list(signature(function).parameters)
 
     def validate(*values: Any) -> list[Any]:
+        if any(isinstance(value, Fault) for value in values):  # then all are
+            return [gr.validate(not fault, fault) for fault in values]
         given = dict(zip(names, values, strict=True))
         faults = [checks[name](given[name], given) if name in checks else "" for name in names]
         return [gr.validate(not fault, fault) for fault in faults]
