@@ -16,7 +16,8 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from artmodels.errors import ArtModelsError, suggest
+from artmodels import images
+from artmodels.errors import ArtModelsError, ImageError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Method
 from artmodels.methods import class_of
@@ -102,7 +103,10 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
         if "progress" in signature.parameters:
             given["progress"] = True
         model = model_class.from_pretrained(name, device=device, **knobs)
-        _work(partial(call, model), jobs, given)
+        saving = {"quality": given.pop("quality")} if "quality" in given else {}
+        most = images.LIMIT if "size" in given else model.largest
+        given = {key: _reduced(value, images.LIMIT) for key, value in given.items()}
+        _work(partial(call, model), jobs, given, most, saving)
 
     # typer reads both.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -114,7 +118,7 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
 
 def _common(method: str, formats: Sequence[str]) -> list[inspect.Parameter]:
     """The options that every method has."""
-    kinds = " or ".join(form[1:].upper() for form in formats)
+    kinds = _kinds(formats)
     output = typer.Option("--output", "-o", help=f"The {kinds} file to write; for several pictures, a folder.")
     # A report may have the method's name: it is made again at will, and no picture is overwritten by it.
     report = inspect.Parameter.empty if ".png" in formats else Path(f"{method}{formats[0]}")
@@ -123,8 +127,10 @@ def _common(method: str, formats: Sequence[str]) -> list[inspect.Parameter]:
     knobs = typer.Option(
         "--set", metavar="KEY=VALUE", parser=_setting, help="Any knob of the README's tables; repeat for more."
     )
+    quality = typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP; 92 by default.")
     return [
         _parameter("output", Path, output, report),
+        *([_parameter("quality", int | None, quality, None)] if ".jpg" in formats else ()),
         _parameter("name", str | None, name, None),
         _parameter("device", str | None, device, None),
         _parameter("knobs", list[str] | None, knobs, None),
@@ -245,13 +251,22 @@ def _styled(method: str, style: list[str], name: str | None, styles: dict[str, s
 # --- Files
 
 
-def _work(call: Callable[..., Any], jobs: Mapping[Path, list[Path]], options: Mapping[str, Any]) -> None:
-    """Write each file; of several, one that fails does not keep the others from their turn."""
+def _work(
+    call: Callable[..., Any],
+    jobs: Mapping[Path, list[Path]],
+    options: Mapping[str, Any],
+    most: int,
+    saving: Mapping[str, Any],
+) -> None:
+    """Write each file; of several, one that fails does not keep the others from their turn.
+
+    Pictures of more than `most` pixels are reduced to that; their notes say so.
+    """
     failed = False
     for file, sources in jobs.items():
         try:
-            result = call(*sources, **options)
-            result.save(file)
+            result = call(*(_reduced(source, most) for source in sources), **options)
+            result.save(file, **saving)
         except ArtModelsError as error:
             if len(jobs) == 1:
                 raise
@@ -264,6 +279,24 @@ def _work(call: Callable[..., Any], jobs: Mapping[Path, list[Path]], options: Ma
         typer.echo(f"{file}: {about}")
     if failed:
         raise typer.Exit(1)
+
+
+def _reduced(value: Any, most: int) -> Any:  # noqa: ANN401 - whatever an option gives
+    """Load a picture of more pixels than that, reduced; leave anything else as it is."""
+    if isinstance(value, list):
+        return [_reduced(item, most) for item in value]
+    if not isinstance(value, Path) or not value.is_file():
+        return value
+    try:
+        large = images.pixels_in(value) > most
+    except ImageError:
+        return value  # the method says what is wrong
+    return images.load(value, max_pixels=most, shrink=True) if large else value
+
+
+def _kinds(formats: Sequence[str]) -> str:
+    names = dict.fromkeys({".jpg": "JPEG", ".webp": "WebP"}.get(form, form[1:].upper()) for form in formats)
+    return " or ".join(names)
 
 
 def _jobs(output: Path, sources: list[Path], others: list[Path], formats: Sequence[str]) -> dict[Path, list[Path]]:
@@ -286,8 +319,7 @@ def _check_output(output: Path, inputs: list[Path], formats: Sequence[str]) -> N
     if output.is_dir():
         fault = f"{output} is a folder: name the file to write in it."
     elif output.suffix.lower() not in formats:
-        kinds = " or ".join(form[1:].upper() for form in formats)
-        fault = f"results are {kinds}, and {output.name!r} does not end in {' or '.join(formats)}."
+        fault = f"results are {_kinds(formats)}, and {output.name!r} does not end in {' or '.join(formats)}."
     elif not output.parent.is_dir():
         fault = f"there is no folder {output.parent}."
     elif output.exists() and any(path.exists() and output.samefile(path) for path in inputs):

@@ -119,7 +119,7 @@ def misnamed(content: bytearray, info: zipfile.ZipInfo, place: int) -> None:
         (put("<H", 10, 8, 77), "b.png", "packed by method 77"),
         (put("<I", 16, 14, 5), "b.png", "damaged inside a.zip: Bad CRC-32"),
         (put("<I", 24, 22, 20), "b.png", "damaged inside a.zip: Bad CRC-32"),  # says that it is small
-        (put("<I", 24, 22, 2**31), "b.png", "more than 64 MB inside a.zip"),
+        (put("<I", 24, 22, 2**31), "b.png", "more than 256 MB inside a.zip"),
         (put("<I", 42, -1, 2**31), "b.png", "damaged inside a.zip: Truncated file header"),
         (put("<I", 42, -1, 7), "b.png", "damaged inside a.zip: Bad magic number"),
         (misnamed, "\u00a0.png", "its name is not the UTF-8 that it says it is"),
@@ -149,7 +149,7 @@ def test_an_entry_of_a_newer_version_is_read_if_it_can_be(tmp_path: Path) -> Non
         ("é" * 110 + ".png", "é" * 60 + "…" + "é" * 15 + ".png", "more than 200 bytes"),
         (".hidden.png", ".hidden.png", "it is hidden"),
         (".cache/b.png", "b.png", "hidden folder"),
-        ("b.bmp", "b.bmp", "“.bmp”, and PNG, JPEG, WebP and TIFF files are read"),
+        ("b.bmp", "b.bmp", "“.bmp”, and PNG, JPEG, WebP, TIFF, HEIC, AVIF and JPEG 2000 files are read"),
         ("b", "b", "no ending"),
         ("deep/b.zip", "b.zip", "an archive in an archive"),
         ("b.jpg", "b.jpg", "is text, not pixels"),
