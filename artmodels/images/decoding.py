@@ -1,7 +1,7 @@
 """From encoded pixels to sRGB ones: limits, upright rows, depth, colour profiles and alpha.
 
 The size is read from the header before anything is decoded. Conversion goes strip by strip, so that a decode
-at the default limit stays under 512 MB, and `LoadedImage.notes` says what was done.
+at the default limit stays under 512 MB, but for 750 MB of JPEG 2000, and `LoadedImage.notes` says what was done.
 """
 
 import io
@@ -45,6 +45,7 @@ LARGEST = 160_000_000  # pixels of a file that `load` reduces to its limit, if i
 STRIP_PIXELS = 2**20
 
 _WEBP_SHARE = 0.7  # its decoder takes 16 bytes a pixel, the others at most 12: same memory, fewer pixels
+_MOST = {"JPEG2000": 80_000_000, "HEIF": 100_000_000, "AVIF": 100_000_000}  # pixels that fit a decoding process
 _ORIENTATION = 0x0112
 _RAW_EXIF = "Raw profile type exif"  # of a PNG: hexadecimal text after three lines, as ImageMagick writes it
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 284, 322, 323
@@ -258,6 +259,9 @@ def decode(
     if image.format == "WEBP":
         limit = " for WebP, which takes more memory,"
         check_pixels(*image.size, _WEBP_SHARE * max_pixels, name, limit, "save it as PNG or JPEG")
+    if image.format in _MOST:
+        limit = f" for {image.format}, which takes more memory,"
+        check_pixels(*image.size, min(max_pixels, _MOST[image.format]), name, limit, "save it as TIFF, PNG or JPEG")
     if isinstance(image, TiffImageFile):
         _check_tiff(image, name, max_pixels)
     if notes is None:

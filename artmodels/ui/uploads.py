@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
+from artmodels import images
 from artmodels.data.folders import SUFFIXES, is_hidden, of_a_system
 from artmodels.errors import DatasetError, ImageError
 from artmodels.images.decoding import ACCEPTED
+from artmodels.images.writing import encode_png
 from artmodels.ui.checks import read
 
 __all__ = ["Names", "Taken", "bullets", "markdown", "reported", "take_in"]
@@ -58,7 +60,7 @@ class Taken:
     """A picture that can be used."""
 
     name: str  # no other's, by letters of either case
-    file: Path  # its bytes as they came
+    file: Path  # its bytes as they came; those of a PNG where it was reduced to fit
     picture: Image.Image  # upright
 
 
@@ -146,7 +148,11 @@ def take_in(
                         else:
                             twins[name] = first
                         continue
+                large = images.pixels_in(target) > images.LIMIT
                 picture = read(str(target)).pil()
+                if large:  # whatever reads the file later reads what was reduced to fit
+                    target.write_bytes(encode_png(picture))
+                    yield f"{markdown(name)} was reduced to {picture.width} x {picture.height} pixels…"
             except (ImageError, *_FAULTS) as error:
                 damaged = entry and not isinstance(error, ImageError | OSError)
                 left_out[name] = (f"it is damaged inside {path.name}: " if damaged else "") + _one_line(error)

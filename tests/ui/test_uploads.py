@@ -441,3 +441,15 @@ def wait_until(done: Callable[[], bool]) -> None:
             return
         pause.wait(0.05)
     raise AssertionError("it never came")
+
+
+def test_what_is_too_large_is_reduced_for_all_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "large.png")
+    monkeypatch.setattr(uploads.images, "LIMIT", 1200)
+    monkeypatch.setattr(uploads, "read", lambda path: uploads.images.load(path, max_pixels=1200, shrink=True))
+    (tmp_path / "taken").mkdir()
+    said = list(take_in([str(tmp_path / "large.png")], tmp_path / "taken", {}, most=1))
+    assert "large.png was reduced to 40 x 30 pixels…" in said
+    assert said[-1].picture.size == (40, 30)
+    with Image.open(said[-1].file) as kept:
+        assert kept.size == (40, 30)

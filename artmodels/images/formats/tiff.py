@@ -23,7 +23,7 @@ from artmodels.images.formats.samples import to_uint16
 
 __all__ = [
     "Directory",
-    "Pixels",
+    "Decoded",
     "beyond_pillow",
     "check_tiles",
     "directories",
@@ -208,7 +208,7 @@ def texts_of(page: Directory, first: Directory) -> dict[int, Any]:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Decoded:
     """What an image of a TIFF file holds.
 
     Attributes:
@@ -222,7 +222,7 @@ class Pixels:
     floats: bool
 
 
-def pixels_of(page: Directory, name: str, max_pixels: int) -> Pixels:
+def pixels_of(page: Directory, name: str, max_pixels: int) -> Decoded:
     """Decode an image; `name` is what messages call the file.
 
     An ImageTooLarge says that it, or its tiles, are larger than `max_pixels`; an UndecodableImage that its layout is
@@ -278,7 +278,7 @@ def pixels_of(page: Directory, name: str, max_pixels: int) -> Pixels:
         colour = _looked_up(page, colour[..., 0], 2**depth, name)
     if photometric == _YCBCR and compression != _JPEG:  # JPEG is decoded to RGB
         colour = _from_ycbcr(colour, name)
-    return Pixels(colour, alpha, floats)
+    return Decoded(colour, alpha, floats)
 
 
 def check_tiles(across: int, down: int, width: int, height: int, name: str, max_pixels: int) -> None:
