@@ -123,15 +123,16 @@ def _reduced(loaded: LoadedImage, max_pixels: int) -> LoadedImage:
         f"It was reduced from {width} x {height} to {size[0]} x {size[1]} pixels: the limit here is "
         f"{max_pixels / 1e6:g} megapixels."
     )
-    planes = [loaded.pixels[..., channel] for channel in range(3)]
-    planes += [] if loaded.alpha is None else [loaded.alpha]
-    made = [_resized(plane, size) for plane in planes]
-    alpha = None if loaded.alpha is None else made.pop()
-    return replace(loaded, pixels=np.stack(made, -1), alpha=alpha, notes=(*loaded.notes, note))
+    if loaded.pixels.dtype == np.uint8:
+        pixels = _resized(loaded.pixels, size)
+    else:
+        pixels = np.stack([_resized(loaded.pixels[..., channel], size) for channel in range(3)], -1)
+    alpha = None if loaded.alpha is None else _resized(loaded.alpha, size)
+    return replace(loaded, pixels=pixels, alpha=alpha, notes=(*loaded.notes, note))
 
 
 def _resized(plane: Array, size: tuple[int, int]) -> Array:
-    """Reduce [H, W] of 8 or 16 bits by averages over the area."""
+    """Reduce [H, W] of 8 or 16 bits, or [H, W, 3] of 8, by averages over the area."""
     image = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
     small = np.asarray(image.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0))
     return small if plane.dtype == np.uint8 else np.rint(small.clip(0, 65535)).astype(np.uint16)
