@@ -1,4 +1,4 @@
-"""Neural style without learned weights, as pictures: what patches and random filters make of a photograph.
+"""Neural style offline, as pictures: what art-vgg, patches and random filters make of a photograph.
 
 python benchmarks/style_pictures.py --figure benchmarks/figures/styles.jpg
 python benchmarks/style_pictures.py --content photo.jpg --style painting.jpg --figure mine.jpg
@@ -18,7 +18,7 @@ import artmodels
 from artmodels import images
 from artmodels.images.examples import example
 
-NAMES = ("style-patches", "style-random-filters")
+NAMES = ("style-art-vgg", "style-patches", "style-random-filters")
 
 
 def main(

@@ -30,7 +30,9 @@ from artmodels.images.results import ImageResult
 from artmodels.images.tiling import SizeRequirements, Tiling, fit_run, tiled
 from artmodels.runtime import graphs
 
-__all__ = ["FeedForward", "Graph"]
+__all__ = ["FeedForward", "Graph", "doubled", "normalised", "rectified"]
+
+EPSILON = 1e-5  # what is added to a variance
 
 
 class Graph(nn.Module):
@@ -59,6 +61,38 @@ class Graph(nn.Module):
         soft = F.interpolate(coarse, size=(height, width), mode="bilinear")
         grain = torch.rand(batch, 3, height, width, generator=random)
         return (0.8 * soft + 0.2 * grain,)
+
+
+def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalise instances (Ulyanov et al. 2016), then scale and shift channels: [C], or [N, C] where images differ.
+
+    Where float32 is inferred on the CPU, x is overwritten: at the size of pictures, memory that was never touched
+    before costs more than the arithmetic.
+    """
+    if torch.is_inference_mode_enabled() and x.device.type == "cpu" and x.dtype == torch.float32:
+        mean = x.mean((2, 3))
+        scale = scale * (x.square().mean((2, 3)) - mean.square()).clamp_min(0).add(EPSILON).rsqrt()
+        return torch.addcmul((shift - mean * scale)[..., None, None], x, scale[..., None, None], out=x)
+    if scale.dim() == 1:
+        return F.instance_norm(x, weight=scale, bias=shift, eps=EPSILON)
+    return F.instance_norm(x, eps=EPSILON) * scale[..., None, None] + shift[..., None, None]
+
+
+def rectified(x: Tensor) -> Tensor:
+    """Rectify: in place where x is inferred, as no one else holds it."""
+    return F.relu(x, inplace=torch.is_inference_mode_enabled())
+
+
+def doubled(x: Tensor, weight: Tensor) -> Tensor:
+    """Repeat pixels, reflect the border and convolve with [O, I, 3, 3], all at the smaller size: [N, O, 2H, 2W].
+
+    Among repeated pixels the nine taps of each of the four outputs of a pixel fall on four inputs: their weights are
+    added first, and the features are never copied at the larger size.
+    """
+    # Which neighbours (-1, 0, 1) the taps of an even and of an odd output fall on.
+    falls = weight.new_tensor([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+    four = torch.einsum("pat,qbs,oits->opqiab", falls, falls, weight).reshape(-1, weight.shape[1], 3, 3)
+    return F.pixel_shuffle(F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), four), 2)
 
 
 class FeedForward(hub.Pretrained[C]):

@@ -98,7 +98,7 @@ def ransac_flow() -> None:
 def neural_style() -> None:
     """Repaint the cat with combed ink."""
     style = example("marbling")
-    styled = artmodels.load("style-patches")(example("chelsea"), style, progress=True)
+    styled = artmodels.load("style-art-vgg")(example("chelsea"), style, progress=True)
     save("neural_style", styled.image, style)
 
 

@@ -93,14 +93,14 @@ def test_get_does_not_guess_from_nothing():
 
 def test_default():
     assert catalogue.default("texture_synthesis").name == "texture-patches"
-    assert catalogue.default("neural_style").name == "style-patches"
+    assert catalogue.default("neural_style").name == "style-art-vgg"
     with pytest.raises(ConfigError, match="no default checkpoint: pass one of art-vgg, vgg19, vgg16"):
         catalogue.default("features")
 
 
 def test_list_models():
     assert len(catalogue.list_models()) == sum(len(method.models) for method in catalogue.read())
-    names = ["style-patches", "style-random-filters", "style-vgg19"]
+    names = ["style-art-vgg", "style-patches", "style-random-filters", "style-vgg19"]
     assert [e.name for e in catalogue.list_models("neural_style")] == names
     with pytest.raises(ConfigError, match="'nueral_style'.*Did you mean 'neural_style'"):
         catalogue.list_models("nueral_style")

@@ -1,9 +1,10 @@
 """Train art-vgg: distil VGG-19's features and Gram matrices into a network with 200 times fewer weights.
 
-Teachers are VGG-19 itself up to relu3_1, and for relu4_1, relu4_2 and relu5_1 the compressed VGG-19 of Wang et al.
-2020 (arXiv:2003.08436), whose auxiliary maps stand in for VGG-19's 512 channels. Each of our layers gets a linear head
-to its teacher's width; both are trained by the relative error of features and, as texture is what they are for, of
-Gram matrices (Gatys et al. 2015). The heads are then folded into square ones, see `art_vgg_nodes`.
+The teacher is the compressed VGG-19 of Wang et al. 2020 (arXiv:2003.08436) with average pooling, whose gradients leave
+no grid in what is made with it (Gatys et al. 2015). Each of our layers gets a linear head to its teacher's; both are
+trained by the relative error of features and, as texture is what they are for, of Gram matrices. The heads are then
+folded into square ones, see `art_vgg_nodes`. A third of the crops are grainy: what descends a loss passes through
+noise, and there too the network must say what its teacher says.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,6 @@ from artmodels.training import Recipe, Sources
 __all__ = ["ArtVGGRecipe", "ArtVGGSettings", "gram"]
 
 FOLDERS = ("paintings", "photos", "textures", "icons")
-NORMALISED_TAPS = ("relu1_1", "relu2_1", "relu3_1")
-COMPRESSED_TAPS = {"relu4_1": "aux4_1", "relu4_2": "relu4_2", "relu5_1": "aux5_1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,7 @@ class ArtVGGSettings(Settings):
     crop: Annotated[Count, "Side of a crop in pixels."] = 128
     side: Annotated[Count, "Shorter side to which images are reduced when they are read."] = 400
     synthetic: Annotated[Share, "Of the crops replaced by textures: noise of random spectrum and colours."] = 0.15
+    grain: Annotated[Share, "Of the crops that noise is added to, each of another strength and colour."] = 0.35
     gram_weight: Annotated[Weight, "Weight of the Gram term beside that of features, which is 1."] = 1.0
 
 
@@ -54,8 +54,7 @@ class ArtVGGRecipe(Recipe):
     def __init__(self, settings: ArtVGGSettings, sources: Sources, *, seed: int) -> None:
         """Read teachers and images, draw the weights."""
         self.settings = settings
-        self.normalised = teachers.load(teachers.NORMALISED, sources.teachers)
-        self.compressed = teachers.load(teachers.COMPRESSED, sources.teachers)
+        self.teacher = teachers.load(teachers.COMPRESSED, sources.teachers, pooling="avg")
         # What ships is a checkpoint that anyone may repeat on CC0 and public-domain images alone.
         self.files, self._held_out = folders.split(folders.image_files(sources.data, FOLDERS))
         self.images = ImageSet.load(self.files, side=settings.side)
@@ -72,7 +71,7 @@ class ArtVGGRecipe(Recipe):
             square.weight.data.copy_(torch.eye(square.channels)[:, :, None, None])
         self.student = FeatureExtractor("art-vgg", nodes, preprocessing=CENTRED, padding="reflect")
         with torch.no_grad():
-            sample = self._targets(self.crops(self.images, 32, generator(1)))
+            sample = self.teacher(self.crops(self.images, 32, generator(1)), ART_VGG_TAPS)
         self.scales = {tap: value.square().mean().sqrt() for tap, value in sample.items()}
         self.heads = nn.ModuleDict()
         for tap, value in sample.items():
@@ -90,8 +89,9 @@ class ArtVGGRecipe(Recipe):
         fake = torch.rand(len(batch), generator=rng) < self.settings.synthetic
         if fake.any():
             batch[fake] = synthetic(int(fake.sum()), self.settings.crop, rng)
+        batch = grainy(batch, self.settings.grain, rng)
         with torch.no_grad():
-            targets = self._targets(batch)
+            targets = self.teacher(batch, ART_VGG_TAPS)
         found = self.student(batch, ART_VGG_TAPS)
         terms = {}
         for tap, features in found.items():
@@ -104,11 +104,6 @@ class ArtVGGRecipe(Recipe):
             error = (gram(answer) - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2)).clamp_min(0.05)
             terms[f"gram {tap}"] = self.settings.gram_weight * error.mean()
         return terms
-
-    def _targets(self, batch: Tensor) -> dict[str, Tensor]:
-        shallow: dict[str, Tensor] = self.normalised(batch, NORMALISED_TAPS)
-        deep = self.compressed(batch, list(COMPRESSED_TAPS.values()))
-        return shallow | {tap: deep[name] for tap, name in COMPRESSED_TAPS.items()}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Layers as they are; heads folded."""
@@ -127,7 +122,7 @@ class ArtVGGRecipe(Recipe):
         batches = [Crops(size=224, smallest=0.6)(self.unseen, 4, rng) for _ in range(12)]
         sums: dict[str, float] = {}
         for batch in batches:
-            targets, found = self._targets(batch), self.student(batch, ART_VGG_TAPS)
+            targets, found = self.teacher(batch, ART_VGG_TAPS), self.student(batch, ART_VGG_TAPS)
             for tap in ART_VGG_TAPS:
                 answer = self.heads[tap](found[tap])
                 pairs = {
@@ -155,3 +150,12 @@ def synthetic(count: int, size: int, rng: torch.Generator) -> Tensor:
     mix = torch.randn(count, 3, 3, generator=rng) * 0.15
     centre = 0.2 + 0.6 * torch.rand(count, 3, 1, 1, generator=rng)
     return (torch.einsum("nij,njhw->nihw", mix, noise) + centre).clamp(0, 1)
+
+
+def grainy(batch: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Some of the images [N, 3, H, W] with white noise of up to a quarter of the range, half of it grey."""
+    count = len(batch)
+    chosen, strength, grey = torch.rand(3, count, 1, 1, 1, generator=rng)
+    noise = torch.randn(batch.shape, generator=rng)
+    noise = torch.where(grey < 0.5, noise[:, :1].expand_as(noise), noise)
+    return torch.where(chosen < share, batch + 0.25 * strength * noise, batch).clamp(0, 1)

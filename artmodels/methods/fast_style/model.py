@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from artmodels.errors import ConfigError
 from artmodels.features.networks import CAFFE, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
-from artmodels.runtime.feedforward import Graph
+from artmodels.runtime.feedforward import Graph, doubled, normalised, rectified
 from artmodels.settings import Settings, odd
 
 __all__ = ["FastStyleConfig", "TransformerNet"]
@@ -59,18 +59,6 @@ class FastStyleConfig(Settings):
             raise ConfigError("early=True goes with layout='resize' only: leave one of the two out")
 
 
-def doubled(x: Tensor, weight: Tensor) -> Tensor:
-    """Repeat pixels, reflect the border and convolve with [O, I, 3, 3], all at the smaller size: [N, O, 2H, 2W].
-
-    Among repeated pixels the nine taps of each of the four outputs of a pixel fall on four inputs: their weights are
-    added first, and the features are never copied at the larger size.
-    """
-    # Which neighbours (-1, 0, 1) the taps of an even and of an odd output fall on.
-    falls = weight.new_tensor([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-    four = torch.einsum("pat,qbs,oits->opqiab", falls, falls, weight).reshape(-1, weight.shape[1], 3, 3)
-    return F.pixel_shuffle(F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), four), 2)
-
-
 class _Layer(nn.Module):
     """Pad, convolve, normalise, rectify. `double`: of pixels that are repeated first."""
 
@@ -103,8 +91,8 @@ class _Layer(nn.Module):
             y = doubled(x, cast("nn.Conv2d", self.conv).weight)
         else:
             y = self.conv(F.pad(x, (self.pad,) * 4, mode="reflect") if self.pad else x)
-        y = self.norm(y)
-        return F.relu(y) if self.relu else y
+        y = normalised(y, self.norm.weight, self.norm.bias)
+        return rectified(y) if self.relu else y
 
 
 class _Residual(nn.Module):

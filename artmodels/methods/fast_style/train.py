@@ -31,7 +31,7 @@ from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
 
-__all__ = ["FastStyleRecipe", "StyleObjective", "FastStyleSettings", "Statistics", "reduced"]
+__all__ = ["Contents", "FastStyleRecipe", "FastStyleSettings", "Statistics", "StyleObjective", "reduced"]
 
 Statistics = Mapping[tuple[int, str], tuple[Tensor, Tensor]]  # by how often the picture is halved, and the tap
 
@@ -41,7 +41,7 @@ STYLE = {
     **{(1, tap): share for tap, share in (("relu2_1", 0.7), ("relu3_1", 1.0), ("relu4_1", 1.0), ("relu5_1", 0.35))},
     **{(0, "relu5_1"): 0.5, (2, "relu3_1"): 0.45, (2, "relu4_1"): 0.45},
 }
-AREA = 16  # px: side of the areas whose lightness is compared
+AREA = 16  # px: side of the areas whose lightness is compared, twice that of those whose colour is
 
 # Where contents come from: folders, the shorter side that is kept, one of how many is held out, and how often.
 CONTENTS = (
@@ -69,6 +69,7 @@ class FastStyleSettings(Settings):
     style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
     tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
+    blotch_weight: Annotated[Weight, "Of large areas that change colour where the content's do not."] = 0.0
 
 
 class StyleObjective:
@@ -106,7 +107,7 @@ class StyleObjective:
     def __call__(
         self, output: Tensor, content: Tensor, styles: Statistics, wanted: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The four terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
+        """The five terms, unweighted, of what contents became, both [N, 3, H, W]: the mean of N images.
 
         Styles are from `style_of`, N or one for all; `wanted` are the contents' features, if they are at hand.
         """
@@ -123,7 +124,8 @@ class StyleObjective:
             for mine, theirs, floor in zip(ours[key], styles[key], self.floors[key], strict=True):
                 distance = _square(mine - theirs) / _square(theirs).clamp_min(floor)
                 terms["style"] = terms["style"] + share * distance.mean() / (2 * sum(self.style.values()))
-        return terms | {"flatness": flatness(output, content), "tones": tones(output, content)}
+        evenness = {"flatness": flatness(output, content), "blotches": blotches(output, content)}
+        return terms | evenness | {"tones": tones(output, content)}
 
     def _measured(self, x: Tensor, also: Iterable[str] = ()) -> tuple[Statistics, Mapping[str, Tensor]]:
         """Statistics of images at every size, and their features at some more taps, at full size."""
@@ -145,12 +147,22 @@ def _square(x: Tensor) -> Tensor:
 
 
 def flatness(output: Tensor, content: Tensor) -> Tensor:
-    """Total variation of the output, counted where the content has none: e^(-24 |∇content|) of it elsewhere."""
-    total = output.new_zeros(())
+    """Total variation of the output, counted where the lightness of the content has none."""
     smooth = F.avg_pool2d(F.pad(content.mean(1, keepdim=True), (2, 2, 2, 2), mode="reflect"), 5, 1)
+    return _variation(output, smooth)
+
+
+def blotches(output: Tensor, content: Tensor) -> Tensor:
+    """Total variation of the output's colour over areas of 8 px, counted where the colour of the content has none."""
+    return _variation(*(F.avg_pool2d(x - x.mean(1, keepdim=True), AREA // 2) for x in (output, content)))
+
+
+def _variation(x: Tensor, guide: Tensor) -> Tensor:
+    """Total variation of x, counted as e^(-24 |∇guide|) of it."""
+    total = x.new_zeros(())
     for axis in (2, 3):
-        edges = smooth.diff(dim=axis).abs()
-        total = total + (output.diff(dim=axis).abs() * torch.exp(-24 * edges)).mean()
+        edges = guide.diff(dim=axis).abs().sum(1, keepdim=True)
+        total = total + (x.diff(dim=axis).abs() * torch.exp(-24 * edges)).mean()
     return total
 
 
@@ -163,6 +175,26 @@ def tones(output: Tensor, content: Tensor) -> Tensor:
     return 1 - (((ours * theirs).mean(1) + 1e-3) / spread).mean()
 
 
+class Contents:
+    """Pictures to repaint, in crops: photographs of things and people, landscapes, and paintings."""
+
+    def __init__(self, data: Path, crops: Crops) -> None:
+        """Read them; `unseen` are photographs that are held out."""
+        self.crops = crops
+        self.files, self.kinds = list[Path](), list[tuple[ImageSet, float]]()
+        for names, side, one_in, share in CONTENTS:
+            files, held_out = folders.split(folders.image_files(data, names), one_in)
+            if "photos" in names:
+                self.unseen = held_out
+            self.files += files
+            self.kinds.append((ImageSet.load(files, side=side), share))
+
+    def __call__(self, count: int, rng: torch.Generator) -> Tensor:
+        """Draw crops of one kind, [count, 3, size, size]."""
+        kind = int(torch.multinomial(torch.tensor([share for _, share in self.kinds]), 1, generator=rng))
+        return self.crops(self.kinds[kind][0], count, rng)
+
+
 class FastStyleRecipe(Recipe):
     """See the module."""
 
@@ -172,14 +204,8 @@ class FastStyleRecipe(Recipe):
         """Read the loss network, the images and the style; draw or read the first weights."""
         self.settings = settings
         extractor = teachers.load(teachers.COMPRESSED, sources.teachers, pooling="avg")
-        self.files, self.contents = list[Path](), list[tuple[ImageSet, float]]()
-        for names, side, one_in, share in CONTENTS:
-            files, held_out = folders.split(folders.image_files(sources.data, names), one_in)
-            if "photos" in names:
-                self.unseen = held_out
-            self.files += files
-            self.contents.append((ImageSet.load(files, side=side), share))
-        self.crops = Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds)
+        self.contents = Contents(sources.data, Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds))
+        self.files, self.unseen = self.contents.files, self.contents.unseen
         style = images.load(sources.data / settings.style).tensor()
         self.style = reduced(style, settings.style_side)
         self.objective = StyleObjective(extractor)
@@ -198,14 +224,13 @@ class FastStyleRecipe(Recipe):
                     value.data.zero_()
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """Content, style, flatness and tones on crops of one kind of content."""
-        kind = int(torch.multinomial(torch.tensor([share for _, share in self.contents]), 1, generator=rng))
-        batch = self.crops(self.contents[kind][0], self.settings.batch, rng)
+        """Content, style, flatness and tones."""
+        batch = self.contents(self.settings.batch, rng)
         terms = self.objective(self.network(batch), batch, self.target)
         return {
             "content": terms["content"],
             "style": self.settings.style_weight * terms["style"],
-            "flatness": self.settings.tv_weight * terms["flatness"],
+            "flatness": self.settings.tv_weight * terms["flatness"] + self.settings.blotch_weight * terms["blotches"],
             "tones": self.settings.tone_weight * terms["tones"],
         }
 

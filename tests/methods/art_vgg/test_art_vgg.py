@@ -14,7 +14,7 @@ from artmodels.data.folders import Crops
 from artmodels.features import teachers
 from artmodels.features.networks import ART_VGG_TAPS
 from artmodels.methods.art_vgg import train
-from artmodels.methods.art_vgg.train import ArtVGGRecipe, ArtVGGSettings, gram, synthetic
+from artmodels.methods.art_vgg.train import ArtVGGRecipe, ArtVGGSettings, grainy, gram, synthetic
 from artmodels.training import Sources, TrainingConfig, fit
 
 # Some of these names are held out by `datasets.split`, and most are not.
@@ -31,8 +31,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (synthetic(1, 40, rng)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
         Image.fromarray(pixels).save(folder / name)
-    for name in (teachers.NORMALISED, teachers.COMPRESSED):
-        random_teacher(root / "teachers", name)
+    random_teacher(root / "teachers", teachers.COMPRESSED)
     return Sources(data=root / "data", teachers=root / "teachers", weights=root)
 
 
@@ -59,7 +58,7 @@ def test_layers_and_heads_are_trained_and_nothing_else(trained) -> None:
     recipe, _, before = trained
     assert {name.split(".")[0] for name in before} == {"layers", "heads"}
     assert not any(torch.equal(value, before[name]) for name, value in recipe.network.named_parameters())
-    assert not any(value.requires_grad for net in (recipe.normalised, recipe.compressed) for value in net.parameters())
+    assert not any(value.requires_grad for value in recipe.teacher.parameters())
 
 
 def test_the_same_seed_gives_the_same_first_step(sources: Sources, trained) -> None:
@@ -148,7 +147,14 @@ def test_a_step_against_the_real_teachers(sources: Sources) -> None:
     recipe = ArtVGGRecipe(ArtVGGSettings(batch=1, crop=32, synthetic=1.0), real, seed=0)
     (step,) = fit(recipe, TrainingConfig(steps=2), until=1)
     assert all(0 < value < float("inf") for value in step.losses.values())
-    assert {tap: value.shape[1] for tap, value in recipe._targets(torch.rand(1, 3, 32, 32)).items()} == {
-        **{"relu1_1": 64, "relu2_1": 128, "relu3_1": 256},
-        **{"relu4_1": 512, "relu4_2": 128, "relu5_1": 512},
-    }
+
+
+def test_grain_is_on_its_share_of_the_images_and_differs() -> None:
+    batch = torch.full((40, 3, 16, 16), 0.5)
+    found = grainy(batch, 0.5, torch.Generator().manual_seed(0))
+    assert 0 <= found.min() and found.max() <= 1
+    spread = found.std((2, 3)).mean(1)
+    assert 10 <= int((spread == 0).sum()) <= 30 and spread.max() > 0.1
+    grey = (found == found[:, :1]).all(3).all(2).all(1) & (spread > 0)
+    assert 2 <= int(grey.sum()) <= 18
+    assert torch.equal(grainy(batch, 0.0, torch.Generator().manual_seed(0)), batch)

@@ -15,7 +15,7 @@ from verbs import picture
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, MissingWeights, WeightsMismatch
 from artmodels.features import teachers
 from artmodels.methods.fast_style import FastStyle, FastStyleConfig
-from artmodels.methods.fast_style.model import TransformerNet, doubled
+from artmodels.methods.fast_style.model import TransformerNet
 from artmodels.methods.fast_style.train import (
     CONTENT,
     CONTENTS,
@@ -23,9 +23,11 @@ from artmodels.methods.fast_style.train import (
     FastStyleRecipe,
     FastStyleSettings,
     StyleObjective,
+    blotches,
     flatness,
     tones,
 )
+from artmodels.runtime.feedforward import doubled, normalised
 from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 
@@ -261,6 +263,15 @@ def test_flatness_counts_grain_in_the_sky_and_not_on_edges() -> None:
     assert float(flatness(grain, edges)) < 0.5 * float(flatness(grain, sky))
 
 
+def test_blotches_are_areas_of_another_colour_in_the_sky_and_neither_strokes_nor_what_the_content_has() -> None:
+    sky = torch.full((1, 3, 64, 64), 0.5)
+    red = sky.clone()
+    red[:, 0, 16:48, 16:48] += 0.3
+    strokes = sky + 0.3 * (torch.arange(64) % 4 < 2)
+    assert float(blotches(sky, sky)) == 0 and float(blotches(strokes, sky)) < 1e-6
+    assert float(blotches(red, red)) < 0.1 * float(blotches(red, sky))
+
+
 def test_tones_ask_for_the_order_of_light_and_dark_and_not_for_the_palette() -> None:
     content = F.interpolate(picture(4, 4), scale_factor=16.0, mode="nearest")
     assert float(tones(content, content)) == pytest.approx(0, abs=1e-6)
@@ -276,3 +287,15 @@ def test_repeated_pixels_convolved_at_the_smaller_size_are_the_same() -> None:
     wide = F.interpolate(x, scale_factor=2.0, mode="nearest")
     expected = F.conv2d(F.pad(wide, (1,) * 4, mode="reflect"), weight)
     torch.testing.assert_close(doubled(x, weight), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4)], ids=["channels", "images and channels"])
+def test_that_normalised_in_place_is_instance_normalisation(shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(3)
+    x = 5 + torch.randn(2, 4, 40, 30, generator=draw)
+    scale, shift = torch.randn(2, *shape, generator=draw)
+    normal = F.instance_norm(x)
+    expected = normal * scale.view(-1, 4, 1, 1) + shift.view(-1, 4, 1, 1)
+    torch.testing.assert_close(normalised(x, scale, shift), expected, rtol=0, atol=3e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(normalised(x, scale, shift), expected, rtol=0, atol=3e-5)
