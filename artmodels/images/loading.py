@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LARGEST",
     "LIMIT",
+    "REDUCED",
     "File",
     "LoadedImage",
     "Picture",
@@ -39,6 +40,7 @@ __all__ = [
     "to_pil",
 ]
 
+REDUCED = "It was reduced from"  # how the note of a picture begins that was reduced to fit
 LIMIT = 40_000_000  # pixels that `load` accepts by default
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "JPEG2000")
@@ -120,7 +122,7 @@ def _reduced(loaded: LoadedImage, max_pixels: int) -> LoadedImage:
         return loaded
     size = max(1, int(width * ratio)), max(1, int(height * ratio))
     note = (
-        f"It was reduced from {width} x {height} to {size[0]} x {size[1]} pixels: the limit here is "
+        f"{REDUCED} {width} x {height} to {size[0]} x {size[1]} pixels: the limit here is "
         f"{max_pixels / 1e6:g} megapixels."
     )
     if loaded.pixels.dtype == np.uint8:

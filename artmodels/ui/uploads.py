@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
-from artmodels import images
 from artmodels.data.folders import SUFFIXES, is_hidden, of_a_system
 from artmodels.errors import DatasetError, ImageError
 from artmodels.images.decoding import ACCEPTED
+from artmodels.images.loading import REDUCED
 from artmodels.images.writing import encode_png
 from artmodels.ui.checks import read
 
@@ -148,9 +148,11 @@ def take_in(
                         else:
                             twins[name] = first
                         continue
-                large = images.pixels_in(target) > images.LIMIT
-                picture = read(str(target)).pil()
-                if large:  # whatever reads the file later reads what was reduced to fit
+                loaded = read(str(target))  # in a process of its own; nothing of the file is parsed here
+                picture = loaded.pil()
+                if any(
+                    note.startswith(REDUCED) for note in loaded.notes
+                ):  # whatever reads the file later reads what was reduced to fit
                     target.write_bytes(encode_png(picture))
                     yield f"{markdown(name)} was reduced to {picture.width} x {picture.height} pixels…"
             except (ImageError, *_FAULTS) as error:

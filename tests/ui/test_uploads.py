@@ -17,7 +17,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from support import ROOT, launched
 
-from artmodels import ui
+from artmodels import images, ui
 from artmodels.errors import DatasetError, ImageError
 from artmodels.ui import uploads
 from artmodels.ui.batches import show_batch
@@ -445,8 +445,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 def test_what_is_too_large_is_reduced_for_all_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "large.png")
-    monkeypatch.setattr(uploads.images, "LIMIT", 1200)
-    monkeypatch.setattr(uploads, "read", lambda path: uploads.images.load(path, max_pixels=1200, shrink=True))
+    monkeypatch.setattr(uploads, "read", lambda path: images.load(path, max_pixels=1200, shrink=True))
     (tmp_path / "taken").mkdir()
     said = list(take_in([str(tmp_path / "large.png")], tmp_path / "taken", {}, most=1))
     assert "large.png was reduced to 40 x 30 pixels…" in said
