@@ -152,7 +152,7 @@ def take_in(
                 picture = loaded.pil()
                 if any(
                     note.startswith(REDUCED) for note in loaded.notes
-                ):  # whatever reads the file later reads what was reduced to fit
+                ):  # for all that read the file later
                     target.write_bytes(encode_png(picture))
                     yield f"{markdown(name)} was reduced to {picture.width} x {picture.height} pixels…"
             except (ImageError, *_FAULTS) as error:
