@@ -13,7 +13,7 @@ import typer
 
 from artmodels.errors import ArtModelsError, ConfigError, DeviceError, ImageError, WeightsError, some, suggest
 
-__all__ = ["Jobs", "plan", "work"]
+__all__ = ["Jobs", "kinds", "plan", "reduced", "work"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan(
     return Jobs(todo, several=True, there=len(targets) - len(todo))
 
 
-def work(load: Callable[[], Callable[..., Any]], jobs: Jobs, options: Mapping[str, Any]) -> None:
+def work(load: Callable[[], Callable[..., Any]], jobs: Jobs, saving: Mapping[str, Any]) -> None:
     """Write each file; of several, one that fails does not keep the others from their turn."""
     from tqdm import tqdm
 
@@ -75,10 +75,10 @@ def work(load: Callable[[], Callable[..., Any]], jobs: Jobs, options: Mapping[st
         call = load() if jobs.todo else None
         for file, sources in jobs.todo.items():
             try:
-                result = call(*sources, **options)  # type: ignore[misc]  # there is one where there are jobs
+                result = call(*sources)  # type: ignore[misc]  # there is one where there are jobs
                 if jobs.several:
                     _make(file.parent)
-                result.save(file)
+                result.save(file, **saving)
             except ArtModelsError as error:
                 # What no picture can do with, such as a wrong setting, is said once.
                 general = isinstance(error, ConfigError | DeviceError | WeightsError) and not made
@@ -117,6 +117,21 @@ def _sum_up(jobs: Jobs, made: int, failed: int, seconds: float) -> None:
 # --- What is read
 
 
+def reduced(value: Any, most: int) -> Any:  # noqa: ANN401 - whatever an option gives
+    """Load a picture of more than `most` pixels, reduced to that, which its notes say; leave anything else as it is."""
+    from artmodels import images
+
+    if isinstance(value, list):
+        return [reduced(item, most) for item in value]
+    if not isinstance(value, Path) or not value.is_file():
+        return value
+    try:
+        large = images.pixels_in(value) > most
+    except ImageError:
+        return value  # the method says what is wrong
+    return images.load(value, max_pixels=most, shrink=True) if large else value
+
+
 def _check_inputs(paths: Iterable[Path]) -> None:
     missing = [path for path in paths if not os.path.exists(path)]
     if not missing:
@@ -139,6 +154,12 @@ def _listed(source: Path, output: Path) -> list[tuple[Path, Path]]:
 
 
 # --- What is written
+
+
+def kinds(formats: Sequence[str]) -> str:
+    """Name the formats of endings."""
+    names = dict.fromkeys({".jpg": "JPEG", ".webp": "WebP"}.get(form, form[1:].upper()) for form in formats)
+    return " or ".join(names)
 
 
 def _targets(output: Path, names: Sequence[Path], suffix: str) -> list[Path]:
@@ -165,8 +186,7 @@ def _check_output(output: Path, inputs: set[tuple[int, int]], formats: Sequence[
     if output.is_dir():
         fault = f"{output} is a folder: name the file to write in it."
     elif output.suffix.lower() not in formats:
-        kinds = " or ".join(form[1:].upper() for form in formats)
-        fault = f"results are {kinds}, and {output.name!r} does not end in {' or '.join(formats)}."
+        fault = f"results are {kinds(formats)}, and {output.name!r} does not end in {' or '.join(formats)}."
     elif not output.parent.is_dir():
         fault = f"there is no folder {output.parent}."
     else:

@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,7 +86,8 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
         given |= {name: knobs.pop(name) for name in options.arguments if name in knobs}
         if options.progress:
             given["progress"] = True
-        jobs.work(lambda: partial(call_of(method), _model(method.id, name, device, knobs)), todo, given)
+        saving = {"quality": given.pop("quality")} if "quality" in given else {}
+        jobs.work(lambda: _caller(method, name, device, knobs, given), todo, saving)
 
     # typer reads both.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -96,13 +97,21 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
     return typer.main.get_command(app)
 
 
-def _model(method: str, name: str | None, device: str | None, settings: Mapping[str, object]) -> Any:  # noqa: ANN401
-    return class_of(method).from_pretrained(name, device=device, **settings)
+def _caller(
+    method: Method, name: str | None, device: str | None, settings: Mapping[str, object], given: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Load the model; what is returned runs it on pictures, which it reduces first if they are too large."""
+    from artmodels import images
+
+    model = class_of(method.id).from_pretrained(name, device=device, **settings)
+    call, most = partial(call_of(method), model), images.LIMIT if "size" in given else model.largest
+    options = {key: jobs.reduced(value, images.LIMIT) for key, value in given.items()}
+    return lambda *sources: call(*(jobs.reduced(source, most) for source in sources), **options)
 
 
 def _common(method: str, options: Options) -> list[inspect.Parameter]:
     """The options that every method has."""
-    kinds = " or ".join(form[1:].upper() for form in options.formats)
+    kinds = jobs.kinds(options.formats)
     where = "; for several pictures, a folder, which is made" if options.pictures else ""
     output = typer.Option("--output", "-o", help=f"The {kinds} file to write{where}.")
     # A report may have the method's name: it is made again at will, and no picture is overwritten by it.
@@ -117,9 +126,11 @@ def _common(method: str, options: Options) -> list[inspect.Parameter]:
     knobs = typer.Option(
         "--set", metavar="KEY=VALUE", parser=_setting, help="Any knob of the README's tables; repeat for more."
     )
+    quality = typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP; 92 by default.")
     return [
         _parameter("output", Path, output, report),
         *([_parameter("overwrite", bool, overwrite, False)] if options.pictures else []),
+        *([_parameter("quality", int | None, quality, None)] if ".jpg" in options.formats else []),
         _parameter("name", str | None, name, None),
         _parameter("device", str | None, device, None),
         _parameter("knobs", list[str] | None, knobs, None),

@@ -47,10 +47,15 @@ class Pretrained(ABC, Generic[C]):
 
     method: ClassVar[str]
     config_class: ClassVar[type[Any]]
-    formats: ClassVar[tuple[str, ...]] = (".png",)
+    formats: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".webp")
     """What `save` of a result writes, by the ending of the file."""
     config: C
     _entry: Entry | None = None
+
+    @property
+    def largest(self) -> int:
+        """Pixels that it takes of a picture whose own size is kept; the command line reduces larger ones to that."""
+        return 40_000_000  # what `artmodels.images.load` accepts
 
     @classmethod
     def from_pretrained(

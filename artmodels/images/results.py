@@ -51,6 +51,7 @@ class ImageResult:
         seconds: Time it took.
         complete: False when a deadline ended it early.
         notes: What a user should know, in plain sentences: how an input was read, what was changed or cut short.
+        origin: Author, rights, date and size in print, which `save` writes: those of the picture that it was made of.
     """
 
     tensor: Tensor = field(repr=False)
@@ -59,6 +60,7 @@ class ImageResult:
     seconds: float
     complete: bool = True
     notes: tuple[str, ...] = ()
+    origin: images.Origin | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -74,10 +76,22 @@ class ImageResult:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What `save` writes into the file: the seed on its own, if there is one, and all settings as JSON."""
+        """What `save` writes into the file: the seed on its own, if there is one, all settings as JSON, and notes."""
         seed = {"seed": str(self.settings["seed"])} if "seed" in self.settings else {}
-        return seed | {"artmodels": json.dumps(self.settings, sort_keys=True)}
+        notes = {"notes": "\n".join(self.notes)} if self.notes else {}
+        return seed | {"artmodels": json.dumps(self.settings, sort_keys=True)} | notes
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG that carries its settings as text; the file appears whole or not at all."""
-        images.save_png(self.image, path, metadata=self.metadata)
+    def save(self, path: str | os.PathLike[str], *, quality: int | None = None) -> None:
+        """Write a file that carries its settings and notes; it appears whole or not at all.
+
+        The settings are text in a PNG, and XMP in a JPEG or WebP; `artmodels.images.read_metadata` reads them.
+
+        Args:
+            path: File to write, in a folder that exists; it ends in `.png`, `.jpg`, `.jpeg` or `.webp`.
+            quality: 1 to 100, of JPEG and WebP; a WebP of 100 is without loss. None is 92.
+
+        Raises:
+            ConfigError: `quality` is out of range, or the path has another ending.
+            ArtModelsError: The file could not be written.
+        """
+        images.save(self.image, path, metadata=self.metadata, origin=self.origin, quality=quality)

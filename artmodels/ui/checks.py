@@ -25,11 +25,13 @@ _processes = DecodingProcesses(2)
 def read(path: str, *, background: tuple[int, int, int] | None = (255, 255, 255)) -> LoadedImage:
     """Load an uploaded picture as `artmodels.images.load` does, in a process that is killed if it takes too long.
 
+    One above the limit of that is reduced to it, and a note says so.
+
     Raises:
         ImageError: It cannot be used; the message does not tell where the server keeps it.
     """
     try:
-        return _processes.load(path, background=background)
+        return _processes.load(path, background=background, shrink=True)
     except ImageError as error:
         raise type(error)(str(error).replace(path, Path(path).name)) from None
 

@@ -111,6 +111,26 @@ def test_texture(invoke, pictures: Path) -> None:
     assert (pictures / "wall.png").read_bytes() == (pictures / "again.png").read_bytes()
 
 
+def test_notes_are_shown_and_kept_and_the_ending_says_the_format(invoke, pictures: Path) -> None:
+    two = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")]
+    two[0].save(pictures / "pages.tif", save_all=True, append_images=two[1:], dpi=(300, 300))
+    note = "The file holds several images; only number 1 was used."
+    for name, options in (("m.png", ()), ("m.webp", ()), ("m.jpg", ("--quality", 60))):
+        done = invoke("run", "super_resolution", "pages.tif", "-o", name, *options)
+        assert (done.code, done.out, done.err) == (0, f"{name}: 96x64\n", f"artmodels: {note}")
+        assert images.read_metadata(pictures / name)["notes"] == note
+        assert images.load(pictures / name).origin.dpi(96, 64) == pytest.approx((600, 600), rel=1e-3)
+    assert invoke("run", "super_resolution", "pages.tif", "-o", "m.png", "--quality", 60).code == 1
+
+
+def test_pictures_beyond_what_a_method_takes_are_reduced(invoke, pictures: Path, monkeypatch) -> None:
+    monkeypatch.setattr(artmodels.FastStyle, "limit", 40 * 30)
+    done = invoke("run", "fast_style", "photo.jpg", "--style", "scream", "-o", "out.png")
+    assert done.code == 0, done.err
+    assert "It was reduced from 128 x 96 to 40 x 30 pixels: the limit here is 0.0012 megapixels." in done.err
+    assert done.out == "out.png: 40x30\n"
+
+
 def test_a_texture_made_from_nothing(invoke, pictures: Path) -> None:
     arguments = ("run", "texture_network", "--name", "texture-network-gravel", "--size", "96x64", "--seed", 1)
     done = invoke(*arguments, "-o", "gravel.png")
@@ -302,7 +322,7 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
         ),
         (["texture_synthesis", "-o", "out.png"], "Missing argument 'exemplar'"),
         (["texture_network", "brick.png", "-o", "out.png"], "Got unexpected extra argument"),
-        (["texture_network", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["texture_network", "-o", "out.gif"], "'out.gif' does not end in .png"),
         (["arbitrary_style", "photo.jpg", "-o", "out.png"], "Missing option '--style'"),
         (["arbitrary_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
         (["texture_network", "-o", "."], ". is a folder"),
@@ -310,7 +330,7 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
         (["fast_style", ".", "-o", "."], ". holds the images"),
         (["fast_style", ".", "-o", "out.png"], "for a folder of images, out.png must be a folder"),
         (["fast_style", ".", "-o", "style.jpg"], "for a folder of images, style.jpg must be a folder"),
-        (["texture_synthesis", "brick.png", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["texture_synthesis", "brick.png", "-o", "out.gif"], "'out.gif' does not end in .png"),
         (["texture_synthesis", "brick.png", "-o", "no/out.png"], "there is no folder no"),
         (["texture_synthesis", "brick.png", "-o", "../{here}/brick.png"], "is an input"),
         (["neural_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
@@ -471,7 +491,7 @@ def test_a_picture_is_brought_onto_another(invoke, pictures: Path) -> None:
     for arguments, says in (
         (("run", "ransac_flow", "part.png", "-o", "out.png"), "Missing option '--onto'"),
         (("run", "fast_style", "part.png", "--onto", "whole.png", "-o", "out.png"), "No such option: --onto"),
-        (("run", "ransac_flow", "part.png", "--onto", "whole.png", "-o", "out.jpg"), "PNG or NPZ or GIF or MP4"),
+        (("run", "ransac_flow", "part.png", "--onto", "whole.png", "-o", "out.tif"), "PNG or JPEG or WebP or NPZ or"),
     ):
         done = invoke(*arguments)
         assert done.code == 2 and says in " ".join(done.err.replace("│", " ").split()), done.err
