@@ -138,7 +138,7 @@ def _reduced(loaded: LoadedImage, max_pixels: int) -> LoadedImage:
 def _resized(plane: Array, size: tuple[int, int]) -> Array:
     """Reduce [H, W] of 8 or 16 bits, or [H, W, 3] of 8, by averages over the area."""
     image = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
-    small = np.asarray(image.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0))
+    small = np.array(image.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0))
     return small if plane.dtype == np.uint8 else np.rint(small.clip(0, 65535)).astype(np.uint16)
 
 
