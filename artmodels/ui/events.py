@@ -68,24 +68,23 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
 
     def page(*values: Any) -> Generator[Update, None, None]:
         made: Any = describe_inputs(inputs, values)
-        first, folder = True, None
+        lines: Any = ""
         with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
             for *shown, text in updates:
-                yield *shown, made if first else gr.skip(), "" if first else gr.skip(), text
-                first = False
                 settings = shown[1]
-                if isinstance(settings, list | Mapping) and "__type__" not in settings:  # the last one
+                if isinstance(settings, list | Mapping) and "__type__" not in settings:  # the result is there
                     folder = folder_of(shown)
                     lines = again(settings, inputs, values, folder)
                     if folder is not None:
-                        keep(name, folder, [*shown, made, lines, text])
-                    yield *(gr.skip() for _ in shown), gr.skip(), lines, gr.skip()
+                        keep(name, folder, [*shown, describe_inputs(inputs, values), lines, text])
+                yield *shown, made, lines, text
+                made = lines = gr.skip()
 
     def bring(token: object) -> Any:
         """Show a result that was made in the last hour."""
         shown = kept(token, name)
         if shown:
-            return [gr.skip() if value is None else value for value in shown]
+            return [gr.skip() if value is None else _as_shown(value) for value in shown]
         return [*[gr.skip()] * (len(outputs) - 1), gr.skip() if shown is None else GONE]
 
     checked = validator(function, checks)
@@ -99,6 +98,12 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
     asked = gr.Textbox("", visible=False)
     on_load(bring, [asked], outputs, js="() => [new URLSearchParams(location.search).get('result') || '']")
     endpoint(function, inputs, panel.outputs[: panel.public], checks, panel.lane)
+
+
+def _as_shown(value: Any) -> Any:
+    """Make a pair of files, which JSON has made a list, what a slider takes."""
+    pair = isinstance(value, list) and len(value) == 2 and all(isinstance(path, str) for path in value)
+    return tuple(value) if pair else value
 
 
 def check_at_once(function: Handler, inputs: Controls, checks: Mapping[str, Check]) -> None:

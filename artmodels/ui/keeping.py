@@ -220,7 +220,7 @@ def _options(settings: Mapping[str, Any], call: inspect.Signature, model: str) -
         own = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
         normal |= own
     found = {name: settings[name] for name, default in normal.items() if name in settings and settings[name] != default}
-    found = {name: value for name, value in found.items() if json.loads(json.dumps(normal[name])) != value}
+    found = {name: value for name, value in found.items() if json.loads(json.dumps(normal[name], default=str)) != value}
     if len(found.get("style_weights") or ()) < 2:
         found.pop("style_weights", None)
     found.pop("masks", None)
