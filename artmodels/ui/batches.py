@@ -14,7 +14,16 @@ from PIL import Image
 from artmodels import images
 from artmodels.errors import ArtModelsError, ImageError, WeightsError
 from artmodels.images.results import ImageResult
-from artmodels.ui.controls import Panel, Update, download_button, offered, run_and_stop, run_folder, status_lines
+from artmodels.ui.controls import (
+    Panel,
+    Update,
+    download_button,
+    offered,
+    repeating,
+    run_and_stop,
+    run_folder,
+    status_lines,
+)
 from artmodels.ui.server.components import Files
 from artmodels.ui.uploads import Names, bullets, markdown
 
@@ -26,9 +35,9 @@ PREVIEW = 320  # px: longest side of a batch's previews
 _log = logging.getLogger(__name__)
 
 
-def upload_files(label: str) -> Any:
+def upload_files(label: str, height: int = 220) -> Any:
     """Add a control for several files, which reach us as they are, readable or not."""
-    return Files(label=label, file_count="multiple", height=260, elem_classes="batch")
+    return Files(label=label, file_count="multiple", height=height, elem_classes="batch")
 
 
 def batch_results() -> Panel:
@@ -43,7 +52,7 @@ def batch_results() -> Panel:
     with gr.Accordion("Report on each file", open=False):
         report = gr.JSON(label="Report: settings or error of each file", buttons=["copy"])
     outputs = (download, report, previews, status)
-    return Panel(run=run, stop=stop, outputs=outputs, public=2, made=made, lane="collections")
+    return Panel(run=run, stop=stop, outputs=outputs, public=2, made=made, again=repeating(), lane="collections")
 
 
 def show_batch(run: Callable[[str], ImageResult], paths: Sequence[str], *, name: str) -> Generator[Update, None, None]:

@@ -27,15 +27,19 @@ __all__ = [
     "SEEDS",
     "Panel",
     "Update",
+    "acting_column",
     "blocks",
     "download_button",
     "example_file",
     "examples",
+    "given_column",
     "model_choice",
     "models",
     "number",
     "offered",
+    "one_or_several",
     "quality",
+    "repeating",
     "results",
     "run_and_stop",
     "run_folder",
@@ -79,6 +83,25 @@ def blocks(title: str) -> Any:
     return Page(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
 
 
+def given_column() -> Any:
+    """Open the column of what a visitor gives: the photograph first."""
+    return gr.Column(scale=2, min_width=320)
+
+
+def acting_column() -> Any:
+    """Open the column of Run and what comes out of it, which stays in sight while the other one scrolls."""
+    return gr.Column(scale=3, min_width=320, elem_classes="acting")
+
+
+def one_or_several(tabs: tuple[Any, Any], panels: tuple[Any, Any]) -> None:
+    """Show, of two columns, the one that belongs to the tab that is open."""
+    for index, tab in enumerate(tabs):
+        shown = [gr.update(visible=place == index) for place in range(2)]
+        tab.select(
+            lambda shown=shown: shown, None, [*panels], api_visibility="private", queue=False, show_progress="hidden"
+        )
+
+
 def upload(label: str, **options: Any) -> Any:
     """Add a control for a picture, whose file reaches us as it is: 16 bits, alpha and profile included.
 
@@ -86,7 +109,7 @@ def upload(label: str, **options: Any) -> Any:
     """
     camera = os.environ.get("ARTMODELS_WEBCAM") == "1"
     return Picture(
-        **{"label": label, "type": "filepath", "image_mode": None, "format": "png", "height": 260} | options,
+        **{"label": label, "type": "filepath", "image_mode": None, "format": "png", "height": 220} | options,
         sources=["upload", "clipboard", "webcam"] if camera else ["upload", "clipboard"],
         buttons=["fullscreen"],
     )
@@ -125,12 +148,13 @@ class Panel:
     outputs: tuple[Any, ...]  # in the order of an `Update`: those that a program gets too come first, the status last
     public: int  # how many a program gets
     made: Any  # says from what the result was made: pictures, model, and settings that are not the page's own
+    again: Any  # how to make it again elsewhere, and its address
     lane: Lane  # runs of one lane wait for each other
 
 
 def run_and_stop(label: str, widths: tuple[int, int] = (120, 120), *, steps: bool = True) -> tuple[Any, Any]:
     """Add the button that starts work and, where it takes steps, the one that stops it; least widths in pixels."""
-    with gr.Row():
+    with gr.Row(elem_classes="actions"):
         run = gr.Button(label, variant="primary", min_width=widths[0])
         return run, gr.Button("Stop", min_width=widths[1]) if steps else None
 
@@ -143,6 +167,11 @@ def status_line(text: str = "Nothing has run yet.") -> Any:
 def status_lines() -> tuple[Any, Any]:
     """Add the line that says what is going on, and the one that says from what the result is made."""
     return status_line(), gr.HTML("", elem_classes="made", padding=False)
+
+
+def repeating() -> Any:
+    """Add the lines that say how to make a result again in Python and on the command line, and its address."""
+    return gr.Markdown("", elem_classes="again")
 
 
 def download_button(label: str, **options: Any) -> Any:
@@ -170,7 +199,7 @@ def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | N
     status, made = status_lines()
     with gr.Tabs(elem_classes="results"):
         with gr.Tab("Result"):
-            image = gr.Image(label="Result", height=480, **looks)
+            image = Picture(label="Result", height=480, **looks)  # whose file Stop finds again
         with gr.Tab(title):
             other.render()
         curve = []
@@ -183,7 +212,7 @@ def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | N
     download = download_button("Download PNG")
     outputs = (image, settings, download, other, *curve, status)
     lane: Lane = "compute" if steps else "passes"
-    return Panel(run=run, stop=stop, outputs=outputs, public=3, made=made, lane=lane)
+    return Panel(run=run, stop=stop, outputs=outputs, public=3, made=made, again=repeating(), lane=lane)
 
 
 # --- files

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import wraps
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,36 @@ import gradio as gr
 
 from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.ui.checks import Check, validator
-from artmodels.ui.controls import Panel, Update
+from artmodels.ui.controls import Panel, Update, offered
+from artmodels.ui.keeping import GONE, again, folder_of, keep, kept, on_load, remember
+from artmodels.ui.running import stopped_picture
 from artmodels.ui.server.lanes import LANES, Lane
 from artmodels.ui.uploads import markdown
 
-__all__ = ["answered", "connect", "describe_inputs", "endpoint", "explain_errors", "on", "stop_button", "working"]
+__all__ = [
+    "answered",
+    "check_at_once",
+    "connect",
+    "describe_inputs",
+    "endpoint",
+    "explain_errors",
+    "on",
+    "stop_button",
+    "working",
+]
 
 # A click on Run while it works counts, and this answers in the browser at once. Other clicks are answered by the style
 # of a line that waits.
-NEXT = "(was) => /^(Step|Training|Next)|…$/m.test(was) ? 'Next: what is set now.' : was"
+# On a telephone the status, below the button that floats, comes into sight.
+NEXT = """(was) => {
+  const bar = [...document.querySelectorAll('.actions')].find((one) => one.getClientRects().length);
+  const line = bar && bar.nextElementSibling, top = line ? line.getBoundingClientRect().top : 0;
+  if (line && (top < 0 || top > innerHeight - 160)) {
+    line.style.scrollMarginTop = '1rem';
+    line.scrollIntoView({ behavior: 'smooth', block: 'start' });
+  }
+  return /^(Step|Training|Next)|…$/m.test(was) ? 'Next: what is set now.' : was;
+}"""
 NAMED = 80  # characters of a name that are shown
 
 Controls = Sequence[Any]
@@ -40,21 +62,70 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
 
     People see everything stream; a program gets the panel's public outputs.
     """
+    name = function.__name__
+    *others, status = panel.outputs
+    outputs = [*others, panel.made, panel.again, status]
 
     def page(*values: Any) -> Generator[Update, None, None]:
         made: Any = describe_inputs(inputs, values)
+        lines: Any = ""
         with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
-            for *shown, status in updates:
-                yield *shown, made, status
-                made = gr.skip()
+            for *shown, text in updates:
+                settings = shown[1]
+                if isinstance(settings, list | Mapping) and "__type__" not in settings:  # the result is there
+                    folder = folder_of(shown)
+                    lines = again(settings, inputs, values, folder)
+                    if folder is not None:
+                        keep(name, folder, [*shown, describe_inputs(inputs, values), lines, text])
+                yield *shown, made, lines, text
+                made = lines = gr.skip()
 
-    *others, status = panel.outputs
-    outputs = [*others, panel.made, status]
-    running = working(panel.run, page, inputs, outputs, panel.lane, validator=validator(function, checks))
+    def bring(token: object) -> Any:
+        """Show a result that was made in the last hour."""
+        shown = kept(token, name)
+        if shown:
+            return [gr.skip() if value is None else _as_shown(value) for value in shown]
+        return [*[gr.skip()] * (len(outputs) - 1), gr.skip() if shown is None else GONE]
+
+    checked = validator(function, checks)
+    running = working(panel.run, page, inputs, outputs, panel.lane, validator=checked)
     if panel.stop is not None:
         text = "Stopped. What is shown is as far as it came; run again for a full result."
-        stop_button(panel.stop, [running], status, text)
+        so_far = (panel.outputs[0], panel.outputs[2]) if isinstance(panel.outputs[0], gr.Image) else None
+        stop_button(panel.stop, [running], status, text, so_far)
+    check_at_once(function, inputs, checks)
+    remember(name, inputs)
+    asked = gr.Textbox("", visible=False)
+    on_load(bring, [asked], outputs, js="() => [new URLSearchParams(location.search).get('result') || '']")
     endpoint(function, inputs, panel.outputs[: panel.public], checks, panel.lane)
+
+
+def _as_shown(value: Any) -> Any:
+    """Make a pair of files, which JSON has made a list, what a slider takes."""
+    pair = isinstance(value, list) and len(value) == 2 and all(isinstance(path, str) for path in value)
+    return tuple(value) if pair else value
+
+
+def check_at_once(function: Handler, inputs: Controls, checks: Mapping[str, Check]) -> None:
+    """Say what is wrong with an input beside it when it changes, not only at Run; it goes with its cause.
+
+    What is not there yet is not wrong yet.
+    """
+    names = list(signature(function).parameters)
+    lenient = {
+        name: lambda value, given, check=check: "" if value in (None, []) else check(value, given)
+        for name, check in checks.items()
+    }
+    changed = [
+        control.change
+        for name, control in zip(names, inputs, strict=True)
+        if name in checks and not isinstance(control, gr.Slider)
+    ]
+    if changed:
+        gr.on(
+            changed, lambda *_: None, [*inputs], None, validator=validator(function, lenient),
+            api_visibility="private", show_progress="hidden", trigger_mode="always_last", concurrency_limit=None,
+        )  # fmt: skip
 
 
 def describe_inputs(controls: Controls, values: Sequence[Any]) -> str:
@@ -98,9 +169,21 @@ def working(button: Any, handler: Handler, inputs: Controls, outputs: Controls, 
     return on(button.click, handler, inputs, outputs, lane=lane, trigger_mode="always_last", **more)
 
 
-def stop_button(button: Any, running: Controls, status: Any, text: str) -> None:
-    """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`."""
-    button.click(lambda: text, outputs=status, cancels=list(running), api_visibility="private", queue=False)
+def stop_button(button: Any, running: Controls, status: Any, text: str, so_far: Controls | None = None) -> None:
+    """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`.
+
+    So far there may be a picture, of `show_steps`, and a button that then offers its file.
+    """
+    options: dict[str, Any] = {"cancels": list(running), "api_visibility": "private", "queue": False}
+    stopped = button.click(lambda: text, outputs=status, **options)
+    if so_far is not None:
+        picture, download = so_far
+
+        def offer(shown: str | None) -> Any:
+            file = stopped_picture(shown)
+            return gr.skip() if file is None else offered(file)
+
+        stopped.then(offer, picture, download, api_visibility="private", queue=False, show_progress="hidden")
 
 
 def endpoint(function: Handler, inputs: Controls, outputs: Controls, checks: Mapping[str, Check], lane: Lane) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.route_utils import CustomCORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,9 +22,10 @@ from artmodels.ui.server.guard import Guard, allowed_hosts
 from artmodels.ui.server.prepared import PreparedAnswers
 from artmodels.ui.server.sessions import Sessions
 
-__all__ = ["CSS", "health", "launch_options", "theme"]
+__all__ = ["CSS", "SCRIPT", "health", "launch_options", "theme"]
 
 CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 _PAPER = gr.themes.Color(
     *("#fdfcfa", "#f7f4ee", "#ebe6dc", "#d9d2c5", "#b4ab9b", "#847b6d", "#665e52", "#4b453c", "#2f2b26"),
     *("#211e1a", "#171512"),
@@ -96,11 +97,12 @@ def launch_options(**changes: Any) -> dict[str, Any]:
         "mcp_server": False,
         "pwa": False,
         "app_kwargs": {
-            "routes": [Route("/health", health), pictures.ROUTE],
+            "routes": [Route("/health", health), Route("/look.js", script), pictures.ROUTE],
             "lifespan": _served(allowed_hosts(server_name)),
         },
         "theme": theme(),
         "css": CSS,
+        "head": '<script src="look.js"></script>',
     } | changes
 
 
@@ -128,6 +130,11 @@ def _watching(inner: ASGIApp, sessions: Sessions) -> ASGIApp:
             await inner(scope, receive, send)
 
     return watch
+
+
+def script(_: Request) -> Response:
+    """Give the script of the pages: a file, since the policy of our pages allows no script that gradio writes later."""
+    return Response(SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
 
 def health(_: Request) -> JSONResponse:

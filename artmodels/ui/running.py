@@ -4,6 +4,8 @@ Each gives updates, the status last; `artmodels.ui.events` brings them to the pa
 """
 
 import contextlib
+import json
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -22,12 +24,13 @@ from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import read
 from artmodels.ui.controls import Update, offered, run_folder
 
-__all__ = ["LONGEST", "at_size", "calm", "show_pass", "show_steps"]
+__all__ = ["LONGEST", "at_size", "calm", "show_pass", "show_steps", "stopped_picture"]
 
 LONGEST = 3072 if pick_device().type == "cuda" else 2048  # px: side of what is run in one piece
 PREVIEW_SIDE = 512  # px
 PREVIEW_PAUSE = 0.7  # seconds
 POINTS = 200  # of the loss curve
+STOPPED = "stopped.png"  # the picture so far
 
 S = TypeVar("S")
 
@@ -47,13 +50,15 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
     losses: list[float] = []
     next_preview = 0.0
     folder = run_folder()
+    latest: Step | None = None
     yield None, None, offered(None), None, None, "Preparing…"
-    with contextlib.closing(start()) as steps:  # type: ignore[type-var]
+    with _kept_when_stopped(lambda: latest, folder), contextlib.closing(start()) as steps:  # type: ignore[type-var]
         for item in steps:
             if not isinstance(item, Step):
                 *shown, status = _finish(item, folder / f"{name}.png", before, steps=len(losses))
                 yield *shown, _curve(losses), status
                 return
+            latest = item
             losses.append(item.loss)
             began = time.monotonic()
             if began < next_preview:
@@ -63,6 +68,29 @@ def show_steps(start: Callable[[], Iterator[Any]], *, name: str, before: str) ->
             # Previews take a twentieth of the time at most, whatever they cost.
             next_preview = began + max(PREVIEW_PAUSE, 20 * (time.monotonic() - began))
             yield update
+
+
+@contextlib.contextmanager
+def _kept_when_stopped(latest: Callable[[], Step | None], folder: Path) -> Iterator[None]:
+    """Write the newest step at its full size where the work inside is closed before its end."""
+    try:
+        yield
+    except GeneratorExit:
+        step = latest()
+        if step is not None:
+            about = json.dumps({"stopped_at_step": step.index, "of": step.total})
+            images.save_png(step.image.detach().cpu(), folder / STOPPED, metadata={"artmodels": about})
+        raise
+
+
+def stopped_picture(preview: str | None, patience: float = 30.0) -> Path | None:
+    """Find the file that a stopped run leaves beside its previews, which may take a step to come."""
+    if preview is None or not re.fullmatch(r"step-\d+\.jpg", Path(preview).name):
+        return None
+    file, until = Path(preview).with_name(STOPPED), time.monotonic() + patience
+    while not file.is_file() and time.monotonic() < until:
+        time.sleep(0.05)
+    return file if file.is_file() else None
 
 
 def show_pass(run: Callable[[], ImageResult], *, name: str, second: Second) -> Generator[Update, None, None]:

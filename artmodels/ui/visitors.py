@@ -1,9 +1,10 @@
 """What a visitor works on: pictures that came in, with small versions, in a folder that is deleted after an hour."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from PIL import Image
 
@@ -12,7 +13,7 @@ from artmodels.images.decoding import ACCEPTED, LoadedImage
 from artmodels.ui.checks import read
 from artmodels.ui.uploads import bullets, markdown, take_in
 
-__all__ = ["VisitorPictures", "present"]
+__all__ = ["VisitorPictures", "Works", "present"]
 
 THUMBNAIL = 480  # px: longest side of what the page shows
 
@@ -114,6 +115,30 @@ class VisitorPictures:
         """List, as Markdown, the files that are not among the pictures, and why; "" where all are."""
         twins = [(name, f"it has the same bytes as {first}") for name, first in self.twins.items()]
         return markdown(bullets([*self.skipped.items(), *twins], " is left out"))
+
+
+class Works:
+    """What visitors work on, by the name of the run's folder: a page that is opened again finds it, for its hour.
+
+    That name is known to nobody but the visitor's browser.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        """Keep none yet, and `most` at most: the oldest go first, and those whose files are deleted."""
+        self.most = most
+        self._works = OrderedDict[str, Any]()
+
+    def add(self, name: str, work: _Kept) -> None:
+        """Keep what one works on."""
+        self._works[name] = work
+        for other, one in list(self._works.items()):
+            if not one.exists() or len(self._works) > self.most:
+                self._works.pop(other, None)
+
+    def get(self, name: object) -> Any:
+        """Find it; None where there is none, or its files are deleted."""
+        work = self._works.get(name) if isinstance(name, str) else None
+        return work if work is not None and work.exists() else None
 
 
 def present(

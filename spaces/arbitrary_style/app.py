@@ -129,8 +129,14 @@ with ui.blocks("Arbitrary style") as demo:
         "strong they are and how broad their strokes."
     )
     with gr.Row():
-        with gr.Column(scale=2, min_width=320) as left:
-            style = ui.upload("Style", height=220)
+        with ui.given_column():
+            with gr.Tabs():
+                with gr.Tab("One picture") as one:
+                    photo = ui.upload("Photograph")
+                with gr.Tab("Several pictures") as several:
+                    photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
+            style = ui.upload("Style")
+            ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [photo, style])
             strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="0: nearly the photograph itself.")
             colour = gr.Dropdown(list(COLOURS.items()), value="none", label="Colours")
             style_size = ui.number("Stroke size", 256, "32 to 1024: larger gives broader strokes.")
@@ -141,15 +147,13 @@ with ui.blocks("Arbitrary style") as demo:
                     picked = [ui.upload(f"Style {i}", height=170)] if i > 1 else []
                     slots += [*picked, gr.Slider(0.1, 5, 1, step=0.1, label=f"Weight of style {i}")]
             controls = [style, strength, colour, style_size, size, *slots]
-        with gr.Column(scale=3, min_width=320), gr.Tabs():
-            with gr.Tab("One picture"):
-                photo = ui.upload("Photograph", height=220)
-                ui.connect(arbitrary_style_run, [photo, *controls], ui.results("Photograph", steps=False), CHECKS)
-            with gr.Tab("Several pictures"):
-                photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
+        with ui.acting_column():
+            with gr.Column() as first:
+                panel = ui.results("Photograph", steps=False)
+                ui.connect(arbitrary_style_run, [photo, *controls], panel, CHECKS)
+            with gr.Column(visible=False) as second:
                 ui.connect(arbitrary_style_batch, [photos, *controls], ui.batch_results(), CHECKS)
-    with left:
-        ui.examples([[*map(ui.example_file, pair)] for pair in PAIRS], [photo, style])
+    ui.one_or_several((one, several), (first, second))
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**ui.launch_options())

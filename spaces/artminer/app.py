@@ -19,9 +19,10 @@ from artmodels.errors import ConfigError, DatasetError
 from artmodels.hub import catalogue
 from artmodels.progress import Progress
 from artmodels.ui.events import endpoint
+from artmodels.ui.keeping import keep_in_browser, kept_values
 from artmodels.ui.running import calm
 from artmodels.ui.uploads import markdown, reported
-from artmodels.ui.visitors import VisitorPictures, present
+from artmodels.ui.visitors import VisitorPictures, Works, present
 from artmodels.ui.widgets.canvas import box_canvas, corners, opened
 from artmodels.ui.widgets.component import html
 from artmodels.ui.widgets.evidence import JUDGING_STYLE, SCROLL, comparison, judging, rows_of_groups
@@ -44,22 +45,22 @@ STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say
 MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
 RAISED = MEASURED + " A box that is like much else raises it."
 HITS, VERIFIED = 200, 20
+HITS_AT = 7  # among the outputs of a new collection: after the state, the pictures, the canvas and the box
 ALL_PAIRS, SHORTLIST = 40, 12  # pictures up to which all pairs are compared; candidates a picture beyond
 SHOWN, TILE = 24, 260  # places, and pairs, on the page (an export has all); px of one
 MARKS = {"": "", "same": "✓ ", "similar": "≈ ", "no": "✗ "}
 VERDICTS = {"same": "✓ Same", "similar": "≈ Similar", "no": "✗ No"}
 INTRODUCTION = (
     "# Find a detail elsewhere\n"
-    "1. Upload pictures, or take the example collection.\n"
-    "2. Click a picture to open it, and **draw a box** around a detail: every other picture is searched for it, at any "
-    "size and mirrored.\n"
-    "3. Or let the page find **whatever repeats**, without asking for anything.\n"
-    "4. Look at the evidence, say what you think of it, and take everything home."
+    "Upload pictures, or take the example collection; click one to open it, and **draw a box** around a detail: every "
+    "other picture is searched for it, at any size and mirrored. Or let the page find **whatever repeats**. Then look "
+    "at the evidence, say what you think of it, and take everything home."
 )
 # gradio keeps its columns on a telephone.
 STYLE = f"""
 {JUDGING_STYLE}
 .collection .grid-wrap, .found .grid-wrap, .pairs .grid-wrap {{ padding-top: 2.4rem !important; }}
+.collection .empty {{ min-height: 180px !important; }}
 .collection .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }}
 .pairs .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }}
 """
@@ -71,6 +72,11 @@ SHARED = Path(_shared.name) / "features"
 _describing = threading.Lock()
 
 Updates = Generator[ui.Update, None, None]
+
+
+WORKS = Works()
+# For the browser, which keeps only whose picture is open.
+OPEN = "(value) => JSON.stringify({ at: Date.now() / 1000, values: [(value && value.of) || ''] })"
 
 
 @dataclass(eq=False)
@@ -100,7 +106,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
     state = gr.State(None, time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
+            files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures", height=140)
             sample = gr.Button("Take the example collection")
         with gr.Column(scale=2, min_width=320):
             pictures = gallery("Click a picture to open it", "collection", columns=6, height=300)
@@ -110,14 +116,14 @@ with ui.blocks("Find a detail elsewhere") as demo:
             with gr.Row():
                 with gr.Column(scale=1, min_width=320):
                     canvas, box = box_canvas()
+                with gr.Column(scale=1, min_width=320, elem_classes="acting"):
                     run, stop = ui.run_and_stop("Find it elsewhere", (180, 90))
                     search_status = ui.status_line("")
-                with gr.Column(scale=1, min_width=320):
+                    label = "Found, best first: click one to see why"
+                    hits = gallery(label, "found", columns=3, height=360, object_fit="contain")
                     label = "Show places with a score of at least"
                     threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=RAISED)
                     below = gr.Checkbox(False, label="Show places below the threshold, too")
-                    label = "Found, best first: click one to see why"
-                    hits = gallery(label, "found", columns=3, height=560, object_fit="contain")
             why, verdicts, verdict_status = judging(VERDICTS)
         with gr.Tab("Repeats"):
             run_all, stop_all = ui.run_and_stop("Find whatever repeats", (180, 90))
@@ -185,7 +191,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         """Open a picture: canvas, numbers, status."""
         work = present(work)
         work.open = work.files[event.index]
-        picture = opened(work.opened(work.open).pil())
+        picture = opened(work.opened(work.open).pil()) | {"of": work.folder.parent.name}
         yield picture, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
 
     collecting = [
@@ -193,6 +199,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         ui.on(sample.click, example, [], everything, lane="collections"),
     ]
     ui.on(pictures.select, choose, [state], [canvas, *box, status])
+    keep_in_browser("artminer", [canvas], lambda text: bring_collection(text), [], everything, OPEN)
 
     # --- a detail is looked for, looked at, and judged
 
@@ -426,10 +433,26 @@ def collected(paths: Sequence[str] | None, *, store: Path | None = None) -> Iter
     return Investigation(ui.run_folder() / "collection", store=store).collect(paths, most=FILES)
 
 
+def bring_collection(text: object) -> ui.Update:
+    """Show the collection that the browser remembers again, and what was found in it: see `everything`."""
+    for name in kept_values(text):
+        work = WORKS.get(name)
+        if work is None:
+            continue
+        shown = list(new_collection(work, f"Your {len(work.files)} pictures are here again."))
+        if work.findings.searched is not None:
+            shown[HITS_AT], shown[HITS_AT + 2] = places(work, THRESHOLD)
+        if work.findings.pairs is not None:
+            shown[HITS_AT + 4], shown[HITS_AT + 3], _ = repeats(work, PAIR_THRESHOLD)
+        return tuple(shown)
+    return (gr.skip(),) * len(everything)
+
+
 def new_collection(work: Investigation, text: str, box: list[int] | None = None) -> ui.Update:
     """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
+    WORKS.add(work.folder.parent.name, work)
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
-    canvas = opened(work.opened(work.open).pil(), box)
+    canvas = opened(work.opened(work.open).pil(), box) | {"of": work.folder.parent.name}
     empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
     usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
     return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, False, text

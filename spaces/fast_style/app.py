@@ -66,25 +66,27 @@ with ui.blocks("Fast style") as demo:
         "Repaint a photograph in the manner of a painting, in one pass of a network that has learnt it. The wall "
         "shows what each makes of the same photograph."
     )
-    style = wall("Painting", tiles("fast_style", caption, example("chelsea")))
     with gr.Row():
-        strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info="1: all style. 0: the picture itself.")
-        info = f"64 to {ui.LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes."
-        size = ui.number("Longest side", 0, info)
-    with gr.Tabs():
-        with gr.Tab("One picture"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photo = ui.upload("Photograph")
-                names = ("astronaut", "coffee", "rocket", "chelsea")
-                ui.examples([[ui.example_file(name)] for name in names], [photo])
-            with gr.Column(scale=3, min_width=320):
+        with ui.given_column():
+            with gr.Tabs():
+                with gr.Tab("One picture") as one:
+                    photo = ui.upload("Photograph")
+                    names = ("astronaut", "coffee", "rocket", "chelsea")
+                    ui.examples([[ui.example_file(name)] for name in names], [photo])
+                with gr.Tab("Several pictures") as several:
+                    photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
+            style = wall("Painting", tiles("fast_style", caption, example("chelsea")))
+            info = "1: all style. 0: the picture itself."
+            strength = gr.Slider(0, 1, 1, step=0.05, label="Style strength", info=info)
+            info = f"64 to {ui.LONGEST} pixels, or 0: the picture's own. Smaller pictures get broader strokes."
+            size = ui.number("Longest side", 0, info)
+        with ui.acting_column():
+            with gr.Column() as first:
                 panel = ui.results("Photograph", steps=False)
                 ui.connect(fast_style_run, [photo, style, strength, size], panel, CHECKS)
-        with gr.Tab("Several pictures"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photos = ui.upload_files(f"Photographs, up to {ui.FILES}")
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(visible=False) as second:
                 ui.connect(fast_style_batch, [photos, style, strength, size], ui.batch_results(), CHECKS)
+    ui.one_or_several((one, several), (first, second))
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**ui.launch_options())

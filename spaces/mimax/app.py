@@ -4,6 +4,7 @@ import json
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +18,24 @@ from artmodels import ui
 from artmodels.data.labelled import labelled_csv
 from artmodels.detections import annotations, drawing
 from artmodels.detections.annotations import Detections
-from artmodels.errors import ConfigError, DatasetError
+from artmodels.errors import ConfigError, DatasetError, WeightsError
+from artmodels.images.results import ImageResult
+from artmodels.ui.keeping import keep_in_browser, kept_values
 from artmodels.ui.running import calm
 from artmodels.ui.uploads import Names, markdown, reported
-from artmodels.ui.visitors import VisitorPictures, present
+from artmodels.ui.visitors import VisitorPictures, Works, present
 from artmodels.ui.widgets import marking
 
 if TYPE_CHECKING:
     from artmodels.methods.mimax import Detector
 
+WORKS = Works()
 EXAMPLES = Path(__file__).parent / "examples"
 FILES = 400  # pictures of a collection
 SHOWN, DRAWN = 60, 3  # pictures with detections on the page, and boxes on each; an export has all
 REGIONS = "art-regions"
+CLASSIFIER = 32 << 20  # bytes: no file of an exported classifier has as many
+SCORE = "How sure the classifier is: -1 shows anything, 1 nothing."
 FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 INTRODUCTION = (
@@ -149,7 +155,7 @@ def take(paths: list[str] | None) -> Iterator[ui.Update]:
     """Make a collection of uploaded files: state, wall, found, status."""
     work = yield from reported(collection(paths), others=3)
     text = f"**{len(work.files)} pictures.** Name what you look for, then click pictures.{work.left_out()}"
-    yield work, marking.wall_update(work.files, work.small, "", {}), marking.found_update("", []), text
+    yield work, wall_of(work, marking.Marks("", {})), marking.found_update("", []), text
 
 
 def example() -> Iterator[ui.Update]:
@@ -160,8 +166,55 @@ def example() -> Iterator[ui.Update]:
     some = table.items[: len(files) // 3]
     marks = {label: {item.path.name: label in item.labels for item in some} for label in table.classes}
     text = f"**{len(files)} seascapes**, a third of them labelled: train, and see whether the others are found."
-    wall = marking.wall_update(work.files, work.small, table.classes[0], marks)
+    wall = wall_of(work, marking.Marks(table.classes[0], marks))
     yield work, wall, marking.found_update("", []), text
+
+
+def wall_of(work: MarkedPictures, marks: marking.Marks) -> Any:
+    """Show a collection with its marks, and keep it for a page that is opened again."""
+    name = work.folder.parent.name
+    WORKS.add(name, work)
+    return marking.wall_update(work.files, work.small, marks.label, marks.answers, name)
+
+
+def bring(text: object, threshold: float) -> ui.Update:
+    """Show, of what the browser kept, the collection and its marks again: state, wall, found, status."""
+    for sent in kept_values(text):
+        work = WORKS.get(sent.get("of")) if isinstance(sent, dict) else None
+        if work is not None:
+            try:
+                marks = marking.read_marks(sent, work.files)
+            except (ConfigError, DatasetError):
+                marks = marking.Marks("", {})
+            found, said = shown(work, marks.label, threshold)
+            text = f"{len(work.files)} pictures and their marks are here again. {said}"
+            return work, wall_of(work, marks), found, text
+    return (gr.skip(),) * 4
+
+
+def save_marks(work: MarkedPictures | None, sent: object) -> Iterator[ui.Update]:
+    """Write the marks into a file: download, status."""
+    work = present(work)
+    marks = marking.read_marks(sent, work.files)
+    file = ui.run_folder() / "marks.json"
+    file.write_text(json.dumps(marking.plain_marks(marks), indent=1), encoding="utf-8")
+    count = sum(map(len, marks.answers.values()))
+    yield ui.offered(file), f"marks.json has {count} marks: bring it again with the same pictures."
+
+
+def bring_marks(work: MarkedPictures | None, file: str | None) -> Iterator[ui.Update]:
+    """Take marks from a file, as far as their pictures are here: wall, status."""
+    work = present(work)
+    if file is None:
+        yield gr.skip(), gr.skip()
+        return
+    try:
+        sent = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        raise DatasetError("This file has no marks: give the one that “Save marks” wrote.") from None
+    marks = marking.read_marks(marking.known_marks(sent, work.files), work.files)
+    count = sum(map(len, marks.answers.values()))
+    yield wall_of(work, marks), f"{count} marks are here again, of the pictures that are in this collection."
 
 
 def label_of(work: MarkedPictures | None, sent: object) -> str:
@@ -266,18 +319,54 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
     yield ui.offered(archive), report, tiles, status
 
 
-def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Update]:
+def exported(archive: str) -> "Detector":
+    """Load the classifier that an export of this page holds.
+
+    Raises:
+        WeightsError: It is none of ours.
+    """
+    from artmodels.methods.mimax import Detector
+
+    folder = ui.run_folder()
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = [entry for entry in packed.infolist() if entry.filename.startswith("classifier-")]
+            first = entries[0].filename.partition("/")[0] if entries else ""
+            for entry in entries:
+                place, _, name = entry.filename.partition("/")
+                if place != first or not re.fullmatch(r"[\w.-]+", name) or len(list(folder.iterdir())) >= 8:
+                    continue
+                with packed.open(entry) as file:
+                    content = file.read(CLASSIFIER + 1)
+                if len(content) > CLASSIFIER:
+                    raise WeightsError(f"{name} in this archive is larger than any classifier of ours: give an export.")
+                (folder / name).write_bytes(content)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error):
+        raise WeightsError("This is no archive of this page: give the ZIP file that an export wrote.") from None
+    if not any(folder.iterdir()):
+        raise WeightsError("This archive holds no classifier: give the ZIP file that an export of this page wrote.")
+    return Detector.from_pretrained(str(folder))
+
+
+def mimax_run(photo: str, model: str, threshold: float = 0.5, classifier: str | None = None) -> Iterator[ui.Update]:
     """Find what a trained model knows in a picture.
 
     Args:
         photo: Picture to search: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         model: Name of the model, as in the catalogue, such as "mimax-seascapes".
         threshold: Score from -1 to 1 above which a place is reported.
+        classifier: ZIP file that an export of this page wrote, whose classifier is taken instead of the model.
 
     Returns:
         The picture with boxes (PNG), its settings with the boxes in pixels, and the PNG file with both inside.
     """
-    yield from ui.show_pass(lambda: ui.MODELS(model)(ui.read(photo), threshold=threshold), name=model, second=photo)
+
+    def run() -> ImageResult:
+        known = exported(classifier) if classifier else ui.MODELS(model)
+        result: ImageResult = known(ui.read(photo), threshold=threshold)
+        return result
+
+    yield from ui.show_pass(run, name=model, second=photo)
 
 
 def a_table(path: str | None, _: object) -> str:
@@ -295,17 +384,21 @@ with ui.blocks("Find things in a collection") as demo:
             state = gr.State(None, time_to_live=3600)
             with gr.Row():
                 with gr.Column(scale=1, min_width=320):
-                    files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
+                    files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures", height=140)
                     sample = gr.Button("Take the example collection")
                     wall = marking.wall()
-                with gr.Column(scale=1, min_width=320):
+                with gr.Column(scale=1, min_width=320, elem_classes="acting"):
                     run, stop = ui.run_and_stop("Train")
                     status = ui.status_line()
-                    threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above")
+                    threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above", info=SCORE)
                     results = marking.found_wall()
                     form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
                     save = gr.Button("Export boxes and classifier")
                     download = ui.download_button("Download ZIP")
+                    with gr.Row():
+                        save_them = gr.Button("Save marks", min_width=120)
+                        marks_file = ui.download_button("Download marks", min_width=120)
+                    brought = gr.File(label="Marks from before (.json)", type="filepath", height=110)
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
@@ -317,27 +410,31 @@ with ui.blocks("Find things in a collection") as demo:
             running = ui.working(run, train, marks, [results, status], lane="collections")
             ui.on(threshold.change, browse, marks, [results, status], trigger_mode="always_last")
             ui.on(save.click, export, [*marks, form], [download, status])
+            ui.on(save_them.click, save_marks, [state, wall], [marks_file, status])
+            ui.on(brought.upload, bring_marks, [state, brought], [wall, status])
+            keep_in_browser("mimax", [wall], bring, [threshold], everything)
             text = "Stopped. Train again to go on; pictures that were looked at are not looked at again."
             ui.stop_button(stop, [running, *collecting], status, text)
         with gr.Tab("By a table"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
+            with ui.given_column():
                 photos = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
                 table = gr.File(label="Labels: a CSV file", file_count="single", type="filepath", height=120)
-                least = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
-            with gr.Column(scale=3, min_width=320):
+                least = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above", info=SCORE)
+            with ui.acting_column():
                 panel = ui.batch_results()
                 checks = {"photos": ui.file_list(FILES), "table": a_table}
                 ui.connect(mimax_batch, [photos, table, least], panel, checks)
         with gr.Tab("One picture"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
+            with ui.given_column():
                 photo = ui.upload("Picture")
                 model = ui.model_choice("mimax", "Trained model")
-                score = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above")
+                own = gr.File(label="Or your own: the ZIP file of an export", type="filepath", height=110)
+                score = gr.Slider(-1, 1, 0.5, step=0.05, label="Report what scores above", info=SCORE)
                 ui.examples([[str(file)] for file in sorted(EXAMPLES.glob("*.jpg"))[-4:]], [photo])
-            with gr.Column(scale=3, min_width=320):
+            with ui.acting_column():
                 panel = ui.results("Picture", steps=False)
                 checks = {"photo": ui.picture("the picture to search"), "model": ui.model_of("mimax")}
-                ui.connect(mimax_run, [photo, model, score], panel, checks)
+                ui.connect(mimax_run, [photo, model, score, own], panel, checks)
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**ui.launch_options())

@@ -113,7 +113,7 @@ with ui.blocks("Neural style") as demo:
         "up to four styles, and give each a place with a mask."
     )
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with ui.given_column():
             with gr.Row():
                 content = ui.upload("Content", height=220, min_width=120)
                 style = ui.upload("Style", height=220, min_width=120)
@@ -143,7 +143,7 @@ with ui.blocks("Neural style") as demo:
                 )
                 seed = ui.number("Seed", 0, "The same seed gives the same picture.")
                 seconds = ui.time_limit(180)
-        with gr.Column(scale=3, min_width=320):
+        with ui.acting_column():
             inputs = [content, style, model, size, quality, strength, smoothness, colour, seed, seconds, *slots]
             ui.connect(neural_style_run, inputs, ui.results("Content"), CHECKS)
 

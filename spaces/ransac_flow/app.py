@@ -17,7 +17,8 @@ from artmodels.errors import ConfigError, DatasetError, ImageError
 from artmodels.hub import catalogue
 from artmodels.images.decoding import ACCEPTED
 from artmodels.progress import Progress
-from artmodels.ui.events import endpoint
+from artmodels.ui.events import check_at_once, endpoint
+from artmodels.ui.keeping import remember
 from artmodels.ui.server.pictures import data_url
 from artmodels.ui.uploads import bullets, markdown, reported, take_in
 from artmodels.ui.visitors import present
@@ -133,10 +134,9 @@ with ui.blocks("Align two pictures") as demo:
     with gr.Tabs():
         with gr.Tab("Two pictures"):
             with gr.Row():
-                source = ui.upload("Source: the picture that is moved", min_width=280)
-                target = ui.upload("Target: the picture it is brought onto", min_width=280)
-            samples = viewers.choices([(EXAMPLES / f"{name}.jpg", text) for name, text in PAIRS.items()])
-            run = gr.Button("Align", variant="primary")
+                source = ui.upload("Source: the picture that is moved", min_width=280, height=190)
+                target = ui.upload("Target: the picture it is brought onto", min_width=280, height=190)
+            run, _ = ui.run_and_stop("Align", steps=False)
             status = ui.status_line("Nothing has been aligned yet.")
             with gr.Column(visible=False, elem_classes="aligned") as results:
                 info = "For the eye and the PNG file; points, maps and the other files are of the fine stage."
@@ -162,6 +162,7 @@ with ui.blocks("Align two pictures") as demo:
                         with gr.Row():
                             downloads = [ui.download_button(title, min_width=150) for title, _ in FILES.values()]
                         gr.Markdown("\n".join(f"- **{kind.upper()}**: {text}" for kind, (_, text) in FILES.items()))
+            samples = viewers.choices([(EXAMPLES / f"{name}.jpg", text) for name, text in PAIRS.items()])
         with gr.Tab("Several pictures"):
             gr.Markdown(
                 "Give several pictures of one thing: all are brought onto one of them, and averaged. The sharper the "
@@ -243,6 +244,8 @@ with ui.blocks("Align two pictures") as demo:
 
     everything = [state, results, stage, slider, overlay, points, table, maps, *downloads, status]
     ui.working(run, align, [source, target], everything, lane="compute")
+    check_at_once(align, [source, target], CHECKS)
+    remember("ransac_flow", [source, target])
     ui.on(stage.input, restage, [state, stage], [slider, overlay, downloads[0], status])
     ui.on(samples.chosen, choose_example, [], [source, target, status])
     ui.on(points.picked, pick, [state], [*place, points, table, status], trigger_mode="multiple")

@@ -161,31 +161,34 @@ with ui.blocks("Super-resolution") as demo:
     )
     info = f"The limit of this machine is {LARGEST / 1e6:g} megapixels for the result: {', '.join(limits)}."
     choices = [(entry.summary, entry.name) for entry in ui.models("super_resolution") if entry.name in SCALES]
-    model = Choice(choices, value=choices[0][1], label="Model", elem_classes="stacked", info=info)
-    with gr.Accordion("Worn scans and old paper", open=False), gr.Row():
-        restore = Choice(
-            [(words, name) for name, words in RESTORE.items()],
-            value="automatic",
-            label="Restore",
-            info="Blur, noise, blocks of JPEG, dots of print; where there are weights for that.",
-            visible=any(map(restoring, SCALES)),
-        )
-        tone = "0 keeps all colours. What is brightest is taken for paper: leave a painting as it is."
-        neutral = gr.Slider(0, 1, 0, step=0.1, label="Take off the yellow of old paper", info=tone)
-    inputs = [model, restore, neutral]
-    with gr.Tabs():
-        with gr.Tab("One picture"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photo = ui.upload("Picture")
-                names = ("chelsea", "coffee", "page", "astronaut")
-                ui.examples([[ui.example_file(name, 240)] for name in names], [photo])
-            with gr.Column(scale=3, min_width=320):
-                ui.connect(super_resolution_run, [photo, *inputs], ui.results("Plain enlargement", steps=False), CHECKS)
-        with gr.Tab("Several pictures"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photos = ui.upload_files(f"Pictures, up to {ui.FILES}")
-            with gr.Column(scale=3, min_width=320):
+    with gr.Row():
+        with ui.given_column():
+            with gr.Tabs():
+                with gr.Tab("One picture") as one:
+                    photo = ui.upload("Picture")
+                    names = ("chelsea", "coffee", "page", "astronaut")
+                    ui.examples([[ui.example_file(name, 240)] for name in names], [photo])
+                with gr.Tab("Several pictures") as several:
+                    photos = ui.upload_files(f"Pictures, up to {ui.FILES}")
+            model = Choice(choices, value=choices[0][1], label="Model", elem_classes="stacked", info=info)
+            with gr.Accordion("Worn scans and old paper", open=False):
+                restore = Choice(
+                    [(words, name) for name, words in RESTORE.items()],
+                    value="automatic",
+                    label="Restore",
+                    info="Blur, noise, blocks of JPEG, dots of print; where there are weights for that.",
+                    visible=any(map(restoring, SCALES)),
+                )
+                tone = "0 keeps all colours. What is brightest is taken for paper: leave a painting as it is."
+                neutral = gr.Slider(0, 1, 0, step=0.1, label="Take off the yellow of old paper", info=tone)
+            inputs = [model, restore, neutral]
+        with ui.acting_column():
+            with gr.Column() as first:
+                panel = ui.results("Plain enlargement", steps=False)
+                ui.connect(super_resolution_run, [photo, *inputs], panel, CHECKS)
+            with gr.Column(visible=False) as second:
                 ui.connect(super_resolution_batch, [photos, *inputs], ui.batch_results(), CHECKS)
+    ui.one_or_several((one, several), (first, second))
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**ui.launch_options())

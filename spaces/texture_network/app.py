@@ -94,9 +94,10 @@ with ui.blocks("Texture network") as demo:
         "it has learnt from."
     )
     blank = Image.new("RGB", (TILE, TILE), "#d9d2c5")
-    texture = wall("Texture", tiles("texture_network", caption, blank, lambda model, _: model(size=(TILE, TILE))))
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with ui.given_column():
+            made = tiles("texture_network", caption, blank, lambda model, _: model(size=(TILE, TILE)))
+            texture = wall("Texture", made)
             with gr.Row():
                 info = f"{SHORTEST} to {ui.LONGEST} pixels"
                 width = ui.number("Width", 512, info, min_width=120)
@@ -104,7 +105,7 @@ with ui.blocks("Texture network") as demo:
             info = "Copies laid side by side will show no seam. Multiples of 32 pixels keep the true grain."
             seamless = gr.Checkbox(True, label="Seamless tile", info=info)
             seed = ui.number("Seed", 0, "Another number gives another sample of the same texture.")
-        with gr.Column(scale=3, min_width=320), gr.Tabs():
+        with ui.acting_column(), gr.Tabs():
             inputs = [texture, width, height, seamless, seed]
             with gr.Tab("One texture"):
                 copies = gr.Image(

@@ -62,7 +62,7 @@ with ui.blocks("Texture synthesis") as demo:
         "proportions, new in every detail. Even light and one material work best."
     )
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with ui.given_column():
             exemplar = ui.upload("Exemplar: a picture of the texture")
             materials = ("weave", "terrazzo", "bricks", "brick", "gravel", "grass")
             ui.examples([[ui.example_file(name)] for name in materials], [exemplar])
@@ -76,7 +76,7 @@ with ui.blocks("Texture synthesis") as demo:
             with gr.Accordion("More", open=False):
                 seed = ui.number("Seed", 0, "Another number gives another picture of the same texture.")
                 seconds = ui.time_limit(120)
-        with gr.Column(scale=3, min_width=320):
+        with ui.acting_column():
             inputs = [exemplar, model, width, height, quality, seamless, seed, seconds]
             ui.connect(texture_synthesis_run, inputs, ui.results("Exemplar"), CHECKS)
 

@@ -173,10 +173,14 @@ def test_several_photographs_come_back_as_an_archive(page, site: str, tmp_path: 
 
 def test_any_picture_is_a_style(page, site: str, tmp_path: Path) -> None:
     open_page(page, site, "arbitrary_style")
-    for index, name in enumerate(("marbling", "astronaut")):  # the style's control is the first
+    for label, name in (("Photograph", "astronaut"), ("Style", "marbling")):
         path = tmp_path / f"{name}.png"
         example(name).resize((96, 64)).save(path)
-        upload(page, index, path)
+        control = page.locator(".block", has=page.get_by_text(label, exact=True)).filter(
+            has=page.locator("input[type=file]")
+        )
+        control.locator("input[type=file]").first.set_input_files(path)
+        page.locator(f"img[src*='{name}.png']").first.wait_for()
     run_to_the_end(page)
     settings = check_result(page, tmp_path, (96, 64), steps=False)
     assert (settings["model"], settings["style_weights"]) == ("arbitrary-style", [1.0])
@@ -349,8 +353,10 @@ def test_whoever_waits_sees_it_and_what_is_refused_leaves_the_last_status(
         pending = page.locator(".status .pending .md").first
         pending.wait_for()
         words = pending.evaluate("line => getComputedStyle(line, '::before').content")
-        assert words == '"Waiting for the machine…"'
-        page.get_by_text("queue: 1/1").first.wait_for()
+        assert words in ('"Waiting for the machine…"', '"1 before you: waiting for the machine…"')
+        page.wait_for_function(
+            "document.querySelector('.block.status').style.getPropertyValue('--turn').includes('1 before you')"
+        )
         gate.set()
         page.get_by_text("Finished after").first.wait_for()
         job.result(timeout=60)

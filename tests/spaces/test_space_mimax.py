@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,8 @@ from PIL import Image
 from support import ROOT, load_script
 
 import artmodels
-from artmodels import images
-from artmodels.errors import DatasetError
+from artmodels import images, ui
+from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.ui import uploads
 from artmodels.ui.events import answered
 
@@ -268,3 +269,48 @@ def test_wrong_input_is_explained(client: Client, tmp_path: Path) -> None:
     with pytest.raises(AppError, match="missing.jpg") as caught:
         client.predict([photo], handle_file(table), 0.05, api_name="/mimax_batch")
     assert "gradio" not in str(caught.value) and "run-" not in str(caught.value)
+
+
+def test_marks_are_saved_and_brought_again_as_far_as_their_pictures_are_there(app: ModuleType, tmp_path: Path) -> None:
+    files = [str(small(tmp_path / name, colour)) for name, colour in (("a.png", "red"), ("b.png", "blue"))]
+    work, wall, _, _ = last(app.take(files))
+    *_, (offered, text) = app.save_marks(work, sent("ship", ["a.png"], ["b.png"]))
+    assert "2 marks" in text
+    fewer, _, _, _ = last(app.take(files[:1]))
+    *_, (wall, text) = app.bring_marks(fewer, offered["value"])
+    assert wall["value"]["marks"] == [{"label": "ship", "yes": ["a.png"], "no": []}]
+    assert "1 marks" in text
+    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "text.json").write_text("ship")
+    for name, message in (("other.json", "The marks were not sent"), ("text.json", "This file has no marks")):
+        with pytest.raises((ConfigError, DatasetError), match=message):
+            last(app.bring_marks(work, str(tmp_path / name)))
+
+
+def test_a_page_that_is_opened_again_has_its_collection_and_marks(app: ModuleType, tmp_path: Path) -> None:
+    work, wall, _, _ = last(app.take([str(small(tmp_path / "a.png"))]))
+    value = sent("ship", ["a.png"], []) | {"of": wall["value"]["of"]}
+    kept = json.dumps({"at": time.time(), "values": [value]})
+    again, wall, _, text = app.bring(kept, 0.5)
+    assert again is work
+    assert wall["value"]["marks"] == [{"label": "ship", "yes": ["a.png"], "no": []}]
+    assert "1 pictures and their marks are here again" in text
+    for other in (kept.replace(value["of"], "run-00000000"), "", json.dumps({"at": 0, "values": [value]})):
+        assert app.bring(other, 0.5) == (gr.skip(),) * 4
+
+
+def test_an_exported_classifier_is_loaded_and_nothing_else(app: ModuleType, tmp_path: Path) -> None:
+    detector = ui.MODELS("mimax-seascapes")
+    detector.save_pretrained(tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "ship.zip", "w") as packed:
+        for file in (tmp_path / "own").iterdir():
+            packed.write(file, f"classifier-ship/{file.name}")
+        packed.writestr("classifier-ship/../../evil.txt", "x")
+    loaded = app.exported(str(tmp_path / "ship.zip"))
+    assert loaded.classes == detector.classes
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as packed:
+        packed.writestr("detections.json", "{}")
+    (tmp_path / "text.zip").write_text("no archive")
+    for name, message in (("none.zip", "holds no classifier"), ("text.zip", "no archive of this page")):
+        with pytest.raises(WeightsError, match=message):
+            app.exported(str(tmp_path / name))

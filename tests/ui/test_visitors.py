@@ -9,7 +9,7 @@ from PIL import Image
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.progress import Progress
 from artmodels.ui.running import calm
-from artmodels.ui.visitors import VisitorPictures, present
+from artmodels.ui.visitors import VisitorPictures, Works, present
 from artmodels.ui.widgets.canvas import corners
 
 
@@ -70,3 +70,15 @@ def test_numbers_of_a_box_are_its_corners() -> None:
     assert corners((-5, 20, 30, 400), (100, 100)) == (-5, 20, 25, 420)
     with pytest.raises(ConfigError, match="lies outside the picture"):
         corners((99, 20, 30, 40), (100, 100))
+
+
+def test_works_are_found_again_until_their_files_are_deleted(tmp_path: Path) -> None:
+    works, folders = Works(most=2), [tmp_path / name for name in "abc"]
+    for folder in folders:
+        (folder / "pictures").mkdir(parents=True)
+        works.add(folder.name, VisitorPictures(folder))
+    assert works.get("a") is None
+    assert works.get("c").folder == folders[2]
+    (folders[2] / "pictures").rmdir()
+    assert [works.get(name) for name in ("c", "", None, ["b"])] == [None] * 4
+    assert works.get("b").folder == folders[1]

@@ -52,6 +52,13 @@ class PreparedAnswers:
         """Stand before what answers what is not there yet, inside gradio's app, whose pages these are."""
         self.inner, self.app = inner, app
         pages = {f"/{page}" for page, *_ in app.get_blocks().pages}
+        # gradio gives all pages the title of the first.
+        title = app.get_blocks().title
+        self.titles = {
+            f"/{page}": (title, f"{name} · {title.partition(':')[0]}")
+            for page, name, *_ in app.get_blocks().pages
+            if page
+        }
         self.paths = pages | {"/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/theme.css"}
         self.made = OrderedDict[tuple[Any, ...], _Answer]()
         self._making = asyncio.Lock()  # one at a time: many who come at once wait for the first one's
@@ -94,6 +101,9 @@ class PreparedAnswers:
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         await self.inner({**scope, "headers": plain}, receive, take)
         content = b"".join(parts)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for shared, own in filter(None, [self.titles.get(path)]):
+            content = content.replace(shared.encode(), own.encode())
         media_type = MutableHeaders(raw=start["headers"]).get("content-type", "text/plain")
         policy = ""
         if media_type.startswith("text/html"):

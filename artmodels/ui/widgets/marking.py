@@ -13,7 +13,17 @@ import gradio as gr
 from artmodels.errors import ConfigError, DatasetError
 from artmodels.ui.widgets.component import component, part
 
-__all__ = ["Answers", "Marks", "found_update", "found_wall", "read_marks", "wall", "wall_update"]
+__all__ = [
+    "Answers",
+    "Marks",
+    "found_update",
+    "found_wall",
+    "known_marks",
+    "plain_marks",
+    "read_marks",
+    "wall",
+    "wall_update",
+]
 
 CLASSES = 50  # that one can mark
 NAME = 80  # characters of a class's name
@@ -44,8 +54,11 @@ def _board(name: str, value: Any, **properties: Any) -> Any:
     )  # fmt: skip
 
 
-def wall_update(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers]) -> Any:
-    """Give the wall new pictures and marks: the small version of the first is `0000.jpg` in the folder."""
+def wall_update(names: Sequence[str], folder: Path, label: str, marks: dict[str, Answers], of: str = "") -> Any:
+    """Give the wall new pictures and marks: the small version of the first is `0000.jpg` in the folder.
+
+    `of` is the name of what they belong to, which comes back with each button.
+    """
 
     def marked(answers: Answers, kind: bool) -> list[str]:
         return [file for file, yes in answers.items() if yes == kind]
@@ -53,7 +66,7 @@ def wall_update(names: Sequence[str], folder: Path, label: str, marks: dict[str,
     listed = [
         {"label": name, "yes": marked(answers, True), "no": marked(answers, False)} for name, answers in marks.items()
     ]
-    return gr.update(value={"label": label, "marks": listed}, names=list(names), folder=str(folder))
+    return gr.update(value={"label": label, "marks": listed, "of": of}, names=list(names), folder=str(folder))
 
 
 def found_update(label: str, tiles: Sequence[tuple[str, Path, float]]) -> Any:
@@ -76,6 +89,34 @@ class Marks:
     def current(self) -> Answers:
         """Those of the class that is looked at."""
         return self.answers.get(self.label, {})
+
+
+def plain_marks(marks: Marks) -> dict[str, Any]:
+    """Give marks as what `read_marks` takes, to be saved and brought again."""
+    return {
+        "label": marks.label,
+        "marks": [
+            {"label": label, "yes": [name for name, yes in answers.items() if yes],
+             "no": [name for name, yes in answers.items() if not yes]}
+            for label, answers in marks.answers.items()
+        ],
+    }  # fmt: skip
+
+
+def known_marks(value: Any, files: Sequence[str]) -> Any:
+    """Leave out, of saved marks, those of pictures that are not there; what is malformed is left to `read_marks`."""
+    known = set(files)
+    if not isinstance(value, dict) or not isinstance(value.get("marks"), list):
+        return value
+
+    def there(sent: Any) -> Any:
+        if not isinstance(sent, dict) or not all(isinstance(sent.get(kind), list) for kind in ("yes", "no")):
+            return sent
+        return sent | {
+            kind: [name for name in sent[kind] if isinstance(name, str) and name in known] for kind in ("yes", "no")
+        }
+
+    return value | {"marks": [there(sent) for sent in value["marks"]]}
 
 
 def read_marks(value: object, files: Sequence[str]) -> Marks:

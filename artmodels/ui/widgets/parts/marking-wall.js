@@ -27,7 +27,10 @@ function tell() {
 function send() {
   const only = (of, yes) => [...of].filter(([, each]) => each === yes).map(([name]) => name);
   const all = [...marks].filter(([, of]) => of.size);
-  props.value = { label, marks: all.map(([name, of]) => ({ label: name, yes: only(of, true), no: only(of, false) })) };
+  props.value = {
+    label, marks: all.map(([name, of]) => ({ label: name, yes: only(of, true), no: only(of, false) })),
+    of: (props.value || {}).of || '',
+  };
 }
 function turn(of, name) {
   if (!of) {
