@@ -311,5 +311,5 @@ def test_results_are_saved_as_pictures_only(fitted: Detector, tmp_path: Path) ->
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (SIDE, SIDE)
     with pytest.raises(ConfigError, match=".png"):
-        result.save(tmp_path / "out.jpg")
+        result.save(tmp_path / "out.gif")
     assert dataclasses.is_dataclass(result)
