@@ -298,7 +298,7 @@ def test_sixteen_bits_are_kept(tmp_path):
     assert images.read_metadata(tmp_path / "grey.png")["artmodels"] == grey.metadata["artmodels"]
     grey.save(tmp_path / "eight.png", bits=8)
     assert images.load(tmp_path / "eight.png").pixels.dtype == np.uint8
-    with pytest.raises(ConfigError, match="bits=12 must be 8 or 16"):
+    with pytest.raises(ConfigError, match="bits=12 must be 8, or 16 for a .png"):
         grey.save(tmp_path / "no.png", bits=12)
 
 
