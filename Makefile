@@ -12,6 +12,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 
+# Without NVIDIA's driver, CUDA is of no use. Only for Linux do indexes have PyTorch with and without it.
+DRIVER := $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi 2>/dev/null))
+ifeq ($(shell uname -s),Linux)
+CPU ?= $(if $(DRIVER),0,1)
+endif
+
 # OpenMP cannot see a container's CPU quota and would start one thread for every core of the host.
 QUOTA := $(shell awk '$$1 != "max" { n = int($$1 / $$2); print n ? n : 1 }' /sys/fs/cgroup/cpu.max 2>/dev/null)
 ifneq ($(QUOTA),)
@@ -23,10 +29,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: gallery
-gallery: $(VENV)/.demo ## install what is missing and start the gallery on http://127.0.0.1:7860 (PORT=, HOST=)
-	@echo "The gallery starts on http://$(HOST):$(PORT) (Ctrl-C stops it)"
-	@GRADIO_ANALYTICS_ENABLED=False GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) \
-		$(PY) spaces/gallery/app.py
+gallery: $(VENV)/.demo ## install what is missing and start the gallery on http://127.0.0.1:7860 (PORT=, HOST=, CPU=1)
+	@$(VENV)/bin/artmodels gallery --host $(HOST) --port $(PORT)
 
 # A worker for each core that is ours, with one thread. More than 8 would wait for the longest group of tests.
 .PHONY: test
@@ -35,7 +39,7 @@ test: $(VENV)/.dev ## install what is missing and run the tests that take minute
 		-n $(or $(QUOTA),logical) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test-slow
-test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses
+test-slow: $(VENV)/.dev ## run the slow tests: the long fuzz run, full-size syntheses, the notebooks of examples/
 	@$(PY) -m pytest -m slow --timeout 3600
 
 .PHONY: lint
@@ -61,15 +65,35 @@ clean: ## delete caches and build output; .venv stays
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -exec rm -rf {} +
 
 # Each stamp is written last, so that an interrupted install is taken up again, and a second start finds nothing to do.
-$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.demo: $(VENV)/.created $(VENV)/.torch pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): a few minutes and gigabytes (mostly PyTorch), once"
 	@$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.created $(VENV)/.torch pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): a few minutes and gigabytes (mostly PyTorch), once"
 	@$(PIP_INSTALL) --editable '.[demo,dev]'
 	@touch $(VENV)/.demo $@
+
+# The 4 GB are those of `du -ch .venv/lib/python3*/site-packages/{nvidia,triton}` with torch 2.15 for CUDA 13.
+# PyTorch that is there with CUDA stays, since pip would leave its companions behind.
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+ifeq ($(CPU),1)
+	@set -e; \
+	cpu=$$(sed -n -e 's/^torch==.*/&+cpu/p' -e 's/^torchvision==.*/&+cpu/p' constraints.txt); \
+	case "$$($(PY) -m pip show torch 2>/dev/null | sed -n 's/^Version: *//p')" in \
+	''|*+cpu) \
+		if $(PY) -m pip install --quiet --dry-run --no-deps $$cpu >/dev/null 2>&1; then \
+			echo "Installing PyTorch for CPUs, which saves about 4 GB (CPU=0 installs it with CUDA)"; \
+			$(PY) -m pip install --disable-pip-version-check --no-deps $$cpu; \
+		else \
+			echo "pip finds no PyTorch for CPUs only, and takes the one with CUDA: about 4 GB more, of no use without an"; \
+			echo "NVIDIA GPU. To save them, stop this, and name an index that has it, such as PyTorch's own:"; \
+			echo "    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make gallery CPU=1"; \
+		fi ;; \
+	esac
+endif
+	@touch $@
 
 # A bare Debian has Python and pip but not python3-venv: there the system's pip fills an environment made without one.
 $(VENV)/.created:

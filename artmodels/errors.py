@@ -10,7 +10,7 @@ Each message says what was wrong, with what, and what to do; the functions at th
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "ArtModelsError",
@@ -109,10 +109,14 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(map(clipped, every[:most])) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """The question " Did you mean 'x'?" about the choices nearest to `word`; empty where none is near."""
+def suggest(word: str, choices: Iterable[str], *, called: Mapping[str, str] | None = None) -> str:
+    """The question " Did you mean 'x'?" about the choices nearest to `word`; empty where none is near.
+
+    A choice that has another name in `called` is named by it.
+    """
     near = difflib.get_close_matches(word, list(choices), n=3)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    names = dict.fromkeys((called or {}).get(choice, choice) for choice in near)
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def one_of(what: str, value: str, choices: Sequence[str]) -> str:

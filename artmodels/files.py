@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,28 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def text_of(file: Path, limit: int = 64 * 2**20) -> str:
-    """The text in a file of a data set; a DatasetError if it is not there, larger than `limit` bytes, or not UTF-8."""
+def text_of(file: Path, limit: int = 64 * 2**20, *, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
+    """The text in a file of a data set, in the first of some encodings that it may have.
+
+    UTF-16 is taken only with its mark. A DatasetError says that the file is not there, larger than `limit` bytes, or in
+    none of the encodings.
+    """
     try:
         if file.stat().st_size > limit:
             raise DatasetError(f"{file} has more than {limit / 2**20:g} MB; that is no list or annotation.")
-        return file.read_bytes().decode("utf-8-sig")
+        data = file.read_bytes()
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}. Check the collection's folder.") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
+    fault: UnicodeDecodeError | None = None
+    for encoding in encodings:
+        if encoding == "utf-16" and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+            continue
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            fault = fault or error
+    reason = f" ({fault.reason} at byte {fault.start})" if fault else ""
+    raise DatasetError(f"{file} is not text in UTF-8{reason}.") from fault
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ In `Annotated`, a text is the help that READMEs and the command line show; the r
 """
 
 import dataclasses
+import inspect
 import math
 import operator
 import re
@@ -76,12 +77,33 @@ Positive = Annotated[float, Gt(0), Predicate(finite)]
 Weight = Annotated[float, Ge(0), Predicate(finite)]
 
 
+class _Signature:
+    """What help shows of a class of settings: its fields with their types, without constraints and texts."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        hints = typing.get_type_hints(owner)
+        return inspect.Signature(
+            [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default if field.default is not dataclasses.MISSING else inspect.Parameter.empty,
+                    annotation=hints[field.name],
+                )
+                for field in dataclasses.fields(owner)
+                if field.init
+            ]
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Base of settings: a field whose value breaks a constraint of its annotation is a ConfigError.
 
     A subclass whose fields depend on each other checks that in a `__post_init__` of its own, after this one.
     """
+
+    __signature__ = _Signature()
 
     def __post_init__(self) -> None:
         """Check each field."""

@@ -2,7 +2,8 @@
 
 Run by `make readme`; a test fails when a README is not what this script would write. A table stands between
 `<!-- generated: KIND OBJECT -->` and `<!-- end -->`: KIND is one of `KINDS`; OBJECT, which `knobs` and `published`
-need, is a name in the method's package.
+need, is a name in the method's package; for `citations` it is keys of `artmodels/methods/references.bib` that no source
+names. The options of `artmodels run METHOD` are written beside them, as `options.json`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from artmodels.cli.commands import weights_text
+from artmodels.cli.options import text_of
 from artmodels.descent.algebra import PyramidLoss
 from artmodels.descent.terms import TERMS
 from artmodels.hub import catalogue
@@ -33,9 +35,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def models(method: str, _: str) -> str:
     """The names of the catalogue that load with a method, or the extractor that is trained in the method's folder."""
-    return _entries(
-        entry for entry in catalogue.list_models() if method in (entry.method, entry.name.replace("-", "_"))
-    )
+    return _entries(_entries_of(method))
+
+
+def _entries_of(method: str) -> list[Entry]:
+    return [entry for entry in catalogue.list_models() if method in (entry.method, entry.name.replace("-", "_"))]
 
 
 def extractors(_: str, __: str) -> str:
@@ -116,6 +120,19 @@ def published(method: str, name: str) -> str:
     return table(["method", "features", *module.DATASETS], rows)
 
 
+def citations(method: str, more: str) -> str:
+    """BibTeX of what a method's models are built on, by what `source` says of them, and of further keys."""
+    sources = " ".join(entry.source for entry in _entries_of(method))
+    entries = re.split(r"\n\n(?=@)", (METHODS / "references.bib").read_text(encoding="utf-8").strip())
+    wanted = [
+        entry
+        for entry in entries
+        if any(name in sources for name in re.findall(r"(?:eprint|doi) = {(.+?)}", entry))
+        or re.findall(r"@\w+{(\w+),", entry)[0] in more.split(",")
+    ]
+    return "\n\n".join(["```bibtex", *wanted, "```"]).replace("bibtex\n\n", "bibtex\n").replace("\n\n```", "\n```")
+
+
 def _figure(mean: float | None, deviation: float | None) -> str:
     if mean is None:
         return "-"
@@ -128,8 +145,9 @@ KINDS: dict[str, Callable[[str, str], str]] = {
     "knobs": knobs,
     "losses": losses,
     "published": published,
+    "citations": citations,
 }
-TABLE = re.compile(r"(<!-- generated: (\w+) ?([\w.]*) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+TABLE = re.compile(r"(<!-- generated: (\w+) ?([\w.,]*) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
 def render(text: str, method: str) -> str:
@@ -143,3 +161,6 @@ def render(text: str, method: str) -> str:
 if __name__ == "__main__":
     for file in sorted(METHODS.glob("*/README.md")):
         file.write_text(render(file.read_text(encoding="utf-8"), file.parent.name), encoding="utf-8")
+    for method in catalogue.methods():
+        options, text = text_of(method)
+        options.write_text(text, encoding="utf-8")

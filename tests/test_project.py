@@ -39,10 +39,10 @@ def sources() -> dict[Path, str]:
 
 
 def test_top_level_is_fixed() -> None:
-    folders = {"artmodels", "benchmarks", "export", "spaces", "tests", "weights", ".ci"}
+    folders = {"artmodels", "benchmarks", "examples", "export", "spaces", "tests", "weights", ".ci"}
     single = {
-        *(".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
-        *("README.md", "constraints.txt", "pyproject.toml"),
+        *(".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE"),
+        *("Makefile", "README.md", "constraints.txt", "pyproject.toml"),
     }
     top = {path.parts[0] for path in files()}
     assert top <= folders | single

@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+import artmodels
 from artmodels.cli import commands as cli
 from artmodels.hub import catalogue
 
@@ -107,9 +109,12 @@ def test_generated_tables_are_current(method: str) -> None:
     text = METHODS[method].read_text(encoding="utf-8")
     assert render(text, method) == text, f"{METHODS[method]} is not current: run `make readme`"
     tables = TABLE.findall(text)
-    assert "models" in [kind for _, kind, *_ in tables]
+    assert {"models", "citations"} <= {kind for _, kind, *_ in tables}
     assert len(tables) == text.count("<!-- generated:") == text.count("<!-- end -->")
     for match in TABLE.finditer(text):
+        if match[2] == "citations":
+            assert "@" in match[0]
+            continue
         cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in match[0].splitlines() if row.startswith("|")]
         assert len(cells) > 2
         if match[2] != "published":
@@ -127,3 +132,21 @@ def test_generated_tables_say_what_the_code_says() -> None:
     assert "| `tile` | `None` | Side in pixels of the squares that a large picture is cut into" in knobs
     with pytest.raises(ValueError, match="generated tables"):
         render("<!-- generated: nonsense -->\n<!-- end -->", "mimax")
+
+
+def test_whatever_a_model_is_built_on_can_be_cited() -> None:
+    text = (ROOT / "artmodels" / "methods" / "references.bib").read_text(encoding="utf-8")
+    keys, known = re.findall(r"^@\w+{(\w+),$", text, re.MULTILINE), set(re.findall(r"(?:eprint|doi) = {(.+)}", text))
+    assert keys == sorted(set(keys)) and len(keys) == len(known) == text.count("\n}")
+    sources = " ".join(entry.source for entry in catalogue.list_models())
+    named = set(re.findall(r"(?:arXiv|doi):([\w./]+\w)", sources))
+    assert named and named - known == set()
+    shown = "".join(path.read_text(encoding="utf-8") for path in METHODS.values())
+    assert [key for key in keys if f"{{{key}," not in shown] == []
+
+
+def test_the_project_can_be_cited() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == artmodels.__version__
+    assert (cited["cff-version"], cited["type"], cited["license"]) == ("1.2.0", "software", "Apache-2.0")
+    assert cited["message"] and cited["title"] and cited["authors"]

@@ -4,8 +4,10 @@ Exit codes: 0 done; 1 an error that artmodels explains; 2 wrong usage; 130 inter
 """
 
 import dataclasses
+import errno
 import json
 import os
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from artmodels._version import __version__
 from artmodels.cli.run import Methods
 from artmodels.errors import ArtModelsError, ConfigError
 from artmodels.hub import catalogue
@@ -31,6 +34,19 @@ app = typer.Typer(
 _PACKAGE = Path(__file__).parents[1]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"artmodels {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Show it.")] = False,
+) -> None:
+    """Computer-vision methods for art."""
+
+
 @app.command("list")
 def list_command(
     method: Annotated[str | None, typer.Option("--method", "-m", help="Only this method.")] = None,
@@ -41,11 +57,16 @@ def list_command(
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
         return
-    columns = [Column(name, no_wrap=True) for name in ("name", "method", "weights")]
-    table = Table(*columns, "what it is", box=None, padding=(0, 2, 0, 0))
-    for entry in entries:
-        table.add_row(entry.name, entry.method, weights_text(entry), entry.summary)
-    Console().print(table)
+    console = Console()
+    widest = max(len(entry.name) for entry in entries)
+    for number, known in enumerate(dict.fromkeys(entry.method for entry in entries)):
+        columns = [Column(width=widest, no_wrap=True), Column(width=14, no_wrap=True)]
+        table = Table(*columns, Column(overflow="fold"), box=None, padding=(0, 2, 0, 0), show_header=False)
+        for entry in entries:
+            if entry.method == known:
+                table.add_row(entry.name, weights_text(entry), entry.summary)
+        console.print(("\n" if number else "") + known, style="bold", highlight=False)
+        console.print(table)
 
 
 @app.command()
@@ -100,9 +121,20 @@ def gallery(
     spaces = _folder_of("spaces")
     if spaces is None:
         raise ConfigError(f"The Spaces are missing from {_PACKAGE}: install artmodels again.")
+    _check_address(host, port)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": host, "GRADIO_SERVER_PORT": str(port)}
-    typer.echo(f"The gallery starts on http://{host}:{port} (Ctrl-C stops it)")
+    typer.echo("Loading PyTorch and the pages: some ten seconds, the first time up to a minute…")
     runpy.run_path(str(spaces / "gallery" / "app.py"), run_name="__main__")
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise ConfigError where nothing could listen there, before anything is loaded."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        used = error.errno == errno.EADDRINUSE
+        fault = "is in use, perhaps by another gallery: stop that, or take" if used else f"cannot be had ({error}): try"
+        raise ConfigError(f"{host}:{port} {fault} another (--port, --host; with make PORT=, HOST=).") from None
 
 
 def weights_text(entry: Entry) -> str:

@@ -1,48 +1,44 @@
-"""`artmodels run METHOD`: its options are the arguments of the method's call and its settings, in their own words."""
+"""`artmodels run METHOD`: a command made of the method's options; what is typed is checked before PyTorch is loaded."""
 
 import inspect
 import json
 import os
 import re
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from artmodels.errors import ArtModelsError, suggest
+from artmodels.cli import jobs
+from artmodels.cli.options import Option, Options, call_of, options_of
+from artmodels.errors import ConfigError, suggest
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Method
 from artmodels.methods import class_of
-from artmodels.settings import helps
 
 __all__ = ["Methods"]
 
-# One run writes one result for each file, and shows its progress.
-LEFT_OUT = ("progress", "count")
 PANEL = "Settings, which are by default those of the model"
 
 
 class Methods(TyperGroup):
-    """A command for each method that has a page; nothing of a method is imported before it is chosen."""
+    """A command for each method that has a page; nothing of a method is imported before its command is run."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
         """Name the methods."""
         return sorted(method.id for method in catalogue.methods())
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand:  # noqa: ANN401
-        """Find the command of a method."""
-        known = self.list_commands(ctx)
-        if cmd_name not in known:
-            hint = suggest(cmd_name, known)
+        """Find the command of a method; hyphens do for underscores."""
+        known, name = self.list_commands(ctx), cmd_name.replace("-", "_")
+        if name not in known:
+            hint = suggest(name, known)
             raise typer.BadParameter(f"{cmd_name!r} is not one of {', '.join(known)}.{hint}", param_hint="METHOD")
-        return _Deferred(cmd_name)
+        return _Deferred(name)
 
 
 class _Deferred(TyperCommand):
@@ -57,52 +53,41 @@ class _Deferred(TyperCommand):
 
 
 def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
-    model_class = class_of(method.id)
-    call = model_class.__call__
-    if method.command:
-        module, _, name = method.command.partition(":")
-        call = getattr(import_module(f"artmodels.methods.{method.id}.{module}"), name)
-    signature = inspect.signature(call, eval_str=True)
-    _, *arguments = signature.parameters.values()
-    arguments = [item for item in arguments if item.kind is not item.VAR_KEYWORD and item.name not in LEFT_OUT]
-    formats = getattr(signature.return_annotation, "formats", model_class.formats)
-    texts = _described(inspect.getdoc(call) or "")
+    options = options_of(method)
     parameters = list[inspect.Parameter]()
-    pictures = ""
-    for item in arguments:
-        if item.kind is item.POSITIONAL_OR_KEYWORD and not pictures:
-            pictures = item.name
-            words = typer.Argument(help=f"{escape(texts.get(item.name, ''))} Several are worked on one by one.")
-            parameters.append(_parameter(pictures, list[Path], words))
-        else:
-            parameters.append(_option(item.name, item.annotation, item.default, texts.get(item.name, "")))
-    styles = _styles(method.id) if "styles" not in signature.parameters else {}
+    if options.pictures:
+        text = f"{escape(options.pictures_help)} Several, or a folder, are worked on one by one."
+        parameters.append(_parameter(options.pictures, list[Path], typer.Argument(help=text)))
+    parameters += map(_option, options.call)
+    styles = {} if options.styled else _styles(method.id)
     if styles:
         words = typer.Option("--style", help=f"What to paint like: {', '.join(styles)}.")
         parameters.append(_parameter("style", list[str] | None, words, None))
-    parameters += _common(method.id, formats)
-    names = {parameter.name for parameter in parameters}
-    hints, settings = typing.get_type_hints(model_class.config_class), helps(model_class.config_class)
-    settings = {name: text for name, text in settings.items() if name not in names}
-    # Without a default to show: each model has its own.
-    parameters += [_option(name, hints[name], None, text, panel=PANEL) for name, text in settings.items()]
+    parameters += _common(method.id, options)
+    parameters += [_option(option, panel=PANEL) for option in options.settings]
 
     def run(**given: Any) -> None:
         given = {name: value for name, value in given.items() if value is not None}
         knobs = dict(given.pop("knobs", ()))
-        knobs |= {name: given.pop(name) for name in settings if name in given}
-        output, sources = given.pop("output"), given.pop(pictures, [])
-        name, device = given.pop("name", None), given.pop("device", None)
-        if "style" in given:
+        for key in knobs:
+            if key not in options.knobs:
+                hint, known = suggest(key, options.knobs), ", ".join(options.knobs)
+                raise ConfigError(f"{method.id} has no knob {key!r}.{hint} It has: {known}.")
+        knobs |= {option.name: given.pop(option.name) for option in options.settings if option.name in given}
+        output, sources = given.pop("output"), given.pop(options.pictures, [])
+        name, device, again = given.pop("name", None), given.pop("device", None), given.pop("overwrite", False)
+        if "style" in given and styles:
             name = _styled(method.id, given.pop("style"), name, styles)
+        _check_name(name, method)
         others = [path for value in given.values() for path in (value if isinstance(value, list) else [value])]
-        jobs = _jobs(output, sources, [path for path in others if isinstance(path, Path)], formats)
+        others = [path for path in others if isinstance(path, Path)]
+        todo = jobs.plan(output, sources, others, options.formats, again=again)
         # A knob of the call is one of this run, not of the model.
-        given |= {item.name: knobs.pop(item.name) for item in arguments if item.name in knobs}
-        if "progress" in signature.parameters:
+        given |= {name: knobs.pop(name) for name in options.arguments if name in knobs}
+        if options.progress:
             given["progress"] = True
-        model = model_class.from_pretrained(name, device=device, **knobs)
-        _work(partial(call, model), jobs, given)
+        saving = {"quality": given.pop("quality")} if "quality" in given else {}
+        jobs.work(lambda: _caller(method, name, device, knobs, given), todo, saving)
 
     # typer reads both.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -112,76 +97,63 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
     return typer.main.get_command(app)
 
 
-def _common(method: str, formats: Sequence[str]) -> list[inspect.Parameter]:
+def _caller(
+    method: Method, name: str | None, device: str | None, settings: Mapping[str, object], given: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Load the model; what is returned runs it on pictures, which it reduces first if they are too large."""
+    from artmodels import images
+
+    model = class_of(method.id).from_pretrained(name, device=device, **settings)
+    call, most = partial(call_of(method), model), images.LIMIT if "size" in given else model.largest
+    options = {key: jobs.reduced(value, images.LIMIT) for key, value in given.items()}
+    return lambda *sources: call(*(jobs.reduced(source, most) for source in sources), **options)
+
+
+def _common(method: str, options: Options) -> list[inspect.Parameter]:
     """The options that every method has."""
-    kinds = " or ".join(form[1:].upper() for form in formats)
-    output = typer.Option("--output", "-o", help=f"The {kinds} file to write; for several pictures, a folder.")
+    kinds = jobs.kinds(options.formats)
+    where = "; for several pictures, a folder, which is made" if options.pictures else ""
+    output = typer.Option("--output", "-o", help=f"The {kinds} file to write{where}.")
     # A report may have the method's name: it is made again at will, and no picture is overwritten by it.
-    report = inspect.Parameter.empty if ".png" in formats else Path(f"{method}{formats[0]}")
-    name = typer.Option("--name", help="A name that `artmodels list` shows, or a folder; by default the method's own.")
+    report = inspect.Parameter.empty if ".png" in options.formats else Path(f"{method}{options.formats[0]}")
+    overwrite = typer.Option(
+        "--overwrite", help="Of several pictures, make those again whose results are in the folder already."
+    )
+    name = typer.Option(
+        "--name", help="A name that `artmodels list` shows, in full or short, or a folder; by default the method's own."
+    )
     device = typer.Option("--device", help="cpu, cuda or mps; the fastest by default.")
     knobs = typer.Option(
         "--set", metavar="KEY=VALUE", parser=_setting, help="Any knob of the README's tables; repeat for more."
     )
+    quality = typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP; 92 by default.")
     return [
         _parameter("output", Path, output, report),
+        *([_parameter("overwrite", bool, overwrite, False)] if options.pictures else []),
+        *([_parameter("quality", int | None, quality, None)] if ".jpg" in options.formats else []),
         _parameter("name", str | None, name, None),
         _parameter("device", str | None, device, None),
         _parameter("knobs", list[str] | None, knobs, None),
     ]
 
 
-# --- From Python's arguments to options
+# --- From options to what typer reads
 
 
 def _parameter(name: str, kind: Any, words: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:  # noqa: ANN401
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, words], default=default)
 
 
-def _option(name: str, hint: Any, default: object, text: str, *, panel: str | None = None) -> inspect.Parameter:  # noqa: ANN401
-    """The option of an argument or setting; None, its value where it is not given, leaves Python's own default."""
-    kinds = {kind for kind in _alternatives(hint) if kind is not types.NoneType}
-    several = any(
-        _is_path(item) for kind in kinds for argument in typing.get_args(kind) for item in _alternatives(argument)
-    )
-    flag = {"target": "onto"}.get(name, name.removesuffix("s") if several else name).replace("_", "-")
-    required = default is inspect.Parameter.empty
-    if not required and default is not None:
-        text += f" [default: {default if isinstance(default, str) else json.dumps(default, default=str)}]"
-    words: dict[str, Any] = {"help": escape(text), "rich_help_panel": panel, "show_default": False}
-    kind: Any = str
-    if several:
-        kind = list[Path]
-    elif any(map(_is_path, kinds)):
-        kind = Path
-    elif name in WRITTEN:
-        words |= WRITTEN[name]
-    elif kinds == {bool}:
-        kind, flag = bool, f"{flag}/--no-{flag}"
-    elif len(kinds) == 1 and kinds < {int, float, str}:
-        (kind,) = kinds
-    elif typing.get_origin(hint) is Literal:
-        words["metavar"] = "|".join(map(str, typing.get_args(hint)))
-    else:
-        words |= {"metavar": "JSON", "parser": _value}
-    option = typer.Option(f"--{flag}", **words)
-    return _parameter(name, kind, option) if required else _parameter(name, kind | None, option, None)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 - an annotation can be any object
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _is_path(hint: Any) -> bool:  # noqa: ANN401
-    kind = typing.get_origin(hint) or hint
-    return isinstance(kind, type) and issubclass(kind, os.PathLike)
-
-
-def _described(doc: str) -> dict[str, str]:
-    """What a docstring says of each argument."""
-    section = re.search(r"^Args:\n((?: {4}.*\n?|\n)*)", doc, re.MULTILINE)
-    found = re.findall(r"^ {4}\**(\w+): ((?:.*\n?)(?: {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+def _option(option: Option, *, panel: str | None = None) -> inspect.Parameter:
+    """The parameter of an option; None, its value where it is not given, leaves Python's own default."""
+    words: dict[str, Any] = {"help": escape(option.help), "rich_help_panel": panel, "show_default": False}
+    words |= WRITTEN.get(option.kind, {})
+    if option.metavar:
+        words["metavar"] = option.metavar
+    flag = f"--{option.flag}/--no-{option.flag}" if option.kind == "bool" else f"--{option.flag}"
+    kind = KINDS.get(option.kind, str)
+    made = typer.Option(flag, **words)
+    return _parameter(option.name, kind, made) if option.required else _parameter(option.name, kind | None, made, None)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -199,13 +171,6 @@ def _box(text: str) -> tuple[float, float, float, float]:
     return left, top, left + width, top + height
 
 
-# Arguments that have a way of their own to be written, whatever the method.
-WRITTEN: Mapping[str, Mapping[str, Any]] = {
-    "size": {"metavar": "WxH", "parser": _size, "help": "Width and height of the result in pixels."},
-    "box": {"metavar": "X,Y,W,H", "parser": _box, "help": "Where, in pixels from the top left corner."},
-}
-
-
 def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -220,13 +185,28 @@ def _value(text: str) -> object:
         return {"True": True, "False": False, "None": None}.get(text, text)
 
 
-# --- Models that are styles
+KINDS: Mapping[str, Any] = {"bool": bool, "int": int, "float": float, "path": Path, "paths": list[Path]}
+WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "size": {"metavar": "WxH", "parser": _size, "help": "Width and height of the result in pixels."},
+    "box": {"metavar": "X,Y,W,H", "parser": _box, "help": "Where, in pixels from the top left corner."},
+    "json": {"metavar": "JSON", "parser": _value},
+}
+
+
+# --- Names
+
+
+def _check_name(name: str | None, method: Method) -> None:
+    """Refuse a name that no model of the method has; folders and repositories are looked at when they are loaded."""
+    if name is None or "/" in name or os.sep in name or Path(name).expanduser().is_dir():
+        return
+    if not os.environ.get("ARTMODELS_NAMESPACE"):
+        catalogue.require_method(name, catalogue.get(name, method.id).method, method.id, method.class_name)
 
 
 def _styles(method: str) -> dict[str, str]:
     """The models of a method that has one for each style, by short names."""
-    names = [entry.name for entry in catalogue.list_models(method) if "style" in entry.config]
-    return {name.removeprefix(f"{method.replace('_', '-')}-"): name for name in names}
+    return {entry.short: entry.name for entry in catalogue.list_models(method) if "style" in entry.config}
 
 
 def _styled(method: str, style: list[str], name: str | None, styles: dict[str, str]) -> str:
@@ -240,58 +220,3 @@ def _styled(method: str, style: list[str], name: str | None, styles: dict[str, s
     else:
         return models[style[0]]
     raise typer.BadParameter(fault, param_hint="--style")
-
-
-# --- Files
-
-
-def _work(call: Callable[..., Any], jobs: Mapping[Path, list[Path]], options: Mapping[str, Any]) -> None:
-    """Write each file; of several, one that fails does not keep the others from their turn."""
-    failed = False
-    for file, sources in jobs.items():
-        try:
-            result = call(*sources, **options)
-            result.save(file)
-        except ArtModelsError as error:
-            if len(jobs) == 1:
-                raise
-            typer.echo(f"artmodels: {sources[0]}: {error}", err=True)
-            failed = True
-            continue
-        for note in result.notes:
-            typer.echo(f"artmodels: {note}", err=True)
-        about = result.summary if hasattr(result, "summary") else f"{result.image.width}x{result.image.height}"
-        typer.echo(f"{file}: {about}")
-    if failed:
-        raise typer.Exit(1)
-
-
-def _jobs(output: Path, sources: list[Path], others: list[Path], formats: Sequence[str]) -> dict[Path, list[Path]]:
-    """Return, for each file to write, the image it is made of, if any; refuse, before any work, what must not be."""
-    if len(sources) < 2:
-        jobs = {output: sources}
-    else:
-        if not output.is_dir():
-            raise typer.BadParameter(f"for {len(sources)} images, {output} must be a folder.", param_hint="--output")
-        jobs = {output / f"{source.stem}.png": [source] for source in sources}
-        if len({str(target).lower() for target in jobs}) < len(sources):
-            raise typer.BadParameter("two of the images have the same name.", param_hint="--output")
-    for target in jobs:
-        _check_output(target, [*sources, *others], formats)
-    return jobs
-
-
-def _check_output(output: Path, inputs: list[Path], formats: Sequence[str]) -> None:
-    """Refuse, before any work, an output that could not or must not be written."""
-    if output.is_dir():
-        fault = f"{output} is a folder: name the file to write in it."
-    elif output.suffix.lower() not in formats:
-        kinds = " or ".join(form[1:].upper() for form in formats)
-        fault = f"results are {kinds}, and {output.name!r} does not end in {' or '.join(formats)}."
-    elif not output.parent.is_dir():
-        fault = f"there is no folder {output.parent}."
-    elif output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        fault = f"{output} is an input: it would be overwritten."
-    else:
-        return
-    raise typer.BadParameter(fault, param_hint="--output")

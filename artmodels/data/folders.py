@@ -6,35 +6,88 @@ the names of the files, and a batch from its generator.
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels import images
-from artmodels.errors import DatasetError, ImageError
+from artmodels.errors import DatasetError, ImageError, some
+from artmodels.images.decoding import ACCEPTED
 
-__all__ = ["Crops", "ImageSet", "fingerprint", "image_files", "split"]
+__all__ = ["Crops", "ImageSet", "fingerprint", "image_files", "is_hidden", "of_a_system", "split"]
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".btf", ".tf8", ".heic", ".heif", ".hif")
+    + (".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
+)
+# Pictures of kinds that are not read, which somebody may miss.
+_OTHERS = frozenset(
+    (".bmp", ".gif", ".psd", ".psb", ".svg", ".pdf", ".eps", ".ai", ".jxl", ".jxr", ".exr", ".hdr", ".tga", ".ico")
+    + (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".djvu", ".xcf", ".ppm", ".pgm")
+)
+# What systems, storage boxes and programs add by themselves: nobody misses it.
+_SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "#recycle", "$recycle.bin", "@recycle", "@recently-snapshot", "#snapshot", "lost+found"}
+    | {"system volume information", ".trash", ".trashes", ".thumbnails"}
+)
+_SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db"})
+_HEAD = 16  # bytes that tell a picture without an ending
+_HEADS = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|II[*+]\0|MM\0[*+]|....ftyp(hei|hev|mif1|avi)|....jP  ", re.DOTALL
+)
+
+
+def of_a_system(path: PurePath) -> bool:
+    """Tell whether a file, by its path inside a collection, was added by a system: a thumbnail, trash, a twin."""
+    parts, name = {part.casefold() for part in path.parts}, path.name.casefold()
+    return bool(_SYSTEM_FOLDERS & parts) or name in _SYSTEM_FILES or name.startswith("._")
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Tell whether a file, by its path inside a collection, is hidden or in a hidden folder."""
+    return any(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def image_files(root: Path, folders: Iterable[str] = (".",)) -> list[Path]:
-    """Every image file below some folders of `root`, sorted by its path; a DatasetError where there is none."""
-    found = set[Path]()
+    """Every image file below some folders of `root`, sorted by its path; a DatasetError where there is none.
+
+    A file without an ending counts if it begins as a picture does. What systems add does not count, nor does what is
+    hidden; the log names pictures of kinds that are not read.
+    """
+    found, others = set[Path](), set[Path]()
     for name in folders:
         folder = root / name
         if not folder.is_dir():
             raise DatasetError(f"There is no folder {folder}: name the folder that holds the images.")
-        found |= {path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()}
+        for path in folder.rglob("*"):
+            inside, suffix = path.relative_to(folder), path.suffix.lower()
+            if of_a_system(inside) or is_hidden(inside) or not path.is_file():
+                continue
+            if suffix in SUFFIXES or (not suffix and _looks_like_one(path)):
+                found.add(path)
+            elif suffix in _OTHERS:
+                others.add(path)
+    if others:
+        names = sorted(str(path.relative_to(root)) for path in others)
+        logger.warning("%s: left out, because their kind is not read: %s", root, some(names))
     if not found:
-        raise DatasetError(f"{root} holds no image in {', '.join(folders)}: PNG, JPEG, WebP or TIFF.")
+        raise DatasetError(f"{root} holds no image in {', '.join(folders)}: {ACCEPTED} are read.")
     return sorted(found)
+
+
+def _looks_like_one(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _HEADS.match(file.read(_HEAD)) is not None
+    except OSError:
+        return False
 
 
 def split(files: Sequence[Path], held_out: int = 10) -> tuple[list[Path], list[Path]]:

@@ -9,6 +9,7 @@ Layouts: Everingham 2010 (VOC), Gonthier 2018, Westlake 2016 (PeopleArt), Inoue 
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,10 @@ TWENTY = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-LABELS = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
+LABELS = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "1,0": 1, "0,0": 0, "-1,0": -1}
+# As spreadsheets and people write them, in a few languages.
+LABELS |= dict.fromkeys(("TRUE", "YES", "X", "WAHR", "JA", "VRAI", "OUI", "VERO", "SI", "SÌ", "VERDADERO", "SÍ"), 1)
+LABELS |= dict.fromkeys(("FALSE", "NO", "FALSCH", "NEIN", "FAUX", "NON", "FALSO"), 0)
 _SPLITS = ("train", "val", "trainval", "test", "extra")
 NAME_COLUMNS = ("item", "name_img", "file", "filename", "file_name", "image", "path")
 
@@ -187,7 +191,8 @@ def labelled_csv(
     """Read labels of whole images from a table: a column of file names, and one a class, of 0 and 1 or of -1 and +1.
 
     Args:
-        table: The CSV file, with a header, in UTF-8.
+        table: The CSV file, with a header, as spreadsheets write it: commas, semicolons or tabs; UTF-8, UTF-16 or, of
+            older programs on Windows, cp1252; labels may be TRUE and FALSE.
         images: The folder that the file names are in; a name may lack its suffix.
         name: What to call it; the table's name by default.
         classes: The columns to read; by default all but the file name, the part and `other_columns`.
@@ -198,10 +203,14 @@ def labelled_csv(
     """
     columns, rows = read_csv(Path(table))
     if name_column is None:
-        name_column = next((column for column in NAME_COLUMNS if column in columns), None)
+        by_name = {column.casefold(): column for column in reversed(columns)}
+        name_column = next((by_name[column] for column in NAME_COLUMNS if column in by_name), None)
         if name_column is None:
             has = f"it has {some(columns)}"
-            raise DatasetError(f"{table} has no column of file names, such as 'file'; {has}. Name it: name_column.")
+            raise DatasetError(
+                f"{table} has no column of file names: {has}. Call the one that holds them 'file' in the table, or say "
+                "which it is with name_column."
+            )
     check_known([name_column, *other_columns, *(classes or ())], columns, f"column of {table}")
     if classes is None:
         classes = [column for column in columns if column not in {name_column, split_column, *other_columns}]
@@ -329,13 +338,23 @@ class Images:
 
 
 def read_csv(table: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a table in UTF-8: its columns, and one row a line of as many values."""
-    lines = csv.reader(io.StringIO(text_of(table), newline=""), strict=True)
+    """Read a table as spreadsheets write it: its columns, and one row a line of as many values.
+
+    Columns and rows without any value are left out, as those that are behind the last ones.
+    """
+    text = text_of(table, encodings=("utf-8-sig", "utf-16", "cp1252"))
+    hint = re.match(r'"?sep=(.)"?[\r\n]+', text)  # of Excel
+    text = text[hint.end() :] if hint else text
+    first = text.split("\n", 1)[0]
+    separator = hint[1] if hint else max(",;\t", key=first.count)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         columns = [column.strip() for column in next(lines, [])]
-        rows = [(lines.line_num, line) for line in lines if line]
+        rows = [(lines.line_num, line) for line in lines if any(map(str.strip, line))]
+        while columns and not columns[-1] and not any(any(line[len(columns) - 1 :]) for _, line in rows):
+            columns, rows = columns[:-1], [(number, line[: len(columns) - 1]) for number, line in rows]
     except csv.Error as error:
-        what = f"not a table of comma-separated values: {error}"
+        what = f"not a table of values between {separator!r}: {error}"
         raise DatasetError(f"{table}, line {lines.line_num}: {what}. Save it as CSV again.") from error
     if not columns or not rows:
         raise DatasetError(f"{table} is empty; give a header and one row an image.")
@@ -348,12 +367,12 @@ def read_csv(table: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def labels_of(rows: Sequence[Mapping[str, str]], column: str, table: Path) -> list[bool]:
     """Read one column of labels: 0 and 1, or -1 and +1."""
-    values = [LABELS.get(row[column].strip()) for row in rows]
+    values = [LABELS.get(row[column].strip().upper()) for row in rows]
     if None in values:
         first = values.index(None)
         raise DatasetError(
             f"{table}, column {column!r}: {rows[first][column]!r} in row {first + 1} is no label; labels are 0 and 1, "
-            "or -1 and +1. Name the columns of labels with classes, if this is none."
+            "-1 and +1, or TRUE and FALSE. Name the columns of labels with classes, if this is none."
         )
     if {0, -1} <= set(values):
         raise DatasetError(f"{table}, column {column!r} mixes 0 and -1; give 0 and 1, or -1 and +1.")

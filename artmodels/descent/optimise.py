@@ -16,6 +16,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from artmodels.errors import ArtModelsError, ConfigError, DeadlineExceeded
+from artmodels.images.formats.origin import Origin
 from artmodels.images.results import ImageResult
 from artmodels.progress import Progress
 from artmodels.runtime.devices import generator
@@ -339,7 +340,9 @@ class CoarseToFine:
                 if self.limit.over:
                     return
 
-    def result(self, image: Tensor, settings: Mapping[str, Any], notes: Iterable[str]) -> ImageResult:
+    def result(
+        self, image: Tensor, settings: Mapping[str, Any], notes: Iterable[str], origin: Origin | None = None
+    ) -> ImageResult:
         """What a method returns: the final image, its settings, and what a user should know of how it came about."""
         complete = len(self.losses) == self.total
         if not complete:
@@ -356,4 +359,5 @@ class CoarseToFine:
             seconds=self.limit.elapsed,
             complete=complete,
             notes=tuple(notes),
+            origin=origin,
         )

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from artmodels.data import voc as voc_xml
-from artmodels.detections.boxes import as_boxes
+from artmodels.detections.boxes import SIDES, as_boxes
 from artmodels.errors import ConfigError, DatasetError, some
 from artmodels.files import write_whole
 from artmodels.images.decoding import Array
+from artmodels.images.results import Tabular
 
 __all__ = ["Detections", "coco", "iiif_page", "plain", "save", "save_voc", "voc"]
 
@@ -27,7 +28,7 @@ _DIGITS = 3  # of a pixel, in COCO
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Detections:
+class Detections(Tabular):
     """What was found in one image; arrays, tensors and lists are taken as they come.
 
     Raises:
@@ -68,6 +69,12 @@ class Detections:
     def __len__(self) -> int:
         """How many objects."""
         return len(self.labels)
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        boxes = self.boxes.round().astype(int).tolist()
+        rows = ([label, float(score), *box] for label, score, box in zip(self.labels, self.scores, boxes, strict=True))
+        title = f"{self.image}, {self.width} x {self.height} pixels: {len(self)} found"
+        return title, ("class", "score", *SIDES), rows
 
     def above(self, threshold: float) -> "Detections":
         """Keep those whose score is above a threshold."""

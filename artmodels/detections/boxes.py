@@ -8,8 +8,9 @@ from torch import Tensor
 
 from artmodels.errors import ConfigError, DatasetError
 
-__all__ = ["Box", "as_boxes", "clip", "iou", "nms_per_class", "paired_iou"]
+__all__ = ["SIDES", "Box", "as_boxes", "clip", "iou", "nms_per_class", "paired_iou"]
 
+SIDES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of the original image."""
 

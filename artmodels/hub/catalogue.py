@@ -7,14 +7,16 @@ trained. Listing is instant, since nothing heavy is imported. A commit and a sha
 name always means the same bytes, whoever serves them.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from artmodels.errors import ConfigError, MissingWeights, suggest
+from artmodels.errors import ConfigError, MissingWeights, short, suggest
 
 __all__ = [
     "Entry",
@@ -30,6 +32,7 @@ __all__ = [
     "methods",
     "parse",
     "read",
+    "require_method",
 ]
 
 PACKAGE = Path(__file__).parents[1]
@@ -63,6 +66,13 @@ class Entry:
     default: bool = False  # whether `from_pretrained()` without a name picks it; one entry a method
     needs: tuple[str, ...] = ()  # names of other entries that it loads; those of its method, unless it has its own
     order: int = 0  # where in lists; that of its method, unless it has its own
+
+    @property
+    def short(self) -> str:
+        """Its name without the words of its method: `scream` of `fast-style-scream`; else the name."""
+        words = self.name.split("-")
+        own = list(dropwhile(self.method.split("_").__contains__, words))
+        return "-".join(own or words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,20 +144,46 @@ def download(entry: Entry) -> Weights | None:
     return next((part.weights for part in parts if part.weights and not part.embedded), None)
 
 
-def find(name: object) -> Entry | None:
-    """Return the entry called `name`, or None."""
-    return next((entry for entry in list_models() if entry.name == name), None)
+def find(name: object, method: str | None = None) -> Entry | None:
+    """Return the entry that a name stands for, or None.
+
+    That is a full name, or else the short one of an entry of `method`, or of any, such as `scream`; a short name that
+    two methods have stands for none.
+    """
+    entries = list_models()
+    own = [entry for entry in entries if entry.method == method]
+    for among, key in ((entries, "name"), (own, "short"), (entries, "short")):
+        found = [entry for entry in among if getattr(entry, key) == name]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
-def get(name: str) -> Entry:
-    """Return the entry called `name`; MissingWeights names near misses, and how to list what there is."""
-    if entry := find(name):
+def get(name: str, method: str | None = None) -> Entry:
+    """Return the entry that `find` gives; MissingWeights names near misses, and how to list what there is."""
+    if entry := find(name, method):
         return entry
-    hint = suggest(name, (entry.name for entry in list_models()))
+    among = list_models(method)
+    spelled = re.sub(r"[\s_]+", "-", name.strip().lower())
+    names = {entry.short: entry.name for entry in among} | {entry.name: entry.name for entry in among}
+    hint = suggest(spelled, names, called=names)
     raise MissingWeights(
         f"{name!r} is not in the catalogue.{hint} List what there is with artmodels.list_models() or "
         "`artmodels list`; a repository of the Hub is named 'owner/name', a folder by its path."
     )
+
+
+def require_method(name: str, found: str, method: str, class_name: str) -> None:
+    """Raise ConfigError where a checkpoint is of the method `found`, and `class_name` takes those of `method`."""
+    if found == method:
+        return
+    if found == "features":
+        right = "load it with artmodels.features.load"
+    elif (known := find_method(found)) is not None:
+        right = f"load it with artmodels.{known.class_name}.from_pretrained"
+    else:
+        right = "this version of artmodels does not have that method"
+    raise ConfigError(f"{name} is a checkpoint of {short(found)}, not of {class_name}: {right}.")
 
 
 def default(method: str) -> Entry:
@@ -162,8 +198,9 @@ def default(method: str) -> Entry:
 def list_models(method: str | None = None) -> list[Entry]:
     """Return the catalogue's entries in its order: all, or only those of one method, e.g. `"texture_synthesis"`.
 
-    A ConfigError says that no entry has this method, and names near misses.
+    Hyphens do for underscores. A ConfigError says that no entry has this method, and names near misses.
     """
+    method = method and str(method).replace("-", "_")
     entries = sorted((entry for known in read() for entry in known.models), key=lambda entry: entry.order)
     found = [entry for entry in entries if method in (None, entry.method)]
     if not found:

@@ -9,6 +9,8 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Collection
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -18,7 +20,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the cli
 from safetensors.torch import save
 
 from artmodels._version import __version__
-from artmodels.errors import ConfigError, WeightsError, short
+from artmodels.errors import ConfigError, WeightsError, short, suggest
 from artmodels.files import replacing
 from artmodels.hub import catalogue
 from artmodels.hub.catalogue import Entry
@@ -45,10 +47,15 @@ class Pretrained(ABC, Generic[C]):
 
     method: ClassVar[str]
     config_class: ClassVar[type[Any]]
-    formats: ClassVar[tuple[str, ...]] = (".png",)
+    formats: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".webp")
     """What `save` of a result writes, by the ending of the file."""
     config: C
     _entry: Entry | None = None
+
+    @property
+    def largest(self) -> int:
+        """Pixels that it takes of a picture whose own size is kept; the command line reduces larger ones to that."""
+        return 40_000_000  # what `artmodels.images.load` accepts
 
     @classmethod
     def from_pretrained(
@@ -66,7 +73,8 @@ class Pretrained(ABC, Generic[C]):
         """Load a checkpoint by name or path.
 
         Args:
-            name_or_path: A folder, a catalogue name or `owner/name` on the Hub; None is the method's default.
+            name_or_path: A folder, a catalogue name, in full or short (`"scream"`), or `owner/name` on the Hub; None is
+                the method's default.
             revision: Branch, tag or commit, for `owner/name`. Pin a commit so that others can repeat results.
             device: Where to run; None picks CUDA, then MPS, then CPU.
             dtype: What to compute in; None picks what is fast and exact enough on the device.
@@ -87,7 +95,13 @@ class Pretrained(ABC, Generic[C]):
         if provider is not None:
             raise ConfigError(f"provider={provider!r} is for runtime='onnx'; with PyTorch, device= says where to run.")
         name = catalogue.default(cls.method).name if name_or_path is None else name_or_path
-        resolved = resolve(name, revision=revision, local_files_only=local_files_only, accept=cls._check_method)
+        resolved = resolve(
+            name,
+            method=cls.method,
+            revision=revision,
+            local_files_only=local_files_only,
+            accept=cls._check_method,
+        )
         placement = Placement(device=device, dtype=dtype, local_files_only=local_files_only)
         return cls.from_resolved(resolved, placement, **overrides)
 
@@ -102,6 +116,9 @@ class Pretrained(ABC, Generic[C]):
     @classmethod
     def _configured(cls, stored: dict[str, Any], overrides: dict[str, object], folder: Path | None) -> C:
         """The configuration of a checkpoint with some settings replaced; an error names the file whose fault it is."""
+        fields = {field.name for field in dataclasses.fields(cls.config_class) if field.init}
+        for key in overrides.keys() - fields:
+            cls._explain(key, fields)
         stored = {key: value for key, value in stored.items() if key not in ("method", "artmodels_version")}
         try:
             config: C = config_from(cls.config_class, stored | overrides)
@@ -117,6 +134,16 @@ class Pretrained(ABC, Generic[C]):
             raise
 
     @classmethod
+    def _explain(cls, key: str, fields: Collection[str]) -> None:
+        """Raise ConfigError where an unknown setting is, or is nearly, an argument of loading or of the call."""
+        for name, place in {"__call__": "the call", "from_pretrained": "from_pretrained"}.items():
+            arguments = list(signature(getattr(cls, name)).parameters)
+            if (hint := suggest(key, arguments)) and not suggest(key, fields):
+                raise ConfigError(
+                    f"{cls.config_class.__name__} has no setting {short(key)}.{hint} That is an argument of {place}."
+                )
+
+    @classmethod
     def _from_graph(
         cls, name_or_path: str | os.PathLike[str] | None, runtime: str, *, fixed: dict[str, object], **place: Any
     ) -> Self:
@@ -127,17 +154,9 @@ class Pretrained(ABC, Generic[C]):
 
     @classmethod
     def _check_method(cls, name: str, method: object) -> None:
-        if method == cls.method:
-            return
         if not isinstance(method, str):
             raise ConfigError(f"The {CONFIG} of {name} names no method: it was not saved by artmodels.")
-        if method == "features":
-            right = "load it with artmodels.features.load"
-        elif (known := catalogue.find_method(method)) is not None:
-            right = f"load it with artmodels.{known.class_name}.from_pretrained"
-        else:
-            right = "this version of artmodels does not have that method"
-        raise ConfigError(f"{name} is a checkpoint of {short(method)}, not of {cls.__name__}: {right}.")
+        catalogue.require_method(name, method, cls.method, cls.__name__)
 
     @classmethod
     @abstractmethod

@@ -138,6 +138,7 @@ class Resolved:
 def resolve(
     name_or_path: str | os.PathLike[str],
     *,
+    method: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     accept: Accept | None = None,
@@ -148,8 +149,8 @@ def resolve(
     with the owner that ARTMODELS_NAMESPACE in the environment gives); the upstream repository that the
     catalogue pins. A catalogue name stands for one sha256 wherever the file comes from, so a mirror cannot
     change what loads. A revision, for `owner/name` only, is a branch, tag or commit; a full commit that is cached needs
-    no network. `accept` is called with the name and the method, for a name of the catalogue before anything is fetched;
-    what it raises is raised.
+    no network. Of a short name that several methods have, that of `method` is meant. `accept` is called with the name
+    and the method, for a name of the catalogue before anything is fetched; what it raises is raised.
 
     Raises:
         ConfigError: `revision` was given for something that has no revisions.
@@ -160,7 +161,7 @@ def resolve(
     if is_checkpoint_folder(name):
         found = _from_folder(name, Path(os.path.expanduser(name)), revision)
     elif "/" not in name and os.sep not in name:
-        found = _from_name(name, revision, local_files_only, accept)
+        found = _from_name(name, method, revision, local_files_only, accept)
     elif REPO.fullmatch(name) and ".." not in name and "--" not in name:
         found = _from_repo(name, name, revision, local_files_only)
     else:
@@ -204,14 +205,18 @@ def _from_folder(name: str, path: Path, revision: str | None) -> Resolved:
     return Resolved(name=name, origin="folder", folder=path)
 
 
-def _from_name(name: str, revision: str | None, local_files_only: bool, accept: Accept | None) -> Resolved:
+def _from_name(
+    name: str, method: str | None, revision: str | None, local_files_only: bool, accept: Accept | None
+) -> Resolved:
+    known = catalogue.find(name, method)
+    name = known.name if known else name
     namespace = os.environ.get("ARTMODELS_NAMESPACE")
     mirror = f"{namespace}/{name}" if namespace else None
     if mirror and not REPO.fullmatch(mirror):
         raise ConfigError(f"ARTMODELS_NAMESPACE={namespace!r} does not make a Hub repository of {name!r}.")
-    if mirror and catalogue.find(name) is None:
+    if mirror and known is None:
         return _from_repo(name, mirror, revision, local_files_only)
-    entry = catalogue.get(name)
+    entry = known or catalogue.get(name, method)
     if accept is not None:
         accept(name, entry.method)
     pinned = entry.weights

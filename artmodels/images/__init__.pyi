@@ -1,3 +1,16 @@
-from .loading import LIMIT, LoadedImage, Source, load, read_metadata, save_png, to_pil
+from .formats.origin import Origin
+from .loading import LIMIT, LoadedImage, Source, load, pixels_in, to_pil
+from .writing import read_metadata, save, save_png
 
-__all__ = ["LIMIT", "LoadedImage", "Source", "load", "read_metadata", "save_png", "to_pil"]
+__all__ = [
+    "LIMIT",
+    "LoadedImage",
+    "Origin",
+    "Source",
+    "load",
+    "pixels_in",
+    "read_metadata",
+    "save",
+    "save_png",
+    "to_pil",
+]

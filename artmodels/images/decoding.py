@@ -1,7 +1,7 @@
 """From encoded pixels to sRGB ones: limits, upright rows, depth, colour profiles and alpha.
 
 The size is read from the header before anything is decoded. Conversion goes strip by strip, so that a decode
-at the default limit stays under 512 MB, and `LoadedImage.notes` says what was done.
+at the default limit stays under 512 MB, but for 750 MB of JPEG 2000, and `LoadedImage.notes` says what was done.
 """
 
 import io
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,33 +19,51 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge, UndecodableImage
-from artmodels.images.bounds import undecodable, usable_exif
+from artmodels.images.formats import tiff
+from artmodels.images.formats.bounds import undecodable, usable_exif
+from artmodels.images.formats.origin import Origin, origin_of, origin_of_image
+from artmodels.images.formats.samples import FLOATS, to_uint16
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FLOATS", "Array", "LoadedImage", "check_pixels", "composed", "decode", "decoding", "to_uint16"]
+__all__ = [
+    "ACCEPTED",
+    "LARGEST",
+    "Array",
+    "LoadedImage",
+    "check_pixels",
+    "composed",
+    "decode",
+    "decode_tiff",
+    "decoding",
+]
 
+ACCEPTED = "PNG, JPEG, WebP, TIFF, HEIC, AVIF and JPEG 2000"
+
+LARGEST = 160_000_000  # pixels of a file that `load` reduces to its limit, if it shall
 STRIP_PIXELS = 2**20
 
 _WEBP_SHARE = 0.7  # its decoder takes 16 bytes a pixel, the others at most 12: same memory, fewer pixels
-_FLOAT_SLACK = 1e-4  # rounding in the caller's own resize is forgiven, a wrong range is not
-FLOATS = "Float values in [0, 1] became 16-bit."
+_MOST = {"JPEG2000": 80_000_000, "HEIF": 100_000_000, "AVIF": 100_000_000}  # pixels that fit a decoding process
 _ORIENTATION = 0x0112
 _RAW_EXIF = "Raw profile type exif"  # of a PNG: hexadecimal text after three lines, as ImageMagick writes it
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 284, 322, 323
 _YCBCR = 6
-_TILE_EXCESS = 4  # times `max_pixels` that the tiles of a picture may cover: those at its edges reach over them
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_NOT_APPLIED = "The embedded colour profile was not applied, to keep the full range of the grey."
+_REDUCED = "The file has 16 bits a channel; colour was reduced to 8 bits."
 _GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _SIGNATURES = (
     (rb"GIF8", "a GIF file"),
     (rb"BM", "a BMP file"),
     (rb"%PDF", "a PDF document"),
     (rb"8BPS", "a Photoshop document"),
-    (rb"(?s).{4}ftyp", "a HEIC, AVIF or video file"),
+    (rb"(?s).{4}ftyp(heic|heix|hevc|mif1|msf1|avif|avis)", "a damaged HEIC or AVIF file"),
+    (rb"(?s).{4}ftypcr", "a camera's raw file"),
+    (rb"(?s).{4}ftyp", "a video file"),
     (rb"\xff\x0a|(?s:.{4})JXL ", "a JPEG XL file"),
-    (rb"(?s:.{4})jP  |\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (rb"(?s:.{4})jP  |\xff\x4f\xff\x51", "a damaged JPEG 2000 file"),
     (rb"(?s)(\xef\xbb\xbf)?\s*(<\?xml.*|<!--.*|<!DOCTYPE svg.*)?<svg", "an SVG drawing, not pixels"),
     (rb"(?s)[\t\n\r -~\x80-\xff]+$", "text, not pixels"),
 )
@@ -66,10 +84,11 @@ class LoadedImage:
         pixels: `[H, W, 3]` sRGB, uint8 (0 to 255) or uint16 (0 to 65535); alpha is already composited, but where
             `background` is None.
         alpha: `[H, W]` of the same type, 0 transparent; None where the source had no alpha.
-        format: "PNG", "JPEG", "WEBP", "TIFF", another PIL format for a PIL image, or None.
+        format: "PNG", "JPEG", "WEBP", "TIFF", "HEIF", "AVIF", "JPEG2000", another PIL format for a PIL image, or None.
         notes: What was done to the image, in plain sentences.
         background: sRGB colour, 0 to 255, that transparent pixels were composited on; None where they were not, and
             have the colours that the source stores.
+        origin: Author, rights, date and size in print, as far as the source says them; None where it says nothing.
     """
 
     pixels: Array
@@ -77,6 +96,7 @@ class LoadedImage:
     format: str | None = None
     notes: tuple[str, ...] = ()
     background: Colour | None = (255, 255, 255)
+    origin: Origin | None = None
 
     @property
     def height(self) -> int:
@@ -151,7 +171,7 @@ def decoding(name: str, head: bytes = b"") -> Iterator[None]:
     except UnidentifiedImageError as error:
         kind = next((kind for magic, kind in _SIGNATURES if re.match(magic, head)), None)
         kind = kind or "damaged at its start, or not an image"
-        raise UndecodableImage(f"{name} is {kind}; PNG, JPEG, WebP and TIFF are accepted") from error
+        raise UndecodableImage(f"{name} is {kind}; {ACCEPTED} are accepted") from error
     except Exception as error:  # decoders raise nearly every built-in type, SyntaxError included
         raise undecodable(name, str(error) or type(error).__name__) from error
 
@@ -162,9 +182,12 @@ def check_pixels(
     most: float,
     name: str,
     limit: str = "",
-    advice: str = "make it smaller or raise max_pixels",
+    advice: str = "",
 ) -> None:
     """Raise ImageTooLarge, or ImageError for an empty image; `name` is what messages call it."""
+    if not advice:
+        reducible = width * height <= LARGEST and most < LARGEST
+        advice = "make it smaller" + (", or load it with shrink=True, which does that" if reducible else "")
     if width < 1 or height < 1:
         raise ImageError(f"{name} is empty: {width} x {height} pixels; give at least 1 x 1")
     if width * height > most:
@@ -223,58 +246,127 @@ def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, height)
 
 
-def to_uint16(values: Array, name: str) -> Array:
-    """Scale floats in [0, 1] to 16 bits."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low + high):
-        raise ImageError(f"{name} holds NaN or infinity; give finite values, see numpy.nan_to_num")
-    if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
-        hint = "divide by 255" if low >= 0 and 2 <= high <= 255 else "scale or clip them"
-        raise ImageError(f"{name} has float values from {low:g} to {high:g}; they must be in [0, 1]: {hint}")
-    scaled: Array = np.rint(np.clip(values, 0, 1).astype(np.float32) * 65535).astype(np.uint16)
-    return scaled
-
-
-def decode(image: Image.Image, name: str, max_pixels: int, background: Colour | None) -> LoadedImage:
-    """Check the header, decode, and convert strip by strip."""
+def decode(
+    image: Image.Image,
+    name: str,
+    max_pixels: int,
+    background: Colour | None,
+    *,
+    notes: list[str] | None = None,
+) -> LoadedImage:
+    """Check the header, decode, and convert strip by strip. Notes say which of several images this is, if given."""
     check_pixels(*image.size, max_pixels, name)
     if image.format == "WEBP":
         limit = " for WebP, which takes more memory,"
         check_pixels(*image.size, _WEBP_SHARE * max_pixels, name, limit, "save it as PNG or JPEG")
+    if image.format in _MOST:
+        limit = f" for {image.format}, which takes more memory,"
+        check_pixels(*image.size, min(max_pixels, _MOST[image.format]), name, limit, "save it as TIFF, PNG or JPEG")
     if isinstance(image, TiffImageFile):
         _check_tiff(image, name, max_pixels)
-    notes: list[str] = []
-    if getattr(image, "is_animated", False):
-        notes.append(f"The file holds several images; only number {image.tell() + 1} was used.")
+    if notes is None:
+        notes = []
+        if getattr(image, "is_animated", False):
+            notes.append(f"The file holds several images; only number {image.tell() + 1} was used.")
     raw = _raw_mode(image)
     stored = _orientation(image, notes)
     image.load()
+    check_pixels(*image.size, max_pixels, name)  # those of a HEIC may change
     # TIFF is turned by Pillow while loading; PNG may state its orientation after the pixels.
     orientation = _orientation(image, notes)
     if max(stored, orientation) > 1:
         notes.append(f"It was turned upright (EXIF orientation {max(stored, orientation)}).")
+    origin = origin_of_image(image, _exif(image))
     dtype, read = _reader(image, raw, name, notes)
 
     def rows(top: int, bottom: int) -> Strip:
         return read(image.crop((0, top, image.width, bottom)))
 
     loaded = composed(image.size, dtype, rows, background, notes, orientation)
-    return replace(loaded, format="JPEG" if image.format == "MPO" else image.format)
+    if origin is not None and orientation >= 5:
+        origin = origin.turned()
+    return replace(loaded, format="JPEG" if image.format == "MPO" else image.format, origin=origin)
+
+
+def decode_tiff(file: BinaryIO, name: str, max_pixels: int, background: Colour | None) -> LoadedImage:
+    """Decode the picture of a TIFF file, by Pillow where that reads its layout rightly, otherwise by tifffile."""
+    pages = tiff.directories(file)
+    page, notes = tiff.picture_of(pages), list[str]()
+    if page is None:
+        raise undecodable(name, "there is no image in it")
+    check_pixels(page.value(tiff.WIDTH), page.value(tiff.LENGTH), max_pixels, name)
+    others = [other for other in tiff.wholes(pages) if other.number]
+    if page.reduced:
+        notes.append("The file says that it is a smaller copy of a picture, which is not in it.")
+    elif len(others) > 1 and page.number:
+        notes.append(f"The file holds several images; only number {page.number} was used.")
+    if page is pages[0] and not tiff.beyond_pillow(page):
+        file.seek(0)
+        try:
+            image = Image.open(file, formats=("TIFF",))
+        except (UnidentifiedImageError, KeyError):
+            pass
+        else:
+            with image:
+                return decode(image, name, max_pixels, background, notes=notes)
+    return _by_tifffile(page, pages[0], name, max_pixels, background, notes)
+
+
+def _by_tifffile(
+    page: tiff.Directory, first: tiff.Directory, name: str, max_pixels: int, background: Colour | None, notes: list[str]
+) -> LoadedImage:
+    def said(tag: int) -> tuple[Any, ...]:
+        return page.values(tag) or first.values(tag)
+
+    found = tiff.pixels_of(page, name, max_pixels)
+    colour, alpha = found.colour, found.alpha
+    turned = said(tiff.ORIENTATION)[:1]
+    orientation: int = turned[0] if turned in {(number,) for number in _TURNS} else 1
+    if orientation > 1:
+        notes.append(f"It was turned upright (EXIF orientation {orientation}).")
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[colour.shape[2]]
+    deep = colour.dtype == np.uint16
+    probe = Image.new(mode, (1, 1))
+    probe.info["icc_profile"] = page.data(tiff.PROFILE) or first.data(tiff.PROFILE)
+    profile = None
+    if deep and mode == "L":
+        if probe.info["icc_profile"]:
+            notes.append(_NOT_APPLIED)
+    else:
+        profile = _profile(probe, notes)
+    reduced = deep and (profile is not None or mode == "CMYK")
+    if reduced:
+        notes.append(_REDUCED)
+    elif found.floats:
+        notes.append(FLOATS)
+
+    def read(top: int, bottom: int) -> Strip:
+        strip, opacity = colour[top:bottom], None if alpha is None else alpha[top:bottom]
+        if reduced:
+            strip, opacity = (strip >> 8).astype(np.uint8), None if opacity is None else (opacity >> 8).astype(np.uint8)
+        if profile is None and mode != "CMYK":
+            return strip, opacity
+        image = Image.fromarray(np.ascontiguousarray(strip[..., 0] if mode == "L" else strip), mode)
+        if profile is None:
+            return np.asarray(image.convert("RGB")), opacity
+        return np.asarray(ImageCms.applyTransform(image.convert(profile[0]), profile[1])), opacity
+
+    dtype = np.uint16 if deep and not reduced else np.uint8
+    loaded = composed(colour.shape[1::-1], dtype, read, background, notes, orientation)
+    origin = origin_of(colour.shape[1::-1], exif=tiff.texts_of(page, first), xmp=page.data(700) or first.data(700))
+    if origin is not None and orientation >= 5:
+        origin = origin.turned()
+    return replace(loaded, format="TIFF", origin=origin)
 
 
 def _check_tiff(image: TiffImageFile, name: str, max_pixels: int) -> None:
-    """Check the sizes of tiles, and that Pillow reads the layout; let libtiff read what Pillow alone does not."""
+    """Check the sizes of tiles; let libtiff read what Pillow alone does not."""
     tags = image.tag_v2
     across, down = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
-    if isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0:
-        # A small image may be stored in a tile of any size, and the decoder allocates the whole tile.
-        stored = -(-image.width // across) * across * -(-image.height // down) * down
-        if across * down > max_pixels or stored > _TILE_EXCESS * max(max_pixels, STRIP_PIXELS):
-            raise ImageTooLarge(
-                f"{name} is stored in tiles of {across} x {down} pixels, above the limit; save it without tiles"
-            )
+    if isinstance(across, int) and isinstance(down, int):
+        tiff.check_tiles(across, down, *image.size, name, max_pixels)
     planar = tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) != 1
-    if planar and image.mode not in ("RGB", "RGBA", "CMYK"):
+    if planar and image.mode not in ("RGB", "RGBA", "CMYK"):  # of a PIL image: files are read by tifffile
         raise UndecodableImage(
             f"{name} is a TIFF that stores its {image.mode} channels one after the other, which is read for RGB, RGBA "
             "and CMYK only; save it with interleaved channels"
@@ -299,6 +391,15 @@ def _raw_mode(image: Image.Image) -> str:
     return layout if isinstance(layout, str) else ""
 
 
+def _exif(image: Image.Image) -> Image.Exif | None:
+    """The EXIF data of an image, if they can be used."""
+    try:
+        exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
+        return image.getexif() if usable_exif(exif) else None
+    except Exception:  # `_orientation` says so
+        return None
+
+
 def _orientation(image: Image.Image, notes: list[str]) -> int:
     try:
         exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
@@ -317,13 +418,13 @@ def _reader(image: Image.Image, raw: str, name: str, notes: list[str]) -> tuple[
     """Choose the output type and the function that turns a strip into colour and alpha."""
     if image.mode in _GREY16 or image.mode in ("I", "F"):
         if image.info.get("icc_profile"):
-            notes.append("The embedded colour profile was not applied, to keep the full range of the grey.")
+            notes.append(_NOT_APPLIED)
         if image.mode == "F":
             notes.append(FLOATS)
             return np.uint16, lambda strip: (to_uint16(np.asarray(strip), name)[..., None], None)
         return np.uint16, _grey16_reader(image, raw, name)
     if ";16" in raw:
-        notes.append("The file has 16 bits a channel; colour was reduced to 8 bits.")
+        notes.append(_REDUCED)
     return np.uint8, _colour_reader(image, raw, notes)
 
 

@@ -25,18 +25,19 @@ import numpy as np
 
 from artmodels import errors, images
 from artmodels.errors import ArtModelsError, ImageError, ImageTooLarge
-from artmodels.images.bounds import undecodable
 from artmodels.images.decoding import Array, LoadedImage
+from artmodels.images.formats.bounds import undecodable
+from artmodels.images.formats.origin import Origin
 
 __all__ = ["CPU_SECONDS", "DecodingProcesses"]
 
-CPU_SECONDS = 30.0  # of the processor, for one file: several times what an ordinary one at the default limit takes
+CPU_SECONDS = 60.0  # of the processor, for one file: several times what an ordinary one at the default limit takes
 WALL_SECONDS = 600.0  # of the clock: far more, so that a busy machine refuses nothing wrongly
 _MEMORY = 2**30  # of address space, for the interpreter and the libraries
-_MEMORY_PER_PIXEL = 32  # bytes: decoding takes at most 12, and the file itself at most 8
+_MEMORY_PER_PIXEL = 32  # bytes of the limit: decoding takes at most 19, and the file itself at most 8
 _HEADER = struct.Struct(">I")
 _LONGEST = 2**16  # bytes of a header: a few notes, or a message
-_FORMATS = (None, "PNG", "JPEG", "WEBP", "TIFF")
+_FORMATS = (None, "PNG", "JPEG", "WEBP", "TIFF", "HEIF", "AVIF", "JPEG2000")
 _KINDS = ("ImageError", "ImageTooLarge", "UndecodableImage", "ConfigError")
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -70,6 +71,7 @@ class DecodingProcesses:
         *,
         max_pixels: int = images.LIMIT,
         background: tuple[int, int, int] | None = (255, 255, 255),
+        shrink: bool = False,
     ) -> LoadedImage:
         """Load an image file as `artmodels.images.load` does; waits while all workers are busy.
 
@@ -81,6 +83,7 @@ class DecodingProcesses:
             "path": os.fspath(path),
             "max_pixels": max_pixels,
             "background": background,
+            "shrink": shrink,
             "cpu_seconds": self._cpu_seconds,
         }
         worker = self._idle.get()
@@ -230,10 +233,11 @@ def _answer(
         and all(isinstance(note, str) for note in notes)
     ):
         raise ValueError("not an image")
+    origin = Origin.checked(header.get("origin"))
     dtype = np.uint8 if depth == 8 else np.uint16
     pixels = _exactly(file, np.empty((*size, 3), dtype))
     alpha = _exactly(file, np.empty(size, dtype)) if header.get("alpha") is True else None
-    return LoadedImage(pixels, alpha, format, tuple(notes), background)
+    return LoadedImage(pixels, alpha, format, tuple(notes), background, origin)
 
 
 def _exactly(file: IO[bytes], room: Room) -> Room:
@@ -255,7 +259,9 @@ def _decode(request: dict[str, Any], answers: IO[bytes]) -> None:
     arrays = list[Array]()
     _limit(request["cpu_seconds"], request["max_pixels"])
     try:
-        loaded = images.load(request["path"], max_pixels=request["max_pixels"], background=background)
+        loaded = images.load(
+            request["path"], max_pixels=request["max_pixels"], background=background, shrink=request["shrink"]
+        )
         arrays = [loaded.pixels] if loaded.alpha is None else [loaded.pixels, loaded.alpha]
         header = {
             "size": [loaded.height, loaded.width],
@@ -263,6 +269,7 @@ def _decode(request: dict[str, Any], answers: IO[bytes]) -> None:
             "format": loaded.format,
             "notes": loaded.notes,
             "alpha": loaded.alpha is not None,
+            "origin": None if loaded.origin is None else loaded.origin.plain(),
         }
     except (ImageError, errors.ConfigError) as error:
         header = {"error": type(error).__name__, "message": str(error)[: _LONGEST // 8]}

@@ -1,53 +1,66 @@
-"""Bytes to pixels and back: the only place that decodes, guards, orients and encodes images.
+"""Bytes to pixels: the only place that decodes, guards and orients images.
 
-Every image enters through `load`: PNG, JPEG, WebP and TIFF files, PIL images, arrays and tensors. The size
-is read from the header before anything is decoded, EXIF orientation is applied, colours become sRGB, 16-bit
-grey keeps its range, alpha is composited and kept beside, and `LoadedImage.notes` says what was done.
+Every image enters through `load`: PNG, JPEG, WebP, TIFF, HEIC, AVIF and JPEG 2000 files, PIL images, arrays and
+tensors. The size is read from the header before anything is decoded, EXIF orientation is applied, colours become sRGB,
+16-bit grey keeps its range, alpha is composited and kept beside, and `LoadedImage.notes` says what was done.
 """
 
 import io
 import os
 import re
 import stat
-import struct
 import sys
-import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard, Union
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeGuard, Union
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from typing_extensions import TypeAliasType
 
 from artmodels.errors import ConfigError, ImageError, ImageTooLarge, UndecodableImage
-from artmodels.files import write_whole
-from artmodels.images.bounds import check_structure
-from artmodels.images.decoding import FLOATS, Array, LoadedImage, check_pixels, composed, decode, decoding, to_uint16
+from artmodels.images.decoding import LARGEST, Array, LoadedImage, check_pixels, composed, decode, decode_tiff, decoding
+from artmodels.images.formats.bounds import check_structure
+from artmodels.images.formats.samples import FLOATS, to_uint16
+from artmodels.images.formats.tiff import directories, is_tiff, picture_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LIMIT", "LoadedImage", "Source", "encode_png", "load", "read_metadata", "save_png", "to_pil"]
+__all__ = [
+    "LARGEST",
+    "LIMIT",
+    "REDUCED",
+    "File",
+    "LoadedImage",
+    "Picture",
+    "Source",
+    "is_tensor",
+    "load",
+    "opened",
+    "pixels_in",
+    "to_pil",
+]
 
+REDUCED = "It was reduced from"  # how the note of a picture begins that was reduced to fit
 LIMIT = 40_000_000  # pixels that `load` accepts by default
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "JPEG2000")
+_HEIF = ("AVIF", "HEIF")  # both may have the same first bytes
 _BYTES_PER_PIXEL = 8  # 16-bit RGBA, uncompressed: no accepted file needs more
 _METADATA_ALLOWANCE = 16 * 2**20
-_PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS or LIMIT
-_ANY_SIZE = 2**62  # what is in memory already may also be written
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_COLOUR_TYPES = {3: 2, 4: 6}  # of a PNG, by channels
-_TEXT_LIMIT = 2**20  # what Pillow agrees to read back
 
-File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
-Picture: TypeAlias = Union[Image.Image, "torch.Tensor", Array, LoadedImage]
-Source: TypeAlias = File | Picture
+# Of this type, help of functions shows the name and not all that it stands for.
+File = TypeAliasType("File", str | os.PathLike[str] | bytes | bytearray | memoryview)
+Picture = TypeAliasType("Picture", Union[Image.Image, "torch.Tensor", Array, LoadedImage])
+Source = TypeAliasType("Source", File | Picture)
 
 
 def load(
-    source: Source, *, max_pixels: int = LIMIT, background: tuple[int, int, int] | None = (255, 255, 255)
+    source: Source,
+    *,
+    max_pixels: int = LIMIT,
+    background: tuple[int, int, int] | None = (255, 255, 255),
+    shrink: bool = False,
 ) -> LoadedImage:
     """Load an image from wherever it is; nothing is ever fetched from the network.
 
@@ -59,6 +72,8 @@ def load(
             needs more memory a pixel. Files above Pillow's own limit, some 179 megapixels, are refused
             whatever this says.
         background: sRGB colour, 0 to 255, under transparent pixels; None leaves the colours as they are stored.
+        shrink: Reduce a larger picture, of up to 160 megapixels, to `max_pixels`; the notes say so. It is decoded
+            whole, which takes up to four times the memory.
 
     Returns:
         The pixels in sRGB, upright, composited on the background.
@@ -75,6 +90,8 @@ def load(
         len(background) != 3 or not all(isinstance(v, int | np.integer) and 0 <= v <= 255 for v in background)
     ):
         raise ConfigError(f"background is {background!r}; give three whole numbers from 0 to 255, or None")
+    if shrink:
+        return _reduced(load(source, max_pixels=max(max_pixels, LARGEST), background=background), max_pixels)
     if isinstance(source, LoadedImage):
         check_pixels(source.width, source.height, max_pixels, "the image")
         return source
@@ -83,17 +100,70 @@ def load(
             return decode(source, "the PIL image", max_pixels, background)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, background)
-    if _is_tensor(source):
+    if is_tensor(source):
         return _from_tensor(source, max_pixels)
     if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         kind = type(source).__name__
         raise ImageError(f"a {kind} is not an image; give a path, bytes, PIL image, array or tensor")
-    name, file = _open(source, max_pixels)
+    name, file = opened(source, max_pixels)
     with file:
         head = file.read(512)
         check_structure(file, name, max_pixels)
-        with decoding(name, head), Image.open(file, formats=_FORMATS) as image:
-            return decode(image, name, max_pixels, background)
+        with decoding(name, head):
+            if is_tiff(head):
+                return decode_tiff(file, name, max_pixels, background)
+            with Image.open(file, formats=_formats_of(head)) as image:
+                return decode(image, name, max_pixels, background)
+
+
+def _reduced(loaded: LoadedImage, max_pixels: int) -> LoadedImage:
+    """Reduce a picture to so many pixels at most, if it has more."""
+    width, height = loaded.width, loaded.height
+    ratio = (max_pixels / (width * height)) ** 0.5
+    if ratio >= 1:
+        return loaded
+    size = max(1, int(width * ratio)), max(1, int(height * ratio))
+    note = (
+        f"{REDUCED} {width} x {height} to {size[0]} x {size[1]} pixels: the limit here is "
+        f"{max_pixels / 1e6:g} megapixels."
+    )
+    if loaded.pixels.dtype == np.uint8:
+        pixels = _resized(loaded.pixels, size)
+    else:
+        pixels = np.stack([_resized(loaded.pixels[..., channel], size) for channel in range(3)], -1)
+    alpha = None if loaded.alpha is None else _resized(loaded.alpha, size)
+    return replace(loaded, pixels=pixels, alpha=alpha, notes=(*loaded.notes, note))
+
+
+def _resized(plane: Array, size: tuple[int, int]) -> Array:
+    """Reduce [H, W] of 8 or 16 bits, or [H, W, 3] of 8, by averages over the area."""
+    image = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
+    small = np.array(image.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0))
+    return small if plane.dtype == np.uint8 else np.rint(small.clip(0, 65535)).astype(np.uint16)
+
+
+def _formats_of(head: bytes) -> tuple[str, ...]:
+    """The formats that a file may have, by its first bytes."""
+    if head[4:8] != b"ftyp":
+        return _FORMATS
+    import pi_heif  # here, because few files need it
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return _HEIF
+
+
+def pixels_in(source: File) -> int:
+    """Count the pixels of a file, by its header alone; errors are those of `load`, but for a picture that is large."""
+    name, file = opened(source, LARGEST)
+    with file:
+        head = file.read(512)
+        check_structure(file, name, LARGEST)
+        with decoding(name, head):
+            if is_tiff(head):
+                page = picture_of(directories(file))
+                return page.pixels if page else 0
+            with Image.open(file, formats=_formats_of(head)) as image:
+                return image.width * image.height
 
 
 def to_pil(tensor: "torch.Tensor") -> Image.Image:
@@ -109,92 +179,10 @@ def to_pil(tensor: "torch.Tensor") -> Image.Image:
     return Image.fromarray(values.clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def encode_png(image: Picture, *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Encode an image as PNG bytes, with text chunks that `read_metadata` reads back.
-
-    Args:
-        image: A PIL image (written in its own mode where PNG has it, otherwise as sRGB), or anything that
-            `load` or `to_pil` takes as array or tensor (written as 8-bit RGB, but uint16 [H, W, 3 or 4] as it is).
-        metadata: Text by keyword. Keywords are 1 to 79 Latin-1 characters; texts are any Unicode up to 1 MB.
-
-    Raises:
-        ImageError: The image has no usable values.
-        ConfigError: A keyword or text cannot be stored.
-    """
-    texts = dict(metadata or {})
-    for key, text in texts.items():
-        _check_text(key, text)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.shape[2:] in ((3,), (4,)) and image.size:
-        return encode_png16(image, texts)
-    if _is_tensor(image):
-        picture = to_pil(image)
-    elif isinstance(image, Image.Image) and image.mode in _PNG_MODES:
-        picture = image
-    else:
-        picture = load(image, max_pixels=_ANY_SIZE).pil()
-    chunks = PngInfo()
-    for key, text in texts.items():
-        chunks.add_text(key, text)
-    out = io.BytesIO()
-    picture.save(out, "PNG", pnginfo=chunks)
-    return out.getvalue()
-
-
-def save_png(image: Picture, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write an image as a PNG file, whole or not at all: an older file stays until the new one is complete.
-
-    The path must end in `.png`. An ArtModelsError says that the file could not be written (no space, no such folder, no
-    permission); the rest is as in `encode_png`.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise ConfigError(f"{str(target)!r} does not end in .png; only PNG is written, without loss")
-    write_whole({target: encode_png(image, metadata=metadata)})
-
-
-def read_metadata(png: File) -> dict[str, str]:
-    """Read the text chunks of a PNG file or of its bytes, as `encode_png` wrote them; an ImageError if it is none."""
-    name, file = _open(png, _PILLOW_LIMIT)
-    with file:
-        check_structure(file, name, _PILLOW_LIMIT)
-        with decoding(name), Image.open(file, formats=("PNG",)) as image:
-            check_pixels(*image.size, _PILLOW_LIMIT, name)
-            return {key: str(text) for key, text in image.text.items()} if isinstance(image, PngImageFile) else {}
-
-
-def _check_text(key: str, text: str) -> None:
-    if not isinstance(key, str) or not isinstance(text, str):
-        raise ConfigError(f"metadata {key!r} is a {type(text).__name__}; give text for keyword and value")
-    printable = all(" " <= c <= "~" or "\xa1" <= c <= "\xff" for c in key)
-    if not 1 <= len(key) <= 79 or not printable or key != key.strip():
-        raise ConfigError(f"metadata keyword {key[:90]!r} must be 1 to 79 printable Latin-1 characters")
-    if "\0" in text or len(text.encode("utf-8", "replace")) > _TEXT_LIMIT:
-        raise ConfigError(f"metadata {key!r} must be at most 1 MB of text without NUL characters")
-
-
-def encode_png16(pixels: Array, metadata: Mapping[str, str]) -> bytes:
-    """Encode uint16 [H, W, 3 or 4] (ISO/IEC 15948), with text chunks of checked keywords and texts.
-
-    Pillow reads colour of 16 bits a channel at half the depth, and does not write it.
-    """
-    height, width, channels = pixels.shape
-    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
-    # Filter 2, the difference to the row above, suits pictures that are smooth, as enlarged ones are.
-    differences = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
-    lines = np.concatenate([np.full((height, 1), 2, np.uint8), differences], axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    texts = [(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")) for key, text in metadata.items()]
-    chunks = [(b"IHDR", header), *texts, (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, body in chunks:
-        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
-    return b"".join(parts)
-
-
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _open(source: File, max_pixels: int) -> tuple[str, io.BufferedReader | io.BytesIO]:
+def opened(source: File, max_pixels: int) -> tuple[str, io.BufferedReader | io.BytesIO]:
     """Give the name of a file for messages, and the file, opened, with its size in bytes checked."""
     if isinstance(source, bytes | bytearray | memoryview):
         _check_bytes(memoryview(source).nbytes, max_pixels, "the image")
@@ -232,7 +220,7 @@ def _check_bytes(count: int, max_pixels: int, name: str) -> None:
 # --- arrays and tensors ---------------------------------------------------------------------------
 
 
-def _is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
+def is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
     """Tell whether it is a tensor; nobody has one before PyTorch is imported, so that files are read without it."""
     module = sys.modules.get("torch")
     return module is not None and isinstance(source, module.Tensor)

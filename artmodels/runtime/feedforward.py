@@ -25,6 +25,7 @@ from artmodels.errors import ConfigError, HashMismatch, ImageTooLarge, MissingWe
 from artmodels.hub import catalogue
 from artmodels.hub.outline import Outline
 from artmodels.hub.pretrained import C
+from artmodels.images.formats.origin import Origin
 from artmodels.images.results import ImageResult
 from artmodels.images.tiling import SizeRequirements, Tiling, fit_run, tiled
 from artmodels.runtime import graphs
@@ -140,6 +141,11 @@ class FeedForward(hub.Pretrained[C]):
         self.companion_runners = companion_runners or {
             name: self._runner(part) for name, part in self.companions.items()
         }
+
+    @property
+    def largest(self) -> int:
+        """Pixels that it takes of a picture whose own size is kept."""
+        return super().largest if self.graph.tiling is Tiling.SUPPORTED else self.limit
 
     def _runner(self, network: Graph) -> runtime.Runner:
         return runtime.TorchRunner(network.requires_grad_(False), device=self.device, dtype=self.dtype)
@@ -263,11 +269,18 @@ class FeedForward(hub.Pretrained[C]):
         return result.clamp(0, 1).cpu()
 
     def _result(
-        self, tensor: Tensor, *, options: Mapping[str, object], start: float, notes: Sequence[str] = ()
+        self,
+        tensor: Tensor,
+        *,
+        options: Mapping[str, object],
+        start: float,
+        notes: Sequence[str] = (),
+        origin: Origin | None = None,
     ) -> ImageResult:
-        """Wrap what `_infer` gave, with what it takes to make it again."""
+        """Wrap what `_infer` gave, with what it takes to make it again, and the origin of the picture behind it."""
         settings = self._record({"model": self._name, **options, **dataclasses.asdict(self.config)})
-        return ImageResult(tensor=tensor, settings=settings, seconds=time.perf_counter() - start, notes=tuple(notes))
+        seconds = time.perf_counter() - start
+        return ImageResult(tensor=tensor, settings=settings, seconds=seconds, notes=tuple(notes), origin=origin)
 
 
 def _companion_graph(folder: Path, part: str, source: Mapping[str, object], **place: Any) -> graphs.OnnxRunner:

@@ -11,6 +11,7 @@ from artmodels.errors import ImageError, suggest
 from artmodels.hub import catalogue
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.decoding_process import DecodingProcesses
+from artmodels.ui.server.files import Fault
 
 __all__ = ["Check", "file_list", "model_of", "picture", "pixels", "read", "same_size_as", "validator", "whole_number"]
 
@@ -24,11 +25,13 @@ _processes = DecodingProcesses(2)
 def read(path: str, *, background: tuple[int, int, int] | None = (255, 255, 255)) -> LoadedImage:
     """Load an uploaded picture as `artmodels.images.load` does, in a process that is killed if it takes too long.
 
+    One above the limit of that is reduced to it, and a note says so.
+
     Raises:
         ImageError: It cannot be used; the message does not tell where the server keeps it.
     """
     try:
-        return _processes.load(path, background=background)
+        return _processes.load(path, background=background, shrink=True)
     except ImageError as error:
         raise type(error)(str(error).replace(path, Path(path).name)) from None
 
@@ -118,6 +121,8 @@ def validator(function: Callable[..., Any], checks: Mapping[str, Check]) -> Call
     names = list(signature(function).parameters)
 
     def validate(*values: Any) -> list[Any]:
+        if any(isinstance(value, Fault) for value in values):  # then all are
+            return [gr.validate(not fault, fault) for fault in values]
         given = dict(zip(names, values, strict=True))
         faults = [checks[name](given[name], given) if name in checks else "" for name in names]
         return [gr.validate(not fault, fault) for fault in faults]

@@ -23,8 +23,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
-from artmodels.data.folders import SUFFIXES
+from artmodels.data.folders import SUFFIXES, is_hidden, of_a_system
 from artmodels.errors import DatasetError, ImageError
+from artmodels.images.decoding import ACCEPTED
+from artmodels.images.loading import REDUCED
+from artmodels.images.writing import encode_png
 from artmodels.ui.checks import read
 
 __all__ = ["Names", "Taken", "bullets", "markdown", "reported", "take_in"]
@@ -32,15 +35,12 @@ __all__ = ["Names", "Taken", "bullets", "markdown", "reported", "take_in"]
 ARCHIVES = 32  # open at a time
 ENTRIES = 10_000  # in all archives
 DIRECTORY = 4 * 2**20  # bytes of an archive's table of contents, which is read into memory
-LARGEST = 64 * 2**20  # bytes of one file inside an archive
+LARGEST = 256 * 2**20  # bytes of one file inside an archive: a scan of 40 megapixels of 16 bits
 INFLATED = 2 * 2**30  # bytes that come out of all archives
 NAME = 200  # bytes of a name: file systems take 255, and numbers and endings are added
 SHOWN = 20  # reasons on a page
 CHUNK = 2**18  # bytes inflated at a time
 
-# What systems add by themselves: nobody misses it, so it is left out without a word.
-_SYSTEM_FOLDERS = {"__macosx", "@eadir"}
-_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
 _METHODS = {9: "Deflate64", 12: "BZIP2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # categories of characters
 _DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # their bidirectional classes
@@ -60,7 +60,7 @@ class Taken:
     """A picture that can be used."""
 
     name: str  # no other's, by letters of either case
-    file: Path  # its bytes as they came
+    file: Path  # its bytes as they came; those of a PNG where it was reduced to fit
     picture: Image.Image  # upright
 
 
@@ -148,7 +148,11 @@ def take_in(
                         else:
                             twins[name] = first
                         continue
-                picture = read(str(target)).pil()
+                loaded = read(str(target))  # in a process of its own; nothing of the file is parsed here
+                picture = loaded.pil()
+                if any(note.startswith(REDUCED) for note in loaded.notes):  # for all that read the file later
+                    target.write_bytes(encode_png(picture))
+                    yield f"{markdown(name)} was reduced to {picture.width} x {picture.height} pixels…"
             except (ImageError, *_FAULTS) as error:
                 damaged = entry and not isinstance(error, ImageError | OSError)
                 left_out[name] = (f"it is damaged inside {path.name}: " if damaged else "") + _one_line(error)
@@ -170,7 +174,7 @@ def _listed(
     archives = entries = 0
     for path in map(Path, paths):
         if path.suffix.lower() != ".zip":
-            if _of_a_system(PurePosixPath(path.name)):
+            if of_a_system(PurePosixPath(path.name)):
                 continue
             if fault := _odd(path.name):
                 left_out[names.unused(_printable(path.name))] = fault
@@ -193,7 +197,7 @@ def _listed(
             continue
         for number, entry in enumerate(archive.infolist()):
             inside = PurePosixPath(entry.orig_filename.replace("\\", "/"))
-            if entry.orig_filename.endswith(("/", "\\")) or _of_a_system(inside):
+            if entry.orig_filename.endswith(("/", "\\")) or of_a_system(inside):
                 continue
             if fault := _useless(entry, inside, path, decodable=number not in file.undecodable):
                 shown = str(inside) if inside.is_absolute() or ".." in inside.parts else inside.name
@@ -240,11 +244,6 @@ class _Bounded(io.BufferedReader):
         return bytes(table)
 
 
-def _of_a_system(path: PurePosixPath) -> bool:
-    parts, name = {part.casefold() for part in path.parts}, path.name.casefold()
-    return bool(_SYSTEM_FOLDERS & parts) or name in _SYSTEM_FILES or name.startswith("._")
-
-
 def _odd(name: str) -> str:
     """Say what is wrong with a name, if anything is."""
     if not name:
@@ -265,13 +264,13 @@ def _useless(entry: zipfile.ZipInfo, inside: PurePosixPath, path: Path, *, decod
         return fault
     if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", str(inside)):
         return "its name leads out of the archive"
-    if any(part.startswith(".") for part in inside.parts):
+    if is_hidden(inside):
         return "it is hidden, or in a hidden folder"
     if suffix == ".zip":
         return "it is an archive in an archive: give it as a file of its own"
     if suffix not in SUFFIXES:
         kind = f"“{suffix}”" if suffix else "no ending"
-        return f"it has {kind}, and PNG, JPEG, WebP and TIFF files are read"
+        return f"it has {kind}, and {ACCEPTED} files are read"
     if entry.flag_bits & _ENCRYPTED:
         return "it is encrypted: pack it without a password"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

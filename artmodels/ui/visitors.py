@@ -8,7 +8,7 @@ from typing import Protocol, Self, TypeVar
 from PIL import Image
 
 from artmodels.errors import ConfigError, DatasetError
-from artmodels.images.decoding import LoadedImage
+from artmodels.images.decoding import ACCEPTED, LoadedImage
 from artmodels.ui.checks import read
 from artmodels.ui.uploads import bullets, markdown, take_in
 
@@ -88,7 +88,7 @@ class VisitorPictures:
             taken.picture.save(self.thumbnail(taken.name), quality=85)
         if not self.files:
             reasons = bullets(self.skipped.items())
-            raise DatasetError(f"There is no picture that can be used: give PNG, JPEG, WebP or TIFF files.{reasons}")
+            raise DatasetError(f"There is no picture that can be used: {ACCEPTED} files are read.{reasons}")
         yield self
 
     def exists(self) -> bool:

@@ -51,7 +51,7 @@ def arbitrary_style_run(
     """Repaint a picture in the manner of another, or of a blend of up to four.
 
     Args:
-        photo: Picture to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        photo: Picture to repaint: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 8 pixels a side.
         style_1: Picture to take the style from.
         strength: 1 is the style, 0 the picture's own.
         colour: "none" takes the style's colours, "luminance" keeps the picture's, "transfer" recolours the style first.
@@ -91,7 +91,7 @@ def arbitrary_style_batch(
     """Repaint several pictures in one manner; what cannot be read is reported, the rest is done.
 
     Args:
-        photos: Pictures to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        photos: Pictures to repaint: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 8 pixels a side.
         style_1: Picture to take the style from.
         strength: 1 is the style, 0 each picture's own.
         colour: "none" takes the style's colours, "luminance" keeps the picture's, "transfer" recolours the style first.

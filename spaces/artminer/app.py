@@ -363,7 +363,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         """Find a detail of one picture in others.
 
         Args:
-            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
             picture: Name of the picture with the detail, or its number, from 1.
             x: Left edge of the detail, in pixels of that picture.
             y: Upper edge.
@@ -388,7 +388,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
         """Find whatever repeats in a collection, without asking for anything.
 
         Args:
-            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
             threshold: Discovery score from 0 to 1 above which two pictures are linked.
 
         Returns:

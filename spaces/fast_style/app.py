@@ -21,7 +21,7 @@ def fast_style_run(photo: str, style: str, strength: float, size: int = 0) -> It
     """Repaint a picture in the manner of one painting.
 
     Args:
-        photo: Picture to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        photo: Picture to repaint: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 8 pixels a side.
         style: Name of the model, as in the catalogue, such as "fast-style-starry-night".
         strength: 1 is all style, 0 the picture itself.
         size: Longest side of the result, in pixels; 0 is the picture's own.
@@ -36,7 +36,7 @@ def fast_style_batch(photos: list[str], style: str, strength: float, size: int =
     """Repaint several pictures in the manner of one painting; what cannot be read is reported, the rest is done.
 
     Args:
-        photos: Pictures to repaint: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+        photos: Pictures to repaint: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 8 pixels a side.
         style: Name of the model, as in the catalogue, such as "fast-style-starry-night".
         strength: 1 is all style, 0 the pictures themselves.
         size: Longest side of the results, in pixels; 0 is each picture's own.

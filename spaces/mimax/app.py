@@ -239,7 +239,7 @@ def mimax_batch(photos: list[str], table: str, threshold: float = 0.5) -> Iterat
     """Learn classes from labels of whole pictures, and find them in all pictures.
 
     Args:
-        photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+        photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         table: CSV file: a column "file" of names, and a column of 0 and 1 a class; pictures that are not in it are
             searched, not learnt from.
         threshold: Score from -1 to 1 above which a place is reported.
@@ -270,7 +270,7 @@ def mimax_run(photo: str, model: str, threshold: float = 0.5) -> Iterator[ui.Upd
     """Find what a trained model knows in a picture.
 
     Args:
-        photo: Picture to search: PNG, JPEG, WebP or TIFF.
+        photo: Picture to search: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         model: Name of the model, as in the catalogue, such as "mimax-seascapes".
         threshold: Score from -1 to 1 above which a place is reported.
 

@@ -41,7 +41,7 @@ def neural_style_run(
     """Repaint a picture in the style of up to four others.
 
     Args:
-        content: Picture to repaint: PNG, JPEG, WebP or TIFF.
+        content: Picture to repaint: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         style_1: Picture to take the style from.
         model: Name of the method, as in the catalogue, such as "style-random-filters".
         size: Longest side of the result, in pixels.

@@ -15,6 +15,7 @@ from artmodels import ui
 from artmodels.correspondence.views import IN_WORDS
 from artmodels.errors import ConfigError, DatasetError, ImageError
 from artmodels.hub import catalogue
+from artmodels.images.decoding import ACCEPTED
 from artmodels.progress import Progress
 from artmodels.ui.events import endpoint
 from artmodels.ui.server.pictures import data_url
@@ -289,7 +290,7 @@ with ui.blocks("Align two pictures") as demo:
         """Bring a picture onto another of the same thing.
 
         Args:
-            source: Picture that is moved: PNG, JPEG, WebP or TIFF, at least 8 pixels a side.
+            source: Picture that is moved: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 8 pixels a side.
             target: Picture it is brought onto.
             fine: Whether each pixel is moved by itself after the homographies.
             points: Places of the target to look up in the source: a list of [x, y] in its pixels.
@@ -314,7 +315,7 @@ with ui.blocks("Align two pictures") as demo:
         """Bring several pictures of a thing onto one of them, and average them.
 
         Args:
-            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP or TIFF.
+            photos: Pictures, or ZIP files of pictures: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
             reference: Name of the picture that the others are brought onto; nothing finds the one that fits best.
 
         Returns:
@@ -478,7 +479,7 @@ def gather(paths: Sequence[str]) -> Iterator[str | Gathered]:
     if len(made.pictures) < 2:
         have = "There is one picture" if made.pictures else "There is no picture that can be used"
         reasons = bullets(made.skipped.items())
-        raise DatasetError(f"{have}: a group needs two or more, as PNG, JPEG, WebP or TIFF files.{reasons}")
+        raise DatasetError(f"{have}: a group needs two or more; {ACCEPTED} files are read.{reasons}")
     yield made
 
 

@@ -87,7 +87,7 @@ def super_resolution_run(photo: str, model: str, restore: str, neutral: float) -
     """Enlarge a picture.
 
     Args:
-        photo: Picture to enlarge: PNG, JPEG, WebP or TIFF.
+        photo: Picture to enlarge: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         model: Name of the model, as in the catalogue, such as "super-resolution-x2".
         restore: When its restoring sibling is taken instead: "automatic", "always" or "never".
         neutral: How much of the yellow of paper is taken off, from 0 to 1.
@@ -102,7 +102,7 @@ def super_resolution_batch(photos: list[str], model: str, restore: str, neutral:
     """Enlarge several pictures; what cannot be read is reported, the rest is done.
 
     Args:
-        photos: Pictures to enlarge: PNG, JPEG, WebP or TIFF.
+        photos: Pictures to enlarge: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000.
         model: Name of the model, as in the catalogue, such as "super-resolution-x2".
         restore: When its restoring sibling is taken instead: "automatic", "always" or "never".
         neutral: How much of the yellow of paper is taken off, from 0 to 1.

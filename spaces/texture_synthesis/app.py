@@ -20,7 +20,7 @@ def texture_synthesis_run(
     """Synthesise more of a texture from one picture of it.
 
     Args:
-        exemplar: Picture of the texture: PNG, JPEG, WebP or TIFF, at least 16 pixels a side.
+        exemplar: Picture of the texture: PNG, JPEG, WebP, TIFF, HEIC, AVIF or JPEG 2000, at least 16 pixels a side.
         model: Name of the method, as in the catalogue, such as "texture-patches".
         width: Of the result, in pixels.
         height: Of the result, in pixels.

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import artmodels
 from artmodels import images
 from artmodels.cli import commands as cli
 from artmodels.cli import run
+from artmodels.cli.options import options_of, text_of
 from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 
@@ -48,6 +50,20 @@ def test_list_says_what_must_be_fetched(invoke) -> None:
     lines = {line.split()[0]: line for line in invoke("list").out.splitlines() if line.strip()}
     assert "575 MB" in lines["texture-vgg19"]
     assert "none needed" in lines["texture-patches"]
+
+
+def test_list_fits_a_terminal(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = invoke("list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert max(lines.count(entry.method) for entry in artmodels.list_models()) == 1  # headings
+    # Summaries are read in two to five lines, not in columns of one word.
+    assert len(lines) < 4 * len(artmodels.list_models())
+
+
+def test_version(invoke) -> None:
+    done = invoke("--version")
+    assert (done.code, done.out) == (0, f"artmodels {artmodels.__version__}\n")
 
 
 def test_list_json_of_one_method(invoke) -> None:
@@ -93,6 +109,26 @@ def test_texture(invoke, pictures: Path) -> None:
     assert images.read_metadata(pictures / "wall.png")["seed"] == "1"
     assert invoke(*arguments, "-o", "again.png").code == 0
     assert (pictures / "wall.png").read_bytes() == (pictures / "again.png").read_bytes()
+
+
+def test_notes_are_shown_and_kept_and_the_ending_says_the_format(invoke, pictures: Path) -> None:
+    two = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")]
+    two[0].save(pictures / "pages.tif", save_all=True, append_images=two[1:], dpi=(300, 300))
+    note = "The file holds several images; only number 1 was used."
+    for name, options in (("m.png", ()), ("m.webp", ()), ("m.jpg", ("--quality", 60))):
+        done = invoke("run", "super_resolution", "pages.tif", "-o", name, *options)
+        assert (done.code, done.out, done.err) == (0, f"{name}: 96x64\n", f"artmodels: {note}")
+        assert images.read_metadata(pictures / name)["notes"] == note
+        assert images.load(pictures / name).origin.dpi(96, 64) == pytest.approx((600, 600), rel=1e-3)
+    assert invoke("run", "super_resolution", "pages.tif", "-o", "m.png", "--quality", 60).code == 1
+
+
+def test_pictures_beyond_what_a_method_takes_are_reduced(invoke, pictures: Path, monkeypatch) -> None:
+    monkeypatch.setattr(artmodels.FastStyle, "limit", 40 * 30)
+    done = invoke("run", "fast_style", "photo.jpg", "--style", "scream", "-o", "out.png")
+    assert done.code == 0, done.err
+    assert "It was reduced from 128 x 96 to 40 x 30 pixels: the limit here is 0.0012 megapixels." in done.err
+    assert done.out == "out.png: 40x30\n"
 
 
 def test_a_texture_made_from_nothing(invoke, pictures: Path) -> None:
@@ -153,7 +189,6 @@ def test_options_of_the_call_and_of_the_settings_reach_them(invoke, pictures: Pa
 
 
 def test_several_images_go_into_a_folder(invoke, pictures: Path) -> None:
-    (pictures / "out").mkdir()
     (pictures / "letter.txt").write_text("not a picture")
     done = invoke("run", "fast_style", "brick.png", "letter.txt", "photo.jpg", "-o", "out")
     assert done.code == 1
@@ -163,6 +198,112 @@ def test_several_images_go_into_a_folder(invoke, pictures: Path) -> None:
     expected = artmodels.FastStyle.from_pretrained()(pictures / "photo.jpg").image
     with Image.open(pictures / "out" / "photo.png") as image:
         assert image.tobytes() == expected.tobytes()
+
+
+def test_a_folder_is_worked_on_one_by_one(invoke, pictures: Path) -> None:
+    works = pictures / "works" / "sub"
+    works.mkdir(parents=True)
+    (pictures / "photo.jpg").rename(works / "photo.jpg")
+    (pictures / "brick.png").rename(works.parent / "a.png")
+    (pictures / "style.jpg").rename(works.parent / "a.jpg")
+    (works.parent / "b.jpg").write_text("not a picture")
+    small = ("--name", "scream", "--size", "64x48")
+    done = invoke("run", "fast_style", "works", "-o", "works/out/", *small)
+    made = ["a.jpg.png", "a.png.png", "sub/photo.png"]
+    out = works.parent / "out"
+    assert (done.code, done.out) == (1, "".join(f"{Path('works/out', name)}: 64x48\n" for name in made)), done.err
+    assert "b.jpg' is text, not pixels" in done.err
+    assert "4/4" in done.err and "artmodels: 3 of 4 pictures made in" in done.err and "1 failed" in done.err
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == made
+    before = (out / "a.jpg.png").read_bytes()
+    settings = json.loads(images.read_metadata(out / "a.jpg.png")["artmodels"])
+    assert settings["model"] == "fast-style-scream"
+    # What is there stays, what is missing is made, and results are no inputs.
+    (works.parent / "b.jpg").unlink()
+    (out / "sub" / "photo.png").unlink()
+    done = invoke("run", "fast_style", "works", "-o", "works/out", "--style", "woodcut", "--size", "64x48")
+    assert (done.code, done.out) == (0, f"{Path('works/out/sub/photo.png')}: 64x48\n")
+    assert "1 of 3 pictures made in" in done.err and "2 were there already (--overwrite" in done.err
+    assert (out / "a.jpg.png").read_bytes() == before
+    done = invoke("run", "fast_style", "works", "-o", "works/out", "--style", "woodcut", "--overwrite", *small[2:])
+    assert done.code == 0 and len(done.out.splitlines()) == 3
+    assert (out / "a.jpg.png").read_bytes() != before
+
+
+def test_a_setting_that_no_picture_can_do_with_is_said_once(invoke, pictures: Path) -> None:
+    done = invoke("run", "fast_style", "photo.jpg", "brick.png", "-o", "out", "--strength", "2")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count("strength=2") == 1 and "2 are left" not in done.err
+    assert not (pictures / "out").exists()
+
+
+def test_an_interrupted_folder_says_what_is_left(invoke, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def interrupted(self: object, source: Path, **_: object) -> SimpleNamespace:
+        calls.append(source)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return SimpleNamespace(save=Path.touch, notes=(), image=Image.new("RGB", (3, 2)))
+
+    monkeypatch.setattr(artmodels.FastStyle, "__call__", interrupted)
+    done = invoke("run", "fast_style", "photo.jpg", "brick.png", "style.jpg", "-o", "out")
+    assert done.code == 130
+    assert "1 of 3 pictures made" in done.err and "2 are left (the same command goes on)" in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fast_style", "pohto.jpg", "-o", "out.png"],
+        ["arbitrary_style", "photo.jpg", "--style", "stile.jpg", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "--name", "screem", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "--name", "style-patches", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "--style", "screem", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "--set", "strenght=1", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "--strenght", "1", "-o", "out.png"],
+        ["fast_style", "photo.jpg", "-o", "no/out.png"],
+        ["fast_style", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_is_found_before_torch_is_loaded(words: list[str], pictures: Path) -> None:
+    """The promise is a second; what is imported says the same on every machine."""
+    code = f"import sys; sys.argv = ['artmodels', 'run', *{words}]\nimport artmodels.cli as c\ntry: c.main()\n"
+    code += "finally: sys.stderr.write('LOADED' if {'torch', 'numpy', 'PIL'} & {*sys.modules} else 'LIGHT')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=pictures)
+    assert done.stderr.endswith("LIGHT"), done.stderr
+    assert done.returncode == (0 if "--help" in words else 2 if "Error" in done.stderr else 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pohto.jpg"], "there is no file 'pohto.jpg'; check the path. Did you mean 'photo.jpg'?"),
+        (["a.jpg", "b.jpg"], "2 files are not there: a.jpg, b.jpg; check the paths"),
+        (["photo.jpg", "--name", "screem"], "Did you mean 'fast-style-scream'?"),
+        (["photo.jpg", "--name", "Starry Nigth"], "Did you mean 'fast-style-starry-night'?"),
+        (["photo.jpg", "--name", "style-patches"], "style-patches is a checkpoint of 'neural_style', not of FastStyle"),
+        (["photo.jpg", "--set", "strenght=1"], "fast_style has no knob 'strenght'. Did you mean 'strength'?"),
+    ],
+)
+def test_near_misses_are_named(invoke, pictures: Path, words: list[str], says: str) -> None:
+    done = invoke("run", "fast_style", *words, "-o", "out" if len(words) > 1 and words[1][0] != "-" else "out.png")
+    assert done.code == 1 and says in done.err
+    assert not (pictures / "out").exists()
+
+
+@pytest.mark.parametrize("method", catalogue.methods(), ids=lambda method: method.id)
+def test_options_that_are_kept_are_those_of_the_code(method: catalogue.Method) -> None:
+    file, text = text_of(method)
+    assert file.read_text(encoding="utf-8") == text, f"{file} is not current: run `make readme`"
+
+
+def test_options_of_a_method_without_a_file_are_read_off_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    (method,) = (method for method in catalogue.methods() if method.id == "fast_style")
+    kept = options_of(method)
+    monkeypatch.setattr(Path, "is_file", lambda self: self.name != "options.json")
+    assert options_of(method) == kept
 
 
 def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> None:
@@ -181,11 +322,15 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
         ),
         (["texture_synthesis", "-o", "out.png"], "Missing argument 'exemplar'"),
         (["texture_network", "brick.png", "-o", "out.png"], "Got unexpected extra argument"),
-        (["texture_network", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["texture_network", "-o", "out.gif"], "'out.gif' does not end in .png"),
         (["arbitrary_style", "photo.jpg", "-o", "out.png"], "Missing option '--style'"),
         (["arbitrary_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
-        (["texture_synthesis", "brick.png", "-o", "."], ". is a folder"),
-        (["texture_synthesis", "brick.png", "-o", "out.jpg"], "'out.jpg' does not end in .png"),
+        (["texture_network", "-o", "."], ". is a folder"),
+        (["texture_synthesis", "brick.png", "-o", "."], "brick.png is an input"),
+        (["fast_style", ".", "-o", "."], ". holds the images"),
+        (["fast_style", ".", "-o", "out.png"], "for a folder of images, out.png must be a folder"),
+        (["fast_style", ".", "-o", "style.jpg"], "for a folder of images, style.jpg must be a folder"),
+        (["texture_synthesis", "brick.png", "-o", "out.gif"], "'out.gif' does not end in .png"),
         (["texture_synthesis", "brick.png", "-o", "no/out.png"], "there is no folder no"),
         (["texture_synthesis", "brick.png", "-o", "../{here}/brick.png"], "is an input"),
         (["neural_style", "photo.jpg", "--style", "brick.png", "-o", "brick.png"], "is an input"),
@@ -280,11 +425,18 @@ def test_gallery_runs_the_app_where_it_was_asked_to(invoke, monkeypatch: pytest.
     monkeypatch.setattr("runpy.run_path", lambda path, run_name: ran.append((Path(path).parts[-3:], run_name)))
     for variable in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"):
         monkeypatch.setenv(variable, "to be put back")
-    done = invoke("gallery", "--host", "127.0.0.2", "--port", 8000)
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = invoke("gallery", "--host", "127.0.0.2", "--port", port)
+    assert (done.code, ran) == (1, [])
+    assert f"127.0.0.2:{port} is in use, perhaps by another gallery" in done.err
+    done = invoke("gallery", "--host", "127.0.0.2", "--port", port)
     assert done.code == 0
     assert ran == [(("spaces", "gallery", "app.py"), "__main__")]
-    assert (os.environ["GRADIO_SERVER_NAME"], os.environ["GRADIO_SERVER_PORT"]) == ("127.0.0.2", "8000")
-    assert "http://127.0.0.2:8000" in done.out
+    assert (os.environ["GRADIO_SERVER_NAME"], os.environ["GRADIO_SERVER_PORT"]) == ("127.0.0.2", str(port))
+    assert done.out.startswith("Loading PyTorch and the pages")
+    done = invoke("gallery", "--host", "no.such.host.invalid")
+    assert done.code == 1 and "cannot be had" in done.err
 
 
 def test_gallery_without_gradio_says_what_to_install(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +491,7 @@ def test_a_picture_is_brought_onto_another(invoke, pictures: Path) -> None:
     for arguments, says in (
         (("run", "ransac_flow", "part.png", "-o", "out.png"), "Missing option '--onto'"),
         (("run", "fast_style", "part.png", "--onto", "whole.png", "-o", "out.png"), "No such option: --onto"),
-        (("run", "ransac_flow", "part.png", "--onto", "whole.png", "-o", "out.jpg"), "PNG or NPZ or GIF or MP4"),
+        (("run", "ransac_flow", "part.png", "--onto", "whole.png", "-o", "out.tif"), "PNG or JPEG or WebP or NPZ or"),
     ):
         done = invoke(*arguments)
         assert done.code == 2 and says in " ".join(done.err.replace("│", " ").split()), done.err
@@ -389,7 +541,9 @@ def test_a_search_that_cannot_be(invoke, arguments: list[str], says: str) -> Non
 def test_other_methods_take_no_collection(invoke, tmp_path: Path) -> None:
     done = invoke("run", "fast_style", "a.png", "-o", tmp_path / "b.png", "--collection", tmp_path)
     assert done.code == 2 and "No such option: --collection" in done.err
-    done = invoke(
-        "run", "artminer", "--query", tmp_path / "a.png", "--box", "1,2,3,4", "--collection", tmp_path / "none"
-    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    asked = ("run", "artminer", "--query", tmp_path / "a.png", "--box", "1,2,3,4", "--collection")
+    done = invoke(*asked, tmp_path / "none")
+    assert done.code == 1 and "there is no file" in done.err
+    done = invoke(*asked, tmp_path / "a.png")
     assert done.code == 1 and "is not a folder: name one with pictures" in done.err

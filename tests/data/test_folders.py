@@ -159,3 +159,20 @@ def test_grounds_take_the_upper_part_of_their_share_of_crops() -> None:
     rough = crops.mean(1)[:, :8].std(2).mean(1) > 0.04
     assert 10 <= int((~rough).sum()) <= 30
     assert not any((Crops(size=32)(images, 40, generator(0)).mean(1)[:, :8].std(2).mean(1) < 0.04).tolist())
+
+
+def test_what_systems_add_is_no_picture_and_what_is_not_read_is_named(tmp_path, caplog) -> None:
+    kept = ("a.jpg", "b.jfif", "d.jpe", "e", "f.heic", "g.jp2", "deep/h.AVIF")
+    system = ("@eaDir/thumb.jpg", "._a.jpg", "#recycle/i.png", "__MACOSX/j.png", ".hidden/k.png", ".l.png", "Thumbs.db")
+    for name in (*kept, *system):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "JPEG")
+    for name in ("README", "notes.txt", "m.bmp", "deep/n.CR2"):
+        (tmp_path / name).write_text("no picture")
+    with caplog.at_level(logging.WARNING, "artmodels.data.folders"):
+        found = image_files(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == sorted(kept)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("left out, because their kind is not read: deep/n.CR2, m.bmp")
+    hidden = tmp_path / ".hidden"
+    assert image_files(hidden) == [hidden / "k.png"]  # whoever asks for it gets it

@@ -214,16 +214,16 @@ def test_csv_with_minus_one_or_zero(tmp_path) -> None:
     [
         ("", {}, "is empty"),
         ("file,Mary\n", {}, "is empty"),
-        ("picture,Mary\na,1\n", {}, "no column of file names, such as 'file'; it has picture, Mary"),
+        ("picture,Mary\na,1\n", {}, "no column of file names: it has picture, Mary. Call the one"),
         ("file,set\na,train\n", {}, "no column of labels"),
-        ("file,Mary\na,yes\n", {}, r"column 'Mary': 'yes' in row 1 is no label"),
+        ("file,Mary\na,perhaps\n", {}, r"column 'Mary': 'perhaps' in row 1 is no label"),
         ("file,Mary,title\na,1,Ruins at dusk\n", {}, r"column 'title': 'Ruins at dusk' in row 1"),
         ("file,Mary\na,0\nb,-1\n", {}, "column 'Mary' mixes 0 and -1"),
         ("file,Mary\na,1\nb\n", {}, "line 3: 1 values for 2 columns"),
         ("file,Mary,Mary\na,1,1\n", {}, "Mary occur more than once in the header"),
         ("file,Mary\na,1\na,0\n", {}, "a occur more than once"),
         ("file,Mary\na,1\nq,0\n", {}, "1 of 2 images are not in .*: q"),
-        ('file,Mary\na,"1\n', {}, "line 2: not a table of comma-separated values"),
+        ('file,Mary\na,"1\n', {}, "line 2: not a table of values between"),
         ("file,Mary\na,1\n", {"classes": ["mary"]}, r"column of .* 'mary'\. Did you mean 'Mary'"),
         ("file,Mary\na,1\n", {"name_column": "fiel"}, r"'fiel'\. Did you mean 'file'"),
         ("file,Mary\na,1\n", {"other_columns": ["titles"]}, "'titles'"),
@@ -233,6 +233,21 @@ def test_csv_that_cannot_be_read(tmp_path, text, options, message) -> None:
     write(tmp_path, {"labels.csv": text, "images/a.jpg": "", "images/b.jpg": ""})
     with pytest.raises(DatasetError, match=message):
         labelled_csv(tmp_path / "labels.csv", tmp_path / "images", **options)
+
+
+@pytest.mark.parametrize("data", [
+    b"file;ship\nb.jpg;1\na.jpg;0\n",
+    "sep=;\r\nfile;ship\r\nb.jpg;1,0\r\na.jpg;0,0\r\n;\r\n".encode("cp1252"),
+    "File\tship\nb.jpg\tTRUE\na.jpg\tFALSE\n".encode("utf-16"),
+    "\ufefffile,ship,\r\nb.jpg,1,\r\na.jpg,0,\r\n,,\r\n".encode(),
+    "Datei;file;ship\nschön;b.jpg;WAHR\nhübsch;a.jpg;falsch\n".encode("cp1252"),
+], ids=["semicolons", "sep", "utf-16", "blank", "cp1252"])  # fmt: skip
+def test_csv_as_spreadsheets_write_it(tmp_path, data) -> None:
+    write(tmp_path, {"images/a.jpg": "", "images/b.jpg": ""})
+    (tmp_path / "labels.csv").write_bytes(data)
+    found = labelled_csv(tmp_path / "labels.csv", tmp_path / "images", classes=["ship"])
+    assert [item.path.name for item in found.items] == ["b.jpg", "a.jpg"]
+    assert found.labels().tolist() == [[1], [0]]
 
 
 def test_csv_that_is_not_there(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,44 @@ def test_get():
 def test_get_names_near_misses_and_how_to_list():
     with pytest.raises(MissingWeights, match=r"'vgg91' is not in the catalogue.*'vgg19'.*list_models\(\)"):
         catalogue.get("vgg91")
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "full"),
+    [
+        ("scream", None, "fast-style-scream"),
+        ("scream", "fast_style", "fast-style-scream"),
+        ("gravel", None, "texture-network-gravel"),
+        ("x2", None, "super-resolution-x2"),
+        ("seascapes", None, "mimax-seascapes"),
+        ("megadepth", "ransac_flow", "ransac-flow-megadepth"),
+        ("vgg19", "neural_style", "vgg19"),  # a full name comes first
+        ("arbitrary-style", "arbitrary_style", "arbitrary-style"),
+    ],
+)
+def test_short_names(name, method, full):
+    assert catalogue.find(name, method) is catalogue.get(name, method) is catalogue.find(full)
+
+
+def test_a_short_name_that_two_methods_have_stands_for_none(monkeypatch):
+    entry = replace(catalogue.get("fast-style-scream"), name="texture-network-scream", method="texture_network")
+    known = catalogue.read()
+    monkeypatch.setattr(catalogue, "read", lambda: (*known, replace(known[0], models=(entry,))))
+    assert catalogue.find("scream") is None
+    assert catalogue.find("scream", "texture_network") == entry
+    with pytest.raises(MissingWeights, match="-scream'"):
+        catalogue.get("scream")
+
+
+def test_no_two_models_of_a_method_share_a_short_name():
+    short = [(entry.method, entry.short) for entry in catalogue.list_models()]
+    assert len(set(short)) == len(short)
+
+
+@pytest.mark.parametrize("name", ["screem", "fast-style-screem", "The Scream", "fast_style_scream"])
+def test_near_misses_of_short_names_are_named_in_full(name):
+    with pytest.raises(MissingWeights, match="Did you mean 'fast-style-scream'"):
+        catalogue.get(name)
 
 
 def test_get_does_not_guess_from_nothing():

@@ -8,6 +8,7 @@ import yaml
 from hub_cases import start
 from toys import GOOD, Plain, PlainConfig, Toy, ToyConfig, same
 
+import artmodels
 from artmodels.errors import ConfigError, WeightsError
 from artmodels.hub import catalogue, pretrained
 
@@ -25,6 +26,21 @@ def test_default_entry_and_overrides():
     assert Plain.from_pretrained("texture-patches", steps=3).config == PlainConfig(**stored, steps=3)
     with pytest.raises(ConfigError, match="no setting 'step'. Did you mean 'steps'"):
         Plain.from_pretrained(step=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("kernal", "Did you mean 'kernel'? It has"),
+        ("strenght", "Did you mean 'strength'? That is an argument of the call"),
+        ("strength", "Did you mean 'strength'? That is an argument of the call"),
+        ("revison", "Did you mean 'revision'? That is an argument of from_pretrained"),
+    ],
+)
+def test_near_misses_of_arguments_are_named(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="FastStyleConfig has no setting") as caught:
+        artmodels.FastStyle.from_pretrained("scream", **{key: 1})
+    assert hint in str(caught.value)
 
 
 def test_name_of_another_method(folder):

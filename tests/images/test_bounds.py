@@ -11,8 +11,16 @@ from PIL import Image
 
 from artmodels import images
 from artmodels.errors import ImageTooLarge, UndecodableImage
-from artmodels.images import bounds
-from artmodels.images.bounds import DATA_CHUNKS, OTHER_CHUNKS, PIECES, PROFILES, SCANS, SEGMENTS, check_structure
+from artmodels.images.formats import bounds
+from artmodels.images.formats.bounds import (
+    DATA_CHUNKS,
+    OTHER_CHUNKS,
+    PIECES,
+    PROFILES,
+    SCANS,
+    SEGMENTS,
+    check_structure,
+)
 from artmodels.images.loading import load
 
 DAMAGED_EXIF = "Its EXIF data is damaged and was ignored."
@@ -321,3 +329,39 @@ def test_bounds_are_what_the_module_promises():
     assert bounds.SCANS >= 18 * 1.5  # of CMYK, by the usual script
     assert PIECES > 40_000_000 / 256  # tiles of 16 x 16
     assert photo().shape == (24, 36, 3)
+
+
+# --- JPEG 2000 --------------------------------------------------------------------------------------
+
+
+def j2k(**options) -> bytes:
+    return saved(Image.fromarray(photo(64, 64)), "JPEG2000", no_jp2=True, **options)
+
+
+def claimed(data: bytes, width: int, height: int, **tile) -> bytes:
+    """Claim another size, and tiles of another, in the marker SIZ of a codestream."""
+    at = data.index(b"\xff\x51") + 6
+    right, bottom = struct.pack(">I", width), struct.pack(">I", height)
+    across, down = (struct.pack(">I", tile.get(side, size)) for side, size in (("across", width), ("down", height)))
+    return data[:at] + right + bottom + data[at + 8 : at + 16] + across + down + data[at + 24 :]
+
+
+def test_jpeg_2000_of_more_than_encoders_make_is_refused_unseen(no_decoder):
+    sound = j2k()
+    check_structure(io.BytesIO(claimed(sound, 8000, 5000)), "it", 40_000_000)
+    check_structure(io.BytesIO(claimed(sound, 8000, 5000, across=256, down=256)), "it", 40_000_000)
+    small = j2k(precinct_size=(256, 256), codeblock_size=(32, 32), quality_layers=[80, 40, 20, 10, 5, 1])
+    check_structure(io.BytesIO(claimed(small, 8000, 5000)), "it", 40_000_000)
+    for data in (
+        claimed(sound, 8000, 5000, across=16, down=16),
+        claimed(j2k(codeblock_size=(4, 4)), 8000, 5000),
+        claimed(j2k(precinct_size=(16, 16), codeblock_size=(8, 8), quality_layers=[5, 4, 3, 2]), 8000, 5000),
+    ):
+        with pytest.raises(ImageTooLarge, match=r"JPEG 2000 of \d+ tiles, \d+ packets and \d+ blocks"):
+            load(data)
+
+
+def test_jpeg_2000_larger_than_its_box_says():
+    data = saved(Image.fromarray(photo(64, 64)), "JPEG2000")
+    with pytest.raises(ImageTooLarge, match="90000 x 90000 pixels and the limit is 40000000; make it smaller"):
+        load(claimed(data, 90_000, 90_000))

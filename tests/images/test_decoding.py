@@ -4,6 +4,7 @@ import io
 import struct
 
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 import torch
@@ -430,10 +431,6 @@ def test_channels_stored_apart(depth, kind, compression, tile, order, tmp_path):
     data = planar_tiff(values, kind, compression, tile, order)
     if compression not in ("lzw", "packbits"):
         assert np.array_equal(np.moveaxis(tifffile.imread(io.BytesIO(data)), 0, -1), values)
-    if (depth, kind, compression) == (8, "rgbx", "none"):
-        with pytest.raises(UndecodableImage):  # Pillow does not open it
-            load(data)
-        return
     high = (values >> depth - 8).astype(int)
     alpha = high[..., 3:]
     if kind == "cmyk":
@@ -456,28 +453,172 @@ def test_channels_stored_apart(depth, kind, compression, tile, order, tmp_path):
             assert np.array_equal(got.alpha, alpha[..., 0])
 
 
+# --- layouts that Pillow does not read, or reads wrongly ----------------------------------------------
+
+
+def tiff(values: np.ndarray, **options) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, values, **options)
+    return out.getvalue()
+
+
+RGB16 = photo(40, 50).astype(np.uint16) * 257
+GREY16 = RGB16[..., 0]
+FLOATS = "Float values in [0, 1] became 16-bit."
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-@pytest.mark.parametrize("photometric,count,mode", [("cielab", 3, "LAB"), ("minisblack", 2, "LA")])
-def test_channels_stored_apart_in_layouts_that_are_not_read(photometric, count, mode, compression):
-    out = io.BytesIO()
-    extra = ["unassalpha"] if mode == "LA" else None
-    values = np.zeros((count, 20, 30), np.uint8)
-    tifffile.imwrite(
-        out, values, photometric=photometric, planarconfig="separate", extrasamples=extra, compression=compression
-    )
-    message = (
-        f"is a TIFF that stores its {mode} channels one after the other, which is read for RGB, RGBA and CMYK only"
-    )
-    with pytest.raises(UndecodableImage, match=f"{message}; save it with interleaved channels"):
-        load(out.getvalue())
+@pytest.mark.parametrize("stored,options", [
+    (RGB16.astype(np.float32) / 65535, {"photometric": "rgb"}),
+    (np.moveaxis(RGB16.astype(np.float32) / 65535, -1, 0).copy(), {"photometric": "rgb", "planarconfig": "separate"}),
+    (RGB16.astype(np.float64) / 65535, {"photometric": "rgb"}),
+    (GREY16.astype(np.float64) / 65535, {"photometric": "minisblack"}),
+    (1 - GREY16.astype(np.float64) / 65535, {"photometric": "miniswhite"}),
+    (np.dstack([GREY16, GREY16 * 0 + 65535]), {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
+    (np.stack([GREY16, GREY16 * 0 + 65535]), {
+        "photometric": "minisblack", "extrasamples": ["unassalpha"], "planarconfig": "separate"
+    }),
+], ids=["rgb32", "planar32", "rgb64", "grey64", "white64", "alpha", "alpha-planar"])  # fmt: skip
+def test_tiff_of_16_bits_or_floats(stored, options, compression, tile):
+    for order in "<>":
+        got = load(tiff(stored, compression=compression, tile=tile, byteorder=order, **options))
+        expected = RGB16 if options["photometric"] == "rgb" else np.repeat(GREY16[..., None], 3, -1)
+        assert got.pixels.dtype == np.uint16
+        assert np.array_equal(got.pixels, expected)
+        assert got.notes == ((FLOATS,) if stored.dtype.kind == "f" else ())
+        assert (got.alpha is None) == ("extrasamples" not in options)
 
 
-@pytest.mark.parametrize("dtype", [np.uint32, np.float32])
-def test_channels_stored_apart_of_other_depths_are_refused(dtype):
+def test_tiff_of_half_floats_and_of_odd_depths():
+    got = load(tiff(np.float16([[0, 0.25, 1]]), photometric="minisblack"))
+    assert got.pixels[0, :, 0].tolist() == [0, 16384, 65535]
+    for bits in (6, 10, 14):
+        most = 2**bits - 1
+        values = np.linspace(0, most, 24).round().astype(np.uint16 if bits > 8 else np.uint8).reshape(4, 6)
+        got = load(tiff(values, photometric="minisblack", bitspersample=bits))
+        full = 255 if bits < 8 else 65535
+        assert np.abs(got.pixels[..., 1] - values * (full / most)).max() <= 1
+
+
+def test_grey_with_alpha_of_16_bits_is_composited():
+    values = np.array([[[65535, 65535], [40000, 32768], [1, 0]]], np.uint16)
+    got = load(tiff(values, photometric="minisblack", extrasamples=["unassalpha"]), background=(0, 0, 0))
+    assert got.pixels[0, :, 0].tolist() == [65535, 20000, 0]
+    assert got.alpha.tolist() == [[65535, 32768, 0]] and got.notes == (COMPOSITED,)
+    associated = np.array([[[65535, 65535], [20000, 32768], [0, 0]]], np.uint16)
+    made = load(tiff(associated, photometric="minisblack", extrasamples=["assocalpha"]), background=None)
+    assert np.abs(made.pixels[0, :, 0] - np.array([65535, 40000, 0])).max() <= 1
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "webp", "zstd", "jpeg"])
+def test_compressions_of_tiles(compression):
+    options = {"jpeg": {"level": 100}, "webp": {"lossless": True}}.get(compression)
+    data = tiff(photo(40, 50), photometric="rgb", tile=(16, 32), compression=compression, compressionargs=options)
+    error = np.abs(load(data).pixels.astype(int) - photo(40, 50))
+    assert error.mean() < 4 if compression == "jpeg" else error.max() == 0  # a JPEG smears over the edges of tiles
+    cut = data[: len(data) // 2]
+    with pytest.raises(UndecodableImage):
+        load(cut)
+
+
+def test_a_profile_of_16_bit_floats_is_applied_in_8_bits():
+    red = np.zeros((4, 4, 3), np.float32)
+    red[..., 0] = 1
+    got = load(tiff(red, photometric="rgb", iccprofile=swapped_profile()))
+    assert np.abs(got.pixels.astype(int) - (0, 0, 255)).max() <= 2 and got.pixels.dtype == np.uint8
+    assert got.notes[0].startswith("Colours were converted to sRGB") and "reduced to 8 bits" in got.notes[1]
+
+
+@pytest.mark.parametrize("stored,options,words", [
+    (np.zeros((8, 8, 3), np.uint32), {"photometric": "rgb"}, "RGB, 3 channels of 32-bit whole numbers, compression 1"),
+    (np.zeros((8, 8, 3), np.int16), {"photometric": "rgb"}, "RGB, 3 channels of 16-bit signed whole numbers"),
+    (np.zeros((3, 8, 8), np.uint8), {"photometric": "cielab", "planarconfig": "separate"}, "each channel by itself"),
+    (np.zeros((8, 8, 3), np.uint8), {"photometric": "rgb", "compression": "jpegxl"}, "compression 50002"),
+])  # fmt: skip
+def test_layouts_that_are_not_read_say_so(stored, options, words):
+    with pytest.raises(UndecodableImage, match=f"is a TIFF of a layout that is not read .*{words}.*; save it as grey"):
+        load(tiff(stored, **options))
+
+
+def test_raw_files_of_cameras_are_no_pictures():
+    for extra in ([(50706, 1, 4, (1, 4, 0, 0), True)], []):
+        data = tiff(np.zeros((8, 8), np.uint16), photometric=1 if extra else "cfa", extratags=extra)
+        with pytest.raises(UndecodableImage, match="is a camera's raw file; develop it"):
+            load(data)
+
+
+# --- several images of which one is the picture -------------------------------------------------------
+
+
+def pages(*parts, bigtiff=False) -> bytes:
     out = io.BytesIO()
-    tifffile.imwrite(out, np.zeros((3, 20, 30), dtype), photometric="rgb", planarconfig="separate")
-    with pytest.raises(UndecodableImage, match="PNG, JPEG, WebP and TIFF are accepted"):
-        load(out.getvalue())
+    with tifffile.TiffWriter(out, bigtiff=bigtiff) as file:
+        for values, options in parts:
+            file.write(values, photometric="rgb", metadata=None, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_the_whole_picture_and_not_its_thumbnail(bigtiff):
+    whole, small = photo(48, 64), photo(48, 64)[::4, ::4].copy()
+    got = load(pages((small, {"subfiletype": 1}), (whole, {"subfiletype": 0}), bigtiff=bigtiff))
+    assert np.array_equal(got.pixels, whole) and got.notes == ()
+    both = pages((small, {"subfiletype": 1}), (small, {}), (whole, {}), bigtiff=bigtiff)
+    assert load(both).notes == ("The file holds several images; only number 3 was used.",)
+    pyramid = {"tile": (16, 16), "compression": "jpeg2000"}
+    data = pages((whole, {"subifds": 1, **pyramid}), (small, {"subfiletype": 1, **pyramid}), bigtiff=bigtiff)
+    assert np.array_equal(load(data).pixels, whole) and load(data).notes == ()
+    data = pages((whole, pyramid), (small, {"subfiletype": 1, **pyramid}), bigtiff=bigtiff)
+    assert np.array_equal(load(data).pixels, whole) and load(data).notes == ()
+    inside = pages((small, {"subfiletype": 1, "subifds": 1}), (whole, {"subfiletype": 0}), bigtiff=bigtiff)
+    assert np.array_equal(load(inside).pixels, whole)
+
+
+def test_a_thumbnail_alone_says_what_it_is():
+    got = load(pages((photo(), {"subfiletype": 1})))
+    assert np.array_equal(got.pixels, photo())
+    assert got.notes == ("The file says that it is a smaller copy of a picture, which is not in it.",)
+
+
+# --- HEIC, AVIF, JPEG 2000 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF", "JPEG2000"])
+def test_what_telephones_and_museums_write(format):
+    pillow_heif.register_heif_opener()
+    options = {"JPEG2000": {}, "AVIF": {"quality": 95}, "HEIF": {"quality": 95}}[format]
+    got = load(saved(Image.fromarray(photo(48, 64)), format, **options))
+    assert (got.format, got.notes, got.pixels.dtype) == (format, (), np.uint8)
+    assert np.abs(got.pixels.astype(int) - photo(48, 64)).max() <= (0 if format == "JPEG2000" else 16)
+    rgba = np.dstack([photo(48, 64), photo(48, 64)[..., 0]])
+    alpha = load(saved(Image.fromarray(rgba), format, **options)).alpha
+    assert np.abs(alpha.astype(int) - rgba[..., 3]).max() <= (0 if format == "JPEG2000" else 8)
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_they_are_upright(format, orientation):
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[274] = orientation
+    values = np.zeros((32, 48, 3), np.uint8)
+    values[:16, :24] = 255
+    got = load(saved(Image.fromarray(values), format, exif=exif.tobytes()))
+    upright = (
+        Image.fromarray(values).transpose(
+            {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}[orientation]
+        )
+        if orientation > 1
+        else values
+    )
+    assert np.abs(got.pixels.astype(int) - np.asarray(upright)).mean() < 8
+
+
+def test_jpeg_2000_of_16_bits_and_without_a_box():
+    got = load(saved(Image.fromarray(GREY16), "JPEG2000"))
+    assert np.array_equal(got.pixels[..., 0], GREY16)
+    assert np.array_equal(load(saved(Image.fromarray(photo()), "JPEG2000", no_jp2=True)).pixels, photo())
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])

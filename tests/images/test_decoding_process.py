@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from imagefiles import cmyk_profile, photo, png_of, saved, swapped_profile
+from imagefiles import cmyk_profile, photo, png_of, saved, swapped_profile, tiff_of
 from PIL import Image
 
 from artmodels import errors, images
@@ -39,6 +39,10 @@ FILES = {
     "alpha.webp": saved(RGBA, "WEBP", lossless=True),
     "deep.png": png_of(photo()[..., 0].astype(np.uint16) * 200, 0),
     "turned.jpg": saved(Image.fromarray(photo()), "JPEG", exif=exif(6), icc_profile=swapped_profile()),
+    "floats.tif": tiff_of(photo().astype(np.float32) / 255, photometric=2, sample_format=3),
+    "scan.tif": saved(Image.fromarray(photo()), "TIFF", dpi=(300, 300), tiffinfo={315: "A. Painter"}),
+    "museum.jp2": saved(Image.fromarray(photo()), "JPEG2000"),
+    "phone.avif": saved(Image.fromarray(photo()), "AVIF", exif=exif(6).tobytes()),
     "press.tif": saved(Image.fromarray(photo()).convert("CMYK"), "TIFF", icc_profile=cmyk_profile()),
     "name with \u00e9 and \udcff.png": saved(Image.new("L", (3, 2), 7), "PNG"),
 }
@@ -75,11 +79,13 @@ def stand_in(monkeypatch, body: str) -> None:
 def test_images_are_those_of_this_process(name, processes, tmp_path):
     path = tmp_path / name
     path.write_bytes(FILES[name])
-    for options in ({}, {"background": None}, {"background": (1, 2, 3), "max_pixels": 10_000}):
+    small = {"max_pixels": 400, "shrink": True}
+    for options in ({}, {"background": None}, {"background": (1, 2, 3), "max_pixels": 10_000}, small):
         here, there = images.load(path, **options), processes.load(path, **options)
         assert there.pixels.dtype == here.pixels.dtype
         assert np.array_equal(there.pixels, here.pixels)
         assert (there.format, there.notes, there.background) == (here.format, here.notes, here.background)
+        assert there.origin == here.origin
         assert (there.alpha is None) == (here.alpha is None)
         if here.alpha is not None:
             assert there.alpha.dtype == here.alpha.dtype

@@ -10,7 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from artmodels.errors import ImageError
@@ -29,6 +31,12 @@ def encoded(image: Image.Image, format: str, frames: int = 1, **options) -> byte
     return out.getvalue()
 
 
+def tiff(values: np.ndarray, **options) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, values, metadata=None, **options)
+    return out.getvalue()
+
+
 @functools.cache
 def seeds() -> list[bytes]:
     """Small valid files that reach the different decoders, colour types and metadata parsers."""
@@ -39,6 +47,7 @@ def seeds() -> list[bytes]:
     deep = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
     palette = rgb.quantize(16)
     palette.info["transparency"] = bytes(range(0, 256, 16))
+    pillow_heif.register_heif_opener()
     exif = Image.Exif()
     exif[274], exif[0x010F], exif[0x010E] = 6, "maker", "a description"
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -65,6 +74,14 @@ def seeds() -> list[bytes]:
         encoded(cmyk, "TIFF", compression="packbits"),
         encoded(grey.convert("1"), "TIFF", compression="group4"),
         encoded(rgb, "TIFF", frames=3),
+        encoded(rgb, "HEIF", exif=exif.tobytes()),
+        encoded(rgba, "AVIF", icc_profile=icc, speed=10),
+        encoded(rgb, "JPEG2000"),
+        encoded(deep, "JPEG2000", no_jp2=True, tile_size=(16, 16)),
+        tiff(noise[..., :3] / np.float32(255), photometric="rgb", compression="zlib", tile=(16, 16)),
+        tiff(noise[..., :3].copy(), photometric="rgb", compression="jpeg2000", tile=(16, 16)),
+        tiff(noise[..., :2].astype(np.uint16), photometric="minisblack", extrasamples=["unassalpha"], bigtiff=True),
+        tiff(noise[..., :3].copy(), photometric="rgb", planarconfig="contig", subfiletype=1, compression="lzw"),
     ]
 
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from artmodels.errors import ArtModelsError, ConfigError, ImageError, ImageTooLarge, UndecodableImage
 from artmodels.images import decoding
-from artmodels.images.loading import LoadedImage, encode_png, load, read_metadata, save_png, to_pil
+from artmodels.images.loading import LoadedImage, load, to_pil
+from artmodels.images.writing import encode_png, read_metadata, save_png
 
 # --- plain files ------------------------------------------------------------------------------------
 
@@ -232,7 +233,8 @@ def test_longest_metadata_reads_back():
 
 def test_read_metadata_refuses_other_files(tmp_path):
     with pytest.raises(UndecodableImage):
-        read_metadata(saved(Image.fromarray(photo()), "JPEG"))
+        read_metadata(saved(Image.fromarray(photo()), "TIFF"))
+    assert read_metadata(saved(Image.fromarray(photo()), "JPEG")) == {}
     with pytest.raises(ImageError, match="there is no file"):
         read_metadata(tmp_path / "no.png")
 

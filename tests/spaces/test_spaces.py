@@ -628,7 +628,7 @@ def text_file(path: Path) -> Path:
 
 
 def bomb(path: Path) -> Path:
-    Image.new("1", (12000, 12000)).save(path)
+    Image.new("1", (13000, 13000)).save(path)
     return path
 
 
@@ -638,7 +638,7 @@ def bomb(path: Path) -> Path:
         (None, {}, "exemplar: There is no picture: upload a picture of the texture, or pick an example"),
         (one_pixel, {}, "exemplar: This picture is 1 x 1 pixels: a picture of the texture needs at least 16"),
         (text_file, {}, "exemplar: .*input.png.*text, not pixels"),
-        (bomb, {}, "exemplar: .*input.png.*12000 ?x ?12000"),
+        (bomb, {}, "exemplar: .*input.png.*13000 ?x ?13000"),
         (png, {"width": 4096}, "width: Width is 4096: give 64 to 1024. The limit of this machine is 1024"),
         (png, {"height": 3}, "height: Height is 3: give 64 to 1024"),
         (png, {"seed": -1}, "seed: Seed is -1: give 0 to 2147483647"),
@@ -661,7 +661,7 @@ def test_wrong_input_is_explained_beside_its_control(
         (None, {}, "photo: There is no picture: upload the picture to repaint, or pick an example"),
         (one_pixel, {}, "photo: This picture is 1 x 1 pixels: the picture to repaint needs at least 8"),
         (text_file, {}, "photo: .*input.png.*text, not pixels"),
-        (bomb, {}, "photo: .*input.png.*12000 ?x ?12000"),
+        (bomb, {}, "photo: .*input.png.*13000 ?x ?13000"),
         (png, {"size": 63}, "size: Longest side is 63: give 0, or 64 to 2048. The limit of this machine is 2048"),
         (png, {"size": 2049}, "size: Longest side is 2049: give 0, or 64 to 2048"),
         (png, {"style": "fast-style-screan"}, "style: .*-screan' is not one of .* Did you mean 'fast-style-scream'"),
@@ -1006,6 +1006,6 @@ def test_every_space_starts_by_its_path_and_does_nothing_twice(tmp_path: Path) -
     assert gallery["checkpoints"] == {name: 1 for each in work.values() for name in each["checkpoints"]}
     walls = [*artmodels.list_models("fast_style"), *artmodels.list_models("texture_network")]
     assert gallery["checkpoints"].keys() == {entry.name for entry in walls if catalogue.download(entry) is None}
-    assert gallery["flops"] == sum(each["flops"] for each in work.values()) < 3e9 * len(gallery["checkpoints"])
+    assert gallery["flops"] == sum(each["flops"] for each in work.values()) < 4e9 * len(gallery["checkpoints"])
     for each in (gallery, *work.values()):
         assert LATER.isdisjoint(each["modules"])

@@ -9,8 +9,11 @@ import gradio as gr
 import httpx
 import pytest
 from gradio.utils import get_upload_folder
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import ValidationError
 from PIL import Image
 
+from artmodels import ui
 from artmodels.errors import ConfigError
 from artmodels.ui.server import components
 from artmodels.ui.server.files import REFUSED, check_files, uploaded
@@ -138,3 +141,38 @@ def test_what_was_uploaded_counts_for_whoever_knows_its_path(gallery_url: str) -
     for wrong in (other, Path(path).parent, Path(path).with_name("b.png")):
         answer = post(gallery_url, [{"path": str(wrong)}, "fast-style-woodcut", 0, 0], "/fast_style_run")
         assert REFUSED in answer
+
+
+def test_programs_are_told_what_is_wrong(gallery_url: str, tmp_path: Path) -> None:
+    """gradio's client knows nothing of an answer "400 Bad Request" but that."""
+    file = tmp_path / "a.png"
+    Image.new("RGB", (32, 24)).save(file)
+    client = Client(gallery_url, verbose=False, analytics_enabled=False)
+    sent = handle_file(file)
+    for values, says in (
+        ([str(file)], "photo: This file was not uploaded here"),
+        (["nothing.png"], "gradio_client.handle_file"),
+        ([5], "photo: This file was not uploaded here"),
+        ([None], "photo: There is no picture"),
+        ([sent, "fast-style-screem"], "Did you mean 'fast-style-scream'"),
+        ([sent, "fast-style-scream", 7], "strength: Value 7 is greater than maximum value 1"),
+        ([sent, "fast-style-scream", 1, "many"], "size: 'many' is not a value of this type: integer."),
+        ([sent, "fast-style-scream", "much", 0], "strength: 'much' is not a value of this type: number."),
+    ):
+        with pytest.raises(ValidationError, match="1 parameter") as caught:
+            client.predict(*values, api_name="/fast_style_run")
+        assert says in str(caught.value)
+    client.close()
+    answer = httpx.post(f"{gallery_url}gradio_api/call/fast_style_run", json={"data": []})
+    assert answer.status_code == 422 and "There are too few values: 4 more are needed." in answer.text
+
+
+def test_a_server_says_when_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    with ui.blocks("A page") as demo:
+        gr.Markdown("text")
+    try:
+        demo.launch(prevent_thread_lock=True, inbrowser=False)
+        assert capsys.readouterr().out == f"Ready: {demo.local_url} answers (Ctrl-C stops it)\n"
+        assert httpx.get(demo.local_url).status_code == 200
+    finally:
+        demo.close()

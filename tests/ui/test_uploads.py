@@ -17,7 +17,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from support import ROOT, launched
 
-from artmodels import ui
+from artmodels import images, ui
 from artmodels.errors import DatasetError, ImageError
 from artmodels.ui import uploads
 from artmodels.ui.batches import show_batch
@@ -119,7 +119,7 @@ def misnamed(content: bytearray, info: zipfile.ZipInfo, place: int) -> None:
         (put("<H", 10, 8, 77), "b.png", "packed by method 77"),
         (put("<I", 16, 14, 5), "b.png", "damaged inside a.zip: Bad CRC-32"),
         (put("<I", 24, 22, 20), "b.png", "damaged inside a.zip: Bad CRC-32"),  # says that it is small
-        (put("<I", 24, 22, 2**31), "b.png", "more than 64 MB inside a.zip"),
+        (put("<I", 24, 22, 2**31), "b.png", "more than 256 MB inside a.zip"),
         (put("<I", 42, -1, 2**31), "b.png", "damaged inside a.zip: Truncated file header"),
         (put("<I", 42, -1, 7), "b.png", "damaged inside a.zip: Bad magic number"),
         (misnamed, "\u00a0.png", "its name is not the UTF-8 that it says it is"),
@@ -149,7 +149,7 @@ def test_an_entry_of_a_newer_version_is_read_if_it_can_be(tmp_path: Path) -> Non
         ("é" * 110 + ".png", "é" * 60 + "…" + "é" * 15 + ".png", "more than 200 bytes"),
         (".hidden.png", ".hidden.png", "it is hidden"),
         (".cache/b.png", "b.png", "hidden folder"),
-        ("b.bmp", "b.bmp", "“.bmp”, and PNG, JPEG, WebP and TIFF files are read"),
+        ("b.bmp", "b.bmp", "“.bmp”, and PNG, JPEG, WebP, TIFF, HEIC, AVIF and JPEG 2000 files are read"),
         ("b", "b", "no ending"),
         ("deep/b.zip", "b.zip", "an archive in an archive"),
         ("b.jpg", "b.jpg", "is text, not pixels"),
@@ -441,3 +441,14 @@ def wait_until(done: Callable[[], bool]) -> None:
             return
         pause.wait(0.05)
     raise AssertionError("it never came")
+
+
+def test_what_is_too_large_is_reduced_for_all_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "large.png")
+    monkeypatch.setattr(uploads, "read", lambda path: images.load(path, max_pixels=1200, shrink=True))
+    (tmp_path / "taken").mkdir()
+    said = list(take_in([str(tmp_path / "large.png")], tmp_path / "taken", {}, most=1))
+    assert "large.png was reduced to 40 x 30 pixels…" in said
+    assert said[-1].picture.size == (40, 30)
+    with Image.open(said[-1].file) as kept:
+        assert kept.size == (40, 30)

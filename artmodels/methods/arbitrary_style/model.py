@@ -20,7 +20,7 @@ from artmodels.errors import ConfigError
 from artmodels.features.extractor import moments
 from artmodels.features.networks import ART_VGG_WIDTHS, CENTRED, MOST_BLOCKS, Depth, Width
 from artmodels.images.tiling import SizeRequirements, Tiling
-from artmodels.runtime.feedforward import Graph, doubled, normalised, rectified
+from artmodels.runtime.feedforward import Graph
 from artmodels.settings import Settings, odd
 
 __all__ = ["ArbitraryStyleConfig", "StyleStatistics", "StyleTransformer"]
@@ -48,10 +48,10 @@ class ArbitraryStyleConfig(Settings):
     early: Annotated[
         bool, "Whether the first convolution halves the size already, and the third is left out: a quarter of the work."
     ] = False
-    conditioned: Annotated[
+    separable: Annotated[
         bool,
-        "Whether the first three convolutions are normalised and moved by the style too, as by Dumoulin et al. 2017; "
-        "the paper's later network leaves them alone.",
+        "Whether the 3 x 3 convolutions after the first three are done channel by channel and then pixel by pixel: a "
+        "third of the weights.",
     ] = False
     palette: Annotated[
         bool,
@@ -80,21 +80,26 @@ class _Contract(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rectified(self.conv(F.pad(x, (self.pad,) * 4, mode="reflect")))
+        return F.relu(self.conv(F.pad(x, (self.pad,) * 4, mode="reflect")))
 
 
 class _Conditional(nn.Module):
-    """Reflect, convolve, normalise, then scale and shift as the style tells; `double` repeats pixels first."""
+    """Reflect, convolve, normalise each image, then scale and shift as the style tells."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, double: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, separable: bool = False) -> None:
         super().__init__()
-        self.pad, self.outputs, self.enlarging = kernel // 2, outputs, double
+        self.pad, self.outputs = kernel // 2, outputs
         # Without a bias: the normalisation would take it away again.
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, bias=False)
+        if separable:
+            each = nn.Conv2d(inputs, inputs, kernel, groups=inputs, bias=False)
+            self.conv: nn.Module = nn.Sequential(each, nn.Conv2d(inputs, outputs, 1, bias=False))
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, kernel, bias=False)
+        self.norm = nn.InstanceNorm2d(outputs)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        y = doubled(x, self.conv.weight) if self.enlarging else self.conv(F.pad(x, (self.pad,) * 4, mode="reflect"))
-        return normalised(y, scale, shift)
+        y: Tensor = self.norm(self.conv(F.pad(x, (self.pad,) * 4, mode="reflect")))
+        return y * scale[..., None, None] + shift[..., None, None]
 
 
 class StyleTransformer(Graph):
@@ -111,11 +116,9 @@ class StyleTransformer(Graph):
         low, middle, high = config.widths
         down = [(3, middle, config.kernel, 2)] if config.early else [(3, low, config.kernel, 1), (low, middle, 3, 2)]
         down.append((middle, high, 3, 2))
-        layers = [_Conditional(*shape) for shape in down] if config.conditioned else []
-        self.down = None if config.conditioned else nn.Sequential(*(_Contract(*shape) for shape in down))
-        self.first = len(layers)
-        layers += [_Conditional(high, high) for _ in range(2 * config.blocks)]
-        layers += [_Conditional(*pair, double=True) for pair in ((high, middle), (middle, low))]
+        self.down = nn.Sequential(*(_Contract(*shape) for shape in down))
+        layers = [_Conditional(high, high, separable=config.separable) for _ in range(2 * config.blocks)]
+        layers += [_Conditional(*pair, separable=config.separable) for pair in ((high, middle), (middle, low))]
         if not config.palette:
             layers.append(_Conditional(low, 3, config.kernel))
         self.layers = nn.ModuleList(layers)
@@ -137,13 +140,11 @@ class StyleTransformer(Graph):
             result: Tensor = layer(x, scale, shift)
             return result
 
-        y = image if self.down is None else self.down(image)
-        for _ in range(self.first):
-            y = rectified(conditioned(y))
+        y = self.down(image)
         for _ in range(self.blocks):
-            y = y + conditioned(rectified(conditioned(y)))
+            y = y + conditioned(F.relu(conditioned(y)))
         for _ in range(UP):
-            y = rectified(conditioned(y))
+            y = F.relu(conditioned(F.interpolate(y, scale_factor=2.0, mode="nearest")))
         if self.last is None:
             return torch.sigmoid(conditioned(y))
         y = coloured(self.last(F.pad(y, (self.pad,) * 4, mode="reflect")), colours)

@@ -158,7 +158,8 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
         for number, style in enumerate(styles, start=1):
             if isinstance(style, images.LoadedImage):
                 notes += [f"Style {number}: {note}" for note in style.notes]
-        return self._result(result, options=options | {"size": list(content.shape[-2:])}, start=start, notes=notes)
+        made = options | {"size": list(content.shape[-2:])}
+        return self._result(result, options=made, start=start, notes=notes, origin=loaded.origin)
 
     def _blend(self, styles: list[Seen], shares: list[float], style_size: int, *, like: Tensor | None = None) -> Tensor:
         """Give the mean [description] of what stands for styles, recoloured like a picture where one is given."""

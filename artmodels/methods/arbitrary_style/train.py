@@ -21,8 +21,7 @@ from artmodels.features import teachers
 from artmodels.features.networks import ART_VGG_WIDTHS, art_vgg_nodes, convolutions, layout
 from artmodels.hub.checkpoints import WEIGHTS, load_tensors
 from artmodels.methods.arbitrary_style.model import ArbitraryStyleConfig, StyleStatistics, StyleTransformer
-from artmodels.methods.fast_style.model import FastStyleConfig, TransformerNet
-from artmodels.methods.fast_style.train import Contents, StyleObjective, reduced
+from artmodels.methods.fast_style.train import StyleObjective, reduced
 from artmodels.runtime.devices import generator
 from artmodels.settings import Count, Settings, Share, Weight
 from artmodels.training import Recipe, Sources
@@ -30,16 +29,11 @@ from artmodels.training import Recipe, Sources
 __all__ = ["ArbitraryStyleRecipe", "ArbitraryStyleSettings"]
 
 ENCODER = "art-vgg"
-STYLES = ("paintings", "schools", "textures", "icons")
-# Shallower than a fast style's, and with finer strokes: what suits any pair of pictures.
-CONTENT = {"relu3_1": 0.6, "relu4_1": 0.4}
-STYLE = {
-    **{(0, tap): share for tap, share in (("relu1_1", 0.5), ("relu2_1", 1.0), ("relu3_1", 1.5), ("relu4_1", 1.0))},
-    **{(1, tap): share for tap, share in (("relu3_1", 0.4), ("relu4_1", 0.5), ("relu5_1", 0.3))},
-    (0, "relu5_1"): 0.3,
-}
+STYLES = ("paintings", "textures", "icons")
 MEASURED = 32, 8  # batches, and crops in each, that typical values are measured on
 FLOOR = 0.2  # of what is typical
+CONTENT = {"relu3_3": 1.0}
+STYLE = {(0, "relu1_1"): 0.5, (0, "relu2_1"): 1.0, (0, "relu3_1"): 1.5, (0, "relu4_1"): 1.5, (0, "relu5_1"): 0.5}
 PAIRS = 24  # held-out pairs that are judged
 
 
@@ -48,17 +42,13 @@ class ArbitraryStyleSettings(Settings):
     """What the recipe can be told."""
 
     network: ArbitraryStyleConfig = ArbitraryStyleConfig(
-        predictor="statistics", widths=(16, 32, 64), kernel=5, palette=True, conditioned=True
+        predictor="statistics", widths=(16, 32, 64), kernel=7, early=True, palette=True
     )
-    start: Annotated[str, "A fast style of the same shape, whose strokes all styles begin with; or none."] = ""
-    batch: Annotated[Count, "Pairs a step."] = 3
-    crop: Annotated[Count, "Side of a crop of the content in pixels."] = 160
-    style_crop: Annotated[Count, "Of one of the style."] = 176
-    grounds: Annotated[Share, "Of the contents that are given an even or graded ground."] = 0.2
-    style_weight: Annotated[Weight, "Against 1 for content."] = 3.5
-    tone_weight: Annotated[Weight, "Of the order of light and dark areas."] = 0.5
-    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 2.0
-    blotch_weight: Annotated[Weight, "Of large areas that change colour where the content's do not."] = 1.0
+    batch: Annotated[Count, "Pairs a step."] = 6
+    crop: Annotated[Count, "Side of a crop of the content in pixels."] = 128
+    style_crop: Annotated[Count, "Of one of the style."] = 160
+    style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
+    tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
     identity: Annotated[Share, "Of the pictures that are their own style."] = 0.1
     jitter: Annotated[Weight, "Changes of the styles' brightness, contrast and saturation."] = 0.3
 
@@ -67,8 +57,6 @@ class ArbitraryStyleSettings(Settings):
         super().__post_init__()
         if self.network.predictor != "statistics":
             raise ConfigError("predictor='inception' is not trained here: settings.network has predictor='statistics'.")
-        if self.start and not (self.network.conditioned and self.network.palette and not self.network.early):
-            raise ConfigError("start goes with conditioned=True, palette=True and early=False: no other has its shape.")
 
 
 class ArbitraryStyleRecipe(Recipe):
@@ -79,13 +67,15 @@ class ArbitraryStyleRecipe(Recipe):
     def __init__(self, settings: ArbitraryStyleSettings, sources: Sources, *, seed: int) -> None:
         """Read the loss network, art-vgg and the images; draw the first weights."""
         self.settings = settings
-        extractor = teachers.load(teachers.COMPRESSED, sources.teachers, pooling="avg")
+        extractor = teachers.load(teachers.COMPRESSED, sources.teachers)
         self.objective = StyleObjective(extractor, content=CONTENT, style=STYLE)
-        self.contents = Contents(sources.data, Crops(size=settings.crop, smallest=0.4, grounds=settings.grounds))
+        photographs, self.unseen = folders.split(folders.image_files(sources.data, ["photos"]), held_out=3)
         styles, self.unseen_styles = folders.split(folders.image_files(sources.data, STYLES))
-        self.files = self.contents.files + styles
-        self.styles = ImageSet.load(styles, side=320)
-        self.style_crops = Crops(size=settings.style_crop, smallest=0.5, jitter=settings.jitter)
+        self.files = photographs + styles
+        self.photographs = ImageSet.load(photographs, side=400)
+        self.styles = ImageSet.load(styles, side=400)
+        self.content_crops = Crops(size=settings.crop, smallest=0.4)
+        self.style_crops = Crops(size=settings.style_crop, smallest=0.4, jitter=settings.jitter)
 
         self.predictor, self.transformer = StyleStatistics(settings.network), StyleTransformer(settings.network)
         self.network = nn.ModuleDict({"predictor": self.predictor, "transformer": self.transformer})
@@ -99,8 +89,6 @@ class ArbitraryStyleRecipe(Recipe):
         heads = self.transformer.heads
         heads.weight.data.mul_(0.3)
         heads.bias.data[: len(heads.bias) // 2] = 1
-        if settings.start:
-            _copy_strokes(self.transformer, settings.network, sources.weights / settings.start / WEIGHTS)
         _copy_encoder(self.predictor, sources.weights / ENCODER / WEIGHTS)
         self.predictor.blocks.requires_grad_(False)
         self._measure()
@@ -117,9 +105,10 @@ class ArbitraryStyleRecipe(Recipe):
         self.objective.set_floors([self.objective.style_of(batch) for batch in batches], FLOOR)
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """Content, style, flatness and tones."""
+        """Content, style and flatness; contents are photographs and, a third of the time, paintings."""
         settings = self.settings
-        content = self.contents(settings.batch, rng)
+        source = self.styles if float(torch.rand((), generator=rng)) < 1 / 3 else self.photographs
+        content = self.content_crops(source, settings.batch, rng)
         style = self.style_crops(self.styles, settings.batch, rng)
         own = torch.rand(settings.batch, generator=rng) < settings.identity
         if own.any():
@@ -131,8 +120,7 @@ class ArbitraryStyleRecipe(Recipe):
         return {
             "content": terms["content"],
             "style": settings.style_weight * terms["style"],
-            "flatness": settings.tv_weight * terms["flatness"] + settings.blotch_weight * terms["blotches"],
-            "tones": settings.tone_weight * terms["tones"],
+            "flatness": settings.tv_weight * terms["flatness"],
         }
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -145,7 +133,7 @@ class ArbitraryStyleRecipe(Recipe):
         """The terms on held-out photographs and styles at 320 px, and those of the photographs themselves."""
         sums: dict[str, float] = {}
         for index in range(PAIRS):
-            photograph = self.contents.unseen[index % len(self.contents.unseen)]
+            photograph = self.unseen[index % len(self.unseen)]
             painting = self.unseen_styles[index * len(self.unseen_styles) // PAIRS]
             content = reduced(images.load(photograph).tensor(), 320)
             style = reduced(images.load(painting).tensor(), 256)
@@ -166,16 +154,3 @@ def _copy_encoder(predictor: StyleStatistics, file: Path) -> None:
             for part in ("weight", "bias"):
                 value = tensors[f"conv{block + 1}_{layer + 1}.{part}"]
                 predictor.blocks.get_parameter(f"{block}.{layer}.{part}").data.copy_(value)
-
-
-def _copy_strokes(transformer: StyleTransformer, config: ArbitraryStyleConfig, file: Path) -> None:
-    """Begin with the convolutions of a fast style, and with its scales and shifts for every style."""
-    start = TransformerNet(FastStyleConfig(widths=config.widths, kernel=config.kernel, blocks=config.blocks))
-    tensors = load_tensors(file, expected=start.state_dict(), dtype=torch.float32)
-    # In the order in which pictures pass them, which is that of the transformer's layers.
-    names = [key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")]
-    for name, layer in zip(names, transformer.layers, strict=True):
-        layer.get_parameter("conv.weight").data.copy_(tensors[f"{name}.conv.weight"])
-    transformer.get_parameter("last.weight").data.copy_(tensors["last.weight"])
-    norms = [tensors[f"{name}.norm.{part}"] for part in ("weight", "bias") for name in names]
-    transformer.heads.bias.data.copy_(torch.cat(norms))

@@ -8,7 +8,7 @@ matches vote for them; what survives of the best transform in patches is the evi
 By default distances are in cells of the reference, the same along both axes. The published variant is `PUBLISHED`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
@@ -24,6 +24,7 @@ from artmodels.correspondence.cells import saliency
 from artmodels.correspondence.geometry import SAMPLE, Model, minimal
 from artmodels.correspondence.ransac import draw
 from artmodels.errors import ConfigError
+from artmodels.images.results import Tabular
 from artmodels.methods.artminer.consensus import Matches, plausible, refitted, scores, surviving
 from artmodels.settings import Settings
 
@@ -88,7 +89,7 @@ def _mask(cells: Tensor, shape: tuple[int, int], height: int, width: int) -> NDA
 
 
 @dataclass(frozen=True, eq=False)
-class Match:
+class Match(Tabular):
     """Evidence that two pictures, the reference and the target, show the same thing.
 
     Attributes:
@@ -111,6 +112,12 @@ class Match:
     reference_shape: tuple[int, int]
     target_shape: tuple[int, int]
     reason: str = ""
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        pairs = zip(self.reference_cells.tolist(), self.target_cells.tolist(), self.similarity.tolist(), strict=True)
+        rows = sorted(([*one, *other, value] for one, other, value in pairs), key=lambda row: -row[-1])
+        title = f"Score {self.score:.3f}" + (f": {self.reason}" if self.reason else "")
+        return title, ("row", "column", "row of the target", "its column", "similarity"), rows
 
     def reference_mask(self, height: int, width: int) -> NDArray[np.float32]:
         """Where the reference shows it, for a picture of so many pixels: [height, width] in [0, 1], soft at edges.

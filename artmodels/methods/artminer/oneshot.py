@@ -8,7 +8,7 @@ among those around the place: the discovery score of section 5, of the detail an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artmodels.correspondence.cells import EPSILON, Describer, grid, side
-from artmodels.detections.boxes import Box
+from artmodels.detections.boxes import SIDES, Box
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import LoadedImage
+from artmodels.images.results import Tabular
 from artmodels.methods.artminer.discovery import Match
 
 __all__ = [
@@ -69,7 +70,7 @@ class Hit:
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
+class Searched(Tabular):
     """What a search found.
 
     Attributes:
@@ -101,6 +102,11 @@ class Searched:
     def below(self) -> tuple[Hit, ...]:
         """Places below the threshold, best first: more likely chance than the detail."""
         return tuple(hit for hit in self.ranked if hit.score < self.threshold)
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        rows = ([hit.image, hit.score, *map(round, hit.box), hit.view] for hit in self.hits)
+        title = f"{len(self.hits)} places with a score of {self.threshold:.3f} or more, {len(self.below)} below"
+        return title, ("picture", "score", *SIDES, "turned"), rows
 
     @property
     def raised(self) -> bool:

@@ -72,4 +72,4 @@ class FastStyle(FeedForward[FastStyleConfig]):
         content = at_size(loaded, size)
         result = content.lerp(self._infer(content), strength) if strength else content
         options = {"strength": strength, "size": list(content.shape[-2:])}
-        return self._result(result, options=options, start=start, notes=loaded.notes)
+        return self._result(result, options=options, start=start, notes=loaded.notes, origin=loaded.origin)

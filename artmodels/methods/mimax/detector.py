@@ -314,6 +314,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             settings=self._record(settings),
             seconds=time.perf_counter() - start,
             notes=regions.notes,
+            origin=loaded.origin,
             found=found,
             image_scores=best,
             probabilities=chances,

@@ -184,7 +184,7 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
             yield dataclasses.replace(step, image=presentable(step.image))
         image = resized(descent.image, size).clamp(*_bounds(source, coverage))
         settings = self._settings(config, seed, size) | {"style_weights": weights, "masks": masks is not None}
-        yield descent.result(presentable(image), settings, notes)
+        yield descent.result(presentable(image), settings, notes, loaded.origin)
 
     __call__ = run_to_the_end(stream)
 

@@ -89,7 +89,7 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
 
     method = "ransac_flow"
     config_class = RansacFlowConfig
-    formats = (".png", ".npz", ".gif", ".mp4")
+    formats = (*hub.Pretrained.formats, ".npz", ".gif", ".mp4")
 
     def __init__(
         self,
@@ -210,6 +210,7 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
             settings=self._record(dataclasses.asdict(self.config) | about),
             seconds=time.perf_counter() - start,
             notes=notes,
+            origin=_placed(one.picture.origin, other.picture.origin) if warp else other.picture.origin,
             pictures=(one.picture, other.picture),
             view=first.view if warp else "",
             warp=warp,
@@ -298,3 +299,9 @@ def large(mask: Tensor, share: float) -> Tensor:
     kept = np.bincount(labels.ravel()) >= share * labels.size
     kept[0] = False
     return torch.from_numpy(kept[labels])
+
+
+def _placed(source: images.Origin | None, target: images.Origin | None) -> images.Origin | None:
+    """The origin of a source that lies where the target does, and is printed as large."""
+    inches = target.inches if target else None
+    return dataclasses.replace(source, inches=inches) if source else target and images.Origin(inches=inches)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, overload
@@ -11,10 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from artmodels import features, hub, images, runtime
+from artmodels.detections.boxes import SIDES
 from artmodels.errors import MissingWeights
 from artmodels.hub.checkpoints import fingerprint
 from artmodels.images.decoding import LoadedImage
 from artmodels.images.resampling import list_or_none
+from artmodels.images.results import Tabular
 from artmodels.methods.region_features.faster_rcnn import C4, PUBLISHED, FPNDetector
 from artmodels.methods.region_features.model import ArtRegions, RegionFeaturesConfig, RegionNetwork
 
@@ -24,7 +27,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class Regions(Tabular):
     """Where one image may show an object.
 
     Attributes:
@@ -45,6 +48,11 @@ class Regions:
     def __len__(self) -> int:
         """K, at least 1 where an image was looked at."""
         return len(self.boxes)
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        boxes = self.boxes.round().int().tolist()
+        rows = ([value, *box] for value, box in zip(self.objectness.tolist(), boxes, strict=True))
+        return f"{len(self)} regions of {self.width} x {self.height} pixels", ("objectness", *SIDES), rows
 
 
 class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):

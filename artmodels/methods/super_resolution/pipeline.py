@@ -1,9 +1,11 @@
 """Pictures two or four times as large."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -23,7 +25,9 @@ from artmodels.runtime.feedforward import FeedForward, Graph
 
 __all__ = ["SuperResolution", "Upscaled"]
 
-LARGEST = 64_000_000  # pixels of a result
+logger = logging.getLogger(__name__)
+
+LARGEST = 200_000_000  # pixels of a result: a scan of 6000 x 8000 twice as large, in some 8 GB of memory
 TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
 SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
 LEAST = 1e-6  # alpha or weight that is above 0
@@ -50,25 +54,35 @@ class Upscaled(ImageResult):
         """The picture as 8-bit RGB, or RGBA where it has transparency."""
         return Image.fromarray(self._pixels(8))
 
-    def save(self, path: str | os.PathLike[str], *, bits: int | None = None) -> None:
-        """Write a PNG that carries its settings as text; the file appears whole or not at all.
+    def save(self, path: str | os.PathLike[str], *, quality: int | None = None, bits: int | None = None) -> None:
+        """Write a file that carries its settings and notes; it appears whole or not at all.
+
+        What a format does not hold is lost, and the log says so: JPEG has no transparency, and the picture lies on
+        white; JPEG and WebP have 8 bits a channel.
 
         Args:
-            path: File to write, which ends in `.png`, in a folder that exists.
+            path: File to write, which ends in `.png`, `.jpg`, `.jpeg` or `.webp`, in a folder that exists.
+            quality: 1 to 100, of JPEG and WebP; a WebP of 100 is without loss. None is 92.
             bits: 8 or 16 a channel; None keeps those of the picture. Grey pictures are stored as grey if 16.
 
         Raises:
-            ConfigError: `bits` is another number, or the path does not end in `.png`.
+            ConfigError: `bits` or `quality` is another number, or the path has another ending.
             ArtModelsError: The file could not be written.
         """
-        bits = self.bits if bits is None else bits
-        if bits not in (8, 16):
-            raise ConfigError(f"bits={bits!r} must be 8 or 16")
+        png, jpeg = Path(path).suffix.lower() == ".png", Path(path).suffix.lower() in (".jpg", ".jpeg")
+        bits = self.bits if bits is None and png else bits or 8
+        if bits not in (8, 16) or (bits == 16 and not png):
+            raise ConfigError(f"bits={bits!r} must be 8, or 16 for a .png")
+        if not png and self.bits == 16:
+            logger.warning("%s has 8 bits a channel, of the 16 that there are: .png keeps them", path)
         pixels = self._pixels(bits)
+        if jpeg and self.alpha is not None:
+            logger.warning("%s has no transparency, and the picture lies on white: .png and .webp keep it", path)
+            pixels = np.asarray(super().image)
         grey = bits == 16 and pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
         deep_colour = bits == 16 and not grey
         image = pixels if deep_colour else Image.fromarray(pixels[..., 0] if grey else pixels)
-        images.save_png(image, path, metadata=self.metadata)
+        images.save(image, path, metadata=self.metadata, origin=self.origin, quality=quality)
 
     def _pixels(self, bits: int) -> Array:
         """[H, W, 3 or 4] of 8 or 16 bits; colours of transparent pixels are those before they lay on white."""
@@ -100,6 +114,11 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         """As for every feed-forward method, but RRDB's activations may pass what float16 can hold: all black."""
         usual = torch.float32 if config.architecture == "rrdb" else None
         return super()._computed(config, device, dtype or usual)
+
+    @property
+    def largest(self) -> int:
+        """Pixels that it takes of a picture."""
+        return LARGEST // self.config.scale**2
 
     @classmethod
     def _network(cls, config: SuperResolutionConfig) -> Graph:
@@ -137,7 +156,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         Raises:
             ConfigError: `tile` or `neutral` is out of range.
             ImageError: The picture cannot be read.
-            ImageTooLarge: The result would have more than 64 megapixels.
+            ImageTooLarge: The result would have more than 200 megapixels.
         """
         if tile is not None and (not isinstance(tile, int) or not TILES[0] <= tile <= TILES[1]):
             raise ConfigError(f"tile={tile!r} must be a whole number from {TILES[0]} to {TILES[1]}")
@@ -147,7 +166,7 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
 
     def _run_one(self, source: images.Source, tile: int | None, neutral: float) -> Upscaled:
         start = time.perf_counter()
-        loaded = images.load(source, background=None)
+        loaded = images.load(source, max_pixels=max(images.LIMIT, self.largest), background=None)
         scale = self.config.scale
         height, width = loaded.height * scale, loaded.width * scale
         if height * width > LARGEST:
@@ -179,7 +198,9 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
         if alpha is not None:
             colour = tensor
             tensor = colour * alpha + (1 - alpha)
-        result = self._result(tensor, options={"tile": tile, "neutral": neutral}, start=start, notes=notes)
+        result = self._result(
+            tensor, options={"tile": tile, "neutral": neutral}, start=start, notes=notes, origin=loaded.origin
+        )
         return Upscaled(**vars(result), alpha=alpha, colour=colour, bits=16 if deep else 8)
 
     def _alpha(self, alpha: Tensor, tile: int | None) -> Tensor:

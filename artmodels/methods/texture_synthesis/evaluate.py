@@ -238,7 +238,7 @@ main = typer.Typer(add_completion=False)
 
 @main.command()
 def _command(
-    folder: Annotated[Path, typer.Argument(help="Folder of exemplars: PNG, JPEG, WebP or TIFF.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of exemplars.")],
     name: Annotated[str, typer.Option(help="Name or path of the TextureSynthesizer.")] = "texture-patches",
     size: Annotated[int, typer.Option(min=56, help="Side of the exemplars in pixels.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of each synthesis.")] = 0,

@@ -177,7 +177,8 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
                 f"The exemplar repeats every {across:.0f} and {along:.0f} px, so the result began as pieces of it; "
                 f"{verbatim_share(image, target):.0%} of the result is copied from it as it stands."
             )
-        yield descent.result(image, self._settings(config, seed, size), notes)
+        origin = loaded.origin and loaded.origin.scaled(size[1] / given.shape[3], size[0] / given.shape[2])
+        yield descent.result(image, self._settings(config, seed, size), notes, origin)
 
     __call__ = run_to_the_end(stream)
 

@@ -305,11 +305,11 @@ def test_saved_and_loaded_it_detects_the_same(
         Detector.from_pretrained(tmp_path / "bare")
 
 
-def test_results_are_saved_as_png_only(fitted: Detector, tmp_path: Path) -> None:
+def test_results_are_saved_as_pictures_only(fitted: Detector, tmp_path: Path) -> None:
     result = fitted(painted(100, ("red",))[0])
     result.save(tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (SIDE, SIDE)
     with pytest.raises(ConfigError, match=".png"):
-        result.save(tmp_path / "out.jpg")
+        result.save(tmp_path / "out.gif")
     assert dataclasses.is_dataclass(result)

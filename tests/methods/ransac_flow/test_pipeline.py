@@ -243,8 +243,8 @@ def test_files(pair: tuple[Alignment, Tensor], tmp_path: Path) -> None:
         assert data["homographies"].shape[1:] == (3, 3) and list(data["source_size"]) == [400, 300]
     with Image.open(tmp_path / "aligned.gif") as gif:
         assert gif.n_frames == 2 and gif.info["duration"] == 500
-    with pytest.raises(ConfigError, match=r"does not end in \.png, \.npz, \.gif or \.mp4"):
-        alignment.save(tmp_path / "aligned.jpg")
+    with pytest.raises(ConfigError, match=r"does not end in \.png, \.jpg, \.webp, \.npz, \.gif or \.mp4"):
+        alignment.save(tmp_path / "aligned.tif")
     with pytest.raises(ArtModelsError, match="could not write"):
         alignment.save(tmp_path / "missing" / "aligned.npz")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from artmodels.correspondence.geometry import from_pixels
 from artmodels.errors import ArtModelsError, ConfigError, DatasetError
-from artmodels.images.loading import encode_png16
+from artmodels.images.writing import encode_png16
 from artmodels.methods.ransac_flow.evaluation.evaluate import evaluate
 from artmodels.methods.ransac_flow.evaluation.protocols import (
     SPARSE_LIMITS,

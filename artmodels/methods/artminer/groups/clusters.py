@@ -6,7 +6,7 @@ more: cores of pairs whose triangles of pictures agree, as the 3-cycles of Shen 
 other pairs add regions but which they never join.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from sklearn.isotonic import IsotonicRegression
 
 from artmodels.images.decoding import Array
+from artmodels.images.results import Tabular
 from artmodels.methods.artminer.consensus import best_of_each
 from artmodels.methods.artminer.groups.pairtable import (
     MASK_CELLS,
@@ -42,7 +43,7 @@ ROWS = 2**21  # links that are held before they are thinned to a forest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cluster:
+class Cluster(Tabular):
     """Pictures that show the same thing.
 
     Attributes:
@@ -55,6 +56,10 @@ class Cluster:
     images: tuple[str, ...]
     pairs: tuple[Pair, ...]
     support: tuple[float, ...]
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        title = f"{len(self.images)} pictures, {len(self.pairs)} pairs, score {self.score:.3f}"
+        return title, ("picture", "support"), zip(self.images, self.support, strict=True)
 
     @property
     def score(self) -> float:

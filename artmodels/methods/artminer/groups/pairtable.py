@@ -1,6 +1,6 @@
 """Many pairs of pictures as arrays: what was accepted, its masks on one grid a picture, and triangles of pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from artmodels.correspondence.cells import grid
 from artmodels.correspondence.views import VIEWS, from_view, sideways
 from artmodels.errors import ConfigError
 from artmodels.images.decoding import Array
+from artmodels.images.results import Tabular
 from artmodels.methods.artminer.discovery import Match
 
 __all__ = [
@@ -40,7 +41,7 @@ TURNED = {view: np.linalg.inv(matrix) for view, matrix in UPRIGHT.items()}  # to
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(Tabular):
     """Two pictures that show the same thing, as far as their cells say.
 
     Attributes:
@@ -56,6 +57,11 @@ class Pair:
     match: Match
     view: str = ""
     verdict: str = ""
+
+    def _table(self) -> tuple[str, Sequence[str], Iterable[Sequence[object]]]:
+        title, heads, rows = self.match._table()
+        turned = f", turned: {self.view}" if self.view else ""
+        return f"{self.first} and {self.second}{turned}. {title}", heads, rows
 
     @property
     def accepted(self) -> bool | None:

@@ -174,8 +174,10 @@ class Alignment(ImageResult):
             raise ConfigError(f"there is no alignment to use ({self.reason}): look at `found` first")
         return self.warp
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the warped source (.png), flow and matchability (.npz), or target and source in turn (.gif, .mp4).
+    def save(self, path: str | os.PathLike[str], *, quality: int | None = None) -> None:
+        """Write the warped source (.png, .jpg, .webp), its flow (.npz), or target and source in turn (.gif, .mp4).
+
+        `quality`, 1 to 100, is that of JPEG and WebP; None is 92.
 
         Raises:
             ArtModelsError: It cannot be written, or there is no alignment: then nothing is.
@@ -185,14 +187,14 @@ class Alignment(ImageResult):
         if not self.found:
             raise ArtModelsError(f"no alignment was found, and nothing is written: {self.reason}")
         match target.suffix.lower():
-            case ".png":
-                super().save(target)
+            case ".png" | ".jpg" | ".jpeg" | ".webp":
+                super().save(target, quality=quality)
             case ".npz":
                 save_data(self, target)
             case ".gif" | ".mp4":
                 animated(self, target)
             case _:
-                raise ConfigError(f"{str(target)!r} does not end in .png, .npz, .gif or .mp4")
+                raise ConfigError(f"{str(target)!r} does not end in .png, .jpg, .webp, .npz, .gif or .mp4")
 
     @cached_property
     def coarse(self) -> "Image.Image":

@@ -8,11 +8,11 @@ linear in the file, and bounded; the bounds are several times what encoders writ
 import io
 import re
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from artmodels.errors import ImageTooLarge, UndecodableImage
 
-__all__ = ["check_structure", "undecodable", "usable_exif"]
+__all__ = ["PIECES", "check_codestream", "check_structure", "tags_fit", "undecodable", "usable_exif"]
 
 SCANS = 32  # of a JPEG of `max_pixels`, and as many more of a smaller one; encoders write 10 to 18
 SEGMENTS = 10_000  # of a JPEG: tables, scans, and metadata of at most 64 kB each
@@ -20,6 +20,10 @@ DATA_CHUNKS = 2**17  # of a PNG: 1 GB of pixels in the usual 8 kB, or two a row 
 OTHER_CHUNKS = 1024  # of a PNG, that hold anything but pixels
 PROFILES = 8  # of a PNG, each of which is inflated; only one is allowed
 NUMBERS = 2**20  # in the tags of a TIFF or of EXIF: twice the offsets and sizes of its strips or tiles, mostly
+PACKETS = 2**20  # of a JPEG 2000: 40 megapixels in precincts of 256 x 256, of 3 channels and 20 layers, are 50 000
+TILES = 2**16  # of a JPEG 2000, which the format allows; by far fewer are usual
+BLOCKS = 2**21  # of a JPEG 2000: of 64 x 64 pixels usually, 40 megapixels of 3 channels in 16 x 16 are 470 000
+MARKERS = 2**18  # of a JPEG 2000, two a part of a tile at least
 PIECES = 2**18  # strips or tiles of a TIFF: 40 megapixels in the smallest tiles, 16 x 16, are 156 250
 FRACTIONS = 2**14  # those of the numbers that are fractions, each of which becomes an object
 SHARED_BYTES = 2**26  # of tags beyond those that the file has: where tags share them
@@ -31,6 +35,7 @@ _MCU = 32  # the largest block in which a JPEG is coded: four by four blocks of 
 # A marker that starts a segment or ends the picture; of the others, neither padding nor restarts mean anything here.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_SOC, _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9  # of JPEG 2000
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PNG_DATA = (b"IDAT", b"fdAT", b"fcTL")
 # Bytes of a value by TIFF field type; Pillow skips all others.
@@ -42,7 +47,7 @@ _DEPTH = 3
 
 
 def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
-    """Check that a JPEG, PNG or TIFF file does not ask for more work than any encoder's file of its kind.
+    """Check that a JPEG, PNG, TIFF or JPEG 2000 file does not ask for more work than any encoder's file of its kind.
 
     The picture itself has to keep `max_pixels`. Other formats pass; the file is left at its start.
 
@@ -57,14 +62,135 @@ def check_structure(file: BinaryIO, name: str, max_pixels: int) -> None:
         _check_jpeg(file, name, max_pixels)
     elif head == b"\x89PNG\r\n\x1a\n":
         _check_png(file, name)
+    elif head[:4] == b"\xff\x4f\xff\x51" or head[4:] == b"jP  ":
+        check_codestream(file, name, max_pixels)
     elif head[:2] in (b"II", b"MM") and len(head) == 8:
         file.seek(0)
-        if not _tags_fit(file, size):
+        if not tags_fit(file, size):
             raise ImageTooLarge(
                 f"{name} is a TIFF of more than {PIECES} strips or tiles, or its tags take more than the file itself; "
                 "save it again, in larger strips and without metadata"
             )
     file.seek(0)
+
+
+def check_codestream(file: BinaryIO, name: str, max_pixels: int) -> None:
+    """Check that a JPEG 2000, as it is or in a JP2 file, has no more tiles, packets or blocks than encoders make.
+
+    Nor more than `max_pixels`, whatever the JP2 file says.
+
+    Source: ISO/IEC 15444-1, annex A and, for the boxes of JP2, annex I. Other files pass.
+    """
+    size = file.seek(0, io.SEEK_END)
+    at = _codestream(file, size)
+    image, styles, tile_end = _Grid(), list[tuple[int, int, int, bytes]](), 0
+    for _ in range(MARKERS):
+        file.seek(at)
+        head = file.read(4)
+        if len(head) < 4 or at >= size:
+            break
+        marker, length = struct.unpack(">HH", head)
+        if marker == _SOC:
+            at += 2
+            continue
+        if marker in (_SOD, _EOC):  # the data of a tile, which says itself where it ends
+            if tile_end <= at:
+                break
+            at = tile_end
+            continue
+        body = file.read(max(length - 2, 0))
+        if marker == _SIZ and len(body) >= 36:
+            image = _Grid(*struct.unpack_from(">8IH", body, 2))
+            if image.width * image.height > max_pixels:
+                raise ImageTooLarge(
+                    f"{name} has {image.width} x {image.height} pixels and the limit is {max_pixels}; make it smaller"
+                )
+        elif marker == _COD and len(body) >= 10:
+            precincts = body[10:] if body[0] & 1 else b""
+            styles.append((int.from_bytes(body[2:4], "big"), body[5], body[6] + body[7] + 4, precincts))
+        elif marker == _COC and len(body) >= 7:
+            own = body[1:] if image.channels < 257 else body[2:]
+            precincts = own[6:] if own[0] & 1 else b""
+            styles.append((styles[-1][0] if styles else 1, own[1], own[2] + own[3] + 4, precincts))
+        elif marker == _SOT and len(body) >= 6:
+            tile_end = at + int.from_bytes(body[2:6], "big")
+        at += 2 + length
+    else:
+        raise ImageTooLarge(f"{name} is a JPEG 2000 of more than {MARKERS} parts; save it again, without tiles")
+    for layers, levels, block, precincts in styles:
+        packets = layers * image.channels * image.precincts(min(levels, 32), precincts)
+        blocks = image.channels * image.width * image.height >> min(block, 32)
+        if image.tiles > TILES or packets > PACKETS or blocks > BLOCKS:
+            raise ImageTooLarge(
+                f"{name} is a JPEG 2000 of {image.tiles} tiles, {packets} packets and {blocks} blocks, which would "
+                "take too long to decode; save it again, in larger tiles and precincts"
+            )
+
+
+class _Grid(NamedTuple):
+    """What the marker SIZ of a JPEG 2000 says."""
+
+    right: int = 0
+    bottom: int = 0
+    left: int = 0
+    top: int = 0
+    across: int = 1
+    down: int = 1
+    tile_left: int = 0
+    tile_top: int = 0
+    channels: int = 1
+
+    @property
+    def width(self) -> int:
+        return max(self.right - self.left, 0)
+
+    @property
+    def height(self) -> int:
+        return max(self.bottom - self.top, 0)
+
+    @property
+    def tiles(self) -> int:
+        if not (self.across and self.down):
+            return 0  # decoders refuse it
+        return -(-max(self.right - self.tile_left, 0) // self.across) * -(
+            -max(self.bottom - self.tile_top, 0) // self.down
+        )
+
+    def precincts(self, levels: int, sizes: bytes) -> int:
+        """How many there are of a channel, at all resolutions of all tiles; `sizes` are exponents, two a byte."""
+        count = 0
+        width, height = min(self.across, self.width), min(self.down, self.height)
+        for level in range(levels + 1):
+            exponents = sizes[level] if level < len(sizes) else 0xFF
+            shrunk = levels - level
+            columns, rows = (
+                (side >> shrunk + exponent) + 1
+                for side, exponent in ((width, exponents & 15), (height, exponents >> 4))
+            )
+            count += columns * rows
+        return count * self.tiles
+
+
+def _codestream(file: BinaryIO, size: int) -> int:
+    """Where the codestream of a JPEG 2000 begins; the end of the file where there is none."""
+    file.seek(0)
+    if file.read(4) == b"\xff\x4f\xff\x51":
+        return 0
+    at = 0
+    for _ in range(OTHER_CHUNKS):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length, start = int.from_bytes(head[:4], "big"), 8
+        if length == 1:
+            length, start = int.from_bytes(head[8:], "big"), 16
+        if head[4:8] == b"jp2c":
+            return at + start
+        if length < start:
+            break
+        at += length
+    return size
 
 
 def undecodable(name: str, reason: object) -> UndecodableImage:
@@ -78,7 +204,7 @@ def usable_exif(data: bytes) -> bool:
     """Tell whether EXIF data, with or without its prefix, can be read with bounded work."""
     while data.startswith(b"Exif\0\0"):
         data = data[6:]
-    return _tags_fit(io.BytesIO(data), len(data))
+    return tags_fit(io.BytesIO(data), len(data))
 
 
 def _check_jpeg(file: BinaryIO, name: str, max_pixels: int) -> None:
@@ -149,9 +275,12 @@ def _check_png(file: BinaryIO, name: str) -> None:
         at += 12 + int.from_bytes(head[:4], "big")
 
 
-def _tags_fit(file: BinaryIO, size: int) -> bool:
-    """Tell whether the tags of the first image of a TIFF, from where `file` stands, keep the bounds."""
-    start = file.tell()
+def tags_fit(file: BinaryIO, size: int, at: int | None = None) -> bool:
+    """Tell whether the tags of the first image of a TIFF, or of that at a place in it, keep the bounds.
+
+    The TIFF begins where `file` stands, or at its start if a place is given.
+    """
+    start = file.seek(0) if at is not None else file.tell()
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = head[2:3] == b"\x2b"
@@ -160,7 +289,7 @@ def _tags_fit(file: BinaryIO, size: int) -> bool:
     if len(head) < most + 4 + (4 if big else 0):
         return True  # decoders say what is wrong
     left = {"bytes": size + SHARED_BYTES, "numbers": NUMBERS, "fractions": FRACTIONS}
-    directories = [(struct.unpack_from(number[most], head, 8 if big else 4)[0], 0)]
+    directories = [(struct.unpack_from(number[most], head, 8 if big else 4)[0] if at is None else at, 0)]
     for offset, depth in directories:
         width = 8 if big else 2
         if offset + width > size:

@@ -1,0 +1,1 @@
+"""What single formats need: bounds of their structure, TIFF beyond Pillow, and what files say of their origin."""
