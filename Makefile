@@ -88,8 +88,8 @@ ifeq ($(CPU),1)
 			$(PY) -m pip install --disable-pip-version-check --no-deps $$cpu; \
 		else \
 			echo "pip finds no PyTorch for CPUs only, and takes the one with CUDA: about 4 GB more, of no use without an"; \
-			echo "NVIDIA GPU. To save them, stop this, and name an index that has it, such as PyTorch's own:"; \
-			echo "    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make gallery CPU=1"; \
+			echo "NVIDIA GPU. To save them, stop this, and name PyTorch's index for CPUs, which pytorch.org says:"; \
+			echo "    PIP_EXTRA_INDEX_URL=ADDRESS make gallery CPU=1"; \
 		fi ;; \
 	esac
 endif

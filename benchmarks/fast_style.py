@@ -17,7 +17,8 @@ import typer
 from common import DATA, NETWORKS, ROOT, contact_sheet, table_of
 from PIL import Image, ImageOps
 from rich.console import Console
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -160,7 +161,8 @@ def recognition(names: list[str], seen: list[Path], unseen: list[Path], data: Pa
         school = SCHOOLS[name.removeprefix("fast-style-")]
         files = [path for path in image_files(data, [school]) if path != original] if school else [original]
         theirs = described(ImageSet.load(files[:: max(1, len(files) // MOST)], side=400))
-        classifier = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=5, cv=5, max_iter=3000))
+        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+        classifier = GridSearchCV(regression, {"logisticregression__C": np.logspace(-4, 4, 5)}, cv=5)
         classifier.fit(np.concatenate([others, theirs]), [False] * len(others) + [True] * len(theirs))
         model = artmodels.load(name)
         after = described(set_of(model(content).tensor for content in photographs))
