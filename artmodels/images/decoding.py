@@ -276,7 +276,7 @@ def decode(
     orientation = _orientation(image, notes)
     if max(stored, orientation) > 1:
         notes.append(f"It was turned upright (EXIF orientation {max(stored, orientation)}).")
-    origin = origin_of_image(image, _exif(image))
+    origin = origin_of_image(image, _exif(image, notes))
     dtype, read = _reader(image, raw, name, notes)
 
     def rows(top: int, bottom: int) -> Strip:
@@ -391,26 +391,24 @@ def _raw_mode(image: Image.Image) -> str:
     return layout if isinstance(layout, str) else ""
 
 
-def _exif(image: Image.Image) -> Image.Exif | None:
-    """The EXIF data of an image, if they can be used."""
+def _exif(image: Image.Image, notes: list[str]) -> Image.Exif:
+    """The EXIF data of an image; none, and a note, where they cannot be used."""
     try:
-        exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
-        return image.getexif() if usable_exif(exif) else None
-    except Exception:  # `_orientation` says so
-        return None
-
-
-def _orientation(image: Image.Image, notes: list[str]) -> int:
-    try:
-        exif = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
-        if not usable_exif(exif):
+        data = image.info.get("exif") or bytes.fromhex("".join(image.info.get(_RAW_EXIF, "").split("\n")[3:]))
+        if not usable_exif(data):
             raise ValueError("its tags take far more than its bytes")
-        value = image.getexif().get(_ORIENTATION, 1)
+        exif = image.getexif()
+        exif.get(_ORIENTATION)  # parsed only now
     except Exception:  # the EXIF parser raises as freely as the decoders, and the picture may be whole
         note = "Its EXIF data is damaged and was ignored."
         if note not in notes:
             notes.append(note)
-        return 1
+        return Image.Exif()
+    return exif
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    value = _exif(image, notes).get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

@@ -10,6 +10,8 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeGuard, Union
 
@@ -105,15 +107,11 @@ def load(
     if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         kind = type(source).__name__
         raise ImageError(f"a {kind} is not an image; give a path, bytes, PIL image, array or tensor")
-    name, file = opened(source, max_pixels)
-    with file:
-        head = file.read(512)
-        check_structure(file, name, max_pixels)
-        with decoding(name, head):
-            if is_tiff(head):
-                return decode_tiff(file, name, max_pixels, background)
-            with Image.open(file, formats=_formats_of(head)) as image:
-                return decode(image, name, max_pixels, background)
+    with _examined(source, max_pixels) as (name, file, head):
+        if is_tiff(head):
+            return decode_tiff(file, name, max_pixels, background)
+        with Image.open(file, formats=_formats_of(head)) as image:
+            return decode(image, name, max_pixels, background)
 
 
 def _reduced(loaded: LoadedImage, max_pixels: int) -> LoadedImage:
@@ -142,6 +140,17 @@ def _resized(plane: Array, size: tuple[int, int]) -> Array:
     return small if plane.dtype == np.uint8 else np.rint(small.clip(0, 65535)).astype(np.uint16)
 
 
+@contextmanager
+def _examined(source: File, max_pixels: int) -> Iterator[tuple[str, io.BufferedReader | io.BytesIO, bytes]]:
+    """Open a file whose structure keeps the bounds: its name, itself, and its first bytes. Errors are ours."""
+    name, file = opened(source, max_pixels)
+    with file:
+        head = file.read(512)
+        check_structure(file, name, max_pixels)
+        with decoding(name, head):
+            yield name, file, head
+
+
 def _formats_of(head: bytes) -> tuple[str, ...]:
     """The formats that a file may have, by its first bytes."""
     if head[4:8] != b"ftyp":
@@ -154,16 +163,12 @@ def _formats_of(head: bytes) -> tuple[str, ...]:
 
 def pixels_in(source: File) -> int:
     """Count the pixels of a file, by its header alone; errors are those of `load`, but for a picture that is large."""
-    name, file = opened(source, LARGEST)
-    with file:
-        head = file.read(512)
-        check_structure(file, name, LARGEST)
-        with decoding(name, head):
-            if is_tiff(head):
-                page = picture_of(directories(file))
-                return page.pixels if page else 0
-            with Image.open(file, formats=_formats_of(head)) as image:
-                return image.width * image.height
+    with _examined(source, LARGEST) as (_, file, head):
+        if is_tiff(head):
+            page = picture_of(directories(file))
+            return page.pixels if page else 0
+        with Image.open(file, formats=_formats_of(head)) as image:
+            return image.width * image.height
 
 
 def to_pil(tensor: "torch.Tensor") -> Image.Image:

@@ -27,7 +27,7 @@ __all__ = ["SuperResolution", "Upscaled"]
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 200_000_000  # pixels of a result: a scan of 6000 x 8000 twice as large, in some 8 GB of memory
+LARGEST = 200_000_000  # pixels of a result: a scan of 6000 x 8000 twice as large
 TILES = (32, 2048)  # px: smaller ones are all border, larger ones need gigabytes
 SURE = 8 / 255  # alpha below which 8 bits tell a colour too coarsely to count whole
 LEAST = 1e-6  # alpha or weight that is above 0
