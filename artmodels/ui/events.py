@@ -17,7 +17,7 @@ import gradio as gr
 from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.ui.checks import Check, validator
 from artmodels.ui.controls import Panel, Update, offered
-from artmodels.ui.keeping import GONE, again, folder_of, keep, kept, on_load, remember
+from artmodels.ui.keeping import GONE, HOUR, again, folder_of, keep, kept, on_load, remember
 from artmodels.ui.running import stopped_picture
 from artmodels.ui.server.lanes import LANES, Lane
 from artmodels.ui.uploads import markdown
@@ -65,20 +65,22 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
     name = function.__name__
     *others, status = panel.outputs
     outputs = [*others, panel.made, panel.again, status]
+    # The server's own, for Stop: what a browser says of the picture that it shows is not always a file.
+    at_work = gr.State(None, time_to_live=HOUR)
 
     def page(*values: Any) -> Generator[Update, None, None]:
         made: Any = describe_inputs(inputs, values)
         lines: Any = ""
+        at: Any = None
         with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
             for *shown, text in updates:
-                settings = shown[1]
+                settings, folder = shown[1], folder_of(shown)
                 if isinstance(settings, list | Mapping) and "__type__" not in settings:  # the result is there
-                    folder = folder_of(shown)
                     lines = again(settings, inputs, values, folder)
                     if folder is not None:
                         keep(name, folder, [*shown, describe_inputs(inputs, values), lines, text])
-                yield *shown, made, lines, text
-                made = lines = gr.skip()
+                yield *shown, made, lines, folder or at, text
+                made = lines = at = gr.skip()
 
     def bring(token: object) -> Any:
         """Show a result that was made in the last hour."""
@@ -88,10 +90,10 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
         return [*[gr.skip()] * (len(outputs) - 1), gr.skip() if shown is None else GONE]
 
     checked = validator(function, checks)
-    running = working(panel.run, page, inputs, outputs, panel.lane, validator=checked)
+    running = working(panel.run, page, inputs, [*outputs[:-1], at_work, status], panel.lane, validator=checked)
     if panel.stop is not None:
         text = "Stopped. What is shown is as far as it came; run again for a full result."
-        so_far = (panel.outputs[0], panel.outputs[2]) if isinstance(panel.outputs[0], gr.Image) else None
+        so_far = (at_work, panel.outputs[2]) if isinstance(panel.outputs[0], gr.Image) else None
         stop_button(panel.stop, [running], status, text, so_far)
     check_at_once(function, inputs, checks)
     remember(name, inputs)
@@ -172,18 +174,18 @@ def working(button: Any, handler: Handler, inputs: Controls, outputs: Controls, 
 def stop_button(button: Any, running: Controls, status: Any, text: str, so_far: Controls | None = None) -> None:
     """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`.
 
-    So far there may be a picture, of `show_steps`, and a button that then offers its file.
+    So far there may be a picture, of `show_steps`: the state that knows its folder, and a button that offers its file.
     """
     options: dict[str, Any] = {"cancels": list(running), "api_visibility": "private", "queue": False}
     stopped = button.click(lambda: text, outputs=status, **options)
     if so_far is not None:
-        picture, download = so_far
+        folder, download = so_far
 
-        def offer(shown: str | None) -> Any:
-            file = stopped_picture(shown)
+        def offer(folder: Path | None) -> Any:
+            file = stopped_picture(folder)
             return gr.skip() if file is None else offered(file)
 
-        stopped.then(offer, picture, download, api_visibility="private", queue=False, show_progress="hidden")
+        stopped.then(offer, folder, download, api_visibility="private", queue=False, show_progress="hidden")
 
 
 def endpoint(function: Handler, inputs: Controls, outputs: Controls, checks: Mapping[str, Check], lane: Lane) -> None:

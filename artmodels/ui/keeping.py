@@ -27,8 +27,8 @@ from artmodels.ui.controls import MODELS
 from artmodels.ui.server.files import uploaded
 
 __all__ = [
-    "GONE", "again", "brought_back", "folder_of", "keep", "keep_in_browser", "kept", "kept_values", "on_load", "recipe",
-    "remember",
+    "GONE", "HOUR", "again", "brought_back", "folder_of", "keep", "keep_in_browser", "kept", "kept_values", "on_load",
+    "recipe", "remember",
 ]  # fmt: skip
 
 HOUR = 3600  # seconds

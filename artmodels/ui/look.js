@@ -10,7 +10,7 @@
     const place = /queue: (\d+)\//.exec(text), time = /([\d.]+)\/([\d.]+)s/.exec(text);
     if (!place) return '';
     const left = time ? Math.max(1, Math.ceil(time[2] - time[1])) : 0;
-    return `${place[1]} before you${left ? `, about ${left} seconds` : ''}: waiting for the machine…`;
+    return `${place[1]} before you${left ? `, about ${left} second${left > 1 ? 's' : ''}` : ''}: waiting for the machine…`;
   }
   function mend() {
     for (const button of all('.gallery-item:not([aria-label])')) {

@@ -5,7 +5,6 @@ Each gives updates, the status last; `artmodels.ui.events` brings them to the pa
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -83,11 +82,11 @@ def _kept_when_stopped(latest: Callable[[], Step | None], folder: Path) -> Itera
         raise
 
 
-def stopped_picture(preview: str | None, patience: float = 30.0) -> Path | None:
-    """Find the file that a stopped run leaves beside its previews, which may take a step to come."""
-    if preview is None or not re.fullmatch(r"step-\d+\.jpg", Path(preview).name):
+def stopped_picture(folder: Path | None, patience: float = 30.0) -> Path | None:
+    """Find the file that a stopped run leaves in its folder, which may take a step to come."""
+    if folder is None:
         return None
-    file, until = Path(preview).with_name(STOPPED), time.monotonic() + patience
+    file, until = folder / STOPPED, time.monotonic() + patience
     while not file.is_file() and time.monotonic() < until:
         time.sleep(0.05)
     return file if file.is_file() else None

@@ -104,15 +104,14 @@ def test_stop_keeps_the_picture_so_far_at_its_full_size(monkeypatch: pytest.Monk
 
     run = ui.show_steps(start, name="x", before=str(tmp_path / "a.png"))
     next(run)
-    preview = next(run)[0]
+    folder = folder_of(next(run))
     next(run)
-    assert stopped_picture(preview, patience=0) is None
+    assert stopped_picture(folder, patience=0) is None
     run.close()
-    file = stopped_picture(preview)
+    file = stopped_picture(folder)
     assert file is not None
-    assert (file.name, file.parent) == (STOPPED, Path(preview).parent)
+    assert (file.name, file.parent) == (STOPPED, folder)
     with images.load(file).pil() as picture:
         assert (picture.size, picture.getpixel((0, 0))) == ((600, 700), (51, 51, 51))
     assert json.loads(images.read_metadata(file)["artmodels"]) == {"stopped_at_step": 2, "of": 9}
     assert stopped_picture(None) is None
-    assert stopped_picture(str(file.with_name("result.png"))) is None
