@@ -28,6 +28,10 @@ class BagsError(DatasetError, ValueError):
 class Bags:
     """Bags of instances with the same number of features, one after the other.
 
+        >>> bags = Bags.of([np.zeros((3, 8)), np.ones((2, 8))])
+        >>> len(bags), bags.sizes.tolist(), list(bags.instances.shape)
+        (2, [3, 2], [5, 8])
+
     Attributes:
         instances: [T, M] float32 or float16; may be memory-mapped, and is never written to.
         sizes: [B] int64, how many instances each bag has, at least 1; they add up to T.

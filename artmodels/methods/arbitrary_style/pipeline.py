@@ -50,9 +50,11 @@ class ArbitraryStyle(FeedForward[ArbitraryStyleConfig]):
     Ghiasi, Lee, Kudlur, Dumoulin and Shlens 2017, "Exploring the structure of a real-time, arbitrary neural artistic
     stylization network" (arXiv:1705.06830).
 
-        stylise = ArbitraryStyle.from_pretrained()
-        stylise("photo.jpg", "painting.jpg").save("out.png")
-        stylise("photo.jpg", ["monet.jpg", "woodcut.jpg"], style_weights=[0.7, 0.3], strength=0.8)
+        >>> stylise = ArbitraryStyle.from_pretrained()
+        >>> stylise("photo.jpg", "style.jpg").save("out.png")
+        >>> blend = stylise("photo.jpg", ["style.jpg", "brick.png"], style_weights=[0.7, 0.3], strength=0.8)
+        >>> blend.settings["style_weights"]
+        [0.7, 0.3]
     """
 
     method = "arbitrary_style"

@@ -135,11 +135,13 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
     Shen, Efros and Aubry 2019, "Discovering Visual Patterns in Art Collections with Spatially-Consistent Feature
     Learning" (arXiv:1903.02678).
 
-        miner = ArtMiner.from_pretrained()
-        miner("one.jpg", "two.jpg").side_by_side()
-        described = miner.describe({"one": "one.jpg", "two": "two.jpg"})
-        miner.search("one.jpg", (120, 40, 260, 200), described).hits
-        miner.pairs(described)
+        >>> miner = ArtMiner.from_pretrained(views=("",))  # nothing is mirrored: half the time
+        >>> miner("photo.jpg", "style.jpg").save("compared.png")
+        >>> described = miner.describe({"a photograph": "photo.jpg", "a cup": "style.jpg"})
+        >>> found = miner.search("photo.jpg", (20, 10, 80, 70), described)
+        >>> found.ranked[0].image
+        'a photograph'
+        >>> pairs = miner.pairs(described)
 
     Attributes:
         scales: Cells of the longer side of each map of a pyramid: those of the settings, then that of a reference, if

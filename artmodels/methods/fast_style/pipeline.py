@@ -19,8 +19,10 @@ class FastStyle(FeedForward[FastStyleConfig]):
     Johnson, Alahi and Fei-Fei 2016, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution"
     (arXiv:1603.08155), with the instance normalisation of Ulyanov et al. 2016 (arXiv:1607.08022).
 
-        style = FastStyle.from_pretrained("fast-style-starry-night")
-        style("photo.jpg").save("night.png")
+        >>> style = FastStyle.from_pretrained("starry-night")
+        >>> style("photo.jpg").save("night.png")
+        >>> [result.image.size for result in style(["photo.jpg", "brick.png"], strength=0.5)]
+        [(128, 96), (128, 96)]
     """
 
     method = "fast_style"

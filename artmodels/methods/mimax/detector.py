@@ -89,9 +89,12 @@ class Detector(hub.Pretrained[MIMaxConfig]):
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569): the regions of an image
     are a bag, MI-max learns from bags, and the regions that score are the detections.
 
-        detector = Detector(RegionFeatures.from_pretrained())
-        detector.fit("photos/", {"a.jpg": ["ship"], "b.jpg": []})  # files that are not named teach nothing
-        detector("c.jpg").image.show()
+        >>> detector = Detector(RegionFeatures.from_pretrained())
+        >>> trained = detector.fit(".", {"photo.jpg": ["person"], "brick.png": []})  # what is not named teaches nothing
+        >>> found = detector("style.jpg")
+        >>> list(found.image_scores)
+        ['person']
+        >>> found.save("boxes.png")
 
     Attributes:
         regions: What proposes and describes regions.

@@ -160,8 +160,12 @@ class MIMax(BagClassifier, hub.Pretrained[MIMaxConfig]):
 
     Gonthier et al. 2018 (arXiv:1810.02569), linear, and 2020 (arXiv:2008.01178), polyhedral.
 
-        model = MIMax().fit(bags, labels)  # a list of arrays [K, M], and a label for each
-        model.decision_function(new), model.instance_scores(new)
+        >>> bags = [np.eye(3)[[0, 1]], np.eye(3)[[1]], np.eye(3)[[0, 2]], np.eye(3)[[2, 1]]]  # arrays [K, M]
+        >>> model = MIMax().fit(bags, [1, 0, 1, 0])  # the bags that hold (1, 0, 0)
+        >>> (model.decision_function(bags) > 0).tolist()
+        [True, False, True, False]
+        >>> (model.instance_scores(bags[:1]) > 0).tolist()
+        [True, False]
 
     Bags are what `Bags.of` takes; labels are [B] of two kinds, or [B, C] of 0 and 1, for C classes at once. All classes
     and restarts are trained together. A score S = tanh(max_j (s + epsilon)(w_j . x + b_j)) is in (-1, 1), eq. 3, or

@@ -72,6 +72,12 @@ class NeuralStyle(FeatureMatching[StyleConfig]):
 
     The losses of texture synthesis measure style; `neural_style.model` has those of content. The default needs no
     network: patches like the style's, held to the content in the style's colours.
+
+        >>> painter = NeuralStyle.from_pretrained(steps=2)  # a draft
+        >>> painted = painter("photo.jpg", "style.jpg", seed=1)
+        >>> painted.image.size
+        (128, 96)
+        >>> painted.save("painted.png")
     """
 
     method: ClassVar[str] = "neural_style"

@@ -75,6 +75,10 @@ class FineNetwork(Graph):
     The first two channels say where the target's pixels are in the source: x and y, as what is to be added to their
     relative coordinates, which run from -1 to 1 between the outer edges of the picture. The third is the matchability,
     in [0, 1]. The other three say the same of the source's pixels. H and W are multiples of 8.
+
+        >>> network = FineNetwork()  # untrained; that of `RansacFlow.from_pretrained()` is trained
+        >>> list(network.eval()(torch.rand(1, 3, 64, 48), torch.rand(1, 3, 64, 48)).shape)
+        [1, 6, 64, 48]
     """
 
     requirements = SizeRequirements(minimum=32, multiple_of=STRIDE)

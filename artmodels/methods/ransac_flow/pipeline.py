@@ -80,11 +80,13 @@ class RansacFlow(FeedForward[RansacFlowConfig]):
 
     Shen, Darmon, Efros and Aubry 2020, "RANSAC-Flow: generic two-stage image alignment" (arXiv:2004.01526).
 
-        aligner = RansacFlow.from_pretrained()
-        result = aligner("engraving.jpg", "painting.jpg")
-        result.found, result.score
-        result.save("engraving-on-painting.png")
-        result.places([[120, 80]]).source
+        >>> aligner = RansacFlow.from_pretrained(hypotheses=1000)
+        >>> result = aligner("photo.jpg", "photo.jpg")
+        >>> result.found
+        True
+        >>> result.save("photo-on-itself.png")
+        >>> result.places([[64, 48]]).source.round().tolist()
+        [[64.0, 48.0]]
     """
 
     method = "ransac_flow"

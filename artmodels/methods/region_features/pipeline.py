@@ -61,8 +61,9 @@ class RegionFeatures(hub.Pretrained[RegionFeaturesConfig]):
     Gonthier et al. 2018, "Weakly Supervised Object Detection in Artworks" (arXiv:1810.02569), section 3.1. The regions
     are the proposals of a Faster R-CNN, or of a small network of ours that needs no download.
 
-        regions = RegionFeatures.from_pretrained()("painting.jpg")
-        regions.boxes, regions.objectness, regions.features
+        >>> regions = RegionFeatures.from_pretrained()("photo.jpg")
+        >>> len(regions) == len(regions.boxes) == len(regions.objectness) == len(regions.features)
+        True
 
     Attributes:
         batch: Of so many images those that are brought to the same size go through the network together. By default 1

@@ -58,6 +58,11 @@ class FeatureStore:
 
     A file that is not in it, or was skipped, has none: to ask for them is a DatasetError.
 
+        >>> store = FeatureStore.extract(["photo.jpg", "brick.png"], RegionFeatures.from_pretrained(), "features")
+        >>> regions = FeatureStore.open("features").regions("photo.jpg")
+        >>> len(regions.boxes) == len(regions.features)
+        True
+
     Images are known by the sha256 of their bytes: a file that is there twice, or was renamed, is computed once. 300
     regions of 2048 numbers take 1.2 MB an image, and those of 384 numbers a fifth of that.
     """

@@ -100,8 +100,11 @@ class SuperResolution(FeedForward[SuperResolutionConfig]):
     SRVGG of Wang et al. 2021, "Real-ESRGAN" (arXiv:2107.10833), or RRDB of Wang et al. 2018, "ESRGAN"
     (arXiv:1809.00219).
 
-        upscale = SuperResolution.from_pretrained("super-resolution-x2")
-        upscale("scan.png").save("large.png")
+        >>> upscale = SuperResolution.from_pretrained("x2")
+        >>> large = upscale("photo.jpg")
+        >>> large.image.size
+        (256, 192)
+        >>> large.save("large.png")
     """
 
     method = "super_resolution"

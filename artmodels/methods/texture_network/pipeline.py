@@ -26,8 +26,8 @@ class TextureNetwork(FeedForward[TextureNetworkConfig]):
     Ulyanov et al. 2016, "Texture Networks: Feed-forward Synthesis of Textures and Stylized Images" (arXiv:1603.03417),
     trained with the sliced Wasserstein loss of Heitz et al. 2021 (arXiv:2006.07229).
 
-        gravel = TextureNetwork.from_pretrained("texture-network-gravel")
-        gravel(size=(1024, 1024), seed=3).save("gravel.png")
+        >>> gravel = TextureNetwork.from_pretrained("gravel")
+        >>> gravel(size=(256, 512), seed=3).save("gravel.png")
     """
 
     method = "texture_network"

@@ -77,6 +77,12 @@ class TextureSynthesizer(FeatureMatching[TextureConfig]):
 
     Source: Gatys et al. 2015 and its successors; `artmodels.descent.terms` has the losses. The default, patches, needs
     no network.
+
+        >>> textures = TextureSynthesizer.from_pretrained(steps=2)  # a draft
+        >>> wall = textures("brick.png", size=(64, 96), seed=1)
+        >>> wall.image.size
+        (96, 64)
+        >>> wall.save("wall.png")
     """
 
     method: ClassVar[str] = "texture_synthesis"

@@ -142,6 +142,11 @@ class Collection:
     Whoever asks for a file that is not in the collection, or was skipped, gets a DatasetError; whoever writes while
     another process does, a ConfigError; and where the disk is full or fails, an ArtModelsError.
 
+        >>> miner = ArtMiner.from_pretrained(views=("",))
+        >>> collection = Collection.create("features", miner).add(["photo.jpg", "brick.png"], miner)
+        >>> [hit.image for hit in miner.search("photo.jpg", (20, 10, 80, 70), Collection.open("features")).ranked[:1]]
+        ['photo.jpg']
+
     Attributes:
         folder: Where it is.
         layout: What it was begun with.

@@ -132,6 +132,11 @@ class _Linear(Baseline):
 class MAX(_Linear):
     """The region of highest objectness is taken for the object, in positive and negative images alike.
 
+        >>> arrays = [np.eye(3)[[0, 1]], np.eye(3)[[1, 2]]] * 3
+        >>> bags = Bags.of(arrays, [[0.9, 0.1]] * 6)  # the first instances are most like objects
+        >>> MAX(C=1.0).fit(bags, [1, 0] * 3).predict(bags[:2]).tolist()
+        [1, 0]
+
     Attributes:
         classes_: The two labels, the positive one last; or the numbers of the columns of y.
         coef_: [C, M], of the features as they are given; C is 1 for two labels.
@@ -161,7 +166,12 @@ class MAX(_Linear):
 
 
 class MAXA(MAX):
-    """As MAX, with all regions of the negative images as negative examples."""
+    """As MAX, with all regions of the negative images as negative examples.
+
+    >>> bags = Bags.of([np.eye(3)[[0, 1]], np.eye(3)[[1, 2]]] * 3, [[0.9, 0.1]] * 6)
+    >>> MAXA(C=1.0).fit(bags, [1, 0] * 3).predict(bags[:2]).tolist()
+    [1, 0]
+    """
 
     def _training(self, bags: Bags) -> Bags:
         self._top(bags)
@@ -237,6 +247,11 @@ class MISVM(_Alternating):
     instances of negative bags are negative examples. The run with the least objective, regulariser and squared hinge
     together, is kept.
 
+        >>> bags = [np.eye(3)[[0, 1]], np.eye(3)[[1, 2]]] * 3
+        >>> model = MISVM().fit(bags, [1, 0] * 3)
+        >>> (model.instance_scores(bags[:1]) > 0).tolist()
+        [True, False]
+
     Attributes are those of MAX, and `n_iter_`: SVMs that it took, the most over the classes.
     """
 
@@ -261,6 +276,10 @@ class miSVM(_Alternating):  # noqa: N801 - its name in the literature
 
     Begins with all of them positive, a restart with random labels. They become what the SVM says; where it calls a
     whole positive bag negative, its highest instance stays positive. Attributes are those of MISVM.
+
+        >>> bags = [np.eye(3)[[0, 1]], np.eye(3)[[1, 2]], np.eye(3)[[1, 1]]] * 2
+        >>> miSVM().fit(bags, [1, 0, 0] * 2).predict(bags[:3]).tolist()
+        [1, 0, 0]
     """
 
     def _first(self, rows: Rows, bags: Bags, labels: Tensor, restart: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -71,6 +71,10 @@ class MINet(Baseline):
 
     Standardise the features, or the training may diverge, which is an error. Several classes share all but the head.
 
+        >>> bags = [np.eye(3)[[0, 1]], np.eye(3)[[1, 2]]] * 3
+        >>> MINet(seed=1).fit(bags, [1, 0] * 3).predict(bags[:2]).tolist()
+        [1, 0]
+
     Attributes:
         classes_: The two labels, the positive one last; or the numbers of the columns of y.
         network_: The trained network.
