@@ -15,6 +15,8 @@ from artmodels.errors import ArtModelsError, ConfigError, DeviceError, ImageErro
 
 __all__ = ["Jobs", "kinds", "plan", "reduced", "work"]
 
+LOSSY = (".jpg", ".jpeg", ".webp")
+
 
 @dataclass(frozen=True)
 class Jobs:
@@ -26,7 +28,14 @@ class Jobs:
 
 
 def plan(
-    output: Path, sources: Sequence[Path], others: Sequence[Path], formats: Sequence[str], *, again: bool = False
+    output: Path,
+    sources: Sequence[Path],
+    others: Sequence[Path],
+    formats: Sequence[str],
+    *,
+    kind: str | None = None,
+    lossy: bool = False,
+    again: bool = False,
 ) -> Jobs:
     """Say which file is made of which picture; refuse, before any work, what is not there or must not be written.
 
@@ -34,7 +43,9 @@ def plan(
         output: The file to write; for several pictures, or a folder of them, the folder, which need not be there yet.
         sources: Pictures, and folders of pictures, whose subfolders are kept.
         others: Further files and folders that are read.
-        formats: The endings that a result may have; those in a folder have the first.
+        formats: The endings that a result may have.
+        kind: That of the results in a folder, by default the first of `formats`; a file's own name says its.
+        lossy: Whether a quality is asked for, which a PNG has not.
         again: Whether what the folder has already is made again.
     """
     sources, others = [path.expanduser() for path in sources], [path.expanduser() for path in others]
@@ -42,6 +53,12 @@ def plan(
     several = len(folders) > 0 or len(sources) > 1 or (len(sources) == 1 and output.is_dir())
     if not several:
         _check_output(output, _identities([*sources, *others]), formats)
+        _check_kind(output, kind)
+    if lossy and (output.suffix.lower() if not several else kind or formats[0]) not in LOSSY:
+        fault = f"only JPEG and WebP have one: name a file that ends in {' or '.join(LOSSY)}."
+        if several:
+            fault = "only JPEG and WebP have one: add --format jpg or --format webp."
+        raise typer.BadParameter(fault, param_hint="--quality")
     _check_inputs([*sources, *others])
     if not several:
         return Jobs({output: sources})
@@ -51,7 +68,7 @@ def plan(
     if any(output.resolve() == folder.resolve() for folder in folders):
         raise typer.BadParameter(f"{output} holds the images: name another folder.", param_hint="--output")
     pairs = [pair for source in sources for pair in _listed(source, output)]
-    targets = _targets(output, [name for name, _ in pairs], formats[0])
+    targets = _targets(output, [name for name, _ in pairs], kind or formats[0])
     taken = _identities([*(file for _, file in pairs), *others])
     for target in targets:
         _refuse_input(target, taken)
@@ -158,7 +175,9 @@ def _listed(source: Path, output: Path) -> list[tuple[Path, Path]]:
 
 def kinds(formats: Sequence[str]) -> str:
     """Name the formats of endings."""
-    names = dict.fromkeys({".jpg": "JPEG", ".webp": "WebP"}.get(form, form[1:].upper()) for form in formats)
+    names = dict.fromkeys(
+        {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}.get(form, form[1:].upper()) for form in formats
+    )
     return " or ".join(names)
 
 
@@ -192,6 +211,13 @@ def _check_output(output: Path, inputs: set[tuple[int, int]], formats: Sequence[
     else:
         return _refuse_input(output, inputs)
     raise typer.BadParameter(fault, param_hint="--output")
+
+
+def _check_kind(output: Path, kind: str | None) -> None:
+    """Refuse a kind of file that is not the one that the output's name says."""
+    if kind is not None and kinds([kind]) != kinds([output.suffix.lower()]):
+        fault = f"{output.name!r} says already which: leave this out; it is for several pictures."
+        raise typer.BadParameter(fault, param_hint="--format")
 
 
 def _refuse_input(output: Path, inputs: set[tuple[int, int]]) -> None:

@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,7 +81,8 @@ def _command(method: Method) -> Any:  # noqa: ANN401 - typer's own command
         _check_name(name, method)
         others = [path for value in given.values() for path in (value if isinstance(value, list) else [value])]
         others = [path for path in others if isinstance(path, Path)]
-        todo = jobs.plan(output, sources, others, options.formats, again=again)
+        kind, lossy = given.pop("format", None), "quality" in given
+        todo = jobs.plan(output, sources, others, options.formats, kind=kind, lossy=lossy, again=again)
         # A knob of the call is one of this run, not of the model.
         given |= {name: knobs.pop(name) for name in options.arguments if name in knobs}
         if options.progress:
@@ -126,10 +127,18 @@ def _common(method: str, options: Options) -> list[inspect.Parameter]:
     knobs = typer.Option(
         "--set", metavar="KEY=VALUE", parser=_setting, help="Any knob of the README's tables; repeat for more."
     )
+    form = typer.Option(
+        "--format",
+        metavar="|".join(ending[1:] for ending in options.formats),
+        parser=partial(_ending, options.formats),
+        help=f"Of several pictures, the kind of file; by default {options.formats[0][1:]}. Those of another kind that "
+        "are in the folder stay, and do not count as made.",
+    )
     quality = typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP; 92 by default.")
     return [
         _parameter("output", Path, output, report),
         *([_parameter("overwrite", bool, overwrite, False)] if options.pictures else []),
+        *([_parameter("format", str | None, form, None)] if options.pictures and len(options.formats) > 1 else []),
         *([_parameter("quality", int | None, quality, None)] if ".jpg" in options.formats else []),
         _parameter("name", str | None, name, None),
         _parameter("device", str | None, device, None),
@@ -169,6 +178,13 @@ def _box(text: str) -> tuple[float, float, float, float]:
         raise typer.BadParameter(f"{text!r} is not X,Y,W,H, such as 120,40,140,160.")
     left, top, width, height = map(float, match.groups())
     return left, top, left + width, top + height
+
+
+def _ending(formats: Sequence[str], text: str) -> str:
+    ending = f".{text.lower().removeprefix('.')}"
+    if ending not in formats:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(known[1:] for known in formats)}.")
+    return ending
 
 
 def _setting(text: str) -> tuple[str, object]:

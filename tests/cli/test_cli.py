@@ -120,7 +120,6 @@ def test_notes_are_shown_and_kept_and_the_ending_says_the_format(invoke, picture
         assert (done.code, done.out, done.err) == (0, f"{name}: 96x64\n", f"artmodels: {note}")
         assert images.read_metadata(pictures / name)["notes"] == note
         assert images.load(pictures / name).origin.dpi(96, 64) == pytest.approx((600, 600), rel=1e-3)
-    assert invoke("run", "super_resolution", "pages.tif", "-o", "m.png", "--quality", 60).code == 1
 
 
 def test_pictures_beyond_what_a_method_takes_are_reduced(invoke, pictures: Path, monkeypatch) -> None:
@@ -228,6 +227,27 @@ def test_a_folder_is_worked_on_one_by_one(invoke, pictures: Path) -> None:
     done = invoke("run", "fast_style", "works", "-o", "works/out", "--style", "woodcut", "--overwrite", *small[2:])
     assert done.code == 0 and len(done.out.splitlines()) == 3
     assert (out / "a.jpg.png").read_bytes() != before
+
+
+def test_the_kind_of_the_files_in_a_folder_is_chosen(invoke, pictures: Path) -> None:
+    (pictures / "out").mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "out" / "brick.jpg")
+    asked = ("run", "fast_style", "brick.png", "photo.jpg", "-o", "out", "--style", "scream", "--size", "64x48")
+    for form, kind, made in (("jpg", "JPEG", ["photo"]), ("WebP", "WEBP", ["brick", "photo"])):
+        done = invoke(*asked, "--format", form, "--quality", 70)
+        files = [Path("out", f"{name}.{form.lower()}") for name in made]
+        assert (done.code, done.out) == (0, "".join(f"{file}: 64x48\n" for file in files)), done.err
+        assert ("1 were there already" in done.err) == (form == "jpg")
+        for file in files:
+            with Image.open(file) as image:
+                assert (image.format, image.size) == (kind, (64, 48))
+            assert json.loads(images.read_metadata(file)["artmodels"])["model"] == "fast-style-scream"
+        done = invoke(*asked, "--format", form)
+        assert (done.code, done.out) == (0, "") and "2 were there already" in done.err
+    before = {file: file.read_bytes() for file in (pictures / "out").iterdir()}
+    assert invoke(*asked).code == 0
+    assert {file.name for file in (pictures / "out").glob("*.png")} == {"brick.png", "photo.png"}
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_setting_that_no_picture_can_do_with_is_said_once(invoke, pictures: Path) -> None:
@@ -347,6 +367,11 @@ def test_an_unknown_style_names_those_that_there_are(invoke, pictures: Path) -> 
             "--name fast-style-mosaic says already which model",
         ),
         (["fast_style", "photo.jpg", "style.jpg", "-o", "out.png"], "for 2 images, out.png must be a folder"),
+        (["fast_style", ".", "-o", "out", "--format", "gif"], "'gif' is not one of png, jpg, jpeg, webp"),
+        (["fast_style", ".", "-o", "out", "--quality", "80"], "add --format jpg"),
+        (["fast_style", "photo.jpg", "-o", "a.png", "--quality", "80"], "only JPEG and WebP have one"),
+        (["fast_style", "photo.jpg", "-o", "a.png", "--format", "jpg"], "'a.png' says already which"),
+        (["texture_network", "-o", "a.png", "--format", "jpg"], "No such option: --format"),
         (["fast_style", "photo.jpg", "../{here}/photo.jpg", "-o", "."], "two of the images have the same name"),
         (["fast_style", "photo.jpg", "brick.png", "-o", "."], "brick.png is an input"),
         (["texture_synthesis", "brick.png", "-o", "out.png", "--size", "512"], "'512' is not WIDTHxHEIGHT"),
