@@ -19,7 +19,7 @@ from artmodels.images.formats.bounds import check_structure
 from artmodels.images.formats.origin import Origin, exif_of, texts_of, texts_of_xmp, xmp_of
 from artmodels.images.loading import LIMIT, File, Picture, is_tensor, load, opened, to_pil
 
-__all__ = ["ENDINGS", "QUALITY", "encode", "encode_png", "encode_png16", "read_metadata", "save", "save_png"]
+__all__ = ["ENDINGS", "LONGEST", "QUALITY", "encode", "encode_png", "encode_png16", "read_metadata", "save", "save_png"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 QUALITY = 92  # of JPEG and WebP, 1 to 100
@@ -27,7 +27,7 @@ QUALITY = 92  # of JPEG and WebP, 1 to 100
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS or LIMIT
 _ANY_SIZE = 2**62  # what is in memory already may also be written
-_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # px a side
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # px a side
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _MODES = {"JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
 _COLOUR_TYPES = {3: 2, 4: 6}  # of a PNG, by channels
@@ -108,8 +108,8 @@ def encode(
         picture = image
     else:
         picture = load(image, max_pixels=_ANY_SIZE).pil()
-    if max(picture.size) > _LONGEST[format]:
-        raise ConfigError(f"a {format} has at most {_LONGEST[format]} pixels a side, not {max(picture.size)}: use .png")
+    if max(picture.size) > LONGEST[format]:
+        raise ConfigError(f"a {format} has at most {LONGEST[format]} pixels a side, not {max(picture.size)}: use .png")
     xmp = xmp_of(origin, metadata or {})
     if format == "JPEG" and len(xmp) > _XMP_LIMIT:
         raise ConfigError("a JPEG holds at most 64 kB of settings: use .png or .webp")

@@ -147,6 +147,7 @@ class Panel:
     stop: Any = None  # where a run is one pass, nothing can stop it
     outputs: tuple[Any, ...]  # in the order of an `Update`: those that a program gets too come first, the status last
     public: int  # how many a program gets
+    kinds: Any = None  # links to the result as other kinds of file
     made: Any  # says from what the result was made: pictures, model, and settings that are not the page's own
     again: Any  # how to make it again elsewhere, and its address
     lane: Lane  # runs of one lane wait for each other
@@ -209,10 +210,12 @@ def results(before: str = "", *, steps: bool = True, second: tuple[str, Any] | N
                 curve = [gr.LinePlot(x="step", y="loss", label=label, height=320, buttons=[])]
         with gr.Tab("Settings"):
             settings = gr.JSON(label="Settings: enough to repeat the result", buttons=["copy"])
-    download = download_button("Download PNG")
+    with gr.Row(elem_classes="downloads"):
+        download = download_button("Download PNG")
+        kinds = gr.HTML("", elem_classes="kinds", padding=False)
     outputs = (image, settings, download, other, *curve, status)
     lane: Lane = "compute" if steps else "passes"
-    return Panel(run=run, stop=stop, outputs=outputs, public=3, made=made, again=repeating(), lane=lane)
+    return Panel(run=run, stop=stop, outputs=outputs, public=3, kinds=kinds, made=made, again=repeating(), lane=lane)
 
 
 # --- files

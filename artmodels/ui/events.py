@@ -17,7 +17,7 @@ import gradio as gr
 from artmodels.errors import ArtModelsError, HashMismatch
 from artmodels.ui.checks import Check, validator
 from artmodels.ui.controls import Panel, Update, offered
-from artmodels.ui.keeping import GONE, HOUR, again, folder_of, keep, kept, on_load, remember
+from artmodels.ui.keeping import GONE, HOUR, again, folder_of, keep, kept, on_load, other_kinds, remember
 from artmodels.ui.running import stopped_picture
 from artmodels.ui.server.lanes import LANES, Lane
 from artmodels.ui.uploads import markdown
@@ -64,28 +64,32 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
     """
     name = function.__name__
     *others, status = panel.outputs
-    outputs = [*others, panel.made, panel.again, status]
+    kinds = [] if panel.kinds is None else [panel.kinds]
+    outputs = [*others, *kinds, panel.made, panel.again, status]
     # The server's own, for Stop: what a browser says of the picture that it shows is not always a file.
     at_work = gr.State(None, time_to_live=HOUR)
 
     def page(*values: Any) -> Generator[Update, None, None]:
         made: Any = describe_inputs(inputs, values)
         lines: Any = ""
+        links: Any = [""] * len(kinds)
         at: Any = None
         with contextlib.closing(function(*values)) as updates:  # type: ignore[type-var]
             for *shown, text in updates:
                 settings, folder = shown[1], folder_of(shown)
                 if isinstance(settings, list | Mapping) and "__type__" not in settings:  # the result is there
                     lines = again(settings, inputs, values, folder)
+                    links = [other_kinds(shown[0])] * len(kinds)
                     if folder is not None:
-                        keep(name, folder, [*shown, describe_inputs(inputs, values), lines, text])
-                yield *shown, made, lines, folder or at, text
+                        keep(name, folder, [*shown, *links, describe_inputs(inputs, values), lines, text])
+                yield *shown, *links, made, lines, folder or at, text
                 made = lines = at = gr.skip()
+                links = [gr.skip()] * len(kinds)
 
     def bring(token: object) -> Any:
         """Show a result that was made in the last hour."""
         shown = kept(token, name)
-        if shown:
+        if shown and len(shown) == len(outputs):
             return [gr.skip() if value is None else _as_shown(value) for value in shown]
         return [*[gr.skip()] * (len(outputs) - 1), gr.skip() if shown is None else GONE]
 
@@ -93,7 +97,7 @@ def connect(function: Handler, inputs: Controls, panel: Panel, checks: Mapping[s
     running = working(panel.run, page, inputs, [*outputs[:-1], at_work, status], panel.lane, validator=checked)
     if panel.stop is not None:
         text = "Stopped. What is shown is as far as it came; run again for a full result."
-        so_far = (at_work, panel.outputs[2]) if isinstance(panel.outputs[0], gr.Image) else None
+        so_far = (at_work, panel.outputs[2], panel.kinds) if kinds else None
         stop_button(panel.stop, [running], status, text, so_far)
     check_at_once(function, inputs, checks)
     remember(name, inputs)
@@ -174,18 +178,19 @@ def working(button: Any, handler: Handler, inputs: Controls, outputs: Controls, 
 def stop_button(button: Any, running: Controls, status: Any, text: str, so_far: Controls | None = None) -> None:
     """Connect a button that stops what `working` or `on` has connected, within a step, and then says `text`.
 
-    So far there may be a picture, of `show_steps`: the state that knows its folder, and a button that offers its file.
+    So far there may be a picture, of `show_steps`: the state that knows its folder, a button that offers its file, and
+    what offers it as other kinds of file.
     """
     options: dict[str, Any] = {"cancels": list(running), "api_visibility": "private", "queue": False}
     stopped = button.click(lambda: text, outputs=status, **options)
     if so_far is not None:
-        folder, download = so_far
+        folder, *offers = so_far
 
         def offer(folder: Path | None) -> Any:
             file = stopped_picture(folder)
-            return gr.skip() if file is None else offered(file)
+            return [gr.skip()] * 2 if file is None else [offered(file), other_kinds(str(file))]
 
-        stopped.then(offer, folder, download, api_visibility="private", queue=False, show_progress="hidden")
+        stopped.then(offer, folder, offers, api_visibility="private", queue=False, show_progress="hidden")
 
 
 def endpoint(function: Handler, inputs: Controls, outputs: Controls, checks: Mapping[str, Check], lane: Lane) -> None:

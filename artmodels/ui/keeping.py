@@ -10,31 +10,42 @@ import json
 import os
 import re
 import shlex
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
+import numpy as np
 from gradio.context import Context
 from gradio.utils import get_upload_folder
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from artmodels.errors import ArtModelsError
 from artmodels.hub import catalogue
+from artmodels.images.formats.origin import texts_of
+from artmodels.images.loading import LARGEST, load
+from artmodels.images.writing import LONGEST, encode, read_metadata
 from artmodels.methods import class_of
 from artmodels.ui.controls import MODELS
 from artmodels.ui.server.files import uploaded
 
 __all__ = [
-    "GONE", "HOUR", "again", "brought_back", "folder_of", "keep", "keep_in_browser", "kept", "kept_values", "on_load",
-    "recipe", "remember",
+    "GONE", "HOUR", "ROUTE", "again", "brought_back", "folder_of", "keep", "keep_in_browser", "kept", "kept_values",
+    "on_load", "other_kinds", "recipe", "remember",
 ]  # fmt: skip
 
 HOUR = 3600  # seconds
 GONE = "This result was deleted, as everything is after an hour: run again."
 _TOKEN = re.compile(r"run-[a-z0-9_]{6,16}")
 _KEPT = "kept.json"
+_KINDS = {".jpg": "JPEG", ".webp": "WebP"}
 # Text, in which no check of files looks for any: what was deleted meanwhile must not be an error.
 _SAVE = "(...values) => JSON.stringify({ at: Date.now() / 1000, values })"
 
@@ -140,6 +151,53 @@ def _plain(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+# --- results, as other kinds of file
+
+
+def other_kinds(file: object) -> str:
+    """Write, as HTML, links to a result, a PNG in the folder of its run, as other kinds of file; "" where it is none.
+
+    They are made when a link is followed, and not kept: see `ROUTE`.
+    """
+    if not isinstance(file, str) or folder_of([file]) is None or Path(file).suffix != ".png":
+        return ""
+    path = Path(file)
+    with Image.open(path) as image:
+        longest = max(image.size)
+    address = f"results/{path.parent.name}/{quote(path.stem)}"
+    links = [
+        f'<a href="{address}{ending}" aria-label="Download {kind}" download>{kind}</a>'
+        for ending, kind in _KINDS.items()
+        if longest <= LONGEST[kind.upper()]
+    ]
+    return f"<span>or as</span> {' '.join(links)}" if links else ""
+
+
+def _other_kind(request: Request) -> Response:
+    run, name = request.path_params["run"], Path(request.path_params["name"])
+    file = Path(get_upload_folder()) / run / f"{name.stem}.png"
+    if not _TOKEN.fullmatch(run) or name.suffix not in _KINDS or not uploaded(str(file)):
+        return PlainTextResponse(GONE, 404)
+    try:
+        with _one_at_a_time:
+            image = load(file, max_pixels=LARGEST, background=None)
+            texts = {key: text for key, text in read_metadata(file).items() if key not in texts_of(image.origin)}
+            picture = image.pil()
+            if image.alpha is not None:
+                step = np.iinfo(image.alpha.dtype).max // 255
+                picture.putalpha(Image.fromarray((image.alpha // step).astype(np.uint8)))
+            content = encode(picture, _KINDS[name.suffix].upper(), metadata=texts, origin=image.origin)
+    except ArtModelsError as error:
+        return PlainTextResponse(str(error).replace(str(file), file.name), 422)
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name.name)}", "Cache-Control": "no-store"}
+    return Response(content, media_type=f"image/{_KINDS[name.suffix].lower()}", headers=headers)
+
+
+_one_at_a_time = threading.Lock()  # a large picture takes seconds of a core, and a gigabyte
+ROUTE = Route("/results/{run}/{name}", _other_kind)
+"""A result as JPEG or WebP, with its settings and origin inside, made of its PNG while that is there."""
 
 
 # --- the same elsewhere

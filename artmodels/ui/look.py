@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from artmodels import runtime
+from artmodels.ui import keeping
 from artmodels.ui.server import pictures
 from artmodels.ui.server.guard import Guard, allowed_hosts
 from artmodels.ui.server.prepared import PreparedAnswers
@@ -97,7 +98,12 @@ def launch_options(**changes: Any) -> dict[str, Any]:
         "mcp_server": False,
         "pwa": False,
         "app_kwargs": {
-            "routes": [Route("/health", health), Route("/look.js", script), pictures.ROUTE],
+            "routes": [
+                Route("/health", health),
+                Route("/look.js", script),
+                pictures.ROUTE,
+                keeping.ROUTE,
+            ],
             "lifespan": _served(allowed_hosts(server_name)),
         },
         "theme": theme(),

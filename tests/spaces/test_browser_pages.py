@@ -1,6 +1,7 @@
 """What every page owes its visitors: all in sight, nothing lost, and no barrier."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from support import IN_BROWSER, overflow
 
+from artmodels import images
 from artmodels.hub import catalogue
 from artmodels.images.examples import example
 
@@ -95,6 +97,12 @@ def test_reload_brings_pictures_settings_and_the_result_again(page, site: str, t
     page.get_by_text("artmodels run fast_style photo.png --name fast-style-scream").first.wait_for()
     with page.expect_download():
         page.get_by_text("Download PNG").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download JPEG").click()
+    download.value.save_as(tmp_path / "painted.jpg")
+    assert download.value.suggested_filename == "fast-style-scream.jpg"
+    assert images.load(tmp_path / "painted.jpg").format == "JPEG"
+    assert json.loads(images.read_metadata(tmp_path / "painted.jpg")["artmodels"])["model"] == "fast-style-scream"
     page.wait_for_function("document.querySelector('.image-frame img, .image-container img').src.includes('photo.png')")
     page.get_by_role("radio", name="The Scream", checked=True).wait_for(state="attached")
 

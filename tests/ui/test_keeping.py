@@ -5,18 +5,23 @@ import re
 import shlex
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 import pytest
 import torch
 from gradio.utils import get_upload_folder
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 import artmodels
 from artmodels import images, ui
 from artmodels.descent.optimise import Step
 from artmodels.images.examples import example
+from artmodels.images.results import ImageResult
 from artmodels.ui.controls import run_folder
-from artmodels.ui.keeping import brought_back, folder_of, keep, kept, recipe
+from artmodels.ui.keeping import ROUTE, brought_back, folder_of, keep, kept, other_kinds, recipe
 from artmodels.ui.running import STOPPED, stopped_picture
 from artmodels.ui.server.components import Choice, Files, Picture
 
@@ -65,6 +70,46 @@ def test_a_result_is_read_again_only_by_the_name_of_its_folder() -> None:
     assert kept("run-00000000", "one_run") == []
     for token in ("", None, "..", f"../{folder.name}", f"{folder.name}/.."):
         assert kept(token, "one_run") is None
+
+
+def test_a_result_comes_as_another_kind_of_file_with_all_that_it_says(tmp_path: Path) -> None:
+    origin = images.Origin(author="A. Painter", rights="CC BY 4.0", inches=(0.5, 0.25))
+    pixels = torch.rand(1, 3, 32, 64)
+    settings = {"method": "fast_style", "seed": 3}
+    result = ImageResult(tensor=pixels, settings=settings, seconds=1.0, notes=("One note.",), origin=origin)
+    file = run_folder() / "a b.png"
+    result.save(file)
+    page = TestClient(Starlette(routes=[ROUTE]))
+    links = re.findall(r'href="(.*?)".*?>(\w+)<', other_kinds(str(file)))
+    assert [kind for _, kind in links] == ["JPEG", "WebP"]
+    for address, kind in links:
+        answer = page.get(address)
+        name = f"a b{'.jpg' if kind == 'JPEG' else '.webp'}"
+        assert answer.headers["content-disposition"].endswith(quote(name))
+        result.save(tmp_path / name)
+        assert images.read_metadata(answer.content) == images.read_metadata(tmp_path / name)
+        shown, expected = images.load(answer.content), images.load(tmp_path / name)
+        assert (shown.format, shown.origin.author, shown.origin.rights) == (kind.upper(), "A. Painter", "CC BY 4.0")
+        assert shown.origin.inches == pytest.approx((0.5, 0.25), rel=1e-3)
+        assert (shown.pixels == expected.pixels).all()
+    assert sorted(path.name for path in file.parent.iterdir()) == ["a b.png"]
+    gone = [address.replace(file.parent.name, other) for address, _ in links for other in ("run-00000000", "..", "x")]
+    for address in [*gone, links[0][0].replace(".jpg", ".png"), links[0][0].replace("a%20b", "b")]:
+        assert page.get(address).status_code == 404, address
+    assert other_kinds(None) == other_kinds(str(tmp_path / name)) == other_kinds(gr.skip()) == ""
+
+
+def test_another_kind_of_file_keeps_transparency_and_says_what_it_cannot_hold() -> None:
+    file = run_folder() / "a.png"
+    Image.new("RGBA", (8, 4), (200, 0, 0, 100)).save(file)
+    page = TestClient(Starlette(routes=[ROUTE]))
+    jpeg, webp = (page.get(f"results/{file.parent.name}/a{ending}").content for ending in (".jpg", ".webp"))
+    assert images.load(webp).alpha.max() == 100
+    assert images.load(jpeg).pixels[0, 0].tolist() == pytest.approx([233, 155, 155], abs=3)
+    Image.new("L", (20_000, 1)).save(file)
+    assert "WebP" not in other_kinds(str(file)) and "JPEG" in other_kinds(str(file))
+    answer = page.get(f"results/{file.parent.name}/a.webp")
+    assert (answer.status_code, "at most 16383 pixels" in answer.text) == (422, True)
 
 
 def test_what_a_result_says_makes_it_again(controls: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
