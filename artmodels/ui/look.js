@@ -1,4 +1,5 @@
-// What gradio leaves out of its pages: names of thumbnails, lines that are read aloud, whose turn it is.
+// What gradio leaves out of its pages: names of thumbnails, lines that are read aloud, whose turn it is, and what a
+// picture looks like that browsers do not show.
 (() => {
   if (window.artmodelsPage) return; // gradio adds it twice
   window.artmodelsPage = true;
@@ -45,6 +46,11 @@
       here.scrollIntoView({ inline: 'center', block: 'nearest' });
     }
   }
+  // The control keeps the file as it came: only what is seen is another. This event does not bubble, hence `true`.
+  document.addEventListener('error', ({ target }) => {
+    const file = target instanceof HTMLImageElement && /\/gradio_api\/file=([^?#]+)/.exec(target.src);
+    if (file) target.src = `preview?file=${encodeURIComponent(decodeURIComponent(file[1]))}`;
+  }, true);
   let asked = false;
   new MutationObserver(() => {
     if (asked) return;

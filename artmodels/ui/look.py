@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from artmodels import runtime
-from artmodels.ui import keeping
+from artmodels.ui import keeping, uploads
 from artmodels.ui.server import pictures
 from artmodels.ui.server.guard import Guard, allowed_hosts
 from artmodels.ui.server.prepared import PreparedAnswers
@@ -103,6 +103,7 @@ def launch_options(**changes: Any) -> dict[str, Any]:
                 Route("/look.js", script),
                 pictures.ROUTE,
                 keeping.ROUTE,
+                uploads.ROUTE,
             ],
             "lifespan": _served(allowed_hosts(server_name)),
         },

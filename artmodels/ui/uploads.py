@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from artmodels.data.folders import SUFFIXES, is_hidden, of_a_system
 from artmodels.errors import DatasetError, ImageError
@@ -29,8 +32,10 @@ from artmodels.images.decoding import ACCEPTED
 from artmodels.images.loading import REDUCED
 from artmodels.images.writing import encode_png
 from artmodels.ui.checks import read
+from artmodels.ui.server.files import REFUSED, uploaded
+from artmodels.ui.server.pictures import jpeg
 
-__all__ = ["Names", "Taken", "bullets", "markdown", "reported", "take_in"]
+__all__ = ["ROUTE", "Names", "Taken", "bullets", "markdown", "reported", "take_in"]
 
 ARCHIVES = 32  # open at a time
 ENTRIES = 10_000  # in all archives
@@ -39,6 +44,7 @@ LARGEST = 256 * 2**20  # bytes of one file inside an archive: a scan of 40 megap
 INFLATED = 2 * 2**30  # bytes that come out of all archives
 NAME = 200  # bytes of a name: file systems take 255, and numbers and endings are added
 SHOWN = 20  # reasons on a page
+PREVIEW = 1024  # px: longest side of what is shown of a picture that browsers do not show
 CHUNK = 2**18  # bytes inflated at a time
 
 _METHODS = {9: "Deflate64", 12: "BZIP2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
@@ -315,6 +321,22 @@ def reported(steps: Iterator[Any], *, others: int) -> Generator[tuple[Any, ...],
             else:
                 made = step
     return made
+
+
+def _preview(request: Request) -> Response:
+    path = request.query_params.get("file", "")
+    if not uploaded(path):
+        return PlainTextResponse(REFUSED, 404)
+    try:
+        picture = read(path).pil()
+    except ImageError as error:
+        return PlainTextResponse(str(error), 422)
+    picture.thumbnail((PREVIEW, PREVIEW))
+    return Response(jpeg(picture, quality=85), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+ROUTE = Route("/preview", _preview)
+"""What is shown of an uploaded `file`, as look.js asks, where a browser cannot show it, such as HEIC: a small JPEG."""
 
 
 def bullets(left_out: Iterable[tuple[str, str]], words: str = "") -> str:

@@ -114,6 +114,29 @@ def test_reload_brings_pictures_settings_and_the_result_again(page, site: str, t
         other.get_by_text("This result was deleted").first.wait_for()
 
 
+def test_a_picture_that_browsers_do_not_show_is_seen_and_reaches_the_method_as_it_is(
+    page, site: str, tmp_path: Path
+) -> None:
+    page.goto(f"{site}fast_style")
+    run = page.get_by_role("button", name="Run", exact=True)
+    run.wait_for()
+    file = tmp_path / "scan of 1890.tif"
+    example("astronaut").resize((96, 64)).save(file, dpi=(300, 300))
+    page.locator("input[type=file]").first.set_input_files(file)
+    seen = "() => [...document.querySelectorAll('.image-frame img')].some((image) => image.naturalWidth === 96)"
+    page.wait_for_function(seen)
+    run.click()
+    page.get_by_text("Finished after").wait_for()
+    assert page.get_by_text("Photograph: scan of 1890.tif").is_visible()
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG").click()
+    download.value.save_as(tmp_path / "made.png")
+    assert images.load(tmp_path / "made.png").origin.dpi(96, 64) == pytest.approx((300, 300), rel=1e-3)
+    page.reload()
+    page.wait_for_function(seen)
+    page.get_by_text("Finished after").wait_for()
+
+
 def test_stop_leaves_the_picture_so_far(page, site: str) -> None:
     page.goto(f"{site}texture_synthesis")
     page.get_by_role("button", name="Run", exact=True).wait_for()

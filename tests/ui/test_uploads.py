@@ -15,14 +15,17 @@ import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from support import ROOT, launched
 
 from artmodels import images, ui
 from artmodels.errors import DatasetError, ImageError
 from artmodels.ui import uploads
 from artmodels.ui.batches import show_batch
+from artmodels.ui.controls import run_folder
 from artmodels.ui.events import explain_errors
-from artmodels.ui.uploads import Names, Taken, bullets, markdown, take_in
+from artmodels.ui.uploads import PREVIEW, ROUTE, Names, Taken, bullets, markdown, take_in
 
 PICTURE = 36  # bytes of what `stored` packs
 
@@ -452,3 +455,20 @@ def test_what_is_too_large_is_reduced_for_all_that_read_it(tmp_path: Path, monke
     assert said[-1].picture.size == (40, 30)
     with Image.open(said[-1].file) as kept:
         assert kept.size == (40, 30)
+
+
+def test_a_picture_that_browsers_do_not_show_is_seen_as_a_small_jpeg(tmp_path: Path) -> None:
+    page, folder = TestClient(Starlette(routes=[ROUTE])), run_folder()
+    for kind in ("TIFF", "JPEG2000", "PNG"):
+        file = folder / f"a {kind} +&%.bin"
+        file.write_bytes(pixels(kind, (2 * PREVIEW, 10)))
+        answer = page.get("preview", params={"file": str(file)})
+        shown = images.load(answer.content)
+        assert (shown.format, shown.width, shown.height) == ("JPEG", PREVIEW, 5), kind
+        assert shown.pixels[2, 2].tolist() == pytest.approx([255, 0, 0], abs=3)
+    (folder / "letter.txt").write_text("not a picture")
+    answer = page.get("preview", params={"file": str(folder / "letter.txt")})
+    assert (answer.status_code, answer.text.split(";")[0]) == (422, "'letter.txt' is text, not pixels")
+    (tmp_path / "secret.png").write_bytes(pixels())
+    for path in (tmp_path / "secret.png", folder / ".." / "no.png", folder, "", "/etc/passwd"):
+        assert page.get("preview", params={"file": str(path)}).status_code == 404, path

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-__all__ = ["ROUTE", "data_url", "picture_url"]
+__all__ = ["ROUTE", "data_url", "jpeg", "picture_url"]
 
 _pictures = dict[str, bytes]()  # in memory, so that no folder is served; only pages add to it, when they are made
 
@@ -21,7 +21,7 @@ def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
     It is encoded as JPEG; the path of a JPEG is taken as it is. The address is relative to the page: right behind a
     proxy with a prefix, too.
     """
-    content = _jpeg(picture, quality, optimize=True)
+    content = jpeg(picture, quality, optimize=True)
     name = f"{hashlib.sha256(content).hexdigest()[:32]}.jpg"
     _pictures[name] = content
     return f"pictures/{name}"
@@ -29,10 +29,11 @@ def picture_url(picture: Image.Image | Path, quality: int = 82) -> str:
 
 def data_url(picture: Image.Image | Path, quality: int = 84) -> str:
     """Put a picture, as in `picture_url`, inside the page: an address that holds its bytes, for what is seen once."""
-    return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(picture, quality)).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(picture, quality)).decode()}"
 
 
-def _jpeg(picture: Image.Image | Path, quality: int, *, optimize: bool = False) -> bytes:
+def jpeg(picture: Image.Image | Path, quality: int, *, optimize: bool = False) -> bytes:
+    """Encode a picture as JPEG; the path of a JPEG is taken as it is."""
     if isinstance(picture, Path):
         return picture.read_bytes()
     file = io.BytesIO()
