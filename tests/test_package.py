@@ -54,6 +54,14 @@ def test_import_is_light() -> None:
     assert len(loaded) <= 45, loaded
 
 
+def test_a_notebook_without_ipywidgets_is_told_of_no_fault() -> None:
+    notebook = "import sys, types\nsys.modules |= {'ipykernel.zmqshell': types.ModuleType('z'), 'ipywidgets': None}\n"
+    shell = "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=object)\n"
+    code = f"{notebook}{shell}import artmodels\nfrom tqdm.auto import tqdm"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+
+
 def test_listing_the_catalogue_is_light() -> None:
     loaded = modules_after("import artmodels\nartmodels.list_models()")
     assert "artmodels.hub.catalogue" in loaded

@@ -123,3 +123,18 @@ def test_larger_pictures_are_reduced_and_say_so(dtype, tmp_path):
     small = images.load(tmp_path / "a.png", max_pixels=2400, shrink=True)
     assert small.origin.dpi(60, 40) == pytest.approx((150, 150), rel=1e-3)
     assert images.load(tmp_path / "a.png", shrink=True).notes == ()
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_place_and_the_camera_stay_out_of_results(tmp_path, ending):
+    exif = Image.Exif()
+    exif[271], exif[315] = "Maker", "A. Painter"
+    exif.get_ifd(34853).update({1: "N", 2: (48.0, 51.0, 30.0)})
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as given:
+        assert {271, 34853} < set(given.getexif())
+    loaded = images.load(tmp_path / "photo.jpg")
+    images.save(loaded, tmp_path / f"made{ending}", origin=loaded.origin)
+    with Image.open(tmp_path / f"made{ending}") as made:
+        assert set(made.getexif()) - {282, 283, 296} == {315}
+    assert images.load(tmp_path / f"made{ending}").origin.author == "A. Painter"

@@ -37,6 +37,9 @@ for _prefix, _space in _PREFIXES.items():
 class Origin:
     """Who made a picture, when, whose it is, and its size in print. What a file does not say is empty.
 
+    Nothing else of EXIF goes into results: not the place (GPS), which is private, nor the camera, which did not make
+    them.
+
     Attributes:
         inches: Width and height in print of the upright picture.
         author: Its makers, by "; " if there are several.
