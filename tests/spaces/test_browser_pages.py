@@ -150,3 +150,6 @@ def test_stop_leaves_the_picture_so_far(page, site: str) -> None:
     with page.expect_download() as download:
         page.get_by_text("Download PNG").click()
     assert download.value.suggested_filename == "stopped.png"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download WebP").click()
+    assert download.value.suggested_filename == "stopped.webp"
