@@ -185,7 +185,10 @@ with ui.blocks("Find a detail elsewhere") as demo:
         yield new_collection(work, text + work.left_out())
 
     def prepare(work: Investigation | None) -> Updates:
-        """Compute features before anybody asks for them, until somebody waits for other work: pictures, status."""
+        """Compute features before anybody asks for them: pictures, status.
+
+        It ends where somebody waits for other work, such as a search of the same pictures, which goes on with it.
+        """
         work = present(work)
         with closing(described(work)) as steps:
             for text in steps if len(work.files) > 1 else ():
@@ -318,13 +321,12 @@ with ui.blocks("Find a detail elsewhere") as demo:
     for verdict, button in pair_verdicts.items():
         ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
     text = "Stopped. Start again to go on: pictures that were looked at are not looked at again."
-    ui.stop_button(stop, [running, *collecting], search_status, text)
-    ui.stop_button(stop_all, [comparing, *collecting], pairs_status, text)
-    # Whatever is asked for goes on with what has been computed by then.
-    hidden: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-    asking = [button.click for button in (run, stop, run_all, stop_all)]
-    gr.on(asking, lambda work: work and work.said or gr.skip(), state, status, cancels=preparing, **hidden)
-    gr.on([sample.click, files.upload], None, cancels=preparing, **hidden)
+    for button, work_of_it, line in ((stop, running, search_status), (stop_all, comparing, pairs_status)):
+        ui.stop_button(button, [work_of_it, *collecting, *preparing], line, text)
+        button.click(
+            lambda work: gr.skip() if work is None else work.said, state, status, api_visibility="private", queue=False,
+            show_progress="hidden",
+        )  # fmt: skip
 
     # --- verdicts, and files to take home
 

@@ -140,7 +140,7 @@ with ui.blocks("Align two pictures") as demo:
             status = ui.status_line("Nothing has been aligned yet.")
             with gr.Column(visible=False, elem_classes="aligned") as results:
                 info = (
-                    "A homography moves a picture as one flat sheet. This is for the eye and the PNG file; points, maps "
+                    "A homography moves a picture as one flat sheet. For the eye and the PNG file; points, maps "
                     "and the other files are of the fine stage."
                 )
                 label = "Show the source as it was moved"
