@@ -44,7 +44,7 @@ THRESHOLD: Any = catalogue.get(MODEL).config["threshold"]
 PAIR_THRESHOLD: Any = catalogue.get(MODEL).config["pair_threshold"]
 STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
 MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
-SHARED = "How much two pictures share. " + MEASURED
+SHARING = "How much two pictures share. " + MEASURED
 RAISED = MEASURED + " A box that is like much else raises it."
 HITS, VERIFIED = 200, 20
 SO_FAR_PAUSE = 1.5  # seconds between two looks at what was found so far
@@ -138,7 +138,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
                 f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions."
             )
             label = "Link pictures with a discovery score above"
-            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=SHARED)
+            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=SHARING)
             rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
@@ -489,7 +489,7 @@ def new_collection(work: Investigation, text: str, box: list[int] | None = None)
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
     canvas = opened(work.opened(work.open).pil(), box) | {"of": work.folder.parent.name}
     empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
-    usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=SHARED, maximum=STRICTEST)
+    usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=SHARING, maximum=STRICTEST)
     return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, False, text
 
 
@@ -581,12 +581,16 @@ def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
         steps = miner().stream_search(
             work.picture(query), place, found, query=query, count=HITS, verify=VERIFIED, names=described
         )
-        searched = 0
+        searched, closer, most, left = 0, 0, min(VERIFIED, total - 1), TimeLeft()
         for step in steps:
             if isinstance(step, Progress):
                 work.findings.take(step.so_far())
-                yield said if step.done > searched else f"Looking more closely at {markdown(step.what)}…"
-                searched = step.done
+                if step.done > searched:
+                    searched, left = step.done, TimeLeft()
+                    yield said
+                else:
+                    closer += 1
+                    yield f"Looking more closely: {closer} of {most}, {markdown(step.what)}{left(closer, most)}…"
             else:
                 work.findings.take(step)
 

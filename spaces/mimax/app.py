@@ -451,9 +451,9 @@ with ui.blocks("Find things in a collection") as demo:
                         save_them = gr.Button("Save marks", min_width=120)
                         marks_file = ui.download_button("Download marks", min_width=120)
                     with gr.Row():
-                        brought = gr.File(label="Marks from before (.json)", type="filepath", height=110, min_width=160)
+                        brought = gr.File(label="Marks from before (.json)", type="filepath", height=140, min_width=160)
                         label = "Classifier from before (.zip)"
-                        classifier = gr.File(label=label, type="filepath", height=110, min_width=160)
+                        classifier = gr.File(label=label, type="filepath", height=140, min_width=160)
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
