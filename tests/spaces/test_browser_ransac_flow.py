@@ -117,5 +117,4 @@ def test_the_example_group_is_averaged(page, site: str) -> None:
 
     page.reload()
     page.get_by_role("tab", name="Several pictures").click()
-    page.get_by_text("6 pictures.").wait_for()
-    assert page.get_by_text("stranger.jpg").first.is_visible(), "the pictures are there again"
+    page.get_by_text("6 pictures.").wait_for()  # they are there again
