@@ -6,6 +6,7 @@ Each gives updates, the status last; `artmodels.ui.events` brings them to the pa
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,13 @@ from artmodels.runtime.devices import pick_device
 from artmodels.ui.checks import read
 from artmodels.ui.controls import Update, offered, run_folder
 
-__all__ = ["LONGEST", "at_size", "calm", "show_pass", "show_steps", "stopped_picture"]
+__all__ = ["LONGEST", "TimeLeft", "at_size", "calm", "show_pass", "show_steps", "stopped_picture"]
 
 LONGEST = 3072 if pick_device().type == "cuda" else 2048  # px: side of what is run in one piece
 PREVIEW_SIDE = 512  # px
 PREVIEW_PAUSE = 0.7  # seconds
 POINTS = 200  # of the loss curve
+PACE = 10.0  # seconds, the last ones, whose steps say how long the rest takes
 STOPPED = "stopped.png"  # the picture so far
 
 S = TypeVar("S")
@@ -176,3 +178,26 @@ def calm(steps: Iterator[S], pause: float = 0.4) -> Generator[S, None, None]:
             if type(step) is not kind or time.monotonic() >= following:
                 yield step
                 kind, following = type(step), time.monotonic() + pause
+
+
+class TimeLeft:
+    """Says how long some work still takes, by the pace of its own last steps: ", about 20 seconds left", or nothing."""
+
+    def __init__(self, done: int = 0) -> None:
+        """Begin now, with so many steps done before, which say nothing of the pace."""
+        self._steps = deque([(time.monotonic(), done)])
+
+    def __call__(self, done: int, total: int) -> str:
+        """Note that so many steps of `total` are done, and say what is left; call it after each step."""
+        now, last = time.monotonic(), done
+        self._steps.append((now, last))
+        while len(self._steps) > 2 and now - self._steps[1][0] > PACE:
+            self._steps.popleft()
+        began, first = self._steps[0]
+        if last <= first or last >= total:
+            return ""
+        seconds = (now - began) / (last - first) * (total - last)
+        if seconds >= 100:
+            return f", about {round(seconds / 60)} minutes left"
+        whole = max(1, round(seconds) if seconds < 20 else 5 * round(seconds / 5))
+        return f", about {whole} second{'' if whole == 1 else 's'} left"

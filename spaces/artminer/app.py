@@ -20,7 +20,8 @@ from artmodels.hub import catalogue
 from artmodels.progress import Progress
 from artmodels.ui.events import endpoint
 from artmodels.ui.keeping import keep_in_browser, kept_values
-from artmodels.ui.running import calm
+from artmodels.ui.running import TimeLeft, calm
+from artmodels.ui.server.lanes import awaited
 from artmodels.ui.uploads import markdown, reported
 from artmodels.ui.visitors import VisitorPictures, Works, present
 from artmodels.ui.widgets.canvas import box_canvas, corners, opened
@@ -43,8 +44,10 @@ THRESHOLD: Any = catalogue.get(MODEL).config["threshold"]
 PAIR_THRESHOLD: Any = catalogue.get(MODEL).config["pair_threshold"]
 STRICTEST = 0.1  # of the thresholds of pairs on the slider, unless verdicts say more
 MEASURED = "What unrelated paintings hardly reach. Verdicts calibrate it: see Take home."
+SHARING = "How much two pictures share. " + MEASURED
 RAISED = MEASURED + " A box that is like much else raises it."
 HITS, VERIFIED = 200, 20
+SO_FAR_PAUSE = 1.5  # seconds between two looks at what was found so far
 HITS_AT = 7  # among the outputs of a new collection: after the state, the pictures, the canvas and the box
 ALL_PAIRS, SHORTLIST = 40, 12  # pictures up to which all pairs are compared; candidates a picture beyond
 SHOWN, TILE = 24, 260  # places, and pairs, on the page (an export has all); px of one
@@ -62,6 +65,7 @@ STYLE = f"""
 .collection .grid-wrap, .found .grid-wrap, .pairs .grid-wrap {{ padding-top: 2.4rem !important; }}
 .collection .empty {{ min-height: 180px !important; }}
 .collection .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }}
+.found .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)) !important; }}
 .pairs .grid-container {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)) !important; }}
 """
 
@@ -86,6 +90,7 @@ class Investigation(VisitorPictures):
     store: Path | None = None  # the folder of the features, if they are not with the pictures
     features: "Collection | None" = None  # of all pictures, once they are computed
     open: str = ""  # name of the picture that is looked at
+    said: str = ""  # of the collection, while its features are computed
     shown: "list[Hit]" = field(default_factory=list)  # on the page
     above: int = 0  # how many of these reach the threshold
     judging: "Claim | None" = None  # what a verdict is about; None where nothing is open
@@ -109,7 +114,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
             files = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures", height=140)
             sample = gr.Button("Take the example collection")
         with gr.Column(scale=2, min_width=320):
-            pictures = gallery("Click a picture to open it", "collection", columns=6, height=300)
+            pictures = gallery("Click a picture to open it", "collection", columns=6, height=260)
     status = ui.status_line("There is no collection yet.")
     with gr.Tabs():
         with gr.Tab("A detail"):
@@ -123,7 +128,9 @@ with ui.blocks("Find a detail elsewhere") as demo:
                     hits = gallery(label, "found", columns=3, height=360, object_fit="contain")
                     label = "Show places with a score of at least"
                     threshold = gr.Slider(-1, 1, THRESHOLD, step=0.01, label=label, info=RAISED)
-                    below = gr.Checkbox(False, label="Show places below the threshold, too")
+                    below = gr.Checkbox(
+                        False, label="Show places below the threshold, too", info="Most of these are chance."
+                    )
             why, verdicts, verdict_status = judging(VERDICTS)
         with gr.Tab("Repeats"):
             run_all, stop_all = ui.run_and_stop("Find whatever repeats", (180, 90))
@@ -131,7 +138,7 @@ with ui.blocks("Find a detail elsewhere") as demo:
                 f"All pairs of up to {ALL_PAIRS} pictures are compared; of more, those that share similar regions."
             )
             label = "Link pictures with a discovery score above"
-            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=MEASURED)
+            least = gr.Slider(0, STRICTEST, PAIR_THRESHOLD, step=0.001, label=label, info=SHARING)
             rows = html("rows", name="clusters")
             label = "Pairs, best first: click one to see why"
             pairs = gallery(label, "pairs", columns=4, height=420, object_fit="contain")
@@ -177,6 +184,19 @@ with ui.blocks("Find a detail elsewhere") as demo:
             text = f"**{len(work.files)} pictures.** Click one to open it, then draw a box on it."
         yield new_collection(work, text + work.left_out())
 
+    def prepare(work: Investigation | None) -> Updates:
+        """Compute features before anybody asks for them: pictures, status.
+
+        It ends where somebody waits for other work, such as a search of the same pictures, which goes on with it.
+        """
+        work = present(work)
+        with closing(described(work)) as steps:
+            for text in steps if len(work.files) > 1 else ():
+                yield gr.skip(), f"{work.said}  \n{text}"
+                if awaited("collections"):
+                    break
+        yield gr.skip(), work.said
+
     def example() -> Updates:
         """Take the example collection, with a box around the bird."""
         work = yield from reported(collected(EXAMPLES, store=SHARED), others=len(everything) - 1)
@@ -192,12 +212,14 @@ with ui.blocks("Find a detail elsewhere") as demo:
         work = present(work)
         work.open = work.files[event.index]
         picture = opened(work.opened(work.open).pil()) | {"of": work.folder.parent.name}
-        yield picture, None, None, None, None, f"**{markdown(work.open)}**: draw a box around a detail."
+        work.said = f"**{markdown(work.open)}**: draw a box around a detail."
+        yield picture, None, None, None, None, work.said
 
     collecting = [
         ui.on(files.upload, take, [files], everything, lane="collections"),
         ui.on(sample.click, example, [], everything, lane="collections"),
     ]
+    preparing = [ui.on(taken.success, prepare, [state], [pictures, status], lane="collections") for taken in collecting]
     ui.on(pictures.select, choose, [state], [canvas, *box, status])
     keep_in_browser("artminer", [canvas], lambda text: bring_collection(text), [], everything, OPEN)
 
@@ -214,12 +236,20 @@ with ui.blocks("Find a detail elsewhere") as demo:
     ) -> Updates:
         """Find the box elsewhere: hits, evidence, status."""
         work, start = present(work), time.monotonic()
-        work.judging = None
+        work.judging, following = None, 0.0
         yield [], "", "Preparing…"
-        yield from reported(search(work, (x, y, width, height)), others=2)
+        with closing(calm(search(work, (x, y, width, height)))) as steps:
+            for text in steps:
+                began, tiles = time.monotonic(), gr.skip()
+                if work.findings.searched is not None and began >= following:
+                    tiles, _ = places(work, threshold, below=below)
+                    # Drawing takes a tenth of the time at most.
+                    following = began + max(SO_FAR_PAUSE, 10 * (time.monotonic() - began))
+                yield tiles, gr.skip(), text
         tiles, text = places(work, threshold, below=below)
         seconds = time.monotonic() - start
-        yield tiles, "", f"Finished after {seconds:.1f} s, for a detail of {markdown(work.findings.last.query)}: {text}"
+        text = f"Finished after {seconds:.1f} s, for a detail of {markdown(work.findings.last.query)}: {text}"
+        yield tiles, evidence_again(work), text
 
     def browse(work: Investigation | None, threshold: float, below: bool = False) -> Updates:
         """Show the hits from a threshold on, and those below if they are asked for: hits, status."""
@@ -291,8 +321,12 @@ with ui.blocks("Find a detail elsewhere") as demo:
     for verdict, button in pair_verdicts.items():
         ui.on(button.click, judge_pair, [state, kinds[verdict], least], [rows, pairs, why_pair, pair_status])
     text = "Stopped. Start again to go on: pictures that were looked at are not looked at again."
-    ui.stop_button(stop, [running, *collecting], search_status, text)
-    ui.stop_button(stop_all, [comparing, *collecting], pairs_status, text)
+    for button, work_of_it, line in ((stop, running, search_status), (stop_all, comparing, pairs_status)):
+        ui.stop_button(button, [work_of_it, *collecting, *preparing], line, text)
+        button.click(
+            lambda work: gr.skip() if work is None else work.said, state, status, api_visibility="private", queue=False,
+            show_progress="hidden",
+        )  # fmt: skip
 
     # --- verdicts, and files to take home
 
@@ -451,10 +485,11 @@ def bring_collection(text: object) -> ui.Update:
 def new_collection(work: Investigation, text: str, box: list[int] | None = None) -> ui.Update:
     """Show a new collection, and forget what was shown of another, and learnt from it: see `everything`."""
     WORKS.add(work.folder.parent.name, work)
+    work.said = text
     wall = [(str(work.thumbnail(name)), name) for name in work.files]
     canvas = opened(work.opened(work.open).pil(), box) | {"of": work.folder.parent.name}
     empty: ui.Update = ([], "", "", [], "", "", "", "", ui.offered(None))
-    usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=MEASURED, maximum=STRICTEST)
+    usual = gr.update(value=THRESHOLD, info=RAISED), gr.update(value=PAIR_THRESHOLD, info=SHARING, maximum=STRICTEST)
     return work, wall, canvas, *(box or (None,) * 4), *empty, *usual, False, text
 
 
@@ -467,24 +502,52 @@ def miner() -> "ArtMiner":
     return model
 
 
-def described(work: Investigation) -> "Generator[str, None, Collection]":
-    """Compute the features of all pictures, unless they are there, and return them; what was interrupted goes on."""
+def features_of(work: Investigation) -> "Collection":
+    """The features of the pictures, as far as they are computed."""
     from artmodels.methods.artminer import Collection
 
     if work.features is not None:
         return work.features
-    model = miner()
-    found = Collection.open_or_create(work.store or work.folder / "features", model)
+    return Collection.open_or_create(work.store or work.folder / "features", miner())
+
+
+def ready(work: Investigation, found: "Collection") -> Generator[str, None, None]:
+    """Give the names of the pictures that have features, and of the others when theirs are computed.
+
+    What was interrupted goes on; closing this ends it after a picture.
+    """
+    known = set(found.names) & set(work.files)
+    yield from sorted(known)
     # A search looks at files again: those of a visitor are deleted after an hour, and features that all share stay.
     pictures = work.pictures if work.store is None else Path(__file__).parent / "examples"
-    if set(found.names) != set(work.files):
-        with _describing, closing(calm(found.stream_add(pictures, model))) as steps:  # closed, then unlocked
+    if known != set(work.files):
+        steps: Any = found.stream_add(pictures, miner())
+        with _describing, closing(steps):  # closed, then unlocked
             for step in steps:
-                if isinstance(step, Progress):
-                    yield f"Looking at picture {step.done} of {step.total}: once for each collection…"
+                if isinstance(step, Progress) and step.what not in known and step.what not in found.skipped:
+                    yield step.what
     work.skipped |= found.skipped
     work.files = [name for name in work.files if name in found.names]
     work.features = found
+
+
+def counted(names: Iterator[str], known: int, total: int) -> Iterator[tuple[str, str]]:
+    """Give each name with how far it is; names that were `known` before say nothing of the pace of others."""
+    left = TimeLeft()
+    for done, name in enumerate(names, 1):
+        if done <= known < total:
+            left = TimeLeft(done)
+        yield name, f"{done} of {total} pictures{left(done, total)}…"
+
+
+def described(work: Investigation) -> "Generator[str, None, Collection]":
+    """Compute the features of all pictures, unless they are there, and return them; what was interrupted goes on."""
+    found = features_of(work)
+    if work.features is None:
+        known = len(set(found.names) & set(work.files))
+        with closing(ready(work, found)) as names, closing(calm(counted(names, known, len(work.files)))) as steps:
+            for _, text in steps:
+                yield f"Looking at each picture once: {text}"
     return found
 
 
@@ -495,20 +558,41 @@ def several(work: Investigation) -> None:
 
 
 def search(work: Investigation, box: Sequence[float | None]) -> Iterator[str]:
-    """Find a box of the open picture, x, y, width and height in pixels, in all others."""
+    """Find a box of the open picture, x, y, width and height in pixels, in all others, which are described meanwhile.
+
+    The findings have what there is so far.
+    """
     several(work)
-    name = work.open
-    place = corners(box, work.sizes[name])
-    features = yield from described(work)
-    steps = miner().stream_search(work.picture(name), place, features, query=name, count=HITS, verify=VERIFIED)
-    searched = 0
-    for step in steps:
-        if isinstance(step, Progress):
-            where = f"Searching picture {step.done} of {step.total}…"
-            yield where if step.done > searched else f"Looking more closely at {markdown(step.what)}…"
-            searched = step.done
-        else:
-            work.findings.take(step)
+    query = work.open
+    place = corners(box, work.sizes[query])
+    found = features_of(work)
+    total, known = len(work.files), len(set(found.names) & set(work.files))
+    work.findings.searched = None
+    said = "Searching…"
+
+    def names() -> Generator[str, None, None]:
+        nonlocal said
+        with closing(ready(work, found)) as described:
+            for name, text in counted(described, known, total):
+                said = f"Searching: {text}"
+                yield name
+
+    with closing(names()) as described:
+        steps = miner().stream_search(
+            work.picture(query), place, found, query=query, count=HITS, verify=VERIFIED, names=described
+        )
+        searched, closer, most, left = 0, 0, min(VERIFIED, total - 1), TimeLeft()
+        for step in steps:
+            if isinstance(step, Progress):
+                work.findings.take(step.so_far())
+                if step.done > searched:
+                    searched, left = step.done, TimeLeft()
+                    yield said
+                else:
+                    closer += 1
+                    yield f"Looking more closely: {closer} of {most}, {markdown(step.what)}{left(closer, most)}…"
+            else:
+                work.findings.take(step)
 
 
 def compare(work: Investigation, threshold: float) -> Iterator[str]:
@@ -612,6 +696,15 @@ def evidence(work: Investigation, first: str, hit: "Hit", box: "Box | None") -> 
     looked_for, place = (f"{what} {first}", made.detail), (f"{where} {hit.image}, {made.how}", made.found)
     note = " Yellow: the cells that correspond." if made.cells else ""
     return comparison(looked_for, place, made.wholes, known, note=note)
+
+
+def evidence_again(work: Investigation) -> str:
+    """Show the evidence that is open as the end of the search has it; "" for none."""
+    claim = work.judging
+    if claim is None or claim.box != work.findings.last.box:
+        return ""
+    hit = next((hit for hit in work.findings.last.ranked if hit.image == claim.hit.image), None)
+    return "" if hit is None else evidence(work, claim.first, hit, claim.box)
 
 
 # --- verdicts and files

@@ -21,7 +21,7 @@ from artmodels.detections.annotations import Detections
 from artmodels.errors import ConfigError, DatasetError, WeightsError
 from artmodels.images.results import ImageResult
 from artmodels.ui.keeping import keep_in_browser, kept_values
-from artmodels.ui.running import calm
+from artmodels.ui.running import TimeLeft, calm
 from artmodels.ui.uploads import Names, markdown, reported
 from artmodels.ui.visitors import VisitorPictures, Works, present
 from artmodels.ui.widgets import marking
@@ -37,6 +37,7 @@ REGIONS = "art-regions"
 CLASSIFIER = 32 << 20  # bytes: no file of an exported classifier has as many
 SCORE = "How sure the classifier is: -1 shows anything, 1 nothing."
 FORMATS = ("JSON", "COCO", "Pascal VOC", "IIIF")
+FORMS = "JSON is plain; COCO and Pascal VOC train detectors; IIIF shows boxes in viewers of museums."
 IIIF = "https://example.org"  # nobody's: to be replaced by the address of the collection
 INTRODUCTION = (
     "# Find things in a collection\n"
@@ -58,8 +59,15 @@ class MarkedPictures(VisitorPictures):
     detectors: "dict[str, Detector]" = field(default_factory=dict)
     learnt: dict[str, marking.Answers] = field(default_factory=dict)  # whether the pictures learnt from show it
 
+    @property
+    def regions(self) -> Path:
+        """The folder of what was seen in the pictures."""
+        return self.folder / "regions"
+
     def learnt_from(self, label: str) -> str:
         """Say what a class was learnt from."""
+        if label not in self.learnt:
+            return "found by a classifier from before"
         answers = list(self.learnt[label].values())
         return f"learnt from {answers.count(True)} ✓ and {answers.count(False)} ✗"
 
@@ -78,8 +86,7 @@ def collection(paths: Sequence[str] | None) -> Iterator[Any]:
 def train_on(work: MarkedPictures, marks: Mapping[str, marking.Answers]) -> Iterator[str]:
     """Train a detector for each class from whether pictures show it, and say how far it is."""
     # Not at the top: the gallery is to be up before anybody trains.
-    from artmodels.methods.mimax import Detector, MIMax, MIMaxStep
-    from artmodels.progress import Progress
+    from artmodels.methods.mimax import Detector, MIMax
 
     for number, (label, answers) in enumerate(marks.items(), start=1):
         for kind, words in ((True, "✓ yes"), (False, "✗ no")):
@@ -88,12 +95,25 @@ def train_on(work: MarkedPictures, marks: Mapping[str, marking.Answers]) -> Iter
         given = {name: [label] if shown else [] for name, shown in answers.items()}
         detector = Detector(ui.MODELS(REGIONS), MIMax(standardize=True))
         of = f" ({number} of {len(marks)}: {markdown(label)})" if len(marks) > 1 else ""
-        for step in calm(detector.stream_fit(work.pictures, given, classes=[label], store=work.folder / "regions")):
-            if isinstance(step, MIMaxStep):
-                yield f"Training{of}: step {step.done} of {step.total}, loss {step.loss:.3f}."
-            elif isinstance(step, Progress):
-                yield f"Looking at picture {step.done} of {step.total}…"
+        yield from told(detector.stream_fit(work.pictures, given, classes=[label], store=work.regions), of)
         work.detectors[label], work.learnt[label] = detector, dict(answers)
+
+
+def told(steps: Iterator[Any], of: str = "") -> Iterator[str]:
+    """Say how far a detector is, and how long it still takes."""
+    from artmodels.methods.mimax import MIMaxStep
+    from artmodels.progress import Progress
+
+    kind, left = Progress, TimeLeft()
+    for step in calm(steps):
+        if isinstance(step, Progress):
+            if type(step) is not kind:  # learning comes after looking
+                kind, left = type(step), TimeLeft(step.done)
+            rest = left(step.done, step.total)
+            if isinstance(step, MIMaxStep):
+                yield f"Training{of}: step {step.done} of {step.total}, loss {step.loss:.3f}{rest}."
+            else:
+                yield f"Looking at picture {step.done} of {step.total}{rest}…"
 
 
 def drawn(work: MarkedPictures, found: Sequence[Detections]) -> list[tuple[str, Path, float]]:
@@ -269,6 +289,38 @@ def browse(work: MarkedPictures | None, sent: object, threshold: float) -> Itera
     yield found, text or gr.skip()
 
 
+def bring_classifier(work: MarkedPictures | None, sent: object, file: str | None) -> Iterator[ui.Update]:
+    """Take an exported classifier, and look for what it knows: wall, status."""
+    work = present(work)
+    if file is None:
+        raise ConfigError("There is no classifier: give the ZIP file that an export of this page wrote.")
+    detector, marks = exported(file), marking.read_marks(sent, work.files)
+    if len(detector.classes) != 1:
+        raise ConfigError(f"It knows {', '.join(detector.classes)}: give a classifier of one thing.")
+    regions = ui.MODELS(REGIONS)
+    if detector.regions.fingerprint != regions.fingerprint:
+        raise WeightsError("This classifier is of other regions than those of this page: train it here again.")
+    detector.regions = regions  # one network for all
+    (label,) = detector.classes
+    work.detectors[label] = detector
+    work.learnt.pop(label, None)
+    yield wall_of(work, marking.Marks(label, marks.answers)), f"Looking for “{markdown(label)}”…"
+
+
+def use_classifier(work: MarkedPictures | None, sent: object, threshold: float) -> Iterator[ui.Update]:
+    """Look at all pictures with the classifier that was brought: found, status."""
+    work, start = present(work), time.monotonic()
+    label = label_of(work, sent)
+    if label in work.learnt or label not in work.detectors:
+        yield gr.skip(), gr.skip()  # another one is looked for by now
+        return
+    for text in told(work.detectors[label].stream_take(work.pictures, store=work.regions)):
+        yield gr.skip(), text
+    found, text = shown(work, label, threshold)
+    seconds = time.monotonic() - start
+    yield found, f"Finished after {seconds:.1f} s, “{markdown(label)}”, {work.learnt_from(label)}: {text}"
+
+
 def export(work: MarkedPictures | None, sent: object, threshold: float, form: str) -> Iterator[ui.Update]:
     """Write what was found: download, status."""
     work, marks = marks_on(work, sent)
@@ -280,7 +332,7 @@ def export(work: MarkedPictures | None, sent: object, threshold: float, form: st
     archive = ui.run_folder() / f"{plain_name(label)}.zip"
     pack(archive, work, work.detections([label], threshold), [label], [form])
     text = f"{markdown(archive.name)} has the boxes and the classifier, {work.learnt_from(label)}."
-    if work.learnt[label] != marks.current:
+    if work.learnt.get(label, marks.current) != marks.current:
         text += " The marks have changed since: train again to learn from them."
     yield ui.offered(archive), text
 
@@ -392,13 +444,16 @@ with ui.blocks("Find things in a collection") as demo:
                     status = ui.status_line()
                     threshold = gr.Slider(-1, 1, 0.5, step=0.05, label="Show what scores above", info=SCORE)
                     results = marking.found_wall()
-                    form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as")
+                    form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Export boxes as", info=FORMS)
                     save = gr.Button("Export boxes and classifier")
                     download = ui.download_button("Download ZIP")
                     with gr.Row():
                         save_them = gr.Button("Save marks", min_width=120)
                         marks_file = ui.download_button("Download marks", min_width=120)
-                    brought = gr.File(label="Marks from before (.json)", type="filepath", height=110)
+                    with gr.Row():
+                        brought = gr.File(label="Marks from before (.json)", type="filepath", height=140, min_width=160)
+                        label = "Classifier from before (.zip)"
+                        classifier = gr.File(label=label, type="filepath", height=140, min_width=160)
 
             # The marks are an input of all, and an output of none but a new collection: the server never changes one.
             everything, marks = [state, wall, results, status], [state, wall, threshold]
@@ -413,8 +468,10 @@ with ui.blocks("Find things in a collection") as demo:
             ui.on(save_them.click, save_marks, [state, wall], [marks_file, status])
             ui.on(brought.upload, bring_marks, [state, brought], [wall, status])
             keep_in_browser("mimax", [wall], bring, [threshold], everything)
+            naming = ui.on(classifier.upload, bring_classifier, [state, wall, classifier], [wall, status])
+            using = ui.on(naming.success, use_classifier, marks, [results, status], lane="collections")
             text = "Stopped. Train again to go on; pictures that were looked at are not looked at again."
-            ui.stop_button(stop, [running, *collecting], status, text)
+            ui.stop_button(stop, [running, using, *collecting], status, text)
         with gr.Tab("By a table"), gr.Row():
             with ui.given_column():
                 photos = ui.upload_files(f"Pictures or ZIP files, up to {FILES} pictures")
@@ -435,6 +492,9 @@ with ui.blocks("Find things in a collection") as demo:
                 panel = ui.results("Picture", steps=False)
                 checks = {"photo": ui.picture("the picture to search"), "model": ui.model_of("mimax")}
                 ui.connect(mimax_run, [photo, model, score, own], panel, checks)
+    # Both tabs take the same classifier.
+    for one, other in ((classifier, own), (own, classifier)):
+        one.upload(lambda file: file, one, other, api_visibility="private", queue=False, show_progress="hidden")
 
 if __name__ == "__main__":
     demo.queue(**ui.QUEUE).launch(**ui.launch_options())

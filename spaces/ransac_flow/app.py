@@ -139,7 +139,10 @@ with ui.blocks("Align two pictures") as demo:
             run, _ = ui.run_and_stop("Align", steps=False)
             status = ui.status_line("Nothing has been aligned yet.")
             with gr.Column(visible=False, elem_classes="aligned") as results:
-                info = "For the eye and the PNG file; points, maps and the other files are of the fine stage."
+                info = (
+                    "A homography moves a picture as one flat sheet. For the eye and the PNG file; points, maps "
+                    "and the other files are of the fine stage."
+                )
                 label = "Show the source as it was moved"
                 stage = gr.Radio(list(STAGES.items()), value="fine", label=label, info=info)
                 with gr.Tabs():
@@ -282,6 +285,7 @@ with ui.blocks("Align two pictures") as demo:
         lambda: [str(EXAMPLES / f"{name}.jpg") for name in GROUP], None, photos, api_visibility="private",
         show_progress="hidden",
     )  # fmt: skip
+    remember("ransac_flow_group", [photos])
     running = ui.working(run_all, align_all, [photos, reference], [means, archive, group_status], lane="collections")
     ui.stop_button(stop, [running, naming], group_status, "Stopped. Nothing is kept of what was not finished.")
 

@@ -114,3 +114,7 @@ def test_the_example_group_is_averaged(page, site: str) -> None:
     assert page.get_by_text("stranger.jpg is left out").is_visible()
     assert page.locator(".figures img:visible").count() == 7
     assert overflow(page) <= 0
+
+    page.reload()
+    page.get_by_role("tab", name="Several pictures").click()
+    page.get_by_text("6 pictures.").wait_for()  # they are there again

@@ -174,7 +174,7 @@ def test_the_networks_are_those_of_the_shared_cache(app: ModuleType, monkeypatch
 
 def test_a_visitor_finds_judges_and_exports(app: ModuleType, work) -> None:
     start, *texts = app.find(work, *xywh("orchard.jpg", "bird"), 0.2)
-    assert start[-1] == "Preparing…" and texts[0][-1].startswith("Searching picture 1 of 11")
+    assert start[-1] == "Preparing…" and texts[0][-1].startswith("Searching: 1 of 12 pictures")
     tiles, _, status = texts[-1]
     assert status.startswith("Finished after") and "in 2 other pictures" in status
     found = [(hit.image, hit.view) for hit in work.shown]
@@ -394,12 +394,58 @@ def test_leaving_ends_the_work_and_what_was_done_is_kept(app: ModuleType, tmp_pa
     work.open = work.files[0]
     steps = answered(app.find, outputs=3)(work, 10, 10, 200, 200, 0.5)
     assert next(steps)[-1] == "Preparing…"
-    assert next(steps)[-1].startswith("Looking at picture 1 of 4")
+    assert next(steps)[-1].startswith("Searching: ")
     steps.close()
     assert not app._describing.locked()
     texts = [update[-1] for update in app.find(work, 10, 10, 200, 200, 0.5)]
     assert texts[-1].startswith("Finished after")
     assert work.features.names == tuple(sorted(work.files))
+
+
+def test_features_begin_with_the_upload_and_a_search_goes_on_with_them(
+    app: ModuleType, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=itertools.count(0, 1.0).__next__))
+    work = last(app.take(app.EXAMPLES[:4]))[0]
+    steps = app.prepare(work)
+    told = [next(steps)[-1] for _ in range(2)]
+    steps.close()
+    assert told[0].endswith("Looking at each picture once: 1 of 4 pictures, about 3 seconds left…"), told
+    assert told[0].startswith("**4 pictures.**") and "2 of 4 pictures, about" in told[1]
+    assert not app._describing.locked() and work.features is None
+
+    computed = list[str]()
+    describe = ArtMiner.pyramids
+    monkeypatch.setattr(ArtMiner, "pyramids", lambda miner, picture: computed.append("one") or describe(miner, picture))
+    work.open = work.files[0]
+    updates = list(app.find(work, 10, 10, 200, 200, -1))
+    assert len(computed) == 2, "the two that were left"
+    said = [text for _, _, text in updates]
+    assert said[-1].startswith("Finished after") and any("3 of 4 pictures" in text for text in said), said
+    shown = [len(tiles) for tiles, _, _ in updates[1:] if isinstance(tiles, list)]
+    assert 0 < shown[0] <= shown[-1] and len(shown) > 1, "hits as they come"
+    assert list(app.prepare(work)) == [(gr.skip(), work.said)], "there is nothing left to compute"
+
+
+def test_what_nobody_asked_for_ends_where_somebody_waits(
+    app: ModuleType, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = last(app.take(app.EXAMPLES[:4]))[0]
+    monkeypatch.setattr(app, "awaited", lambda lane: lane == "collections")
+    assert [text for _, text in app.prepare(work)][-1] == work.said and work.features is None
+
+
+def test_evidence_that_was_opened_during_a_search_is_that_of_its_end(app: ModuleType, work) -> None:
+    steps = app.find(work, *xywh("orchard.jpg", "bird"), -1)
+    for _, _, text in steps:
+        if work.shown and text.startswith("Searching: "):
+            break
+    early = work.shown[0]
+    last(app.explain(click(0), work))
+    *_, (_, why, _) = steps
+    assert "comparison" in why or "Score" in why
+    best = next(hit for hit in work.findings.last.ranked if hit.image == early.image)
+    assert work.judging.hit is best and work.findings.is_best(work.judging.hit)
 
 
 def test_whoever_starts_again_waits_for_what_was_stopped(app: ModuleType, tmp_path: Path, quick: None) -> None:

@@ -1,12 +1,13 @@
 """The page that finds things in a collection: its handlers, and its endpoints as a program calls them."""
 
 import csv
+import itertools
 import json
 import re
 import time
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -17,8 +18,10 @@ from support import ROOT, load_script
 
 import artmodels
 from artmodels import images, ui
+from artmodels.data.reading import Extraction
 from artmodels.errors import ConfigError, DatasetError, WeightsError
-from artmodels.ui import uploads
+from artmodels.methods.mimax import Detector, MIMax, MIMaxStep
+from artmodels.ui import running, uploads
 from artmodels.ui.events import answered
 
 SPACE = ROOT / "spaces" / "mimax"
@@ -314,3 +317,42 @@ def test_an_exported_classifier_is_loaded_and_nothing_else(app: ModuleType, tmp_
     for name, message in (("none.zip", "holds no classifier"), ("text.zip", "no archive of this page")):
         with pytest.raises(WeightsError, match=message):
             app.exported(str(tmp_path / name))
+
+
+def test_training_says_how_long_it_takes(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=itertools.count(0, 0.5).__next__))
+    looks = [Extraction(done, 4, "a.png") for done in range(1, 5)]
+    steps = [MIMaxStep(done, 300, searching=False, loss=0.5) for done in range(1, 301)]
+    said = list(app.told(step for step in [*looks, *steps, object()]))
+    assert re.fullmatch(r"Looking at picture 2 of 4, about \d seconds left…", said[1]), said[:5]
+    assert said[4] == "Training: step 1 of 300, loss 0.500.", "its pace is not that of looking"
+    left = [int(re.search(r"about (\d+) minutes left", text)[1]) for text in said[5:9]]
+    assert all(4 <= minutes <= 12 for minutes in left), "a second or two a step, by that clock"
+    assert "left" not in said[-1] and "300 of 300" in said[-1]
+
+
+def test_a_classifier_from_before_looks_at_a_collection(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, wall, *_ = last(app.take([str(path) for path in sorted(EXAMPLES.glob("*.jpg"))[:6]]))
+    marks = sent("bird", [work.files[0]], [work.files[1]])
+    detector = Detector(ui.MODELS(app.REGIONS), MIMax(standardize=True, iterations=20))
+    names = {name: ["ship"] if number < 3 else [] for number, name in enumerate(work.files)}
+    detector.fit(work.pictures, names, store=work.regions)
+    archive = ui.run_folder() / "ship.zip"
+    work.detectors["ship"], work.learnt["ship"] = detector, {}
+    app.pack(archive, work, work.detections(["ship"], 0), ["ship"], ["JSON"])
+
+    other, *_ = last(app.take([str(work.picture(name)) for name in work.files]))
+    monkeypatch.setattr(app, "SHOWN", 100)
+    wall, text = last(app.bring_classifier(other, marks, str(archive)))
+    assert wall["value"]["label"] == "ship" and "Looking for “ship”" in text
+    assert wall["value"]["marks"] == marks["marks"], "marks are kept"
+    assert other.detectors["ship"].regions is ui.MODELS(app.REGIONS), "one network for all"
+    first, *_, (found, text) = app.use_classifier(other, wall["value"], -1)
+    assert first[-1].startswith("Looking at picture 1 of 6")
+    assert len(found["value"]["tiles"]) == 6 and "“ship”, found by a classifier from before: **" in text
+    for one, wanted in zip(other.detections(["ship"], 0), work.detections(["ship"], 0), strict=True):
+        assert one.image == wanted.image and one.scores[0] == pytest.approx(wanted.scores[0], abs=0.01)
+    assert "train again" not in last(app.export(other, wall["value"], 0, "JSON"))[-1]
+    for file, message in ((None, "There is no classifier"), (str(EXAMPLES / "labels.csv"), "no archive of this page")):
+        with pytest.raises((ConfigError, WeightsError), match=message):
+            last(app.bring_classifier(other, marks, file))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, combinations
 from typing import Annotated, Self
@@ -34,7 +34,7 @@ from artmodels.progress import Progress, result_of
 from artmodels.search.index import Index
 from artmodels.settings import Settings, Share, distinct
 
-__all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress"]
+__all__ = ["ArtMiner", "ArtMinerConfig", "Compared", "PairProgress", "SearchProgress"]
 
 # A detail is few cells, which suits a model of few parameters; chosen on benchmarks/artminer.py --seed 0.
 REGION = DiscoveryConfig(margin=0, tolerance=1.0, saliency=False, model="similarity")
@@ -127,6 +127,16 @@ class PairProgress(Progress):
     """Two pictures have been compared: `pair` is None where they share nothing, or less than was asked for."""
 
     pair: Pair | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchProgress(Progress):
+    """A picture has been searched, or looked at more closely: `so_far` gives what the search has found by then.
+
+    The threshold is as of the pictures that were searched: what a detail scores by chance is known of five or more.
+    """
+
+    so_far: Callable[[], Searched] = dataclasses.field(kw_only=True, repr=False)
 
 
 class ArtMiner(hub.Pretrained[ArtMinerConfig]):
@@ -285,36 +295,47 @@ class ArtMiner(hub.Pretrained[ArtMinerConfig]):
         count: int = 1000,
         verify: int = 20,
         by: Ranked = "verified",
-    ) -> Iterator[Progress | Searched]:
-        """As `search`, as a stream: a step for each picture, another if it is looked at more closely; then the hits."""
+        names: Iterable[str] | None = None,
+    ) -> Iterator[SearchProgress | Searched]:
+        """As `search`, as a stream: a step for each picture, another if it is looked at more closely; then the hits.
+
+        Pictures are searched as their `names` come, all of them by default: these may be described while the next one
+        is asked for.
+        """
         loaded = images.load(image)
         place = check_box(box, loaded.width, loaded.height)
         kernel = self.kernel(loaded, place)
-        others = [name for name in among.names if name != query]
         found = dict[str, list[Hit]]()
-        for done, name in enumerate(others, 1):
-            found[name] = self.places(name, among, kernel[None], by=by)[0]
-            yield Progress(done, len(others), name)
-        chance, usual = -math.inf, -1.0  # measured for verified places only
-        if by == "verified" and self.config.threshold > -1:
-            chance = chance_level([[hit.score for hit in hits] for hits in found.values()])
-            usual = self.config.threshold
-        order = sorted(filter(found.get, others), key=lambda name: -found[name][0].score)
-        for name in order[:verify]:
+        # Measured for verified places only.
+        measured = by == "verified" and self.config.threshold > -1
+
+        def chance_so_far() -> float:
+            return chance_level([[hit.score for hit in hits] for hits in found.values()]) if measured else -math.inf
+
+        def so_far(chance: float) -> Searched:
+            return Searched(
+                ranked=tuple(sorted(chain.from_iterable(found.values()), key=lambda hit: -hit.score)[:count]),
+                query=query,
+                box=place,
+                cells=(kernel.shape[1], kernel.shape[2]),
+                model=self.fingerprint,
+                threshold=max(self.config.threshold if measured else -1.0, chance),
+                chance=chance,
+            )
+
+        total = len(among.names) - (query in among.names)  # as far as they are described
+        for name in among.names if names is None else names:
+            if name != query:
+                found[name] = self.places(name, among, kernel[None], by=by)[0]
+                yield SearchProgress(len(found), max(len(found), total), name, so_far=lambda: so_far(chance_so_far()))
+        found = {name: found[name] for name in among.names if name in found}  # whatever came first
+        chance = chance_so_far()
+        for name in sorted(filter(found.get, found), key=lambda name: -found[name][0].score)[:verify]:
             best, *rest = self._closer(found[name], among, kernel, by)
             match = self._region(kernel, among.pyramid(name, best.view))
             found[name] = [dataclasses.replace(best, match=match), *rest]
-            yield Progress(len(others), len(others), name)
-        ranked = sorted(chain.from_iterable(found.values()), key=lambda hit: -hit.score)[:count]
-        yield Searched(
-            ranked=tuple(ranked),
-            query=query,
-            box=place,
-            cells=(kernel.shape[1], kernel.shape[2]),
-            model=self.fingerprint,
-            threshold=max(usual, chance),
-            chance=chance,
-        )
+            yield SearchProgress(len(found), len(found), name, so_far=lambda: so_far(chance))
+        yield so_far(chance)
 
     def search(
         self,

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
@@ -176,8 +176,42 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             raise ConfigError("labels are missing: say for some files which classes they show, {file: [class, ...]}")
         else:
             files = source
+        chosen = _checked_labels(labels, [name for name, _ in listed(files)], classes)
+        names, extracted, usable = yield from self._stream_regions(files, store)
+        yield from self._stream_learn(extracted, usable, *chosen, calibrate=calibrate)
+        self._holds(names, extracted, usable)
+        yield self
+
+    def take(self, files: Files, *, store: str | os.PathLike[str] | None = None, progress: bool = False) -> Self:
+        """Extract the regions of a collection that `collection` is to look at, and learn nothing from it.
+
+        A detector that was loaded finds there what it knows:
+
+            detector = Detector.from_pretrained("mimax-seascapes")
+            detector.take("photos/").collection()
+
+        Args:
+            files: A folder, or files.
+            store: Folder that keeps the regions, for the next time; None keeps them as long as the detector lives.
+            progress: Show a bar.
+
+        Raises:
+            DatasetError: No file can be read.
+            ConfigError: The store was made by other regions.
+        """
+        return result_of(self.stream_take(files, store=store), progress=progress)
+
+    def stream_take(self, files: Files, *, store: str | os.PathLike[str] | None = None) -> Iterator[Extraction | Self]:
+        """Do what `take` does, file by file: yield where it is, and the detector last."""
+        self._holds(*(yield from self._stream_regions(files, store)))
+        self._labels = {}
+        yield self
+
+    def _stream_regions(
+        self, files: Files, store: str | os.PathLike[str] | None
+    ) -> Generator[Extraction, None, tuple[list[str], FeatureStore, tuple[str, ...]]]:
+        """Extract regions; return the names of the files, the store, and the names of those that can be read."""
         names = [name for name, _ in listed(files)]
-        chosen = _checked_labels(labels, names, classes)
         if store is None:
             store = tempfile.mkdtemp(prefix="artmodels-regions-")
             weakref.finalize(self, shutil.rmtree, store, ignore_errors=True)
@@ -187,11 +221,13 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             else:
                 extracted = step
         readable = set(extracted.files)
-        usable = tuple(name for name in names if name in readable)
-        yield from self._stream_learn(extracted, usable, *chosen, calibrate=calibrate)
-        self._store, self.files = extracted, usable
-        self.skipped = {name: reason for name, reason in extracted.skipped.items() if name in set(names)}
-        yield self
+        return names, extracted, tuple(name for name in names if name in readable)
+
+    def _holds(self, names: Iterable[str], store: FeatureStore, usable: tuple[str, ...]) -> None:
+        """Note which collection it looks at."""
+        known = set(names)
+        self._store, self.files = store, usable
+        self.skipped = {name: reason for name, reason in store.skipped.items() if name in known}
 
     def correct(self, labels: Labels, *, calibrate: bool = False, progress: bool = False) -> Self:
         """Change labels of some files, or give new ones, and learn again; no image is looked at anew.
@@ -335,7 +371,7 @@ class Detector(hub.Pretrained[MIMaxConfig]):
             ConfigError: The detector was loaded, not fitted, or a setting is out of range.
         """
         if self._store is None:
-            raise ConfigError("there is no collection: this detector was loaded; call it with images, or call fit")
+            raise ConfigError("there is no collection: this detector was loaded; call it with images, or call take")
         found = []
         for name in self.files:
             regions = self._store.regions(name)

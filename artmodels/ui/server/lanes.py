@@ -5,7 +5,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["LANES", "Lane", "Lanes"]
+from gradio.context import LocalContext
+
+__all__ = ["LANES", "Lane", "Lanes", "awaited"]
 
 Lane: TypeAlias = Literal["passes", "compute", "collections"]
 """One pass of a network; an optimisation of one picture; trainings, batches and all that reads many pictures."""
@@ -52,3 +54,10 @@ class Lanes:
 
 
 LANES = Lanes()
+
+
+def awaited(lane: Lane) -> bool:
+    """Whether somebody waits in a lane for the work that asks: what nobody has asked for ends then."""
+    blocks: Any = LocalContext.blocks.get(None)
+    waiting = blocks and blocks._queue.event_queue_per_concurrency_id.get(lane)
+    return bool(waiting and waiting.queue)

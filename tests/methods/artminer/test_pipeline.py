@@ -1,4 +1,7 @@
 import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +10,10 @@ from PIL import Image
 
 from artmodels import features, images
 from artmodels.errors import ConfigError, ImageError, WeightsMismatch
-from artmodels.methods.artminer.collection.collection import InMemory
+from artmodels.methods.artminer.collection.collection import Collection, InMemory
 from artmodels.methods.artminer.discovery import discover
 from artmodels.methods.artminer.pipeline import ArtMiner, ArtMinerConfig
+from artmodels.progress import Progress
 
 SMALL = ArtMinerConfig(scales=(30, 20), reference=30, views=("",))
 BOX = (40, 30, 120, 100)
@@ -126,6 +130,34 @@ def test_pairs_and_searches_tell_where_they_are_and_what_they_have(miner: ArtMin
     ]  # fmt: skip
     assert {step.what for step in steps[3:]} == {hit.image for hit in searched.hits if hit.match is not None}
     assert len(steps) == 5 and [step.done for step in steps[3:]] == [3, 3]
+
+
+def test_a_search_shows_what_it_has_while_pictures_are_still_described(miner: ArtMiner, tmp_path: Path) -> None:
+    for name, picture in pictures().items():
+        picture.save(tmp_path / f"{name}.png")
+    collection, ready = Collection.create(tmp_path / "features", miner), list[str]()
+
+    def described() -> Iterator[str]:
+        for step in collection.stream_add(tmp_path, miner):
+            if isinstance(step, Progress):
+                ready.append(step.what)
+                yield step.what
+
+    steps = miner.stream_search(pictures()["first"], BOX, collection, query="first.png", names=described())
+    shown = [(set(ready), step.so_far()) for step in itertools.islice(steps, 3)]
+    assert [len(there) for there, _ in shown] == [2, 3, 4], "one after the other, the query's own among them"
+    for there, found in shown:
+        assert {hit.image for hit in found.ranked} == there - {"first.png"}
+        assert found.query == "first.png" and [hit.score for hit in found.ranked] == sorted(
+            (hit.score for hit in found.ranked), reverse=True
+        )
+    *closer, searched = steps
+    again = miner.search(pictures()["first"], BOX, collection, query="first.png")
+    assert [(hit.image, hit.box, hit.score) for hit in searched.ranked] == [
+        (hit.image, hit.box, hit.score) for hit in again.ranked
+    ]
+    last = closer[-1].so_far()
+    assert (last.ranked, last.threshold) == (searched.ranked, searched.threshold)
 
 
 def test_the_better_direction_is_kept(miner: ArtMiner, described) -> None:

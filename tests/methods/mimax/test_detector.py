@@ -194,6 +194,20 @@ def test_same_seed_same_bytes_and_progress(folder: Path, labels: dict[str, list[
     assert (seen[11].done, seen[11].total, seen[-1].done, seen[-1].total) == (12, 12, 20, 20)
 
 
+def test_a_detector_that_was_loaded_takes_a_collection(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    loaded = Detector(fitted.regions, fitted.classifier)
+    loaded.classes = fitted.classes
+    with pytest.raises(ConfigError, match="call it with images, or call take"):
+        loaded.collection()
+    *steps, last = loaded.stream_take(folder, store=tmp_path / "store")
+    assert last is loaded and [step.done for step in steps] == list(range(1, len(SHOWS) + 1))
+    for one, other in zip(loaded.collection(), fitted.collection(), strict=True):
+        assert one.image == other.image and one.labels == other.labels
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+    assert loaded.take(folder, store=tmp_path / "store").files == fitted.files
+    assert loaded.labels == {}
+
+
 def test_a_closed_fit_keeps_what_was_extracted(folder: Path, labels: dict[str, list[str]], tmp_path: Path) -> None:
     tiles = Tiles()
     stream = Detector(tiles).stream_fit(folder, labels, store=tmp_path / "store")
