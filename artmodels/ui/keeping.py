@@ -127,7 +127,15 @@ def folder_of(update: Sequence[Any]) -> Path | None:
 
 
 def keep(name: str, folder: Path, shown: Sequence[Any]) -> None:
-    """Write what a page shows of a result, which `kept` reads; curves are left out."""
+    """Write what a page shows of a result, which `kept` reads; curves are left out.
+
+    Those of an hour ago are deleted: gradio deletes only the files that it knows.
+    """
+    for old in Path(get_upload_folder()).glob(f"run-*/{_KEPT}"):
+        with contextlib.suppress(OSError):  # another run has just deleted it, or its folder holds something else
+            if _is_old(old):
+                old.unlink()
+                old.parent.rmdir()
     values = [value if _plain(value) else None for value in shown]
     (folder / _KEPT).write_text(json.dumps({"of": name, "shown": values}), encoding="utf-8")
 
@@ -138,11 +146,17 @@ def kept(token: object, name: str) -> list[Any] | None:
         return None
     file = Path(get_upload_folder()) / token / _KEPT
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = {} if _is_old(file) else json.loads(file.read_text(encoding="utf-8"))
     except OSError:
+        return []
+    if not found:
         return []
     shown: list[Any] = found["shown"]
     return shown if found["of"] == name else None
+
+
+def _is_old(file: Path) -> bool:
+    return time.time() - file.stat().st_mtime > HOUR
 
 
 def _plain(value: Any) -> bool:

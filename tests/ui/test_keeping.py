@@ -1,6 +1,7 @@
 """A reload loses nothing that the server still has, and a result says how to make it again."""
 
 import json
+import os
 import re
 import shlex
 import time
@@ -70,6 +71,17 @@ def test_a_result_is_read_again_only_by_the_name_of_its_folder() -> None:
     assert kept("run-00000000", "one_run") == []
     for token in ("", None, "..", f"../{folder.name}", f"{folder.name}/.."):
         assert kept(token, "one_run") is None
+
+
+def test_what_was_shown_is_deleted_after_an_hour() -> None:
+    folder, other = run_folder(), run_folder()
+    keep("one_run", folder, ["Finished"])
+    old = time.time() - 3601
+    os.utime(folder / "kept.json", (old, old))
+    assert kept(folder.name, "one_run") == []
+    keep("one_run", other, ["Finished"])
+    assert not folder.exists()
+    assert kept(other.name, "one_run") == ["Finished"]
 
 
 def test_a_result_comes_as_another_kind_of_file_with_all_that_it_says(tmp_path: Path) -> None:
