@@ -61,6 +61,8 @@ def suited(image: LoadedImage, model: str, restore: str, neutral: float) -> tupl
     name, faults = checkpoint_for(condition, SCALES[model]), ", ".join(condition.faults)
     if not faults:
         seen = f"It looks clean: {name} was taken."
+    elif not condition.restorable:
+        seen = f"It has {faults}: {name} was taken, since to take these off would take fine detail, too."
     elif name == model:
         seen = f"It looks worn ({faults}), but no weights for that enlarge as much: {model} was taken."
     else:

@@ -311,39 +311,35 @@ def test_an_enlarged_picture_keeps_its_transparency(client: Client, tmp_path: Pa
         np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["before the weights", "with weights"])
 def test_super_resolution_takes_what_suits_the_picture_and_says_what_it_saw(
-    client: Client, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch, there: bool
+    client: Client, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = np.random.default_rng(0).normal(0, 12, (96, 96, 1))
     for name, grain in (("clean", 0), ("noisy", noise)):
         Image.fromarray((np.full((96, 96, 3), 128) + grain).astype(np.uint8)).save(tmp_path / f"{name}.png")
-    method, taken, find = fake(), list[str](), catalogue.find
-    entry = catalogue.get("super-resolution-x2") if there else None
-    monkeypatch.setattr(catalogue, "find", lambda name: entry if str(name).endswith("-x2-worn") else find(name))
+    example("astronaut").resize((256, 256)).save(tmp_path / "blocky.jpg", quality=20)
+    method, taken = fake(), list[str]()
     monkeypatch.setattr(ui.MODELS, "load", lambda name: taken.append(name) or method)
 
     def notes(**options) -> list[str]:
         taken.clear()
         ui.MODELS._models.clear()
-        files = [handle_file(tmp_path / name) for name in ("clean.png", "noisy.png")]
+        files = [handle_file(tmp_path / name) for name in ("clean.png", "noisy.png", "blocky.jpg")]
         _, report = client.predict(files, **options, api_name="/super_resolution_batch")
         return [" ".join(row.get("notes", [])) for row in report]
 
-    worn = "super-resolution-x2-worn" if there else "super-resolution-x2"
-    clean, noisy = notes(neutral=0.5)
-    assert clean == "It looks clean: super-resolution-x2 was taken."
-    assert noisy.startswith("It looks worn (noise of 1")
-    assert (f"{worn} takes that off" in noisy) is there
-    assert list(dict.fromkeys(taken)) == list(dict.fromkeys(["super-resolution-x2", worn]))
-    assert [options for _, _, options in method.seen] == [{"neutral": 0.5}] * 2
-    assert notes(restore="never") == ["", ""] and set(taken) == {"super-resolution-x2"}
-    if there:
-        assert notes(restore="always") == ["", ""] and set(taken) == {worn}
-    else:
-        with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x2: choose auto"):
-            notes(restore="always")
-    with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x4"):
+    plain, worn = "super-resolution-x2", "super-resolution-x2-worn"
+    clean, noisy, blocky = notes(neutral=0.5)
+    assert clean == f"It looks clean: {plain} was taken."
+    assert noisy.startswith("It looks worn (noise of 1") and f"{worn} takes that off" in noisy
+    assert blocky.startswith(f"It has blocks of JPEG: {plain} was taken")
+    assert list(dict.fromkeys(taken)) == [plain, worn]
+    assert [options for _, _, options in method.seen] == [{"neutral": 0.5}] * 3
+    assert notes(restore="never") == [""] * 3 and set(taken) == {plain}
+    assert notes(restore="always") == [""] * 3 and set(taken) == {worn}
+    *_, noisy, _ = notes(model="super-resolution-x4")
+    assert "no weights for that enlarge as much: super-resolution-x4 was taken" in noisy
+    with pytest.raises(ValidationError, match="no weights that restore beside super-resolution-x4: choose auto"):
         notes(model="super-resolution-x4", restore="always")
 
 

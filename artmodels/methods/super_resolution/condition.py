@@ -67,7 +67,7 @@ class Condition:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What a restoring network can take off, in words; empty for a clean picture."""
+        """What it has suffered, in words; empty for a clean picture."""
         found = {
             f"print dots {self.period:.1f} pixels apart": self.screen > SCREEN,
             "blocks of JPEG": self.blocks > BLOCKS,
@@ -75,6 +75,11 @@ class Condition:
             f"edges blurred by {self.blur:.1f} pixels": self.blur > BLUR,
         }
         return tuple(words for words, there in found.items() if there)
+
+    @property
+    def restorable(self) -> bool:
+        """Whether a restoring network makes more of it: with blocks of JPEG alone, it takes as much detail off."""
+        return self.screen > SCREEN or self.noise > NOISE or self.blur > BLUR
 
     @property
     def yellow(self) -> float:
@@ -112,10 +117,11 @@ def examine(image: images.Source) -> Condition:
 def checkpoint_for(condition: Condition, scale: int = 2) -> str:
     """The name of the checkpoint that enlarges such a picture by `scale`, 2 or 4.
 
-    It is the one for worn pictures where the catalogue has one for this factor and the picture has faults.
+    It is the one for worn pictures where the catalogue has one for this factor and the picture has print dots, noise or
+    blur.
     """
     name = f"super-resolution-x{scale}"
-    return name + WORN if condition.faults and catalogue.find(name + WORN) else name
+    return name + WORN if condition.restorable and catalogue.find(name + WORN) else name
 
 
 def paper_of(picture: Tensor) -> tuple[float, float, float]:

@@ -28,12 +28,10 @@ from artmodels.errors import (
     UnsafeFormat,
     WeightsMismatch,
 )
-from artmodels.hub import catalogue
 from artmodels.methods.super_resolution import (
     SuperResolution,
     SuperResolutionConfig,
     checkpoint_for,
-    condition,
     examine,
     pipeline,
     wear,
@@ -47,11 +45,9 @@ from artmodels.methods.super_resolution.train import (
     damaged,
     web_copy,
 )
-from artmodels.settings import config_from
 from artmodels.training import Sources, TrainingConfig, fit
 from tests.verbs import picture
 from weights import __main__ as command
-from weights import recipes
 from weights.convert import super_resolution as realesrgan
 
 SLIM = SuperResolutionConfig(scale=2, channels=8, convs=3, base="bicubic")
@@ -882,13 +878,12 @@ def test_small_and_even_pictures_are_judged_clean():
         examine("nowhere.png")
 
 
-def test_a_worn_picture_takes_the_checkpoint_for_it_once_there_is_one(monkeypatch):
+def test_a_worn_picture_takes_the_checkpoint_for_it_where_there_is_one():
     worn = examine(judge.WORN["noise"](images.load(skimage.data.astronaut()).tensor(), 2))
-    monkeypatch.setattr(condition.catalogue, "find", lambda name: None)
-    assert checkpoint_for(worn) == "super-resolution-x2"
-    monkeypatch.setattr(condition.catalogue, "find", lambda name: name)
-    assert checkpoint_for(worn) == "super-resolution-x2-worn"
+    assert checkpoint_for(worn) == "super-resolution-x2-worn" and checkpoint_for(worn, 4) == "super-resolution-x4"
     assert checkpoint_for(dataclasses.replace(worn, noise=0.0)) == "super-resolution-x2"
+    blocks = dataclasses.replace(worn, noise=0.0, blocks=2.0)
+    assert blocks.faults == ("blocks of JPEG",) and checkpoint_for(blocks) == "super-resolution-x2"
 
 
 def test_yellow_paper_is_kept_unless_it_is_to_be_neutral():
@@ -912,9 +907,12 @@ def test_yellow_paper_is_kept_unless_it_is_to_be_neutral():
             upscale(page, neutral=wrong)
 
 
-def test_the_recipe_that_waits_is_in_order():
-    file = recipes.read(recipes.find("super-resolution-x2-worn"))
-    settings = config_from(SuperResolutionSettings, file.settings)
-    assert settings.wear is not None and catalogue.find(settings.start)
-    network = make_network(settings.network)
-    assert sum(value.numel() for value in network.parameters()) * 2 < 1_000_000  # bytes in half precision
+def test_the_network_for_worn_scans_takes_grain_off():
+    whole = images.load(skimage.data.astronaut()).tensor()
+    small = judge.WORN["noise"](whole, 2)
+    wanted = judge.luma(whole)
+    plain, worn = (
+        judge.psnr(judge.luma(SuperResolution.from_pretrained(name, device="cpu")(small).tensor), wanted)
+        for name in ("super-resolution-x2", "super-resolution-x2-worn")
+    )
+    assert worn > plain + 1  # dB
