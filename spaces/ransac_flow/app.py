@@ -169,8 +169,8 @@ with ui.blocks("Align two pictures") as demo:
         with gr.Tab("Several pictures"):
             gr.Markdown(
                 "Give several pictures of one thing: all are brought onto one of them, and averaged. The sharper the "
-                "mean (the variance of its Laplacian, times 10 000), the better they fit; what cannot be aligned is "
-                "left out, and named."
+                "mean, the better they fit: its sharpness stands above each. What cannot be "
+                "aligned is left out, and named."
             )
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):

@@ -317,7 +317,7 @@ def test_super_resolution_takes_what_suits_the_picture_and_says_what_it_saw(
     noise = np.random.default_rng(0).normal(0, 12, (96, 96, 1))
     for name, grain in (("clean", 0), ("noisy", noise)):
         Image.fromarray((np.full((96, 96, 3), 128) + grain).astype(np.uint8)).save(tmp_path / f"{name}.png")
-    example("astronaut").resize((256, 256)).save(tmp_path / "blocky.jpg", quality=20)
+    example("astronaut").resize((256, 256)).save(tmp_path / "blocky.jpg", quality=65)
     method, taken = fake(), list[str]()
     monkeypatch.setattr(ui.MODELS, "load", lambda name: taken.append(name) or method)
 

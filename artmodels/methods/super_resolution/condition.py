@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.float64]
 WORN = "-worn"  # how the names of checkpoints end that restore
 # Where clean pictures end: `benchmarks/super_resolution.py --condition` prints how often each is passed.
 NOISE, BLUR, BLOCKS, SCREEN = 4.5, 0.7, 0.45, 12.0
+STRONG = 0.75  # of blocks: milder ones a restoring network takes off only with as much detail
 YELLOW = 15.0
 
 LUMA = (0.299, 0.587, 0.114)
@@ -70,7 +71,7 @@ class Condition:
         """What it has suffered, in words; empty for a clean picture."""
         found = {
             f"print dots {self.period:.1f} pixels apart": self.screen > SCREEN,
-            "blocks of JPEG": self.blocks > BLOCKS,
+            f"{'strong ' * (self.blocks > STRONG)}blocks of JPEG": self.blocks > BLOCKS,
             f"noise of {self.noise:.0f} grey levels": self.noise > NOISE and self.screen <= SCREEN,  # dots are no noise
             f"edges blurred by {self.blur:.1f} pixels": self.blur > BLUR,
         }
@@ -78,8 +79,8 @@ class Condition:
 
     @property
     def restorable(self) -> bool:
-        """Whether a restoring network makes more of it: with blocks of JPEG alone, it takes as much detail off."""
-        return self.screen > SCREEN or self.noise > NOISE or self.blur > BLUR
+        """Whether a restoring network makes more of it: with mild blocks of JPEG alone, it takes as much detail off."""
+        return self.screen > SCREEN or self.noise > NOISE or self.blur > BLUR or self.blocks > STRONG
 
     @property
     def yellow(self) -> float:
@@ -117,8 +118,8 @@ def examine(image: images.Source) -> Condition:
 def checkpoint_for(condition: Condition, scale: int = 2) -> str:
     """The name of the checkpoint that enlarges such a picture by `scale`, 2 or 4.
 
-    It is the one for worn pictures where the catalogue has one for this factor and the picture has print dots, noise or
-    blur.
+    It is the one for worn pictures where the catalogue has one for this factor and the picture has print dots, noise,
+    blur, or strong blocks of JPEG.
     """
     name = f"super-resolution-x{scale}"
     return name + WORN if condition.restorable and catalogue.find(name + WORN) else name

@@ -831,10 +831,10 @@ def test_a_clean_picture_has_no_faults(name):
     {
         "blur": "edges blurred by",
         "noise": "noise of",
-        "JPEG 40": "blocks of JPEG",
+        "JPEG 40": "strong blocks of JPEG",
         "print": "print dots 3.8 pixels apart",
         "print and JPEG": "print dots 4.5 pixels apart",
-        "blur, noise and JPEG": "blocks of JPEG",
+        "blur, noise and JPEG": "strong blocks of JPEG",
     }.items(),
 )
 def test_each_fault_is_seen_and_named(kind, words):
@@ -882,8 +882,10 @@ def test_a_worn_picture_takes_the_checkpoint_for_it_where_there_is_one():
     worn = examine(judge.WORN["noise"](images.load(skimage.data.astronaut()).tensor(), 2))
     assert checkpoint_for(worn) == "super-resolution-x2-worn" and checkpoint_for(worn, 4) == "super-resolution-x4"
     assert checkpoint_for(dataclasses.replace(worn, noise=0.0)) == "super-resolution-x2"
-    blocks = dataclasses.replace(worn, noise=0.0, blocks=2.0)
+    blocks = dataclasses.replace(worn, noise=0.0, blocks=0.6)
     assert blocks.faults == ("blocks of JPEG",) and checkpoint_for(blocks) == "super-resolution-x2"
+    blocks = dataclasses.replace(blocks, blocks=0.9)
+    assert blocks.faults == ("strong blocks of JPEG",) and checkpoint_for(blocks) == "super-resolution-x2-worn"
 
 
 def test_yellow_paper_is_kept_unless_it_is_to_be_neutral():
