@@ -1,10 +1,10 @@
 """Weakly supervised detection on icons: boxes found on held-out ones, learnt from labels of whole icons.
 
 The five classes that the most icons show, of those that some icons of both halves show and some do not. MI-max and MAX
-score the regions of art-regions; chance scores them by lot. Average precision of boxes, VOC's way, at three overlaps,
+score the regions of a checkpoint; chance scores them by lot. Average precision of boxes, VOC's way, at three overlaps,
 and of whole images; mean over the classes. Needs the icons with boxes.
 
-    python benchmarks/icons.py
+    python benchmarks/icons.py [NAME]
 """
 
 from pathlib import Path
@@ -30,7 +30,10 @@ NO_CLASS = "Roboflow is an end-to-end computer vision platform that helps you"  
 CLASSES, SEEDS, DRAWS = 5, 3, 20
 
 
-def main(data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = DATA) -> None:
+def main(
+    name: Annotated[str, typer.Argument(help="Checkpoint of region features, or its folder.")] = "art-regions",
+    data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = DATA,
+) -> None:
     """Print the table."""
     if not (data / "icons").is_dir():
         print(f"Skipped: needs the icons of {data} (--data).")
@@ -42,7 +45,7 @@ def main(data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = 
     train, unseen = (icons.__class__(icons.name, icons.classes, part_of(icons, half)) for half in halves)
     chosen = most_frequent(train, unseen)
     train, unseen = train.restrict(chosen), unseen.restrict(chosen)
-    extract = RegionFeatures.from_pretrained()
+    extract = RegionFeatures.from_pretrained(name)
     known, new = ([extract(item.path) for item in part.items] for part in (train, unseen))
     bags, fresh = as_bags(known), as_bags(new)
     makers: dict[str, Any] = {
