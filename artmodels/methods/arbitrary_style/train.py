@@ -29,10 +29,10 @@ from artmodels.training import Recipe, Sources
 __all__ = ["ArbitraryStyleRecipe", "ArbitraryStyleSettings"]
 
 ENCODER = "art-vgg"
-STYLES = ("paintings", "textures", "icons")
+STYLES = ("paintings", "schools", "textures", "icons")
 MEASURED = 32, 8  # batches, and crops in each, that typical values are measured on
 FLOOR = 0.2  # of what is typical
-CONTENT = {"relu3_3": 1.0}
+CONTENT = {"relu3_1": 0.6, "relu3_3": 0.4}
 STYLE = {(0, "relu1_1"): 0.5, (0, "relu2_1"): 1.0, (0, "relu3_1"): 1.5, (0, "relu4_1"): 1.5, (0, "relu5_1"): 0.5}
 PAIRS = 24  # held-out pairs that are judged
 
@@ -44,11 +44,13 @@ class ArbitraryStyleSettings(Settings):
     network: ArbitraryStyleConfig = ArbitraryStyleConfig(
         predictor="statistics", widths=(16, 32, 64), kernel=7, early=True, palette=True
     )
+    start: Annotated[str, "A checkpoint of the same shape to start from instead of random weights."] = ""
     batch: Annotated[Count, "Pairs a step."] = 6
     crop: Annotated[Count, "Side of a crop of the content in pixels."] = 128
     style_crop: Annotated[Count, "Of one of the style."] = 160
     style_weight: Annotated[Weight, "Against 1 for content."] = 3.0
     tv_weight: Annotated[Weight, "Of total variation where the content is flat: skies stay skies."] = 1.0
+    blotch_weight: Annotated[Weight, "Of large areas that change colour where the content's do not."] = 2.0
     identity: Annotated[Share, "Of the pictures that are their own style."] = 0.1
     jitter: Annotated[Weight, "Changes of the styles' brightness, contrast and saturation."] = 0.3
 
@@ -89,19 +91,24 @@ class ArbitraryStyleRecipe(Recipe):
         heads = self.transformer.heads
         heads.weight.data.mul_(0.3)
         heads.bias.data[: len(heads.bias) // 2] = 1
-        _copy_encoder(self.predictor, sources.weights / ENCODER / WEIGHTS)
+        if settings.start:  # its encoder is the art-vgg of its time, and what it standardises by goes with that
+            file = sources.weights / settings.start / WEIGHTS
+            self.network.load_state_dict(load_tensors(file, expected=self.network.state_dict(), dtype=torch.float32))
+        else:
+            _copy_encoder(self.predictor, sources.weights / ENCODER / WEIGHTS)
         self.predictor.blocks.requires_grad_(False)
-        self._measure()
+        self._measure(standardise=not settings.start)
 
     @torch.no_grad()
-    def _measure(self) -> None:
+    def _measure(self, *, standardise: bool) -> None:
         """Find the typical statistics of styles: to standardise what the predictor sees, and to floor the losses."""
         rng = generator(1)
         count, size = MEASURED
         batches = [self.style_crops(self.styles, size, rng) for _ in range(count)]
-        found = torch.cat([self.predictor.statistics(batch) for batch in batches])
-        self.predictor.centre.copy_(found.mean(0))
-        self.predictor.spread.copy_(found.std(0).clamp_min(1e-3))
+        if standardise:
+            found = torch.cat([self.predictor.statistics(batch) for batch in batches])
+            self.predictor.centre.copy_(found.mean(0))
+            self.predictor.spread.copy_(found.std(0).clamp_min(1e-3))
         self.objective.set_floors([self.objective.style_of(batch) for batch in batches], FLOOR)
 
     def losses(self, rng: torch.Generator) -> dict[str, Tensor]:
@@ -120,7 +127,7 @@ class ArbitraryStyleRecipe(Recipe):
         return {
             "content": terms["content"],
             "style": settings.style_weight * terms["style"],
-            "flatness": settings.tv_weight * terms["flatness"],
+            "flatness": settings.tv_weight * terms["flatness"] + settings.blotch_weight * terms["blotches"],
         }
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

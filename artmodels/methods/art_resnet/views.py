@@ -31,7 +31,7 @@ class Views:
     def __init__(
         self, weights: Path, styles: Sequence[str], *, stylised: float, arbitrary: float, paintings: ImageSet
     ) -> None:
-        """Read the networks of fast style that are named, from a folder of checkpoints, and `arbitrary-style`.
+        """Read the networks of fast style that are named, from a folder of checkpoints, and the `arbitrary-style` of their time.
 
         A share of the views is `stylised`; of these `arbitrary-style` paints a share, like crops of `paintings`.
         """
@@ -42,7 +42,7 @@ class Views:
         self.stylised, self.share, self.paintings = stylised, arbitrary, paintings
         self.fast = [FastStyle.from_pretrained(weights / name, device="cpu") for name in styles]
         self.arbitrary = (
-            ArbitraryStyle.from_pretrained(weights / "arbitrary-style", device="cpu") if arbitrary else None
+            ArbitraryStyle.from_pretrained(weights / "earlier" / "arbitrary-style", device="cpu") if arbitrary else None
         )
         self.crops = Crops(size=PAINTING, smallest=0.4)
 
