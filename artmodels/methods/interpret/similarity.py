@@ -42,7 +42,10 @@ class CKA:
         self.rows, self.columns = tuple(rows), tuple(columns)
         self._sums = [_Sums(), _Sums()]  # of the rows' features, and of the columns'
         self._cross = torch.zeros(0)  # [D, E], sum of outer products of all layers of the one and all of the other
-        self._weighted = [torch.zeros(0), torch.zeros(0)]  # [E, L]: sums of y |x|^2 for each layer of x; [D, M]: x |y|^2
+        self._weighted = [
+            torch.zeros(0),
+            torch.zeros(0),
+        ]  # [E, L]: sums of y |x|^2 for each layer of x; [D, M]: x |y|^2
         self._norms = torch.zeros(0)  # [L, M], sum of |x|^2 |y|^2
         self._batches = torch.zeros(3, len(self.rows), len(self.columns), dtype=torch.float64)  # HSIC of xy, xx, yy
         self.left_out = 0  # examples in batches of fewer than four, which "minibatch" cannot use
@@ -58,7 +61,9 @@ class CKA:
         Raises:
             ConfigError: A layer is missing, or layers have different numbers of examples or not finite values.
         """
-        x, y = ([_pooled(found, name) for name in names] for found, names in ((rows, self.rows), (columns, self.columns)))
+        x, y = (
+            [_pooled(found, name) for name in names] for found, names in ((rows, self.rows), (columns, self.columns))
+        )
         if len({len(part) for part in (*x, *y)}) > 1:
             raise ConfigError("each layer must have the features of the same examples, in the same order")
         if not len(x[0]):
