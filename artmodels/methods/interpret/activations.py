@@ -34,6 +34,7 @@ __all__ = [
     "box_statistics",
     "class_entropy",
     "class_gini",
+    "device_of",
     "folder_labels",
     "labels_of",
     "overlap",
@@ -217,7 +218,7 @@ def stream_top_activations(
     names, skipped = list[str](), dict[str, str]()
     for step, added, batch in stream_batches(source, reading or Reading(), skipped):
         with torch.inference_mode():
-            for tap, features in network(batch.to(_device(network)), asked).items():
+            for tap, features in network(batch.to(device_of(network)), asked).items():
                 rankings[tap].update(features, len(names))
         names += added
         yield step
@@ -227,7 +228,7 @@ def stream_top_activations(
     yield TopActivations(layers=layers, names=tuple(names), skipped=skipped)
 
 
-def _device(network: object) -> torch.device:
+def device_of(network: object) -> torch.device:
     """Where the network computes."""
     tensors = (*network.parameters(), *network.buffers()) if isinstance(network, torch.nn.Module) else ()
     return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -64,7 +64,9 @@ class _OfAChannel(FeatureObjective):
     def _map(self, features: Tensor) -> Tensor:
         """[N, h, w]."""
         if not 0 <= self.channel < features.shape[1]:
-            raise ConfigError(f"channel={self.channel} is not one of the {features.shape[1]} of {self.tap!r}, from 0 on")
+            raise ConfigError(
+                f"channel={self.channel} is not one of the {features.shape[1]} of {self.tap!r}, from 0 on"
+            )
         return features[:, self.channel]
 
 
@@ -104,7 +106,9 @@ class Direction(FeatureObjective):
     def value(self, features: Tensor) -> Tensor:
         """See `FeatureObjective.value`."""
         if len(self.vector) != features.shape[1]:
-            raise ConfigError(f"vector has {len(self.vector)} numbers for the {features.shape[1]} channels of {self.tap!r}")
+            raise ConfigError(
+                f"vector has {len(self.vector)} numbers for the {features.shape[1]} channels of {self.tap!r}"
+            )
         direction = torch.tensor(self.vector, dtype=features.dtype, device=features.device)
         return torch.einsum("nchw,c->nhw", features, direction).mean((1, 2)).sum()
 
@@ -140,7 +144,7 @@ OBJECTIVES: Mapping[str, type[Term]] = {term.name: term for term in (Channel, Ne
 
 
 def as_objective(text: str | Loss) -> Loss:
-    """Read an objective, such as "layer3:5", a channel, or "channel(tap='layer3', channel=5) + 2 * layer(tap='layer2')".
+    """Read an objective, such as "layer3:5", a channel, or "channel(tap='layer3', channel=5) + 2 * layer(...)".
 
     Raises:
         ConfigError: It cannot be read, or is no sum of objectives.

@@ -111,4 +111,3 @@ def _stored() -> Tensor:
     """[3, 17, 17]: frequency times magnitude, by rows and columns of nodes."""
     stored = json.loads(SPECTRUM.read_text(encoding="utf-8"))
     return torch.tensor(stored["flat"]).view(3, NODES, NODES)
-

@@ -14,7 +14,7 @@ from artmodels import features, hub, runtime
 from artmodels.descent.algebra import Loss
 from artmodels.descent.method import checked_size, run_to_the_end
 from artmodels.descent.optimise import Deadline, DescentConfig, Step, minimise
-from artmodels.errors import ConfigError, ImageError
+from artmodels.errors import ConfigError
 from artmodels.hub import catalogue
 from artmodels.images.results import ImageResult
 from artmodels.methods.interpret.taps import TappedNetwork, check_taps
@@ -49,7 +49,7 @@ class VisualizerConfig(Settings):
         "fourier: coefficients that may grow; phase: those of natural pictures, only their phases change, which stays "
         "readable in deep layers.",
     ] = "fourier"
-    # Gonthier et al. 2020 take 2048; what the picture shows is there after some 256, which takes a minute and not eight.
+    # Gonthier et al. 2020 take 2048; a picture changes little after some 256, an eighth of the time.
     steps: Annotated[Count, "Steps. Time grows in proportion."] = 256
     rate: Annotated[Positive | None, "Length of a step of Adam; None: 0.05 for fourier, 1 for phase."] = None
     redirect: Annotated[int, Ge(0), "First steps in which gradients pass rectifiers that nothing excites."] = 16
@@ -153,6 +153,11 @@ class FeatureVisualizer(hub.Pretrained[VisualizerConfig]):
             raise ConfigError("features is fixed when a FeatureVisualizer is made: use from_pretrained(features=...)")
         config = hub.config_from(VisualizerConfig, {**dataclasses.asdict(self.config), **overrides})
         limit, size = Deadline(deadline), checked_size(size)
+        left = (1 - config.scale) * (min(size) + 2 * config.pad - config.jitter) - config.jitter_after
+        if config.robust and config.parametrisation == "fourier" and left < 1:
+            raise ConfigError(
+                f"jitter={config.jitter} leaves nothing of {size[1]} x {size[0]} px: ask for a larger size"
+            )
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 16:
             raise ConfigError(f"count={count!r} must be a number of pictures from 1 to 16")
         sought = as_objective(objective)
@@ -226,8 +231,6 @@ class _Goal:
         redirect = RedirectedReLU() if self.round < self.config.redirect else nullcontext()
         with torch.enable_grad():
             seen = self._changed(self.pictures.image(leaf))
-            if min(seen.shape[-2:]) < 1:
-                raise ImageError("nothing is left of pictures so small: ask for larger ones, or less jitter")
             with redirect:
                 found = self.network(seen, self.taps)
             # Each crop of a picture is seen alone, and counts as a part of it.

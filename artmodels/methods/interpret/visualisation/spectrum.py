@@ -20,7 +20,7 @@ __all__ = ["measure", "on_nodes"]
 
 
 def measure(files: Sequence[Path], side: int = 256) -> tuple[Tensor, int]:
-    """The mean magnitude of the spectra of pictures in decorrelated colours, [3, side, side // 2 + 1], and their number.
+    """The mean spectrum of pictures in decorrelated colours, magnitudes [3, side, side // 2 + 1], and their number.
 
     The middle of each is taken, less its mean, under a Hann window: without one, the jump from each edge to the one
     opposite, which no picture shows, would add a cross to the spectrum.
