@@ -4,6 +4,7 @@ Source: Gonthier et al. 2020, "An analysis of the transfer learning of convoluti
 images": the response of a picture is the mean over positions of the rectified map, and only responses above 0 count.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ __all__ = [
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Statistic = Literal["mean", "max"]
+BLOCK = 64  # channels whose pairs of pictures are compared at once, some 100 x 100 a channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,8 @@ def class_entropy(top: TopPictures, labels: Labels) -> Tensor:
     picture excites.
     """
     shares = _proportions(top, labels)
-    return -torch.special.xlogy(shares, shares).sum(1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    nats: Tensor = -torch.special.xlogy(shares, shares).sum(1)
+    return nats / math.log(2)
 
 
 def class_gini(top: TopPictures, labels: Labels) -> Tensor:
@@ -297,13 +300,11 @@ def overlap(before: TopPictures, after: TopPictures) -> Overlap:
     if before.pictures.shape != after.pictures.shape:
         shapes = [list(top.pictures.shape) for top in (before, after)]
         raise ConfigError(f"the best pictures are {shapes[0]} and {shapes[1]}: compare layers of one size")
-    # A channel at a time would be slow, all at once large: some 100 x 100 pairs a channel, in blocks.
-    shared = torch.cat(
-        [
-            ((a[:, :, None] == b[:, None]) & (a >= 0)[:, :, None]).sum((1, 2))
-            for a, b in zip(before.pictures.split(64), after.pictures.split(64), strict=True)
-        ]
-    )
+    blocks = []
+    for start in range(0, len(before.pictures), BLOCK):
+        a, b = (top.pictures[start : start + BLOCK] for top in (before, after))
+        blocks.append(((a[:, :, None] == b[:, None]) & (a >= 0)[:, :, None]).sum((1, 2)))
+    shared = torch.cat(blocks)
     smaller = torch.minimum(before.counts, after.counts)
     return Overlap(
         shared=shared,

@@ -182,7 +182,7 @@ def grad_cam(
     Raises:
         ConfigError: There is no such tap, or the score does not depend on the maps at `tap`, or is not [N].
     """
-    taps = check_taps(network, dict.fromkeys([tap, of or tap]).keys())
+    taps = check_taps(network, list(dict.fromkeys([tap, of or tap])))
     with torch.enable_grad():
         # So that there are gradients at all: the network is frozen.
         found = network(images.detach().requires_grad_(True), taps)

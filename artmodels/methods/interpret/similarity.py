@@ -121,20 +121,17 @@ class CKA:
     def _biased(self) -> tuple[Tensor, Tensor, Tensor]:
         means = [sums.total / sums.count for sums in self._sums]
         centred = self._cross - self.count * torch.outer(*means)
-        both = torch.stack(
-            [
-                torch.stack([block.square().sum() for block in row.split(self._sums[1].widths, 1)])
-                for row in centred.split(self._sums[0].widths, 0)
-            ]
-        )
+        rows, columns = (sums.slices for sums in self._sums)
+        both = torch.stack([torch.stack([centred[a, b].square().sum() for b in columns]) for a in rows])
         first, second = (sums.centred() for sums in self._sums)
         return both, *_grid(first, second)
 
     def _debiased(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns = self._sums
         both = torch.empty_like(self._norms)
-        for i, (a, left) in enumerate(zip(rows.slices, self._cross.split(rows.widths, 0), strict=True)):
-            for j, (b, block) in enumerate(zip(columns.slices, left.split(columns.widths, 1), strict=True)):
+        for i, a in enumerate(rows.slices):
+            for j, b in enumerate(columns.slices):
+                block = self._cross[a, b]
                 both[i, j] = _unbiased(
                     self.count,
                     block.square().sum(),
@@ -279,8 +276,9 @@ def cka(x: Tensor, y: Tensor, *, estimator: Estimator = "debiased", batch: int |
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ConfigError(f"cka compares [N, C] with [N, D], not {list(x.shape)} with {list(y.shape)}")
     similarity = CKA(["x"], ["y"])
-    for one, other in zip(x.split(batch or max(1, len(x))), y.split(batch or max(1, len(y))), strict=True):
-        similarity.update({"x": one}, {"y": other})
+    for start in range(0, len(x), batch or max(1, len(x))):
+        stop = start + (batch or len(x))
+        similarity.update({"x": x[start:stop]}, {"y": y[start:stop]})
     return float(similarity.matrix(estimator))
 
 

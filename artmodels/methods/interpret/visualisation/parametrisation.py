@@ -98,10 +98,10 @@ def natural_magnitude(height: int, width: int) -> Tensor:
     which is nearly flat, on a coarse grid of positive frequencies: a picture and its mirror image are as natural.
     """
     table = _stored()
-    rows = torch.fft.fftfreq(height).abs()
-    columns = torch.fft.rfftfreq(width)
     # grid_sample counts from -1 to 1; a frequency of 0.5 (i / 16)² is node i.
-    grid = torch.stack(torch.broadcast_tensors((8 * columns).sqrt()[None], (8 * rows).sqrt()[:, None]), -1) - 1
+    down = (8 * torch.fft.fftfreq(height).abs()).sqrt() - 1
+    across = (8 * torch.fft.rfftfreq(width)).sqrt() - 1
+    grid = torch.stack([across.expand(height, -1), down[:, None].expand(-1, len(across))], -1)
     flat = F.grid_sample(table[None], grid[None], align_corners=True, padding_mode="border")[0]
     return flat / frequencies(height, width).clamp_min(1 / max(height, width))
 

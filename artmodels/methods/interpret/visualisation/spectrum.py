@@ -45,7 +45,7 @@ def on_nodes(magnitude: Tensor) -> Tensor:
     flat = (flat[:, : half + 1] + flat[:, [0, *range(side - 1, half - 1, -1)]]) / 2
     flat[:, 0, 0] = (flat[:, 0, 1] + flat[:, 1, 0]) / 2  # 0 by definition, where there is no frequency
     nodes = torch.linspace(0, 1, NODES) ** 2 * 2 - 1
-    grid = torch.stack(torch.broadcast_tensors(nodes[None], nodes[:, None]), -1)
+    grid = torch.stack([nodes.expand(NODES, -1), nodes[:, None].expand(-1, NODES)], -1)
     return F.grid_sample(flat[None], grid[None], align_corners=True)[0]
 
 
