@@ -132,6 +132,8 @@ def _spread(stage: nn.Module, mask: Tensor, size: Sequence[int], padding: str) -
     windows: Sequence[Window] = stage.windows  # type: ignore[assignment]  # a Stage has them
     if padding == "valid":
         windows = [window._replace(padding=0) for window in windows]
+    if not windows:  # a stage that works on each position by itself
+        return mask
     sizes = [tuple(size)]
     for kernel, stride, pad in windows[:-1]:
         sizes.append(tuple((side + 2 * pad - kernel) // stride + 1 for side in sizes[-1]))

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +27,11 @@ from artmodels.hub import catalogue
 from artmodels.hub.checkpoints import CONFIG, read_config
 from artmodels.methods import class_of
 from artmodels.methods.interpret.activations import (
-    BoxStatistics,
     Files,
     Reading,
     TopPictures,
     box_statistics,
+    device_of,
     prepared,
 )
 from artmodels.methods.interpret.comparison import Comparison, stream_compare
@@ -163,7 +162,7 @@ def stream_report(
     jobs = [(place, side) for place in shown for side in (0, 1)] if config.steps else []
     for number, ((tap, channel), side) in enumerate(jobs):
         visualizer = FeatureVisualizer(
-            VisualizerConfig(steps=config.steps), network=(before, after)[side], device=device_name(before)
+            VisualizerConfig(steps=config.steps), network=(before, after)[side], device=device_of(before)
         )
         size = (config.size, config.size)
         for step in visualizer.stream(objective=Channel(tap=tap, channel=channel), size=size, seed=seed):
@@ -175,11 +174,6 @@ def stream_report(
                 found[tap, channel, side] = step.tensor
     page = html_report(comparison, source, shown, found, names=names, config=config, reading=reading)
     yield InterpretationReport(comparison=comparison, html=page)
-
-
-def device_name(network: FeatureExtractor) -> str:
-    """Where a network computes."""
-    return str(network.gain.device)
 
 
 def html_report(
@@ -242,11 +236,11 @@ def html_report(
         bits=bits,
         entropies=[]
         if entropies is None
-        else [{"tap": tap, "boxes": [_box(side[tap]) for side in entropies]} for tap in comparison.shared],
+        else [{"tap": tap, "boxes": [box_statistics(side[tap]) for side in entropies]} for tap in comparison.shared],
         overlaps=[
             {
                 "tap": tap,
-                "boxes": [_box(found.of_smaller[found.smaller > 0])],
+                "boxes": [box_statistics(found.of_smaller[found.smaller > 0])],
                 "as_published": float(found.of_count.mean()),
             }
             for tap, found in shared.items()
@@ -291,10 +285,6 @@ def _data(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _box(values: Tensor) -> BoxStatistics | None:
-    return box_statistics(values)
-
-
 def _number(value: float) -> float | None:
     """A number, or None for one that is not."""
     return value if value == value else None
@@ -303,7 +293,7 @@ def _number(value: float) -> float | None:
 def _channel(text: str) -> tuple[str, int]:
     tap, _, number = text.rpartition(":")
     if not tap or not number.isdecimal():
-        raise typer.BadParameter(f"{escape(text)!r} is not TAP:NUMBER, such as layer3:5.")
+        raise typer.BadParameter(f"{text!r} is not TAP:NUMBER, such as layer3:5.")
     return tap, int(number)
 
 

@@ -59,11 +59,12 @@ class VisualizerConfig(Settings):
     scale: Annotated[float, Interval(ge=0, lt=1), "fourier: share by which it grows or shrinks at most."] = 0.1
     rotation: Annotated[int, Interval(ge=0, le=180), "fourier: degrees by which it is turned at most."] = 10
     jitter_after: Annotated[int, Ge(0), "fourier: pixels by which it moves at most after that."] = 4
-    # The authors' code takes 32 at a time, for a GPU.
-    crops: Annotated[Count, "phase: crops of each step. Time grows in proportion."] = 6
-    crop_side: Annotated[Annotated[int, Ge(16)], "phase: pixels of a side of what the network sees of a crop."] = 224
-    crop_start: Annotated[Share, "phase: mean side of a crop at first, as a share of the picture's."] = 0.5
-    crop_end: Annotated[Share, "phase: mean side of a crop in the end."] = 0.05
+    # The authors' code takes 32 crops of half to a twentieth of 512 px, at 224 px, on a GPU. Of a picture of 224 px, a
+    # twentieth shows nothing; these see it at about its own scale, and a step costs as much as one of fourier.
+    crops: Annotated[Count, "phase: crops of each step. Time grows in proportion."] = 4
+    crop_side: Annotated[int, Ge(16), "phase: pixels of a side of what the network sees of a crop."] = 112
+    crop_start: Annotated[Share, "phase: mean side of a crop at first, as a share of the picture's."] = 0.8
+    crop_end: Annotated[Share, "phase: mean side of a crop in the end."] = 0.4
     noise: Annotated[Weight, "phase: deviation of the noise in each crop."] = 0.08
 
 
