@@ -8,6 +8,8 @@ from artmodels.methods.interpret.activations import (
     overlap,
     top_activations,
 )
+from artmodels.methods.interpret.attribution import grad_cam, overlaid, visual_backprop
+from artmodels.methods.interpret.comparison import Comparison, compare
 from artmodels.methods.interpret.similarity import CKA, cka, weight_distances
 from artmodels.methods.interpret.taps import HookedNetwork
 from artmodels.methods.interpret.visualisation.objectives import Channel, Direction, Diversity, Layer, Neuron
@@ -16,6 +18,7 @@ from artmodels.methods.interpret.visualisation.pipeline import FeatureVisualizer
 __all__ = [
     "CKA",
     "Channel",
+    "Comparison",
     "Direction",
     "Diversity",
     "FeatureVisualizer",
@@ -28,7 +31,11 @@ __all__ = [
     "cka",
     "class_entropy",
     "class_gini",
+    "compare",
+    "grad_cam",
+    "overlaid",
     "overlap",
     "top_activations",
+    "visual_backprop",
     "weight_distances",
 ]
