@@ -34,7 +34,8 @@ def visual_backprop(extractor: FeatureExtractor, images: Tensor, *, tap: str | N
         tap: The deepest layer; None takes the last tap.
 
     Returns:
-        [N, 1, H, W], from 0 to 1 in each picture; 0 everywhere where no map is above 0.
+        [N, 1, H, W] on the CPU, from 0 to 1 in each picture; 0 everywhere where no map is above 0. Strides show in it
+        as a fine grid.
 
     Raises:
         ConfigError: The extractor has no such tap, or no rectified map before it.
@@ -204,4 +205,4 @@ def grad_cam(
 def overlaid(images: Tensor, mask: Tensor) -> Tensor:
     """Pictures [N, 3, H, W] with a mask [N, 1, H, W] in red: it is added to red, and taken from green and blue."""
     signs = images.new_tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
-    return (images + signs * mask).clamp(0, 1)
+    return (images + signs * mask.to(images)).clamp(0, 1)

@@ -76,7 +76,10 @@ def test_of_independent_features_only_the_biased_estimate_is_large() -> None:
 
 
 def test_bias_lies_above_and_batches_agree_at_the_size_of_the_specification() -> None:
-    """400 examples, 64 and 30 channels, batches of 40, which share a signal: .585, .556 and .563 there."""
+    """400 examples, 64 and 30 channels, batches of 40: .585, .556 and .563 there.
+
+    It does not say how these features were drawn; here they share a signal.
+    """
     shared = gaussian(400, 30, seed=3)
     x = torch.cat([shared + 0.55 * gaussian(400, 30, seed=4), 0.6 * gaussian(400, 34, seed=5)], 1)
     y = shared + 0.55 * gaussian(400, 30, seed=6)

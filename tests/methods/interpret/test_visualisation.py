@@ -1,8 +1,10 @@
 """Feature visualisation: parts by hand and by finite differences; a planted filter is found again."""
 
+import json
 import math
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from artmodels import images
 from artmodels.descent.algebra import Sum
 from artmodels.descent.terms import Gram
 from artmodels.errors import ConfigError, DeadlineExceeded, ImageError
@@ -350,6 +353,21 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert torch.equal(
         phase.tensor, visualizer(**options, seed=3, parametrisation="phase", crops=2, crop_side=48).tensor
     )
+
+
+def test_it_is_saved_and_loaded_again(tmp_path: Path) -> None:
+    visualizer = FeatureVisualizer.from_pretrained("interpret-art-resnet-phase", device="cpu", steps=2, crops=2)
+    assert visualizer.config.parametrisation == "phase"
+    again = FeatureVisualizer.from_pretrained(visualizer.save_pretrained(tmp_path / "saved"), device="cpu")
+    assert again.config == visualizer.config
+    options = {"objective": "layer1:0", "size": (48, 48), "seed": 5}
+    assert torch.equal(again(**options).tensor, visualizer(**options).tensor)
+    visualizer(**options).save(tmp_path / "channel.png")
+    stored = json.loads(images.read_metadata(tmp_path / "channel.png")["artmodels"])
+    rerun = {key: stored[key] for key in ("objective", "size", "count", "seed")}
+    assert torch.equal(visualizer(**rerun).tensor, visualizer(**options).tensor)
+    with pytest.raises(ConfigError, match="runtime='onnx' is not available for FeatureVisualizer"):
+        FeatureVisualizer.from_pretrained(runtime="onnx")
 
 
 def test_several_pictures_stand_side_by_side_and_differ() -> None:

@@ -91,7 +91,7 @@ class FeatureVisualizer(hub.Pretrained[VisualizerConfig]):
         network: TappedNetwork | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Look into a network of one's own, which stays where it is, or into one without weights that `config` names.
+        """Look into a network of one's own, a module of which is moved to the device, or into one that `config` names.
 
         Features that have weights to load are a ConfigError: only `from_pretrained` loads them. The device None picks
         CUDA, then MPS, then CPU.
