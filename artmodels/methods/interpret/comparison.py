@@ -109,7 +109,7 @@ def compare(
 ) -> Comparison:
     """Compare two networks on a collection, which is read once.
 
-    Memory depends on channels and on `count`: float64 numbers for each pair of channels of the two networks, 250 MB for
+    Memory depends on channels and on `count`: float64 numbers for each pair of channels of the two networks, 270 MB for
     two InceptionV1.
 
     Args:

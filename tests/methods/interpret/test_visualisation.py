@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import artmodels
 from artmodels import images
 from artmodels.descent.algebra import Sum
 from artmodels.descent.terms import Gram
@@ -358,6 +359,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 def test_it_is_saved_and_loaded_again(tmp_path: Path) -> None:
     visualizer = FeatureVisualizer.from_pretrained("interpret-art-resnet-phase", device="cpu", steps=2, crops=2)
     assert visualizer.config.parametrisation == "phase"
+    assert isinstance(artmodels.load("interpret-art-vgg", device="cpu"), FeatureVisualizer)
     again = FeatureVisualizer.from_pretrained(visualizer.save_pretrained(tmp_path / "saved"), device="cpu")
     assert again.config == visualizer.config
     options = {"objective": "layer1:0", "size": (48, 48), "seed": 5}
