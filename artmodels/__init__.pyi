@@ -19,6 +19,7 @@ from .methods import load
 from .methods.arbitrary_style import ArbitraryStyle
 from .methods.artminer import ArtMiner
 from .methods.fast_style import FastStyle
+from .methods.interpret import FeatureVisualizer
 from .methods.mimax import Detector, MIMax
 from .methods.neural_style import NeuralStyle
 from .methods.ransac_flow import RansacFlow
@@ -37,6 +38,7 @@ __all__ = [
     "Detector",
     "DeviceError",
     "FastStyle",
+    "FeatureVisualizer",
     "HashMismatch",
     "ImageError",
     "ImageTooLarge",
