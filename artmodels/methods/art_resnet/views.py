@@ -31,7 +31,7 @@ class Views:
     def __init__(
         self, weights: Path, styles: Sequence[str], *, stylised: float, arbitrary: float, paintings: ImageSet
     ) -> None:
-        """Read the networks of fast style that are named, from a folder of checkpoints, and the `arbitrary-style` of their time.
+        """Read networks of fast style by name from a folder of checkpoints, and the `arbitrary-style` of their time.
 
         A share of the views is `stylised`; of these `arbitrary-style` paints a share, like crops of `paintings`.
         """
