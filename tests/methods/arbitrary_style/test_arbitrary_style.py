@@ -289,7 +289,7 @@ def test_a_saved_model_loads_and_paints_alike(settings: dict[str, object], tmp_p
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     root = tmp_path_factory.mktemp("arbitrary-style")
     for i in range(24):
-        folder = root / "data" / ("photos", "paintings", "textures", "icons")[i % 4]
+        folder = root / "data" / ("photos", "paintings", "schools", "textures", "icons")[i % 5]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (picture(48, 56, seed=i)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(folder / f"{i}.png")
