@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artmodels.errors import ConfigError
-from artmodels.features import stages
 from artmodels.features.extractor import FeatureExtractor
 from artmodels.features.stages import Residual, Window
 from artmodels.methods.interpret.taps import TappedNetwork, check_taps
@@ -119,13 +118,9 @@ def _sums_of_channels(
     return found
 
 
-# Blocks and layers that end with ReLU but do not say so by a field `relu`; a `Rectifier` comes with InceptionV1.
-_RECTIFIED = (Residual, getattr(stages, "Rectifier", Residual))
-
-
 def _rectifies(stage: nn.Module) -> bool:
     """Whether what a stage gives was rectified by the stage itself."""
-    return isinstance(stage, _RECTIFIED) or bool(getattr(stage, "relu", False))
+    return isinstance(stage, Residual) or bool(getattr(stage, "relu", False))
 
 
 def _spread(stage: nn.Module, mask: Tensor, size: Sequence[int], padding: str) -> Tensor:
