@@ -31,7 +31,7 @@ CLASSES, SEEDS, DRAWS = 5, 3, 20
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="Checkpoint of region features, or its folder.")] = "art-regions",
+    name: Annotated[str, typer.Argument(help="Checkpoint of region features, or its folder.")] = "art-regions-whole",
     data: Annotated[Path, typer.Option(help="Folder that holds icons.")] = DATA,
 ) -> None:
     """Print the table."""

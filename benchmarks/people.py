@@ -48,7 +48,7 @@ def main(
         return
     known = json.loads(Path(__file__).with_suffix(".json").read_text())
     held_out: dict[str, list[list[float]]] = known["held out"]
-    for number, name in enumerate(names or ["art-regions"]):
+    for number, name in enumerate(names or ["art-regions-whole"]):
         model = RegionFeatures.from_pretrained(name, device="cpu")
         files = [*known["shown"], *known["not shown"], *held_out]
         began = time.process_time()
